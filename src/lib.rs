@@ -1,0 +1,2 @@
+//! PowerView: the measurements of MV2 loggers, written to InfluxDB 2.
+#![forbid(unsafe_code)]

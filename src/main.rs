@@ -1,0 +1,4 @@
+//! The binary `powerview`.
+#![forbid(unsafe_code)]
+
+fn main() {}

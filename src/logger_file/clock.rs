@@ -1,0 +1,376 @@
+//! From the time a row carries to its instant. Source: SPEC section 2, "Time".
+
+use super::container::HeaderMeta;
+use chrono::{DateTime, Duration, LocalResult, NaiveDate, NaiveDateTime, TimeZone as _, Utc};
+use chrono_tz::Tz;
+
+/// What the times of a file mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    /// Universal time.
+    Utc,
+    /// Wall time, daylight saving included.
+    Local(Tz),
+}
+
+impl Zone {
+    /// The zone of a file: UTC where its header says so, else the zone that its header names, else `default`.
+    pub fn of_file(meta: &HeaderMeta, default: Tz) -> Self {
+        if meta.text("DataTimeSettings") == Some("UTC") {
+            return Self::Utc;
+        }
+        let named = meta.text("TimeZoneName").and_then(|name| name.parse().ok());
+        Self::Local(named.unwrap_or(default))
+    }
+}
+
+/// Reads `DD/MM/YY HH:MM:SS`, day first, 20YY; anything else is none.
+pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
+    let cell: &[u8; 17] = cell.try_into().ok()?;
+    let separators = [(2, b'/'), (5, b'/'), (8, b' '), (11, b':'), (14, b':')];
+    if separators.into_iter().any(|(at, byte)| cell[at] != byte) {
+        return None;
+    }
+    let two = |at: usize| {
+        let (tens, ones) = (cell[at], cell[at + 1]);
+        (tens.is_ascii_digit() && ones.is_ascii_digit())
+            .then(|| u32::from(tens - b'0') * 10 + u32::from(ones - b'0'))
+    };
+    let date = NaiveDate::from_ymd_opt(2000 + i32::try_from(two(6)?).ok()?, two(3)?, two(0)?)?;
+    date.and_hms_opt(two(9)?, two(12)?, two(15)?)
+}
+
+/// Gives each row its instant. It remembers the rows of one file, since a doubled wall time can only be told apart by
+/// where the row is due.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    zone: Zone,
+    previous: Option<DateTime<Utc>>,
+    /// The last two positive steps between rows, the newest first.
+    steps: [Option<Duration>; 2],
+}
+
+impl Clock {
+    /// A clock for one file.
+    pub fn new(zone: Zone) -> Self {
+        Self {
+            zone,
+            previous: None,
+            steps: [None; 2],
+        }
+    }
+
+    /// The instant of the next row, in seconds since 1970. Rows are taken as they come: never sorted, dropped or corrected.
+    pub fn instant(&mut self, wall: NaiveDateTime) -> i64 {
+        let instant = match self.zone {
+            Zone::Utc => wall.and_utc(),
+            Zone::Local(zone) => match instants(zone, wall) {
+                (only, None) => only,
+                (earlier, Some(later)) => self.nearer_to_due(earlier, later),
+            },
+        };
+        if let Some(previous) = self.previous {
+            let step = instant - previous;
+            if step > Duration::zero() {
+                self.steps = [Some(step), self.steps[0]];
+            }
+        }
+        self.previous = Some(instant);
+        instant.timestamp()
+    }
+
+    fn nearer_to_due(&self, earlier: DateTime<Utc>, later: DateTime<Utc>) -> DateTime<Utc> {
+        let Some(previous) = self.previous else {
+            return earlier;
+        };
+        let step = self.steps.into_iter().flatten().min().unwrap_or_default();
+        let due = previous + step;
+        if (later - due).abs() < (earlier - due).abs() {
+            later
+        } else {
+            earlier
+        }
+    }
+}
+
+/// The instants at which the clocks of a zone show `wall`: one, or two in the night of the autumn change (the earlier
+/// first). A time that the spring change skips is read with the offset in force before it.
+fn instants(zone: Tz, wall: NaiveDateTime) -> (DateTime<Utc>, Option<DateTime<Utc>>) {
+    match zone.from_local_datetime(&wall) {
+        LocalResult::Single(only) => (only.to_utc(), None),
+        LocalResult::Ambiguous(a, b) => {
+            let (a, b) = (a.to_utc(), b.to_utc());
+            (a.min(b), Some(a.max(b)))
+        }
+        LocalResult::None => {
+            // Gaps are at most a day long (Samoa, 30 December 2011) and begin at a full quarter of an hour.
+            let before = (1..=100)
+                .map(|quarters| wall - Duration::minutes(15 * quarters))
+                .find_map(|earlier| {
+                    zone.from_local_datetime(&earlier)
+                        .latest()
+                        .map(|at| (at, earlier))
+                });
+            match before {
+                Some((at, earlier)) => (at.to_utc() + (wall - earlier), None),
+                None => (wall.and_utc(), None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock(zone: &str) -> Clock {
+        Clock::new(Zone::Local(zone.parse().unwrap()))
+    }
+
+    fn times(clock: &mut Clock, walls: &[&str]) -> Vec<String> {
+        walls
+            .iter()
+            .map(|wall| {
+                let at = clock.instant(parse_wall_time(wall.as_bytes()).unwrap());
+                DateTime::from_timestamp(at, 0)
+                    .unwrap()
+                    .format("%d %H:%M:%S")
+                    .to_string()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_day_comes_first() {
+        let wall = parse_wall_time(b"03/08/25 03:20:00").unwrap();
+        assert_eq!(wall.to_string(), "2025-08-03 03:20:00");
+    }
+
+    #[test]
+    fn nothing_but_the_one_form_is_a_time() {
+        for cell in [
+            "",
+            "3/8/25 03:20:00",
+            "03/08/2025 03:20:00",
+            "2025-08-03 03:20",
+            "31/02/25 00:00:00",
+            "03/13/25 00:00:00",
+            "03/08/25 24:00:00",
+            "03/08/25 03:60:00",
+            "03/08/25 03:20:60",
+            "03/08/25  3:20:00",
+            "03/08/25T03:20:00",
+            "+3/08/25 03:20:00",
+            "00/08/25 03:20:00",
+        ] {
+            assert_eq!(parse_wall_time(cell.as_bytes()), None, "{cell}");
+        }
+    }
+
+    #[test]
+    fn ten_minute_rows_run_through_the_doubled_hour() {
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "26/10/25 01:40:00",
+                "26/10/25 01:50:00",
+                "26/10/25 02:00:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:20:00",
+                "26/10/25 02:30:00",
+                "26/10/25 02:40:00",
+                "26/10/25 02:50:00",
+                "26/10/25 02:00:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:20:00",
+                "26/10/25 02:30:00",
+                "26/10/25 02:40:00",
+                "26/10/25 02:50:00",
+                "26/10/25 03:00:00",
+            ],
+        );
+        let hours_utc: Vec<_> = found.iter().map(|t| &t[3..8]).collect();
+        assert_eq!(
+            hours_utc,
+            [
+                "23:40", "23:50", "00:00", "00:10", "00:20", "00:30", "00:40", "00:50", "01:00",
+                "01:10", "01:20", "01:30", "01:40", "01:50", "02:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn hourly_rows_run_through_the_doubled_hour() {
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "26/10/25 00:30:00",
+                "26/10/25 01:30:00",
+                "26/10/25 02:30:00",
+                "26/10/25 02:30:00",
+                "26/10/25 03:30:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            [
+                "25 22:30:00",
+                "25 23:30:00",
+                "26 00:30:00",
+                "26 01:30:00",
+                "26 02:30:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_repeated_second_is_not_taken_for_the_second_hour() {
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "26/10/25 02:00:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:09:59",
+                "26/10/25 02:20:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            [
+                "26 00:00:00",
+                "26 00:10:00",
+                "26 00:10:00",
+                "26 00:09:59",
+                "26 00:20:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn after_a_gap_the_row_has_the_instant_nearer_to_where_it_was_due() {
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "26/10/25 02:30:00",
+                "26/10/25 02:40:00",
+                "26/10/25 02:20:00",
+                "26/10/25 02:30:00",
+            ],
+        );
+        // Due at 00:50 UTC: 02:20 is 00:20 (30 minutes off) or 01:20 (30 minutes off): a tie, the earlier one. The last step
+        // forward is still ten minutes, so 02:30 is due at 00:30.
+        assert_eq!(
+            found,
+            ["26 00:30:00", "26 00:40:00", "26 00:20:00", "26 00:30:00"]
+        );
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "25/10/25 22:00:00",
+                "25/10/25 22:10:00",
+                "26/10/25 02:50:00",
+                "26/10/25 02:00:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            ["25 20:00:00", "25 20:10:00", "26 00:50:00", "26 01:00:00"]
+        );
+    }
+
+    #[test]
+    fn the_smaller_of_the_last_two_steps_counts() {
+        // Steps of 10 minutes, then one of 70: the next row is due 10 minutes later, not 70.
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "26/10/25 00:20:00",
+                "26/10/25 00:30:00",
+                "26/10/25 01:40:00",
+                "26/10/25 02:10:00",
+            ],
+        );
+        assert_eq!(found[3], "26 00:10:00");
+    }
+
+    #[test]
+    fn the_first_row_of_a_file_has_the_earlier_instant() {
+        assert_eq!(
+            times(&mut clock("Europe/Paris"), &["26/10/25 02:30:00"]),
+            ["26 00:30:00"]
+        );
+    }
+
+    #[test]
+    fn a_time_that_spring_skips_is_read_with_the_offset_before_it() {
+        let found = times(
+            &mut clock("Europe/Paris"),
+            &[
+                "30/03/25 01:50:00",
+                "30/03/25 02:00:00",
+                "30/03/25 02:30:00",
+                "30/03/25 03:00:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            ["30 00:50:00", "30 01:00:00", "30 01:30:00", "30 01:00:00"]
+        );
+        // Half an hour, and a whole day that never was.
+        assert_eq!(
+            times(&mut clock("Australia/Lord_Howe"), &["05/10/25 02:15:00"]),
+            ["04 15:45:00"]
+        );
+        assert_eq!(
+            times(&mut clock("Pacific/Apia"), &["30/12/11 12:00:00"]),
+            ["30 22:00:00"]
+        );
+    }
+
+    #[test]
+    fn zones_west_of_greenwich_double_their_hour_too() {
+        let found = times(
+            &mut clock("America/New_York"),
+            &[
+                "02/11/25 00:30:00",
+                "02/11/25 01:30:00",
+                "02/11/25 01:30:00",
+                "02/11/25 02:30:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            ["02 04:30:00", "02 05:30:00", "02 06:30:00", "02 07:30:00"]
+        );
+    }
+
+    #[test]
+    fn daylight_saving_goes_on_to_the_end_of_the_century() {
+        assert_eq!(
+            times(&mut clock("Europe/Paris"), &["01/07/99 12:00:00"]),
+            ["01 10:00:00"]
+        );
+    }
+
+    #[test]
+    fn the_header_decides_over_the_default_zone() {
+        let paris = chrono_tz::Europe::Paris;
+        let zone = |json: &str| {
+            Zone::of_file(
+                &HeaderMeta::Json(serde_json::from_str(json).unwrap()),
+                paris,
+            )
+        };
+        assert_eq!(
+            zone(r#"{"DataTimeSettings":"UTC","TimeZoneName":"Asia/Tokyo"}"#),
+            Zone::Utc
+        );
+        assert_eq!(
+            zone(r#"{"DataTimeSettings":"LOCAL","TimeZoneName":"Asia/Tokyo"}"#),
+            Zone::Local(chrono_tz::Asia::Tokyo)
+        );
+        assert_eq!(zone(r#"{"TimeZoneName":"nowhere"}"#), Zone::Local(paris));
+        assert_eq!(Zone::of_file(&HeaderMeta::None, paris), Zone::Local(paris));
+    }
+}

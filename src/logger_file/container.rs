@@ -1,0 +1,254 @@
+//! What a file wraps its table in. A new container is one more arm here.
+
+use super::FormatError;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Chain, Cursor, Read};
+
+const START_HEADER: &[u8] = b"START_HEADER";
+const END_HEADER: &[u8] = b"END_HEADER";
+const START_DATA: &[u8] = b"START_DATA";
+const END_DATA: &[u8] = b"END_DATA";
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The two ways a table comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// The table alone: its times are local.
+    Plain,
+    /// The table between `START_DATA` and `END_DATA`, after a JSON header.
+    Headed,
+}
+
+impl Container {
+    /// The name that a report gives, without the marker.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Headed => "headed",
+        }
+    }
+
+    /// Whether this line of the table is not a row but its end.
+    pub fn is_end(self, line: &[u8]) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Headed => trimmed(line) == END_DATA,
+        }
+    }
+
+    /// Whether a file that starts with `head` and ends with `tail` was cut off: a plain one without a final line
+    /// break, a headed one without `END_DATA`. Looks at the two ends only, for a file that may still be growing.
+    pub fn looks_truncated(head: &[u8], tail: &[u8]) -> bool {
+        let head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
+        if head.starts_with(START_HEADER) {
+            !tail
+                .split(|b| *b == b'\n')
+                .any(|line| Self::Headed.is_end(line))
+        } else {
+            tail.last() != Some(&b'\n')
+        }
+    }
+}
+
+/// The JSON of a headed file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum HeaderMeta {
+    /// A plain file has none.
+    #[default]
+    None,
+    /// Any JSON value; loggers write an object.
+    Json(Value),
+    /// Something that is not JSON, with the parser's words.
+    Broken(String),
+}
+
+impl HeaderMeta {
+    /// A text entry of the object.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self {
+            Self::Json(value) => value.get(key)?.as_str(),
+            _ => None,
+        }
+    }
+}
+
+/// A table with its wrapping taken off.
+pub struct Unwrapped<R> {
+    pub container: Container,
+    pub meta: HeaderMeta,
+    /// Lines before the table's first.
+    pub lines_before: u64,
+    /// The table and what follows it.
+    pub table: Table<R>,
+}
+
+/// The bytes from the table's first line on.
+pub type Table<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
+
+/// The size of the blocks in which a file is read, in bytes.
+const BLOCK: usize = 64 * 1024;
+
+/// Reads up to the table.
+///
+/// # Errors
+/// An empty file, a header block that is not closed, data that do not start, a line that is too long.
+pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, FormatError> {
+    let mut input = BufReader::with_capacity(BLOCK, input);
+    let mut line = Vec::new();
+    let mut lines_before = 0;
+    // Blank lines before the first one say nothing, whatever the container.
+    loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line)? == 0 {
+            return Err(FormatError::Empty);
+        }
+        if lines_before == 0 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
+        if !trimmed(&line).is_empty() {
+            break;
+        }
+        lines_before += 1;
+    }
+    if trimmed(&line) != START_HEADER {
+        return Ok(Unwrapped {
+            container: Container::Plain,
+            meta: HeaderMeta::None,
+            lines_before,
+            table: Cursor::new(line).chain(input),
+        });
+    }
+    lines_before += 1;
+    let mut json = Vec::new();
+    loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line)? == 0 || json.len() > super::MAX_LINE {
+            return Err(FormatError::HeaderBlockOpen);
+        }
+        lines_before += 1;
+        if trimmed(&line) == END_HEADER {
+            break;
+        }
+        json.extend_from_slice(&line);
+    }
+    loop {
+        line.clear();
+        let end = input.read_until(b'\n', &mut line)? == 0;
+        lines_before += 1;
+        match trimmed(&line) {
+            START_DATA => break,
+            b"" if !end => (),
+            _ => return Err(FormatError::NoDataBlock { line: lines_before }),
+        }
+    }
+    Ok(Unwrapped {
+        container: Container::Headed,
+        meta: parse_meta(&json),
+        lines_before,
+        table: Cursor::new(Vec::new()).chain(input),
+    })
+}
+
+fn parse_meta(json: &[u8]) -> HeaderMeta {
+    // A site's name in Windows-1252 must not cost the header its time zone.
+    match serde_json::from_str(&decoded(json)) {
+        Ok(value) => HeaderMeta::Json(value),
+        Err(error) => HeaderMeta::Broken(error.to_string()),
+    }
+}
+
+/// `bytes` as text; those that are not UTF-8 are read as Windows-1252 (loggers are configured in French).
+pub fn decoded(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.push_str(
+            &encoding_rs::WINDOWS_1252
+                .decode_without_bom_handling(chunk.invalid())
+                .0,
+        );
+    }
+    text
+}
+
+/// A line without the blanks and the line break around it.
+pub fn trimmed(mut line: &[u8]) -> &[u8] {
+    line = line.strip_suffix(b"\n").unwrap_or(line);
+    line = line.strip_suffix(b"\r").unwrap_or(line);
+    line.trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unwrapped(text: &str) -> Result<(Container, HeaderMeta, String), FormatError> {
+        let mut found = unwrap(text.as_bytes())?;
+        let mut table = String::new();
+        found.table.read_to_string(&mut table).unwrap();
+        Ok((found.container, found.meta, table))
+    }
+
+    #[test]
+    fn a_file_that_does_not_start_with_start_header_is_plain() {
+        assert_eq!(
+            unwrapped("1\t1\nM\tV\n").unwrap(),
+            (
+                Container::Plain,
+                HeaderMeta::None,
+                "1\t1\nM\tV\n".to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn a_headed_file_gives_its_json_and_its_table() {
+        let (container, meta, table) =
+            unwrapped("\u{feff}START_HEADER\t \r\n{\"TimeZoneName\":\n\"Europe/Paris\"}\r\nEND_HEADER\nSTART_DATA\nx\n").unwrap();
+        assert_eq!(container, Container::Headed);
+        assert_eq!(meta.text("TimeZoneName"), Some("Europe/Paris"));
+        assert_eq!(table, "x\n");
+    }
+
+    #[test]
+    fn broken_json_is_remembered_and_no_error() {
+        let (_, meta, _) = unwrapped("START_HEADER\n{oops\nEND_HEADER\nSTART_DATA\n").unwrap();
+        assert!(matches!(meta, HeaderMeta::Broken(_)));
+    }
+
+    #[test]
+    fn a_header_in_windows_1252_keeps_its_time_zone() {
+        let bytes = b"START_HEADER\n{\"Site\":\"Caf\xe9\",\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n";
+        let meta = unwrap(bytes.as_slice()).unwrap().meta;
+        assert_eq!(meta.text("DataTimeSettings"), Some("UTC"));
+        assert_eq!(meta.text("Site"), Some("Café"));
+    }
+
+    #[test]
+    fn an_open_header_block_missing_data_and_an_empty_file_have_their_own_words() {
+        assert!(matches!(
+            unwrapped("START_HEADER\n{}\n"),
+            Err(FormatError::HeaderBlockOpen)
+        ));
+        assert!(matches!(
+            unwrapped("START_HEADER\n{}\nEND_HEADER\n1\t1\n"),
+            Err(FormatError::NoDataBlock { line: 4 })
+        ));
+        assert!(matches!(unwrapped(""), Err(FormatError::Empty)));
+        assert!(matches!(unwrapped(" \r\n\n"), Err(FormatError::Empty)));
+    }
+
+    #[test]
+    fn the_two_ends_of_a_file_tell_whether_it_was_cut() {
+        let cut = Container::looks_truncated;
+        assert!(cut(b"", b""));
+        assert!(cut(b"1\t1\n", b"1\t1\nx"));
+        assert!(!cut(b"1\t1\n", b"1\t1\n"));
+        assert!(cut(b"START_HEADER\n", b"1\t2\n"));
+        assert!(!cut(
+            b"\xef\xbb\xbfSTART_HEADER\r\n",
+            b"1\t2\r\nEND_DATA \r\n"
+        ));
+        assert!(!cut(b"START_HEADER\n", b"1\t2\nEND_DATA"));
+    }
+}

@@ -1,0 +1,409 @@
+//! A real InfluxDB for the tests that need one: `INFLUXD_BIN` names the server's program. Each server has a free port
+//! of 127.0.0.1 and a temporary folder of its own, and ends with the value that started it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the server may take to answer for the first time: a busy machine with a cold disk is slow.
+const START: Duration = Duration::from_secs(90);
+const ORG: &str = "powerview";
+/// An operator token that `setup` accepts as it stands.
+const TOKEN: &str = "token-of-a-test-server";
+
+/// A running server, set up with one organisation and an operator token.
+pub struct RealInflux {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+/// One table of a query's answer: what its series share (the group key), and its rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// The name that `yield` gave, `_result` without one.
+    pub result: String,
+    /// The columns of the group key and their values.
+    pub key: BTreeMap<String, String>,
+    /// All columns of the answer, in its order, those without a value too.
+    pub columns: Vec<String>,
+    /// Column to value; a column without a value (null) is left out.
+    pub rows: Vec<BTreeMap<String, String>>,
+}
+
+impl RealInflux {
+    /// Starts and sets up a server; `None`, said aloud, where no program is named.
+    pub fn start() -> Option<Self> {
+        let Some(program) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
+            eprintln!("skipped: INFLUXD_BIN is not set");
+            return None;
+        };
+        // Another process may take the free port between our look and the server's: then another one is tried.
+        for _ in 0..5 {
+            let dir = tempfile::Builder::new()
+                .prefix("powerview-influxd-")
+                .tempdir()
+                .expect("a temporary directory");
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|l| l.local_addr())
+                .expect("a free port")
+                .port();
+            let log = std::fs::File::create(dir.path().join("log")).expect("a log file");
+            let child = Command::new(&program)
+                .env_clear()
+                .env("HOME", dir.path())
+                .args([
+                    "--reporting-disabled",
+                    "--log-level",
+                    "warn",
+                    "--http-bind-address",
+                ])
+                .arg(format!("127.0.0.1:{port}"))
+                .arg("--bolt-path")
+                .arg(dir.path().join("influxd.bolt"))
+                .arg("--sqlite-path")
+                .arg(dir.path().join("influxd.sqlite"))
+                .arg("--engine-path")
+                .arg(dir.path().join("engine"))
+                .current_dir(dir.path())
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("the log file twice"))
+                .stderr(log)
+                .spawn()
+                .unwrap_or_else(|e| panic!("INFLUXD_BIN={}: {e}", program.to_string_lossy()));
+            let mut server = Self { child, port, dir };
+            if server.answers() {
+                server.set_up();
+                return Some(server);
+            }
+        }
+        panic!("influxd did not stay up at five ports");
+    }
+
+    /// Where it listens, `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The operator token.
+    pub fn token(&self) -> &str {
+        TOKEN
+    }
+
+    /// The organisation.
+    pub fn org(&self) -> &str {
+        ORG
+    }
+
+    /// Makes the bucket (no retention) unless it is there.
+    pub fn ensure_bucket(&self, bucket: &str) {
+        if self.bucket_id(bucket).is_some() {
+            return;
+        }
+        let (_, orgs) = self.request("GET", &format!("/api/v2/orgs?org={ORG}"), "", "");
+        let orgs: serde_json::Value = serde_json::from_str(&orgs).expect("organisations as JSON");
+        let body = serde_json::json!({"name": bucket, "orgID": orgs["orgs"][0]["id"], "retentionRules": []}).to_string();
+        let (status, answer) = self.request("POST", "/api/v2/buckets", "application/json", &body);
+        assert_eq!(status, 201, "bucket {bucket}: {answer}");
+    }
+
+    /// The bucket's id, where there is one of that name.
+    pub fn bucket_id(&self, bucket: &str) -> Option<String> {
+        let (_, found) = self.request(
+            "GET",
+            &format!("/api/v2/buckets?org={ORG}&name={}", percent(bucket)),
+            "",
+            "",
+        );
+        let found: serde_json::Value = serde_json::from_str(&found).expect("buckets as JSON");
+        found["buckets"][0]["id"].as_str().map(str::to_owned)
+    }
+
+    /// Writes line protocol with that precision (`ns`, `us`, `ms`, `s`); the bucket is made if missing.
+    pub fn write(&self, bucket: &str, line_protocol: &str, precision: &str) {
+        self.ensure_bucket(bucket);
+        let path = format!(
+            "/api/v2/write?org={ORG}&bucket={}&precision={precision}",
+            percent(bucket)
+        );
+        let (status, answer) =
+            self.request("POST", &path, "text/plain; charset=utf-8", line_protocol);
+        assert_eq!(status, 204, "write to {bucket}: {answer}");
+    }
+
+    /// Runs Flux; the status and the answer as they came, annotated CSV or the server's complaint in JSON.
+    pub fn query(&self, flux: &str) -> (u16, String) {
+        let body = serde_json::json!({
+            "query": flux, "type": "flux",
+            "dialect": {"annotations": ["datatype", "group", "default"], "header": true, "delimiter": ","},
+        });
+        self.request(
+            "POST",
+            &format!("/api/v2/query?org={ORG}"),
+            "application/json",
+            &body.to_string(),
+        )
+    }
+
+    /// Runs Flux that must succeed; the annotated CSV.
+    pub fn query_csv(&self, flux: &str) -> String {
+        let (status, csv) = self.query(flux);
+        assert_eq!(status, 200, "{csv}\nfor\n{flux}");
+        csv
+    }
+
+    /// Runs Flux that must succeed; its tables.
+    pub fn tables(&self, flux: &str) -> Vec<Table> {
+        parse(&self.query_csv(flux)).unwrap_or_else(|e| panic!("{e}\nfor\n{flux}"))
+    }
+
+    /// Runs Flux that must succeed; the rows of all tables, columns without a value left out.
+    pub fn rows(&self, flux: &str) -> Vec<BTreeMap<String, String>> {
+        self.tables(flux).into_iter().flat_map(|t| t.rows).collect()
+    }
+
+    /// One request with the operator token; the status and the body.
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &str,
+    ) -> (u16, String) {
+        self.try_request(method, path, content_type, body)
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    /// HTTP/1.0, so that the answer ends with the connection and is never sent in chunks.
+    fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &str,
+    ) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
+        let kind = if content_type.is_empty() {
+            String::new()
+        } else {
+            format!("Content-Type: {content_type}\r\n")
+        };
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\nAuthorization: Token {TOKEN}\r\n{kind}Content-Length: {}\r\n\r\n",
+            self.port,
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8(answer).map_err(std::io::Error::other)?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| std::io::Error::other("no end of the headers"))?;
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        Ok((
+            status.ok_or_else(|| std::io::Error::other("no status"))?,
+            body.to_owned(),
+        ))
+    }
+
+    /// Waits for the first good answer; false where the program ended before it.
+    fn answers(&mut self) -> bool {
+        let from = Instant::now();
+        loop {
+            if matches!(self.try_request("GET", "/health", "", ""), Ok((200, _))) {
+                // Something else could have the port; our child must be alive to be the one that answered.
+                return self.child.try_wait().expect("state of influxd").is_none();
+            }
+            if self.child.try_wait().expect("state of influxd").is_some() {
+                eprintln!("influxd ended: {}", self.log());
+                return false;
+            }
+            assert!(
+                from.elapsed() < START,
+                "influxd does not answer: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn set_up(&self) {
+        let body = serde_json::json!({
+            "username": "admin", "password": "password-of-a-test", "org": ORG, "bucket": "first", "token": TOKEN,
+            "retentionPeriodSeconds": 0,
+        });
+        let (status, answer) = self.request(
+            "POST",
+            "/api/v2/setup",
+            "application/json",
+            &body.to_string(),
+        );
+        assert_eq!(status, 201, "setup: {answer}");
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for RealInflux {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The tables of annotated CSV; the server's words where it broke off in the middle of an answer.
+pub fn parse(csv: &str) -> Result<Vec<Table>, String> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(csv.as_bytes());
+    let (mut group, mut default, mut header): (Vec<String>, Vec<String>, Vec<String>) =
+        Default::default();
+    let mut of: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut tables: Vec<Table> = Vec::new();
+    for record in reader.records() {
+        let record: Vec<String> = record
+            .map_err(|e| e.to_string())?
+            .iter()
+            .map(str::to_owned)
+            .collect();
+        match record[0].as_str() {
+            "#datatype" => header.clear(),
+            "#group" => group = record,
+            "#default" => default = record,
+            _ if header.is_empty() => {
+                let own: BTreeSet<&str> = record.iter().map(String::as_str).collect();
+                if own == BTreeSet::from(["", "error", "reference"]) {
+                    header = vec!["error".into()];
+                } else {
+                    header = record;
+                    of.clear();
+                }
+            }
+            _ if header[0] == "error" => return Err(record[1].clone()),
+            _ => {
+                let mut row = BTreeMap::new();
+                let (mut key, mut result, mut number) =
+                    (BTreeMap::new(), String::new(), String::new());
+                for (i, name) in header.iter().enumerate().skip(1) {
+                    let cell = if record[i].is_empty() {
+                        &default[i]
+                    } else {
+                        &record[i]
+                    };
+                    match name.as_str() {
+                        "result" => result.clone_from(cell),
+                        "table" => number.clone_from(cell),
+                        _ => {
+                            if group[i] == "true" {
+                                key.insert(name.clone(), cell.clone());
+                            }
+                            if !cell.is_empty() {
+                                row.insert(name.clone(), cell.clone());
+                            }
+                        }
+                    }
+                }
+                let at = *of.entry((result.clone(), number)).or_insert(tables.len());
+                if at == tables.len() {
+                    let columns = header[3..].to_vec();
+                    tables.push(Table {
+                        result,
+                        key,
+                        columns,
+                        rows: Vec::new(),
+                    });
+                }
+                tables[at].rows.push(row);
+            }
+        }
+    }
+    Ok(tables)
+}
+
+/// A text as a value in a URL's query.
+fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(b).to_string()
+            }
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+#[test]
+fn annotated_csv_is_read_with_its_group_keys_nulls_defaults_and_quotes() {
+    let csv = "#datatype,string,long,string,double\r\n#group,false,false,true,false\r\n#default,_result,,,\r\n\
+               ,result,table,serie,_value\r\n,,0,a,1.5\r\n,,0,a,\r\n,,1,\"b, \"\"c\"\"\",2\r\n\r\n\
+               #datatype,string,long,string\r\n#group,false,false,false\r\n#default,other,,\r\n\
+               ,result,table,x\r\n,,0,\"two\r\n\r\nlines\"\r\n\r\n";
+    let tables = parse(csv).expect("two results");
+    assert_eq!(tables.len(), 3);
+    assert_eq!(
+        tables[0].key,
+        BTreeMap::from([("serie".to_owned(), "a".to_owned())])
+    );
+    assert_eq!(tables[0].columns, ["serie", "_value"]);
+    assert_eq!(
+        tables[0].rows[0].get("_value").map(String::as_str),
+        Some("1.5")
+    );
+    assert_eq!(tables[0].rows[1].get("_value"), None);
+    assert_eq!(tables[1].key["serie"], "b, \"c\"");
+    assert_eq!(
+        (tables[2].result.as_str(), tables[2].rows[0]["x"].as_str()),
+        ("other", "two\r\n\r\nlines")
+    );
+}
+
+#[test]
+fn an_error_in_the_middle_of_an_answer_is_an_error() {
+    let csv = "#datatype,string,long,double\r\n#group,false,false,false\r\n#default,_result,,\r\n,result,table,_value\r\n\
+               ,,0,1\r\n\r\n#datatype,string,string\r\n#group,true,true\r\n#default,,\r\n,error,reference\r\n\
+               ,out of memory,897\r\n";
+    assert_eq!(parse(csv), Err("out of memory".to_owned()));
+}
+
+#[test]
+fn a_real_server_returns_what_was_written() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    server.write(
+        "a b",
+        "m,t=x value=1.5 1700000000\nm,t=y value=-0.0 1700000600",
+        "s",
+    );
+    let flux = r#"from(bucket: "a b") |> range(start: 0) |> sort(columns: ["t"])"#;
+    let values: Vec<_> = server
+        .rows(flux)
+        .into_iter()
+        .map(|r| (r["t"].clone(), r["_time"].clone(), r["_value"].clone()))
+        .collect();
+    let own = |t: &str, time: &str, v: &str| (t.to_owned(), time.to_owned(), v.to_owned());
+    assert_eq!(
+        values,
+        [
+            own("x", "2023-11-14T22:13:20Z", "1.5"),
+            own("y", "2023-11-14T22:23:20Z", "-0")
+        ]
+    );
+    assert_eq!(server.query("from(bucket: ").0, 400);
+    let other = RealInflux::start().expect("started before");
+    assert_ne!(server.url(), other.url());
+    assert_eq!((server.org(), server.token()), (other.org(), other.token()));
+    assert_eq!(
+        (other.bucket_id("a b"), server.bucket_id("a b").is_some()),
+        (None, true)
+    );
+}

@@ -189,7 +189,7 @@ impl<R: Read> LoggerFile<R> {
     /// Reads the record into `values`; none if the row is skipped.
     fn read_row(&mut self) -> Option<i64> {
         // What follows the last tab of a line that no line break ends may be half a number.
-        let unfinished = self.watched().ended_inside_line() && self.record.len() > 1;
+        let unfinished = self.watched().ended_inside_line();
         let cells = self.record.len() - usize::from(unfinished);
         let mut record = self.record.iter().take(cells).map(trim_spaces);
         let columns = self.values.len();

@@ -149,6 +149,8 @@ impl std::fmt::Debug for InfluxSettings {
 pub struct Settings {
     /// Absolute, links resolved.
     pub data_folder: PathBuf,
+    /// Absolute, as it was given.
+    pub data_folder_given: PathBuf,
     /// Files named on the command line; none: a sweep.
     pub files: Vec<PathBuf>,
     /// Touch nothing.
@@ -227,6 +229,11 @@ impl Settings {
         };
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
+            data_folder_given: args
+                .data_folder
+                .as_deref()
+                .and_then(|given| std::path::absolute(given).ok())
+                .unwrap_or_else(|| data_folder.clone()),
             data_folder,
             files: args.tsv_file.clone(),
             dry_run: args.dry_run,

@@ -1,12 +1,25 @@
 //! PowerView: the measurements of MV2 loggers, written to InfluxDB 2 with none lost, doubled, shifted or invented.
+//!
+//! Data flow one way: `cli` -> `config` -> `run` (walk) -> `device` (lock, take, move) -> `ingest` (`logger_file` -> `line_protocol`
+//! -> `batch` -> `sink`) -> `ledger` (`report`, `meta`) -> exit code.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod batch;
+pub mod check;
 pub mod cli;
 pub mod config;
+pub mod device;
+pub mod folder;
+pub mod ingest;
+pub mod ledger;
 pub mod line_protocol;
 pub mod logger_file;
+pub mod meta;
 pub mod names;
+pub mod queue;
+pub mod report;
+pub mod run;
 pub mod shown;
 pub mod sink;
 pub mod stop;

@@ -12,7 +12,7 @@ mod value;
 
 pub use channel::{Channel, Channels, MARKERS, Role};
 pub use clock::{Clock, Zone};
-pub use container::Container;
+pub use container::{Container, HeaderMeta};
 pub use lines::MAX_LINE;
 pub use table::{LoggerFile, Row, Tally};
 

@@ -1,0 +1,137 @@
+//! What the process does with its command line: settings, log, the command, and what is said to a person at the end.
+
+use crate::check;
+use crate::cli::{Cli, Command, Common, Ingest};
+use crate::config::{ConfigError, Environment, Settings};
+use crate::ledger::Summary;
+use crate::run;
+use crate::shown::shown;
+use crate::stop::Stop;
+use clap::CommandFactory as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use tracing::level_filters::LevelFilter;
+
+/// All files done, or none to do.
+pub const DONE: u8 = 0;
+/// At least one file failed, or the run was stopped.
+pub const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+pub const MISUSED: u8 = 2;
+
+/// Runs the command and says how it ended.
+pub fn run(cli: &Cli) -> ExitCode {
+    let result = match &cli.command {
+        None => ingest(&cli.ingest),
+        Some(Command::Check(args)) => check::check(args),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "powerview",
+                &mut std::io::stdout(),
+            );
+            Ok(DONE)
+        }
+    };
+    ExitCode::from(result.unwrap_or_else(|error| {
+        say(&format!("powerview: {error:#}"));
+        if error.is::<ConfigError>() {
+            MISUSED
+        } else {
+            FAILED
+        }
+    }))
+}
+
+fn ingest(args: &Ingest) -> anyhow::Result<u8> {
+    let env = Environment::load(args.common.env_file.as_deref())?;
+    start_log(&args.common, &env)?;
+    let settings = Settings::resolve(args, &env)?;
+    let stop = Stop::on_signals()?;
+    let summary = run::run(&settings, &stop)?;
+    tell(&summary, args.common.quiet, stop.is_requested());
+    Ok(if summary.counts.failed > 0 || stop.is_requested() {
+        FAILED
+    } else {
+        DONE
+    })
+}
+
+/// The end of a run for a person: what failed, and one line.
+fn tell(summary: &Summary, quiet: bool, stopped: bool) {
+    for (file, reason) in &summary.failures {
+        say(&format!("failed: {file}: {reason}"));
+    }
+    let counts = summary.counts;
+    let untold = counts.failed.saturating_sub(summary.failures.len() as u64);
+    if untold > 0 {
+        say(&format!("failed: {untold} more, see the report"));
+    }
+    if quiet {
+        return;
+    }
+    let report = summary.report.as_ref().map_or_else(
+        || "no report on disk".to_owned(),
+        |path| format!("report {}", shown(path)),
+    );
+    say(&format!(
+        "{}{} files: {} ingested, {} failed, {} skipped; {} points in {:.2} s; {report}",
+        if stopped { "stopped; " } else { "" },
+        counts.total,
+        counts.success,
+        counts.failed,
+        counts.skipped,
+        counts.points,
+        summary.duration_s,
+    ));
+}
+
+/// The one place that writes for a person. That nobody listens is no reason to fail.
+pub fn say(words: &str) {
+    let _ = writeln!(std::io::stderr(), "{words}");
+}
+
+/// Sends the log to stderr, at the level that `-v`, `-q` or `TSV_LOG_LEVEL` asks for.
+///
+/// # Errors
+/// A level that does not exist.
+pub fn start_log(common: &Common, env: &Environment) -> Result<(), ConfigError> {
+    let level = if common.quiet {
+        LevelFilter::ERROR
+    } else if common.verbose > 0 {
+        if common.verbose == 1 {
+            LevelFilter::DEBUG
+        } else {
+            LevelFilter::TRACE
+        }
+    } else {
+        match env
+            .get("TSV_LOG_LEVEL")
+            .unwrap_or("INFO")
+            .to_ascii_uppercase()
+            .as_str()
+        {
+            "TRACE" => LevelFilter::TRACE,
+            "DEBUG" => LevelFilter::DEBUG,
+            "INFO" => LevelFilter::INFO,
+            "WARNING" | "WARN" => LevelFilter::WARN,
+            "ERROR" | "CRITICAL" => LevelFilter::ERROR,
+            "OFF" => LevelFilter::OFF,
+            other => {
+                return Err(ConfigError(format!(
+                    "TSV_LOG_LEVEL is {:?}; it must be DEBUG, INFO, WARNING or ERROR",
+                    shown(other)
+                )));
+            }
+        }
+    };
+    // A second call, as in a test, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! The data folder on disk, seen so that an upload cannot lead astray: folders are opened one by one without following
+//! links, files are opened and then looked at, moves are renames that never overwrite.
+//!
+//! An SFTP user owns everything below the data folder and may change it at any moment.
+
+mod lock;
+mod moves;
+mod sidecar;
+mod walk;
+mod writers;
+
+pub use lock::{Busy, DeviceLock};
+pub use moves::MoveError;
+pub use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
+pub use walk::{Entry, EntryKind, names_after};
+pub use writers::Writers;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, mkdirat, openat, statat};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+const FOLDER: OFlags = OFlags::DIRECTORY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::RDONLY);
+
+/// A folder held open, with its path for messages. What is done in it is done there, even if the path leads elsewhere by now.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// The room that a name in `error/` must leave for its sidecar's, in bytes.
+pub const SIDECAR_ROOM: usize = SIDECAR_SUFFIX.len();
+
+/// What identifies a file, whatever its name.
+pub type Inode = (u64, u64);
+
+/// A file held open, and what it was like when it was opened.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// For reading.
+    pub file: File,
+    /// Device and inode.
+    pub inode: Inode,
+    /// In bytes.
+    pub size: u64,
+    /// Last change of the content, in nanoseconds since 1970.
+    pub modified_ns: i128,
+    /// Last change of content, name or rights, in nanoseconds since 1970; no upload can set it.
+    pub changed_ns: i128,
+}
+
+/// Why a file was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is gone: another process has dealt with it.
+    #[error("there is no such file")]
+    Gone,
+    /// A link, a folder, a pipe or a device.
+    #[error("it is {0}, not a file; remove it")]
+    NotAFile(&'static str),
+    /// Rights, or the disk.
+    #[error("it cannot be opened: {0}; check the rights of the folder")]
+    Io(io::Error),
+}
+
+impl Folder {
+    /// Opens a folder that an operator named; links in its path are followed.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        Ok(Self {
+            fd: openat(CWD, path, flags, Mode::empty())?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens a folder below this one. Every part of the way must be a real folder: a link is an error (`ELOOP`, `ENOTDIR`).
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open_below(&self, relative: &Path) -> io::Result<Self> {
+        let mut fd = self.fd.try_clone()?;
+        for part in relative.components() {
+            let Component::Normal(name) = part else {
+                return Err(io::ErrorKind::InvalidInput.into());
+            };
+            fd = openat(&fd, name, FOLDER, Mode::empty())?;
+        }
+        Ok(Self {
+            fd,
+            path: self.path.join(relative),
+        })
+    }
+
+    /// Opens a folder directly in this one and makes it if it is missing.
+    ///
+    /// # Errors
+    /// Those of the file system; also where the name belongs to something that is no folder.
+    pub fn open_or_make(&self, name: &str) -> io::Result<Self> {
+        match self.open_below(Path::new(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match mkdirat(&self.fd, name, Mode::from_raw_mode(0o775)) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                self.sync()?;
+                self.open_below(Path::new(name))
+            }
+            result => result,
+        }
+    }
+
+    /// Where it was when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file for reading, without following a link and without waiting for a pipe, and then looks at what it is.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_file(&self, name: &OsStr) -> Result<OpenFile, OpenError> {
+        use rustix::io::Errno;
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let fd = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(OpenError::Gone),
+            Err(Errno::LOOP) => return Err(OpenError::NotAFile("a symbolic link")),
+            Err(Errno::NXIO) => return Err(OpenError::NotAFile("a socket or a device")),
+            Err(error) => return Err(OpenError::Io(error.into())),
+        };
+        let stat = fstat(&fd).map_err(|e| OpenError::Io(e.into()))?;
+        use rustix::fs::FileType;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(OpenFile {
+                inode: (stat.st_dev, stat.st_ino),
+                size: u64::try_from(stat.st_size).unwrap_or_default(),
+                modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+                changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+                file: File::from(fd),
+            }),
+            FileType::Directory => Err(OpenError::NotAFile("a folder")),
+            FileType::Fifo => Err(OpenError::NotAFile("a pipe")),
+            _ => Err(OpenError::NotAFile("a device")),
+        }
+    }
+
+    /// What the name stands for now; none if there is nothing. A link counts for itself.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn inode_of(&self, name: &OsStr) -> io::Result<Option<Inode>> {
+        match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings renames in this folder to the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self) -> io::Result<()> {
+        match rustix::fs::fsync(&self.fd) {
+            // Some file systems have nothing to sync for a folder.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl OpenFile {
+    /// Whether size or time of the content differ from when it was opened.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn has_changed(&self) -> io::Result<bool> {
+        let stat = fstat(&self.file)?;
+        Ok(u64::try_from(stat.st_size).unwrap_or_default() != self.size
+            || nanoseconds(stat.st_mtime, stat.st_mtime_nsec) != self.modified_ns)
+    }
+}
+
+fn nanoseconds(seconds: impl Into<i128>, nanoseconds: impl Into<i128>) -> i128 {
+    seconds.into() * 1_000_000_000 + nanoseconds.into()
+}
+
+/// `<stem>.<n>.<extension>` for n > 0, the name itself for 0, shortened so that `room` more bytes still fit into the 255 that
+/// a file system allows.
+pub fn numbered(name: &OsStr, n: u32, room: usize) -> OsString {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    let bytes = name.as_bytes();
+    let dot = memchr::memrchr(b'.', bytes)
+        .filter(|at| *at > 0)
+        .unwrap_or(bytes.len());
+    let (stem, extension) = bytes.split_at(dot);
+    let number = if n == 0 {
+        String::new()
+    } else {
+        format!(".{n}")
+    };
+    let tail = number.len() + extension.len() + room;
+    let mut keep = stem.len().min(255_usize.saturating_sub(tail));
+    // Not in the middle of a character.
+    while keep < stem.len() && keep > 0 && stem[keep] & 0xc0 == 0x80 {
+        keep -= 1;
+    }
+    OsString::from_vec([&stem[..keep], number.as_bytes(), extension].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn numbered_names_keep_their_ending_and_fit() {
+        let n = |name: &str, n, room| numbered(OsStr::new(name), n, room).into_string().unwrap();
+        assert_eq!(n("x.tsv", 0, 0), "x.tsv");
+        assert_eq!(n("x.tsv", 2, 0), "x.2.tsv");
+        assert_eq!(n("a.b.tsv", 1, 0), "a.b.1.tsv");
+        let long = format!("{}.tsv", "é".repeat(125));
+        assert_eq!(n(&long, 0, 0), long);
+        assert!(n(&long, 7, 11).len() <= 244 && n(&long, 7, 11).ends_with("é.7.tsv"));
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/x.tsv"), "x").unwrap();
+        symlink(dir.path().join("a"), dir.path().join("link")).unwrap();
+        symlink("x.tsv", dir.path().join("a/b/y.tsv")).unwrap();
+        let data = Folder::open(dir.path()).unwrap();
+        assert!(data.open_below(Path::new("link/b")).is_err());
+        assert!(data.open_below(Path::new("a/../a")).is_err());
+        let folder = data.open_below(Path::new("a/b")).unwrap();
+        assert!(matches!(
+            folder.open_file(OsStr::new("y.tsv")),
+            Err(OpenError::NotAFile("a symbolic link"))
+        ));
+        assert!(matches!(
+            folder.open_file(OsStr::new("z.tsv")),
+            Err(OpenError::Gone)
+        ));
+        assert_eq!(folder.open_file(OsStr::new("x.tsv")).unwrap().size, 1);
+    }
+
+    #[test]
+    fn a_change_of_the_content_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x"), "1").unwrap();
+        let file = Folder::open(dir.path())
+            .unwrap()
+            .open_file(OsStr::new("x"))
+            .unwrap();
+        assert!(!file.has_changed().unwrap());
+        std::fs::write(dir.path().join("x"), "22").unwrap();
+        assert!(file.has_changed().unwrap());
+    }
+}

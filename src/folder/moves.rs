@@ -1,0 +1,130 @@
+//! Renames that never overwrite and never copy. Source: SPEC section 1.
+
+use super::{Folder, Inode, numbered};
+use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::io;
+
+/// Why a file was not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// Another process, or the uploader, took it away.
+    #[error("it is no longer there")]
+    Gone,
+    /// The target is another file system.
+    #[error(
+        "the target folder lies on another file system, and files are renamed, never copied; make it a plain folder"
+    )]
+    OtherFileSystem,
+    /// Anything else.
+    #[error("{0}; check the rights of the folder")]
+    Io(#[from] io::Error),
+}
+
+impl Folder {
+    /// Renames `name` into `target`, as `wanted` or, where that exists, as `<stem>.1.tsv`, `.2` and so on; returns the name it
+    /// got. `room` bytes must still fit behind it. Names that `accept` turns down are passed over.
+    ///
+    /// # Errors
+    /// See [`MoveError`]; the file is then where it was.
+    pub fn move_into(
+        &self,
+        name: &OsStr,
+        target: &Folder,
+        wanted: &OsStr,
+        room: usize,
+        mut accept: impl FnMut(&OsStr) -> io::Result<bool>,
+    ) -> Result<OsString, MoveError> {
+        for n in 0..u32::MAX {
+            let candidate = numbered(wanted, n, room);
+            if !accept(&candidate)? {
+                continue;
+            }
+            match rename_no_replace(self, name, target, &candidate) {
+                Ok(()) => return Ok(candidate),
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => return Err(MoveError::Gone),
+                Err(Errno::XDEV) => return Err(MoveError::OtherFileSystem),
+                Err(error) => return Err(MoveError::Io(error.into())),
+            }
+        }
+        Err(MoveError::Io(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Whether `name` stands for this very file.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn holds(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
+        Ok(self.inode_of(name)? == Some(inode))
+    }
+}
+
+fn rename_no_replace(
+    from: &Folder,
+    name: &OsStr,
+    to: &Folder,
+    target: &OsStr,
+) -> Result<(), Errno> {
+    match renameat_with(&from.fd, name, &to.fd, target, RenameFlags::NOREPLACE) {
+        // Some network file systems do not know the flag. A second name and the removal of the first cannot overwrite either.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            linkat(&from.fd, name, &to.fd, target, AtFlags::empty())?;
+            unlinkat(&from.fd, name, AtFlags::empty())
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_existing_file_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = Folder::open(dir.path()).unwrap();
+        let to = from.open_or_make("parsed").unwrap();
+        for (n, expected) in [(0, "x.tsv"), (1, "x.1.tsv"), (2, "x.2.tsv")] {
+            std::fs::write(dir.path().join("x.tsv"), n.to_string()).unwrap();
+            let got = from
+                .move_into(OsStr::new("x.tsv"), &to, OsStr::new("x.tsv"), 0, |_| {
+                    Ok(true)
+                })
+                .unwrap();
+            assert_eq!(got, expected);
+            assert_eq!(
+                std::fs::read_to_string(dir.path().join("parsed").join(got)).unwrap(),
+                n.to_string()
+            );
+        }
+        assert!(matches!(
+            from.move_into(OsStr::new("x.tsv"), &to, OsStr::new("x.tsv"), 0, |_| Ok(
+                true
+            )),
+            Err(MoveError::Gone)
+        ));
+    }
+
+    #[test]
+    fn another_file_system_is_an_error_and_nothing_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let Ok(shm) = tempfile::tempdir_in("/dev/shm") else {
+            eprintln!("skipped: there is no second file system at /dev/shm");
+            return;
+        };
+        let from = Folder::open(dir.path()).unwrap();
+        let to = Folder::open(shm.path()).unwrap();
+        std::fs::write(dir.path().join("x.tsv"), "1").unwrap();
+        let result = from.move_into(OsStr::new("x.tsv"), &to, OsStr::new("x.tsv"), 0, |_| {
+            Ok(true)
+        });
+        assert!(
+            matches!(result, Err(MoveError::OtherFileSystem)),
+            "{result:?}"
+        );
+        assert!(dir.path().join("x.tsv").exists());
+        assert_eq!(std::fs::read_dir(shm.path()).unwrap().count(), 0);
+    }
+}

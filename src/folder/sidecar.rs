@@ -1,0 +1,131 @@
+//! `<file>.error.json` beside a file in `error/`: what went wrong, when, and whether another try is worth it.
+//!
+//! It is written before its file is moved in, and removed after the file is moved out: at every instant a file in `error/` has
+//! its sidecar. A run that was killed in between leaves a sidecar without a file; whoever deals with the file next, or
+//! looks through `error/`, removes it.
+
+use super::Folder;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+
+/// What follows a file's name, and so the room that the name must leave.
+pub const SUFFIX: &str = ".error.json";
+
+/// Sidecars are a few hundred bytes; a larger one is nobody's.
+const MAX_SIZE: u64 = 64 * 1024;
+
+/// The content of a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sidecar {
+    /// What went wrong.
+    pub error: String,
+    /// Whether the file is fine and another try is worth it.
+    pub retryable: bool,
+    /// When, ISO 8601 in UTC.
+    pub time: String,
+    /// The run that put it there.
+    pub run_id: String,
+}
+
+/// The sidecar's name for a file's name.
+pub fn name_for(file: &OsStr) -> OsString {
+    let mut name = file.to_owned();
+    name.push(SUFFIX);
+    name
+}
+
+impl Folder {
+    /// Writes the sidecar of `file`, whole or not at all.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
+        let temporary = format!(
+            ".powerview-{}-{:?}.tmp",
+            std::process::id(),
+            std::thread::current().id()
+        );
+        let flags =
+            OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, &temporary, flags, Mode::from_raw_mode(0o664))?;
+        let write = || -> io::Result<()> {
+            let mut out = File::from(fd);
+            serde_json::to_writer_pretty(&mut out, sidecar)?;
+            out.write_all(b"\n")?;
+            out.sync_all()?;
+            renameat(&self.fd, &temporary, &self.fd, name_for(file))?;
+            Ok(())
+        };
+        write().inspect_err(|_| {
+            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
+        })
+    }
+
+    /// Reads the sidecar of `file`; none where there is none that can be read.
+    pub fn read_sidecar(&self, file: &OsStr) -> Option<Sidecar> {
+        let open = self.open_file(&name_for(file)).ok()?;
+        let mut text = Vec::new();
+        open.file.take(MAX_SIZE).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Removes the sidecar of `file`, if there is one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove_sidecar(&self, file: &OsStr) -> io::Result<()> {
+        match unlinkat(&self.fd, name_for(file), AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NAMETOOLONG) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the sidecar of `file` if the file itself is not there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove_orphan_sidecar(&self, file: &OsStr) -> io::Result<()> {
+        match self.inode_of(file)? {
+            Some(_) => Ok(()),
+            None => self.remove_sidecar(file),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_reads_back_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let name = OsStr::new("x.tsv");
+        let sidecar = Sidecar {
+            error: "é\n".to_owned(),
+            retryable: true,
+            time: "2025-08-03T03:20:00Z".to_owned(),
+            run_id: "r".to_owned(),
+        };
+        assert_eq!(folder.read_sidecar(name), None);
+        folder.write_sidecar(name, &sidecar).unwrap();
+        assert_eq!(folder.read_sidecar(name), Some(sidecar));
+        std::fs::write(dir.path().join("x.tsv"), "").unwrap();
+        folder.remove_orphan_sidecar(name).unwrap();
+        assert!(folder.read_sidecar(name).is_some(), "its file is there");
+        std::fs::remove_file(dir.path().join("x.tsv")).unwrap();
+        folder.remove_orphan_sidecar(name).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn rubbish_is_no_sidecar() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x.tsv.error.json"), "{").unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(folder.read_sidecar(OsStr::new("x.tsv")), None);
+    }
+}

@@ -1,0 +1,246 @@
+//! One file's bytes become points and reach the sink; what came of it is told, nothing is moved.
+
+use crate::batch::{Batch, BatchBuilder, Shape};
+use crate::line_protocol::{Prefix, Span};
+use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, Tally};
+use crate::names::Location;
+use crate::sink::{Failure, Precision, Sink, Ticket};
+use crate::stop::Stop;
+use chrono_tz::Tz;
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::Arc;
+
+/// How many batches of one file may be in flight: while the server takes one, the next arrives.
+const WINDOW: usize = 3;
+
+/// How often, in rows, a long file looks whether the run should end.
+const ROWS_A_GLANCE: u64 = 256;
+
+/// What ingesting needs beside the bytes.
+pub struct Setup<'a> {
+    /// Whose file it is.
+    pub location: &'a Location,
+    /// Zone of files that name none.
+    pub zone: Tz,
+    /// How bodies are made.
+    pub shape: Shape,
+    /// Where points go.
+    pub sink: &'a Sink,
+    /// Whether the run should end.
+    pub stop: &'a Stop,
+}
+
+/// Why a file did not arrive whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The file's own fault.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// On the way.
+    #[error(transparent)]
+    Sink(#[from] Failure),
+}
+
+/// What is known of one channel after a file was read.
+#[derive(Debug, Clone)]
+pub struct ChannelTally {
+    /// The column.
+    pub channel: Channel,
+    /// Values.
+    pub points: u64,
+    /// The smallest value.
+    pub min: f64,
+    /// The largest value.
+    pub max: f64,
+    /// Of all values.
+    pub sum: f64,
+}
+
+impl ChannelTally {
+    fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            points: 0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            sum: 0.0,
+        }
+    }
+
+    fn add(&mut self, value: f64) {
+        self.points += 1;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        self.sum += value;
+    }
+}
+
+/// What was found in a file, as far as it was read.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The format marker and the container, once the header was read.
+    pub format: Option<(&'static str, Container)>,
+    /// The master's serial, from the file's header.
+    pub master: Option<String>,
+    /// The JSON of a headed file.
+    pub meta: HeaderMeta,
+    /// Cut off before its end.
+    pub truncated: bool,
+    /// Rows, points and what was skipped.
+    pub tally: Tally,
+    /// From the first to the last instant that has a point.
+    pub span: Option<Span>,
+    /// One entry a column.
+    pub channels: Vec<ChannelTally>,
+    /// The size read, in bytes.
+    pub bytes: u64,
+}
+
+/// Reads a file to its end and sends its points. Returns once every batch has arrived or failed.
+pub fn ingest(input: impl Read, setup: &Setup<'_>) -> (Found, Result<(), Fault>) {
+    let mut found = Found::default();
+    let mut file = match LoggerFile::open(input, setup.zone) {
+        Ok(file) => file,
+        Err(error) => return (found, Err(error.into())),
+    };
+    found.format = Some((file.channels().marker, file.container()));
+    found.master = Some(file.channels().master.clone());
+    found.meta = file.meta().clone();
+    found.channels = file
+        .channels()
+        .list
+        .iter()
+        .cloned()
+        .map(ChannelTally::new)
+        .collect();
+    let result =
+        send_rows(&mut file, &mut found, setup).and_then(|()| Ok(file.check_not_barren()?));
+    found.tally = file.tally();
+    found.truncated = file.truncated();
+    found.bytes = file.bytes_read();
+    (found, result)
+}
+
+fn send_rows<R: Read>(
+    file: &mut LoggerFile<R>,
+    found: &mut Found,
+    setup: &Setup<'_>,
+) -> Result<(), Fault> {
+    let prefixes: Vec<_> = if setup.sink.is_nowhere() {
+        Vec::new()
+    } else {
+        let channels = file.channels();
+        let prefix = |channel| Prefix::new(&setup.location.campaign, &channels.master, channel);
+        channels.list.iter().map(prefix).collect()
+    };
+    let mut batch = BatchBuilder::new(setup.shape);
+    let mut courier = Courier::new(setup.sink, setup.location.company.as_str());
+    let mut rows = 0;
+    while let Some(row) = file.next_row()? {
+        rows += 1;
+        if rows % ROWS_A_GLANCE == 0 && setup.stop.is_requested() {
+            return Err(Failure::Stopped.into());
+        }
+        let mut has_point = false;
+        for (channel, value) in found.channels.iter_mut().zip(row.values) {
+            if let Some(value) = value {
+                channel.add(*value);
+                has_point = true;
+            }
+        }
+        if has_point {
+            let span = found.span.get_or_insert(row.time..=row.time);
+            *span = row.time.min(*span.start())..=row.time.max(*span.end());
+        }
+        batch.push(&prefixes, &row).map_err(FormatError::Read)?;
+        if batch.is_full()
+            && let Some(full) = batch.take().map_err(FormatError::Read)?
+        {
+            courier.send(full)?;
+        }
+    }
+    if let Some(rest) = batch.take().map_err(FormatError::Read)? {
+        courier.send(rest)?;
+    }
+    Ok(courier.finish()?)
+}
+
+/// Sends the batches of one file so that the result is as if they had been written one after another: batches whose times do
+/// not touch fly together, others wait for each other.
+struct Courier<'a> {
+    sink: &'a Sink,
+    bucket: Arc<str>,
+    flying: VecDeque<(Span, Ticket)>,
+    /// The first answer that said "not all of it"; the file's other batches are sent all the same.
+    partial: Option<Failure>,
+}
+
+impl<'a> Courier<'a> {
+    fn new(sink: &'a Sink, bucket: &str) -> Self {
+        Self {
+            sink,
+            bucket: bucket.into(),
+            flying: VecDeque::new(),
+            partial: None,
+        }
+    }
+
+    fn send(&mut self, batch: Batch) -> Result<(), Failure> {
+        let span = batch.span.clone();
+        while self.flying.len() >= WINDOW
+            || self.flying.iter().any(|(other, _)| touch(other, &span))
+        {
+            self.await_oldest()?;
+        }
+        let ticket = self.sink.send(&self.bucket, batch, Precision::Seconds);
+        self.flying.push_back((span, ticket));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        while !self.flying.is_empty() {
+            self.await_oldest()?;
+        }
+        self.partial.take().map_or(Ok(()), Err)
+    }
+
+    fn await_oldest(&mut self) -> Result<(), Failure> {
+        let Some((_, ticket)) = self.flying.pop_front() else {
+            return Ok(());
+        };
+        match ticket.wait() {
+            Err(partial @ Failure::Partial(_)) => {
+                self.partial.get_or_insert(partial);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Drop for Courier<'_> {
+    /// Whatever the reason for giving up: nothing of this file is in flight any more when the next one begins.
+    fn drop(&mut self) {
+        for (_, ticket) in self.flying.drain(..) {
+            let _ = ticket.wait();
+        }
+    }
+}
+
+fn touch(a: &Span, b: &Span) -> bool {
+    a.start() <= b.end() && b.start() <= a.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_touch_where_they_share_a_second() {
+        assert!(touch(&(1..=5), &(5..=9)));
+        assert!(touch(&(5..=9), &(1..=5)));
+        assert!(touch(&(1..=9), &(3..=4)));
+        assert!(!touch(&(1..=4), &(5..=9)));
+    }
+}

@@ -1,0 +1,244 @@
+//! Where the results of all devices come together: the report, the meta points, the counts, the failures to be told.
+
+use crate::batch::Batch;
+use crate::config::Settings;
+use crate::meta::{Ticks, file_line, run_line};
+use crate::report::{Counts, FileReport, ReportWriter, RunHead, RunTail, Status, iso};
+use crate::shown::shown;
+use crate::sink::{Precision, Sink, Ticket};
+use chrono::Utc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Meta points are sent when they have come to this size, in bytes, and at the end.
+const META_BLOCK: usize = 256 * 1024;
+
+/// Warnings about files in one run; what is more stands in the report only. An upload must not fill the disk with logs.
+const MAX_WARNINGS: u32 = 1_000;
+
+/// Failures that are told one by one at the end of a run.
+const MAX_TOLD: usize = 20;
+
+/// The results of a run, as they come.
+pub struct Ledger {
+    head: RunHead,
+    start: Instant,
+    meta_bucket: Arc<str>,
+    warnings: AtomicU32,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    report: Option<ReportWriter>,
+    counts: Counts,
+    told: Vec<(String, String)>,
+    meta: Vec<u8>,
+    meta_lines: u32,
+    /// A block of meta points on its way.
+    flying: Option<Ticket>,
+    /// Blocks that are ready to be sent.
+    ready: Vec<Batch>,
+    ticks: Ticks,
+    dry_run: bool,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Summary {
+    /// All counts.
+    pub counts: Counts,
+    /// The first failures: file and reason.
+    pub failures: Vec<(String, String)>,
+    /// Where the report is, if it could be written.
+    pub report: Option<PathBuf>,
+    /// In seconds.
+    pub duration_s: f64,
+}
+
+impl Ledger {
+    /// Begins the report. That it cannot be written is a warning and changes no file's fate.
+    pub fn open(settings: &Settings) -> Self {
+        let head = RunHead::now(&settings.data_folder, settings.dry_run);
+        let report = if settings.dry_run {
+            Some(ReportWriter::on_stdout(&head))
+        } else {
+            match ReportWriter::in_dir(&settings.report_dir, &head) {
+                Ok(report) => Some(report),
+                Err(error) => {
+                    warn_of_report(&settings.report_dir, &error);
+                    None
+                }
+            }
+        };
+        Self {
+            head,
+            start: Instant::now(),
+            meta_bucket: settings.meta_bucket.as_str().into(),
+            warnings: AtomicU32::new(0),
+            inner: Mutex::new(Inner {
+                report,
+                counts: Counts::default(),
+                told: Vec::new(),
+                meta: Vec::new(),
+                meta_lines: 0,
+                flying: None,
+                ready: Vec::new(),
+                ticks: Ticks::default(),
+                dry_run: settings.dry_run,
+            }),
+        }
+    }
+
+    /// The run's id.
+    pub fn run_id(&self) -> &str {
+        &self.head.run_id
+    }
+
+    /// Warns about a file, once a cause.
+    pub fn warn(&self, path: &Path, words: &str) {
+        match self.warnings.fetch_add(1, Ordering::Relaxed) {
+            n if n < MAX_WARNINGS => tracing::warn!("{}: {words}", shown(path)),
+            MAX_WARNINGS => {
+                tracing::warn!("more than {MAX_WARNINGS} warnings; the rest stands in the report")
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a file's result.
+    pub fn add(&self, mut file: FileReport) {
+        let path = shown(&file.file_path);
+        let error = file.error.as_deref().map(shown);
+        match (file.status, &error) {
+            (Status::Success, _) => {
+                tracing::info!(
+                    "{path}: {} points, now {}",
+                    file.nb_points,
+                    shown(file.moved_to.as_deref().unwrap_or("in place"))
+                );
+            }
+            (Status::Skipped, reason) => {
+                tracing::info!("{path}: skipped: {}", reason.as_deref().unwrap_or_default())
+            }
+            (Status::Error, reason) => self.warn(
+                Path::new(&file.file_path),
+                reason.as_deref().unwrap_or_default(),
+            ),
+        }
+        let mut inner = self.locked();
+        inner.counts.add(&file);
+        if let Some(report) = &mut inner.report {
+            report.add(&file);
+        }
+        if file.status == Status::Error && inner.told.len() < MAX_TOLD {
+            inner.told.push((path, error.unwrap_or_default()));
+        }
+        if !inner.dry_run {
+            let time = inner.ticks.next_ns();
+            let line = file_line(&mut file, &self.head.run_id, time);
+            inner.meta.extend_from_slice(&line);
+            inner.meta_lines += 1;
+            if inner.meta.len() >= META_BLOCK {
+                inner.close_block();
+            }
+        }
+    }
+
+    /// Counts so far.
+    pub fn counts(&self) -> Counts {
+        self.locked().counts
+    }
+
+    /// Sends the meta points that have gathered.
+    pub fn send_meta(&self, sink: &Sink) {
+        let mut inner = self.locked();
+        for block in std::mem::take(&mut inner.ready) {
+            inner.send_block(block, &self.meta_bucket, sink);
+        }
+    }
+
+    /// Ends the report and sends the last meta points, the run's own among them.
+    pub fn finish(&self, sink: &Sink) -> Summary {
+        self.send_meta(sink);
+        let mut inner = self.locked();
+        let counts = inner.counts;
+        let duration_s = self.start.elapsed().as_secs_f64();
+        let tail = RunTail {
+            end_time: iso(Utc::now()),
+            duration_s,
+            nb_files_total: counts.total,
+            nb_files_success: counts.success,
+            nb_files_failed: counts.failed,
+            nb_files_skipped: counts.skipped,
+            nb_points_total: counts.points,
+            nb_retries: sink.retries(),
+            outage: sink.outage().is_some(),
+            status: if counts.failed == 0 {
+                "success"
+            } else {
+                "partial_failure"
+            },
+        };
+        let report = inner
+            .report
+            .take()
+            .and_then(|report| match report.finish(&tail) {
+                Ok(place) => place,
+                Err(error) => {
+                    warn_of_report(Path::new(""), &error);
+                    None
+                }
+            });
+        if !inner.dry_run {
+            let time = inner.ticks.next_ns();
+            let line = run_line(&self.head, &tail, &counts, time);
+            inner.meta.extend_from_slice(&line);
+            inner.meta_lines += 1;
+            inner.close_block();
+            for block in std::mem::take(&mut inner.ready) {
+                inner.send_block(block, &self.meta_bucket, sink);
+            }
+            inner.await_block();
+        }
+        Summary {
+            counts,
+            failures: std::mem::take(&mut inner.told),
+            report,
+            duration_s,
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn close_block(&mut self) {
+        let lines = std::mem::take(&mut self.meta);
+        let count = std::mem::take(&mut self.meta_lines);
+        self.ready.push(Batch::plain(lines, count));
+    }
+
+    fn send_block(&mut self, block: Batch, bucket: &Arc<str>, sink: &Sink) {
+        self.await_block();
+        self.flying = Some(sink.send(bucket, block, Precision::Nanoseconds));
+    }
+
+    fn await_block(&mut self) {
+        if let Some(ticket) = self.flying.take()
+            && let Err(failure) = ticket.wait()
+        {
+            tracing::warn!("the points about this run are not written: {failure}");
+        }
+    }
+}
+
+fn warn_of_report(dir: &Path, error: &std::io::Error) {
+    tracing::warn!(
+        "the report cannot be written {}: {error}; make room or set TSV_REPORT_DIR",
+        shown(dir)
+    );
+}

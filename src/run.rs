@@ -1,0 +1,259 @@
+//! A run: the tree is walked, devices are dealt with side by side, the report ends it.
+
+use crate::config::{ConfigError, Settings};
+use crate::device::{Device, Shared};
+use crate::folder::{EntryKind, Folder, names_after};
+use crate::ledger::{Ledger, Summary};
+use crate::names::{Location, is_done_folder};
+use crate::queue::{CHUNK, is_tsv};
+use crate::report::{FileReport, Status};
+use crate::shown::shown;
+use crate::sink::Sink;
+use crate::stop::Stop;
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError, mpsc};
+
+/// Ingests what the settings ask for.
+///
+/// # Errors
+/// Only where the run cannot begin; what goes wrong with a file is in the summary.
+pub fn run(settings: &Settings, stop: &Stop) -> anyhow::Result<Summary> {
+    let data = Folder::open(&settings.data_folder).map_err(|error| {
+        ConfigError(format!(
+            "the data folder {} cannot be opened: {error}; check its rights",
+            shown(&settings.data_folder)
+        ))
+    })?;
+    let sink = Sink::open(settings, stop)?;
+    let ledger = Ledger::open(settings);
+    let shared = Shared {
+        settings,
+        sink: &sink,
+        stop,
+        data: &data,
+        ledger: &ledger,
+    };
+    if settings.files.is_empty() {
+        sweep(&shared);
+    } else {
+        for file in &settings.files {
+            take_named(&shared, file);
+            ledger.send_meta(&sink);
+        }
+    }
+    Ok(ledger.finish(&sink))
+}
+
+/// Walks the tree down to the devices and deals with them, several at a time.
+fn sweep(shared: &Shared<'_>) {
+    let (sender, receiver) = mpsc::sync_channel::<PathBuf>(16);
+    let receiver = Mutex::new(receiver);
+    std::thread::scope(|scope| {
+        for _ in 0..shared.settings.jobs.get() {
+            scope.spawn(|| {
+                loop {
+                    let next = receiver
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .recv();
+                    let Ok(device) = next else { return };
+                    if !shared.stop.is_requested() {
+                        sweep_device(shared, &device);
+                        shared.ledger.send_meta(shared.sink);
+                    }
+                }
+            });
+        }
+        walk(shared, Path::new(""), 0, &sender);
+        drop(sender);
+    });
+}
+
+/// Goes down to the device folders, at depth three, in the order of their paths.
+fn walk(shared: &Shared<'_>, folder: &Path, depth: usize, devices: &mpsc::SyncSender<PathBuf>) {
+    let path = shared.settings.data_folder.join(folder);
+    let wanted = |name: &OsStr, kind| match kind {
+        EntryKind::File => is_tsv(name),
+        EntryKind::Folder => !is_done_folder(name),
+    };
+    let mut last = None;
+    loop {
+        let entries = match names_after(&path, last.as_deref(), CHUNK, wanted) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let words = format!("the folder cannot be listed: {error}; check its rights");
+                shared
+                    .ledger
+                    .add(FileReport::unread(&path, None, Status::Error, words));
+                return;
+            }
+        };
+        let ended = entries.len() < CHUNK;
+        last = entries.last().map(|entry| entry.name.clone());
+        for entry in entries {
+            if shared.stop.is_requested() {
+                return;
+            }
+            let below = folder.join(&entry.name);
+            match entry.kind {
+                EntryKind::File => refuse(shared, &below),
+                // The receivers outlive the walk.
+                EntryKind::Folder if depth == 2 => drop(devices.send(below)),
+                EntryKind::Folder => walk(shared, &below, depth + 1, devices),
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// A file that belongs to no device, and stays where it is.
+fn refuse(shared: &Shared<'_>, file: &Path) {
+    let words =
+        match Location::of_folder(file.parent().unwrap_or(file), &shared.settings.meta_bucket) {
+            Err(error) => error.to_string(),
+            Ok(_) => return,
+        };
+    let path = shared.settings.data_folder.join(file);
+    shared
+        .ledger
+        .add(FileReport::unread(&path, None, Status::Error, words));
+}
+
+fn sweep_device(shared: &Shared<'_>, relative: &Path) {
+    match Location::of_folder(relative, &shared.settings.meta_bucket) {
+        Ok(location) => match Device::open(shared, location, relative) {
+            Ok(device) => device.sweep(),
+            Err(error) => tracing::info!("{}: passed over: {error}", shown(relative)),
+        },
+        Err(error) => {
+            // Nothing can be written for this folder; each file that waits in it says so.
+            let folder = shared.settings.data_folder.join(relative);
+            for item in crate::queue::Queue::new(&folder, false) {
+                if let crate::queue::Item::File(sub, name) = item {
+                    let path = folder.join(sub).join(name);
+                    shared.ledger.add(FileReport::unread(
+                        &path,
+                        None,
+                        Status::Error,
+                        error.to_string(),
+                    ));
+                }
+                if shared.stop.is_requested() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Deals with a file that somebody named.
+fn take_named(shared: &Shared<'_>, given: &Path) {
+    let told = |words: String| {
+        shared
+            .ledger
+            .add(FileReport::unread(given, None, Status::Error, words))
+    };
+    let settings = shared.settings;
+    let (folder, name) =
+        match folder_and_name(&settings.data_folder, &settings.data_folder_given, given) {
+            Ok(found) => found,
+            Err(words) => return told(words),
+        };
+    let location = match Location::of_folder(&folder, &shared.settings.meta_bucket) {
+        Ok(location) => location,
+        Err(error) => return told(error.to_string()),
+    };
+    let device: PathBuf = folder.iter().take(3).collect();
+    let sub: PathBuf = folder.iter().skip(3).collect();
+    match Device::open(shared, location, &device) {
+        Ok(device) => device.take_named(&sub, &name),
+        Err(error) => told(format!(
+            "its folder cannot be opened: {error}; check the path"
+        )),
+    }
+}
+
+/// The folder of a named file below the data folder, and its name. The way there must not lead over a link that somebody
+/// made inside the data folder: it could lead into another company.
+fn folder_and_name(
+    data: &Path,
+    given_data: &Path,
+    given: &Path,
+) -> Result<(PathBuf, std::ffi::OsString), String> {
+    let absolute =
+        std::path::absolute(given).map_err(|error| format!("its path cannot be used: {error}"))?;
+    let name = match absolute.components().next_back() {
+        Some(Component::Normal(name)) => name.to_owned(),
+        _ => return Err("its path names no file; check it".to_owned()),
+    };
+    if !name
+        .to_string_lossy()
+        .to_ascii_lowercase()
+        .ends_with(".tsv")
+    {
+        return Err(
+            "its name does not end in .tsv, so it is no logger's file; it stays where it is"
+                .to_owned(),
+        );
+    }
+    let parent = absolute.parent().unwrap_or(&absolute);
+    let resolved = parent
+        .canonicalize()
+        .map_err(|error| format!("its folder cannot be found: {error}; check the path"))?;
+    let Ok(relative) = resolved.strip_prefix(data) else {
+        return Err(format!(
+            "it lies outside the data folder {}; nothing is done",
+            shown(data)
+        ));
+    };
+    // However the data folder itself was reached, below it each part of the way must be what it says.
+    let spelled_out = [data, given_data]
+        .into_iter()
+        .find_map(|data| parent.strip_prefix(data).ok())
+        .map_or_else(|| parent.ends_with(relative), |below| below == relative);
+    if !spelled_out {
+        return Err(
+            "the way to it leads over a symbolic link or ..; name it by its real path".to_owned(),
+        );
+    }
+    Ok((relative.to_owned(), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_named_file_must_lie_below_the_data_folder_by_its_real_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let data = root.join("data");
+        std::fs::create_dir_all(data.join("a/s/1/parsed")).unwrap();
+        std::fs::create_dir_all(data.join("b/s")).unwrap();
+        std::fs::create_dir_all(root.join("other/a/s/1")).unwrap();
+        symlink(data.join("a/s/1"), data.join("b/s/1")).unwrap();
+        symlink(&data, root.join("alias")).unwrap();
+        let found = |path: &str| {
+            folder_and_name(&data, &root.join("alias"), &root.join(path)).map(|(folder, _)| folder)
+        };
+        assert_eq!(found("data/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert_eq!(found("data/a/s/1/parsed/x.tsv"), Ok("a/s/1/parsed".into()));
+        assert_eq!(found("alias/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert!(
+            found("data/b/s/1/x.tsv").is_err(),
+            "a link into another company"
+        );
+        symlink(&data, data.join("b/a")).unwrap();
+        for way in ["data/b/a/a/s/1/x.tsv", "alias/b/a/a/s/1/x.tsv"] {
+            assert!(found(way).is_err(), "{way}: a link inside the data folder");
+        }
+        assert!(found("other/a/s/1/x.tsv").is_err());
+        assert!(found("data/../other/a/s/1/x.tsv").is_err());
+        assert!(found("data/a/s/1/x.txt").is_err());
+        assert!(found("data/a/s/2/x.tsv").is_err());
+    }
+}

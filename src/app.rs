@@ -60,8 +60,13 @@ fn ingest(args: &Ingest) -> anyhow::Result<u8> {
 
 /// The end of a run for a person: what failed, and one line.
 fn tell(summary: &Summary, quiet: bool, stopped: bool) {
+    let mut last = "";
     for (file, reason) in &summary.failures {
+        let reason = if reason == last { "the same" } else { reason };
         say(&format!("failed: {file}: {reason}"));
+        if reason != "the same" {
+            last = reason;
+        }
     }
     let counts = summary.counts;
     let untold = counts.failed.saturating_sub(summary.failures.len() as u64);

@@ -140,11 +140,10 @@ impl<'a> Device<'a> {
                 return self.give_up(&error, std::iter::once(item));
             }
         };
-        let writers = Writers::now();
-        let dealt = self.deal_with_file(sub, name, &writers, true).or_else(|| {
+        let dealt = self.deal_with_file(sub, name, None).or_else(|| {
             // Not there any more. Where it was overwritten after it was moved, the upload has gone into the moved file.
             self.written_after_its_move(sub, name)
-                .then(|| self.deal_with_file(Path::new(PARSED), name, &writers, true))
+                .then(|| self.deal_with_file(Path::new(PARSED), name, None))
                 .flatten()
         });
         match dealt {
@@ -181,13 +180,13 @@ impl<'a> Device<'a> {
 
     fn deal_with_item(&self, item: &Item, writers: &Writers) -> Option<Dealt> {
         match item {
-            Item::File(sub, name) => self.deal_with_file(sub, name, writers, false),
+            Item::File(sub, name) => self.deal_with_file(sub, name, Some(writers)),
             Item::Retry(name) => {
                 let errors = self.folder.open_below(Path::new(ERROR)).ok()?;
                 errors
                     .read_sidecar(name)
                     .is_some_and(|sidecar| sidecar.retryable)
-                    .then(|| self.deal_with_file(Path::new(ERROR), name, writers, false))
+                    .then(|| self.deal_with_file(Path::new(ERROR), name, Some(writers)))
                     .flatten()
             }
             Item::Sidecar(name) => {
@@ -204,13 +203,8 @@ impl<'a> Device<'a> {
     }
 
     /// Takes a file, ingests it and moves it. None where there is nothing to tell: it is gone, or in a sweep no file at all.
-    fn deal_with_file(
-        &self,
-        sub: &Path,
-        name: &OsStr,
-        writers: &Writers,
-        named: bool,
-    ) -> Option<Dealt> {
+    /// `writers` are those that the sweep has found; a named file is taken without asking.
+    fn deal_with_file(&self, sub: &Path, name: &OsStr, writers: Option<&Writers>) -> Option<Dealt> {
         let told = |report| {
             Some(Dealt {
                 report,
@@ -229,7 +223,7 @@ impl<'a> Device<'a> {
         let open = match from.open_file(name) {
             Ok(open) => open,
             Err(OpenError::Gone) => return None,
-            Err(OpenError::NotAFile(what)) if !named => {
+            Err(OpenError::NotAFile(what)) if writers.is_some() => {
                 tracing::debug!("{}: {what}, passed over", shown(from.path().join(name)));
                 return None;
             }
@@ -239,17 +233,27 @@ impl<'a> Device<'a> {
                 return told(report);
             }
         };
-        let writing = writers.of(open.inode).to_vec();
-        if !named && let Some(reason) = self.still_arriving(&open, &writing, writers.partly_blind())
+        if let Some(writers) = writers
+            && let Some(reason) = self.still_arriving(&open, writers)
         {
             return told(self.unread(sub, name, Status::Skipped, reason));
         }
         if let Some(outage) = self.shared.sink.outage() {
-            let report = self.unread(sub, name, Status::Error, outage.to_string());
+            let mut report = self.unread(sub, name, Status::Error, outage.to_string());
+            report.in_outage = true;
+            let writing = Writers::now_of(&[open.inode]).of(open.inode).to_vec();
             return Some(self.finish(report, &self.fate_in_outage(), open, writing, from, name));
         }
         let path = from.path().join(name);
-        let (found, result) = ingest::ingest(&open.file, &self.setup());
+        let same = || !open.has_changed().unwrap_or(true);
+        let ((found, result), writing) = std::thread::scope(|scope| {
+            // Who writes to a named file as it is taken is looked up while the server takes its points.
+            let look = (writers.is_none() && !self.shared.settings.dry_run)
+                .then(|| scope.spawn(|| Writers::now_of(&[open.inode])));
+            let ingested = ingest::ingest(&open.file, &self.setup(), &same);
+            let writers = look.and_then(|look| look.join().ok()).unwrap_or_default();
+            (ingested, writers.of(open.inode).to_vec())
+        });
         self.warn_of(&path, &found);
         let mut report = FileReport::read(&path, &self.location, found);
         let mut result = result;
@@ -268,7 +272,7 @@ impl<'a> Device<'a> {
             return told(report);
         }
         // Cut files fail for what they lack, and what they lack may just be arriving.
-        if open.has_changed().unwrap_or(true) {
+        if !same() {
             report.status = Status::Skipped;
             report.error =
                 Some("it was changed while it was being read; left for the next run".to_owned());
@@ -290,8 +294,11 @@ impl<'a> Device<'a> {
                     Fault::Format(_) | Fault::Sink(Failure::Partial(_) | Failure::Rejected(_)) => {
                         Fate::Error { retryable: false }
                     }
-                    Fault::Sink(Failure::Outage(_)) => self.fate_in_outage(),
-                    Fault::Sink(Failure::Stopped) => {
+                    Fault::Sink(Failure::Outage(_)) => {
+                        report.in_outage = true;
+                        self.fate_in_outage()
+                    }
+                    Fault::Changed | Fault::Sink(Failure::Stopped) => {
                         report.status = Status::Skipped;
                         Fate::Stay
                     }
@@ -323,13 +330,8 @@ impl<'a> Device<'a> {
     }
 
     /// Why a file must be left for a later sweep, if it must.
-    fn still_arriving(
-        &self,
-        open: &OpenFile,
-        writing: &[u32],
-        partly_blind: bool,
-    ) -> Option<String> {
-        if let Some(pid) = writing.first() {
+    fn still_arriving(&self, open: &OpenFile, writers: &Writers) -> Option<String> {
+        if let Some(pid) = writers.of(open.inode).first() {
             return Some(format!(
                 "it is still open for writing by process {pid}; left for the next run"
             ));
@@ -357,7 +359,7 @@ impl<'a> Device<'a> {
                 &tail[..tail_read],
             ))
         };
-        if partly_blind {
+        if writers.partly_blind() {
             return Some(format!(
                 "it is younger than {} s, and whether it is still being written cannot be seen: other users' processes are hidden; left for the next run",
                 grace.as_secs()
@@ -468,7 +470,7 @@ impl<'a> Device<'a> {
             run_id: self.shared.ledger.run_id().to_owned(),
         };
         if errors.holds(name, open.inode)? {
-            errors.write_sidecar(name, &sidecar)?;
+            errors.replace_sidecar(name, &sidecar)?;
             return Ok(None);
         }
         let mut written = None;
@@ -500,10 +502,14 @@ impl<'a> Device<'a> {
     /// The second look at files that were moved: one that is still being written, or was changed, is not finished and goes
     /// back. Then the folders are synced, and only then it is told.
     fn look_again(&self, dealt: Vec<Dealt>) {
-        let writers = if dealt.iter().any(|d| d.moved.is_some()) {
-            Writers::now()
-        } else {
+        let moved: Vec<_> = dealt
+            .iter()
+            .filter_map(|d| Some(d.moved.as_ref()?.open.inode))
+            .collect();
+        let writers = if moved.is_empty() {
             Writers::default()
+        } else {
+            Writers::now_of(&moved)
         };
         let mut synced: Vec<PathBuf> = Vec::new();
         let mut reports = Vec::with_capacity(dealt.len());

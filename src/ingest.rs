@@ -37,6 +37,9 @@ pub enum Fault {
     /// The file's own fault.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// Somebody wrote to it meanwhile: what was read since may be half of one content and half of another.
+    #[error("it was changed while it was being read; left for the next run")]
+    Changed,
     /// On the way.
     #[error(transparent)]
     Sink(#[from] Failure),
@@ -98,7 +101,14 @@ pub struct Found {
 }
 
 /// Reads a file to its end and sends its points. Returns once every batch has arrived or failed.
-pub fn ingest(input: impl Read, setup: &Setup<'_>) -> (Found, Result<(), Fault>) {
+///
+/// `same` tells whether the file is still the one that was opened; it is asked before each batch, and what was read of a
+/// changing file is not sent.
+pub fn ingest(
+    input: impl Read,
+    setup: &Setup<'_>,
+    same: &impl Fn() -> bool,
+) -> (Found, Result<(), Fault>) {
     let mut found = Found::default();
     let mut file = match LoggerFile::open(input, setup.zone) {
         Ok(file) => file,
@@ -115,7 +125,7 @@ pub fn ingest(input: impl Read, setup: &Setup<'_>) -> (Found, Result<(), Fault>)
         .map(ChannelTally::new)
         .collect();
     let result =
-        send_rows(&mut file, &mut found, setup).and_then(|()| Ok(file.check_not_barren()?));
+        send_rows(&mut file, &mut found, setup, same).and_then(|()| Ok(file.check_not_barren()?));
     found.tally = file.tally();
     found.truncated = file.truncated();
     found.bytes = file.bytes_read();
@@ -126,6 +136,7 @@ fn send_rows<R: Read>(
     file: &mut LoggerFile<R>,
     found: &mut Found,
     setup: &Setup<'_>,
+    same: &impl Fn() -> bool,
 ) -> Result<(), Fault> {
     let prefixes: Vec<_> = if setup.sink.is_nowhere() {
         Vec::new()
@@ -136,6 +147,13 @@ fn send_rows<R: Read>(
     };
     let mut batch = BatchBuilder::new(setup.shape);
     let mut courier = Courier::new(setup.sink, setup.location.company.as_str());
+    let mut send = |batch: Batch| {
+        if same() {
+            Ok(courier.send(batch)?)
+        } else {
+            Err(Fault::Changed)
+        }
+    };
     let mut rows = 0;
     while let Some(row) = file.next_row()? {
         rows += 1;
@@ -157,11 +175,11 @@ fn send_rows<R: Read>(
         if batch.is_full()
             && let Some(full) = batch.take().map_err(FormatError::Read)?
         {
-            courier.send(full)?;
+            send(full)?;
         }
     }
     if let Some(rest) = batch.take().map_err(FormatError::Read)? {
-        courier.send(rest)?;
+        send(rest)?;
     }
     Ok(courier.finish()?)
 }

@@ -122,6 +122,10 @@ impl Ledger {
             (Status::Skipped, reason) => {
                 tracing::info!("{path}: skipped: {}", reason.as_deref().unwrap_or_default())
             }
+            // The server's or the installation's fault is not the file's, and was said once already.
+            (Status::Error, reason) if file.in_outage => {
+                tracing::debug!("{path}: {}", reason.as_deref().unwrap_or_default());
+            }
             (Status::Error, reason) => self.warn(
                 Path::new(&file.file_path),
                 reason.as_deref().unwrap_or_default(),

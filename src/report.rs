@@ -6,10 +6,13 @@ use crate::logger_file::HeaderMeta;
 use crate::names::Location;
 use crate::shown::is_unsafe;
 use chrono::{DateTime, SecondsFormat, Utc};
+use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// How a file ended.
@@ -88,6 +91,9 @@ pub struct FileReport {
     /// The last instant that has a point, in seconds since 1970.
     #[serde(skip)]
     pub last_measurement: Option<i64>,
+    /// Whether it failed because the server is given up for the whole run.
+    #[serde(skip)]
+    pub in_outage: bool,
 }
 
 /// The channels of a file, in the order of its columns.
@@ -156,6 +162,7 @@ impl FileReport {
             file_header_meta: None,
             channels: Some(Channels::default()),
             last_measurement: None,
+            in_outage: false,
         }
     }
 
@@ -285,30 +292,79 @@ pub struct RunTail {
     pub status: &'static str,
 }
 
+/// A report's file. It has no name until it is whole, so that a killed run leaves nothing behind.
+struct Place {
+    dir: PathBuf,
+    name: String,
+    file: File,
+    /// Its name meanwhile, on a file system that knows no files without one.
+    temporary: Option<PathBuf>,
+}
+
+impl Place {
+    fn make(dir: &Path, name: String) -> io::Result<Self> {
+        let nameless = OpenOptions::new()
+            .write(true)
+            .mode(0o664)
+            .custom_flags(OFlags::TMPFILE.bits().cast_signed())
+            .open(dir);
+        let (file, temporary) = match nameless {
+            Ok(file) => (file, None),
+            Err(_) => {
+                let temporary = dir.join(format!(".{name}.tmp"));
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o664)
+                    .open(&temporary)?;
+                (file, Some(temporary))
+            }
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            name,
+            file,
+            temporary,
+        })
+    }
+
+    /// Gives the file its name, never over another run's report.
+    fn publish(&self) -> io::Result<PathBuf> {
+        self.file.sync_all()?;
+        let path = self.dir.join(&self.name);
+        match &self.temporary {
+            None => {
+                let nameless = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(CWD, nameless, CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
+            }
+            Some(temporary) => renameat_with(CWD, temporary, CWD, &path, RenameFlags::NOREPLACE)?,
+        }
+        Ok(path)
+    }
+}
+
 /// The document on its way to a file or to stdout.
 pub struct ReportWriter {
     out: Box<dyn Write + Send>,
-    /// The file and its temporary name; none on stdout.
-    place: Option<(PathBuf, PathBuf)>,
+    /// Where it belongs; none on stdout.
+    place: Option<Place>,
     files: u64,
     failed: Option<io::Error>,
 }
 
 impl ReportWriter {
-    /// Begins the report in `dir`, which is made if it is missing, under a temporary name.
+    /// Begins the report in `dir`, which is made if it is missing.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn in_dir(dir: &Path, head: &RunHead) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let name = format!("tsv_parser_{}.json", head.run_id.replace(':', "-"));
-        let temporary = dir.join(format!(".{name}.tmp"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)?;
-        let place = Some((dir.join(name), temporary));
-        Ok(Self::begin(Box::new(BufWriter::new(file)), place, head))
+        let place = Place::make(
+            dir,
+            format!("tsv_parser_{}.json", head.run_id.replace(':', "-")),
+        )?;
+        let out = BufWriter::new(place.file.try_clone()?);
+        Ok(Self::begin(Box::new(out), Some(place), head))
     }
 
     /// Begins the report on stdout.
@@ -316,11 +372,7 @@ impl ReportWriter {
         Self::begin(Box::new(BufWriter::new(io::stdout())), None, head)
     }
 
-    fn begin(
-        out: Box<dyn Write + Send>,
-        place: Option<(PathBuf, PathBuf)>,
-        head: &RunHead,
-    ) -> Self {
+    fn begin(out: Box<dyn Write + Send>, place: Option<Place>, head: &RunHead) -> Self {
         let mut writer = Self {
             out,
             place,
@@ -349,7 +401,7 @@ impl ReportWriter {
     /// Ends the document and gives it its name. Returns where it is.
     ///
     /// # Errors
-    /// The first that any write had; the temporary file is then removed.
+    /// The first that any write had; nothing is left then.
     pub fn finish(mut self, tail: &RunTail) -> io::Result<Option<PathBuf>> {
         let tail = to_json(tail);
         self.write(b"\n],");
@@ -357,21 +409,14 @@ impl ReportWriter {
         self.write(b"\n");
         let flushed = self.out.flush();
         let result = self.failed.take().map_or(flushed, Err);
-        let Some((name, temporary)) = &self.place else {
+        let Some(place) = &self.place else {
             return result.map(|()| None);
         };
-        let publish = || -> io::Result<()> {
-            result?;
-            File::open(temporary)?.sync_all()?;
-            // Never over another run's report.
-            std::fs::hard_link(temporary, name).or_else(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Err(error),
-                _ => std::fs::rename(temporary, name),
-            })
-        };
-        let published = publish();
-        let _ = std::fs::remove_file(temporary);
-        published.map(|()| Some(name.clone()))
+        let published = result.and_then(|()| place.publish());
+        if let (Err(_), Some(temporary)) = (&published, &place.temporary) {
+            let _ = std::fs::remove_file(temporary);
+        }
+        published.map(Some)
     }
 
     fn write(&mut self, bytes: &[u8]) {

@@ -6,6 +6,7 @@
 
 use super::Folder;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -38,30 +39,42 @@ pub fn name_for(file: &OsStr) -> OsString {
 }
 
 impl Folder {
-    /// Writes the sidecar of `file`, whole or not at all.
+    /// Writes the sidecar for a file that is about to be moved in; the caller holds the device's lock. One that a killed run
+    /// left half written has no file and is written anew.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn write_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
-        let temporary = format!(
-            ".powerview-{}-{:?}.tmp",
-            std::process::id(),
-            std::thread::current().id()
-        );
+        self.remove_sidecar(file)?;
+        self.write_new(&name_for(file), sidecar)
+    }
+
+    /// Replaces the sidecar of a file that stays in the folder, whole or not at all; the caller holds the device's lock.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
+        // Always the same name: what a killed run left is used up by the next one.
+        let temporary = OsStr::new(".powerview-sidecar.tmp");
+        match unlinkat(&self.fd, temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.write_new(temporary, sidecar)?;
+        Ok(renameat(&self.fd, temporary, &self.fd, name_for(file))?)
+    }
+
+    fn write_new(&self, name: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         let flags =
-            OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, &temporary, flags, Mode::from_raw_mode(0o664))?;
-        let write = || -> io::Result<()> {
-            let mut out = File::from(fd);
-            serde_json::to_writer_pretty(&mut out, sidecar)?;
-            out.write_all(b"\n")?;
-            out.sync_all()?;
-            renameat(&self.fd, &temporary, &self.fd, name_for(file))?;
-            Ok(())
-        };
-        write().inspect_err(|_| {
-            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
-        })
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut out = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o664))?);
+        let mut text = serde_json::to_vec_pretty(sidecar)?;
+        text.push(b'\n');
+        out.write_all(&text)
+            .and_then(|()| out.sync_all())
+            .inspect_err(|_| {
+                let _ = unlinkat(&self.fd, name, AtFlags::empty());
+            })
     }
 
     /// Reads the sidecar of `file`; none where there is none that can be read.
@@ -78,7 +91,7 @@ impl Folder {
     /// Those of the file system.
     pub fn remove_sidecar(&self, file: &OsStr) -> io::Result<()> {
         match unlinkat(&self.fd, name_for(file), AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NAMETOOLONG) => Ok(()),
+            Ok(()) | Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -112,7 +125,13 @@ mod tests {
         };
         assert_eq!(folder.read_sidecar(name), None);
         folder.write_sidecar(name, &sidecar).unwrap();
-        assert_eq!(folder.read_sidecar(name), Some(sidecar));
+        assert_eq!(folder.read_sidecar(name), Some(sidecar.clone()));
+        let other = Sidecar {
+            retryable: false,
+            ..sidecar
+        };
+        folder.replace_sidecar(name, &other).unwrap();
+        assert_eq!(folder.read_sidecar(name), Some(other));
         std::fs::write(dir.path().join("x.tsv"), "").unwrap();
         folder.remove_orphan_sidecar(name).unwrap();
         assert!(folder.read_sidecar(name).is_some(), "its file is there");

@@ -1,11 +1,12 @@
 //! Who has a file open for writing. Source: SPEC section 7: a file that is still being uploaded stays.
 
-use super::Inode;
+use super::{Folder, Inode};
+use rustix::fs::{AtFlags, Dir, FileType, statat};
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-/// All files that other processes had open for writing at one moment.
+/// The files that other processes had open for writing at one moment.
 #[derive(Debug, Default)]
 pub struct Writers {
     open: HashMap<Inode, Vec<u32>>,
@@ -14,8 +15,17 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Looks through `/proc/*/fd`.
+    /// Looks through `/proc/*/fd`, for all files.
     pub fn now() -> Self {
+        Self::look(|_| true)
+    }
+
+    /// Looks through `/proc/*/fd`, for these files.
+    pub fn now_of(files: &[Inode]) -> Self {
+        Self::look(|inode| files.contains(&inode))
+    }
+
+    fn look(wanted: impl Fn(Inode) -> bool) -> Self {
         let mut found = Self::default();
         let Ok(processes) = fs::read_dir("/proc") else {
             found.partly_blind = true;
@@ -31,15 +41,15 @@ impl Writers {
                 continue;
             };
             if pid != own {
-                found.look_into(pid);
+                found.look_into(pid, &wanted);
             }
         }
         found
     }
 
-    fn look_into(&mut self, pid: u32) {
-        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
-            Ok(descriptors) => descriptors,
+    fn look_into(&mut self, pid: u32, wanted: &impl Fn(Inode) -> bool) {
+        let folder = match Folder::open(Path::new(&format!("/proc/{pid}/fd"))) {
+            Ok(folder) => folder,
             Err(error) => {
                 // Gone meanwhile, or a thread of the kernel, which has no command line and opens no file.
                 let is_kernels =
@@ -49,21 +59,22 @@ impl Writers {
                 return;
             }
         };
+        let Ok(descriptors) = Dir::read_from(&folder.fd) else {
+            return;
+        };
         for descriptor in descriptors.flatten() {
-            // The link's own mode says how the file was opened: 0200 for writing.
-            let writes = descriptor
-                .metadata()
-                .is_ok_and(|link| link.mode() & 0o200 != 0);
-            if !writes {
+            let stat = |flags| statat(&folder.fd, descriptor.file_name(), flags);
+            // There are thousands of descriptors, and few are files: this one call is all that most of them cost.
+            let Ok(file) = stat(AtFlags::empty()) else {
+                continue;
+            };
+            let inode = (file.st_dev, file.st_ino);
+            if FileType::from_raw_mode(file.st_mode) != FileType::RegularFile || !wanted(inode) {
                 continue;
             }
-            if let Ok(file) = fs::metadata(descriptor.path())
-                && file.is_file()
-            {
-                self.open
-                    .entry((file.dev(), file.ino()))
-                    .or_default()
-                    .push(pid);
+            // The link's own mode says how the file was opened: 0200 for writing.
+            if stat(AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|link| link.st_mode & 0o200 != 0) {
+                self.open.entry(inode).or_default().push(pid);
             }
         }
     }
@@ -82,6 +93,7 @@ impl Writers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -106,6 +118,8 @@ mod tests {
         let writers = Writers::now();
         assert_eq!(writers.of(written), [child.id()]);
         assert!(writers.of(read).is_empty());
+        assert_eq!(Writers::now_of(&[read, written]).of(written), [child.id()]);
+        assert!(Writers::now_of(&[read]).of(written).is_empty());
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(Writers::now().of(written).is_empty());

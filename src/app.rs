@@ -1,23 +1,17 @@
 //! What the process does with its command line: settings, log, the command, and what is said to a person at the end.
 
 use crate::check;
-use crate::cli::{Cli, Command, Common, Ingest};
+use crate::cli::{Cli, Command, Ingest};
 use crate::config::{ConfigError, Environment, Settings};
+use crate::exit::{DONE, FAILED, MISUSED};
 use crate::ledger::Summary;
+use crate::log::start_log;
 use crate::run;
 use crate::shown::shown;
 use crate::stop::Stop;
 use clap::CommandFactory as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
-use tracing::level_filters::LevelFilter;
-
-/// All files done, or none to do.
-pub const DONE: u8 = 0;
-/// At least one file failed, or the run was stopped.
-pub const FAILED: u8 = 1;
-/// Wrong usage or configuration.
-pub const MISUSED: u8 = 2;
 
 /// Runs the command and says how it ended.
 pub fn run(cli: &Cli) -> ExitCode {
@@ -95,48 +89,4 @@ fn tell(summary: &Summary, quiet: bool, stopped: bool) {
 /// The one place that writes for a person. That nobody listens is no reason to fail.
 pub fn say(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
-}
-
-/// Sends the log to stderr, at the level that `-v`, `-q` or `TSV_LOG_LEVEL` asks for.
-///
-/// # Errors
-/// A level that does not exist.
-pub fn start_log(common: &Common, env: &Environment) -> Result<(), ConfigError> {
-    let level = if common.quiet {
-        LevelFilter::ERROR
-    } else if common.verbose > 0 {
-        if common.verbose == 1 {
-            LevelFilter::DEBUG
-        } else {
-            LevelFilter::TRACE
-        }
-    } else {
-        match env
-            .get("TSV_LOG_LEVEL")
-            .unwrap_or("INFO")
-            .to_ascii_uppercase()
-            .as_str()
-        {
-            "TRACE" => LevelFilter::TRACE,
-            "DEBUG" => LevelFilter::DEBUG,
-            "INFO" => LevelFilter::INFO,
-            "WARNING" | "WARN" => LevelFilter::WARN,
-            "ERROR" | "CRITICAL" => LevelFilter::ERROR,
-            "OFF" => LevelFilter::OFF,
-            other => {
-                return Err(ConfigError(format!(
-                    "TSV_LOG_LEVEL is {:?}; it must be DEBUG, INFO, WARNING or ERROR",
-                    shown(other)
-                )));
-            }
-        }
-    };
-    // A second call, as in a test, changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .try_init();
-    Ok(())
 }

@@ -1,8 +1,9 @@
 //! `powerview check`: is everything set up? One line a point, with what to do about it. Source: SPEC section 6.
 
-use crate::app::{DONE, FAILED, start_log};
 use crate::cli::Check;
 use crate::config::{self, Environment};
+use crate::exit::{DONE, FAILED};
+use crate::log::start_log;
 use crate::shown::shown;
 use crate::sink::Influx;
 use crate::stop::Stop;

@@ -1,6 +1,7 @@
 //! The two header lines of a table: serials above, marker and labels below. Source: SPEC section 2, "Channels".
 
 use super::container::decoded;
+use super::value::trim_spaces;
 use super::{FormatError, MAX_CHANNELS};
 use crate::shown::shown;
 use std::collections::HashMap;
@@ -134,10 +135,7 @@ impl Channel {
 
 /// The cells, trimmed of spaces, without the empty ones at the end: tabs and spaces that trail a header line are ignored.
 fn without_tail<'a>(cells: &[&'a [u8]]) -> Vec<&'a [u8]> {
-    let mut cells: Vec<_> = cells
-        .iter()
-        .map(|cell| super::table::trim_spaces(cell))
-        .collect();
+    let mut cells: Vec<_> = cells.iter().map(|cell| trim_spaces(cell)).collect();
     while cells.last().is_some_and(|cell| cell.is_empty()) {
         cells.pop();
     }

@@ -4,6 +4,7 @@ use super::channel::Channels;
 use super::clock::{Clock, Zone, parse_wall_time};
 use super::container::{self, Container, HeaderMeta, Table};
 use super::lines::Watched;
+use super::value::trim_spaces;
 use super::{FormatError, value};
 use chrono_tz::Tz;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
@@ -259,17 +260,6 @@ fn line_of(record: &ByteRecord) -> u64 {
 
 fn cells(record: &ByteRecord) -> Vec<&[u8]> {
     record.iter().collect()
-}
-
-/// A cell without the spaces around it.
-pub fn trim_spaces(mut cell: &[u8]) -> &[u8] {
-    while let [b' ', rest @ ..] = cell {
-        cell = rest;
-    }
-    while let [rest @ .., b' '] = cell {
-        cell = rest;
-    }
-    cell
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One measured value: a decimal number, or nothing.
+//! One cell: trimmed, and read as a decimal number or nothing.
 
 /// Reads a cell that was trimmed of spaces, to the nearest double.
 ///
@@ -13,6 +13,17 @@ pub fn parse(cell: &[u8]) -> Option<f64> {
     }
     let value: f64 = std::str::from_utf8(cell).ok()?.parse().ok()?;
     value.is_finite().then_some(value)
+}
+
+/// A cell without the spaces around it.
+pub fn trim_spaces(mut cell: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] = cell {
+        cell = rest;
+    }
+    while let [rest @ .., b' '] = cell {
+        cell = rest;
+    }
+    cell
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ fn ingest(args: &Ingest) -> anyhow::Result<u8> {
     start_log(&args.common, &env)?;
     let settings = Settings::resolve(args, &env)?;
     let stop = Stop::on_signals()?;
+    raise_file_limit();
     let summary = run::run(&settings, &stop)?;
     tell(&summary, args.common.quiet, stop.is_requested());
     Ok(if summary.counts.failed > 0 || stop.is_requested() {
@@ -50,6 +51,20 @@ fn ingest(args: &Ingest) -> anyhow::Result<u8> {
     } else {
         DONE
     })
+}
+
+/// Lets the process open as many files as the system allows it: each device holds some open at a time.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is refused, the usual 1024 do for a dozen devices.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 /// The end of a run for a person: what failed, and one line.

@@ -46,7 +46,9 @@ fn ingest(args: &Ingest) -> anyhow::Result<u8> {
     raise_file_limit();
     let summary = run::run(&settings, &stop)?;
     tell(&summary, args.common.quiet, stop.is_requested());
-    Ok(if summary.counts.failed > 0 || stop.is_requested() {
+    // A dry run has nothing but its report.
+    let failed = summary.counts.failed > 0 || (settings.dry_run && summary.report_lost);
+    Ok(if failed || stop.is_requested() {
         FAILED
     } else {
         DONE

@@ -24,6 +24,7 @@ const MAX_TOLD: usize = 20;
 /// The results of a run, as they come.
 pub struct Ledger {
     head: RunHead,
+    report_dir: PathBuf,
     start: Instant,
     meta_bucket: Arc<str>,
     warnings: AtomicU32,
@@ -51,8 +52,10 @@ pub struct Summary {
     pub counts: Counts,
     /// The first failures: file and reason.
     pub failures: Vec<(String, String)>,
-    /// Where the report is, if it could be written.
+    /// Where the report is; none if it went to stdout, or could not be written.
     pub report: Option<PathBuf>,
+    /// Whether it could not be written.
+    pub report_lost: bool,
     /// In seconds.
     pub duration_s: f64,
 }
@@ -74,6 +77,7 @@ impl Ledger {
         };
         Self {
             head,
+            report_dir: settings.report_dir.clone(),
             start: Instant::now(),
             meta_bucket: settings.meta_bucket.as_str().into(),
             warnings: AtomicU32::new(0),
@@ -185,16 +189,14 @@ impl Ledger {
                 "partial_failure"
             },
         };
-        let report = inner
-            .report
-            .take()
-            .and_then(|report| match report.finish(&tail) {
-                Ok(place) => place,
-                Err(error) => {
-                    warn_of_report(Path::new(""), &error);
-                    None
-                }
-            });
+        let report = match inner.report.take().map(|report| report.finish(&tail)) {
+            Some(Ok(place)) => Some(place),
+            Some(Err(error)) => {
+                warn_of_report(&self.report_dir, &error);
+                None
+            }
+            None => None,
+        };
         if !inner.dry_run {
             let time = inner.ticks.next_ns();
             let line = run_line(&self.head, &tail, &counts, time);
@@ -209,7 +211,8 @@ impl Ledger {
         Summary {
             counts,
             failures: std::mem::take(&mut inner.told),
-            report,
+            report_lost: report.is_none(),
+            report: report.flatten(),
             duration_s,
         }
     }
@@ -242,7 +245,7 @@ impl Inner {
 
 fn warn_of_report(dir: &Path, error: &std::io::Error) {
     tracing::warn!(
-        "the report cannot be written {}: {error}; make room or set TSV_REPORT_DIR",
+        "the report cannot be written to {}: {error}; make room there or set TSV_REPORT_DIR",
         shown(dir)
     );
 }

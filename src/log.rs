@@ -46,6 +46,8 @@ pub fn start_log(common: &Common, env: &Environment) -> Result<(), ConfigError> 
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // A log on a full disk must not end the run: the library would complain to the same stderr, and panic.
+        .log_internal_errors(false)
         .try_init();
     Ok(())
 }

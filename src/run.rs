@@ -210,16 +210,32 @@ fn folder_and_name(
         ));
     };
     // However the data folder itself was reached, below it each part of the way must be what it says.
+    let spelled = without_detours(parent);
     let spelled_out = [data, given_data]
         .into_iter()
-        .find_map(|data| parent.strip_prefix(data).ok())
-        .map_or_else(|| parent.ends_with(relative), |below| below == relative);
+        .find_map(|data| spelled.strip_prefix(data).ok())
+        .map_or_else(|| spelled.ends_with(relative), |below| below == relative);
     if !spelled_out {
         return Err(
-            "the way to it leads over a symbolic link or ..; name it by its real path".to_owned(),
+            "the way to it leads over a symbolic link; name it by its real path".to_owned(),
         );
     }
     Ok((relative.to_owned(), name))
+}
+
+/// The path as it is spelled, each `..` with the folder before it taken out.
+fn without_detours(path: &Path) -> PathBuf {
+    let mut spelled = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                spelled.pop();
+            }
+            Component::CurDir => {}
+            part => spelled.push(part),
+        }
+    }
+    spelled
 }
 
 #[cfg(test)]
@@ -243,6 +259,8 @@ mod tests {
         assert_eq!(found("data/a/s/1/x.tsv"), Ok("a/s/1".into()));
         assert_eq!(found("data/a/s/1/parsed/x.tsv"), Ok("a/s/1/parsed".into()));
         assert_eq!(found("alias/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert_eq!(found("data/a/../b/s/../../a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert!(found("data/b/s/1/../1/x.tsv").is_err(), "a link, and back");
         assert!(
             found("data/b/s/1/x.tsv").is_err(),
             "a link into another company"

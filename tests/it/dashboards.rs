@@ -1,0 +1,1506 @@
+//! The dashboards, the alert rules and what provisions them: as files, against Grafana's types, and with every query run
+//! on a real InfluxDB that the program has filled.
+
+use crate::grafana::{self, Choice, View, panel, panels, queries, shipped};
+use crate::real_influx::RealInflux;
+use chrono::{DateTime, Datelike, Duration, NaiveDate, Timelike, Utc};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BOTH: [&str; 2] = ["master", "reception"];
+
+// ------------------------------------------------------------------------------------------------- the files
+
+#[test]
+fn the_dashboards_are_who_they_should_be() {
+    let master = grafana::dashboard("master");
+    let reception = grafana::dashboard("reception");
+    assert_eq!(master["uid"], "powerview-master");
+    assert_eq!(
+        (&reception["uid"], &reception["title"]),
+        (
+            &json!("powerview-reception"),
+            &json!("PowerView - réception")
+        )
+    );
+    for dashboard in [&master, &reception] {
+        assert_eq!(dashboard["timezone"], "browser");
+        assert!(
+            dashboard["id"].is_null() && dashboard["version"].is_null(),
+            "of one server's database"
+        );
+        assert!(
+            dashboard["__inputs"].is_null(),
+            "would have to be asked for at import"
+        );
+    }
+    let variables = master["templating"]["list"].as_array().expect("variables");
+    for name in ["channels", "device"] {
+        let v = variables.iter().find(|v| v["name"] == name).expect(name);
+        assert_eq!(
+            (&v["type"], &v["multi"], &v["includeAll"]),
+            (&json!("query"), &json!(true), &json!(true))
+        );
+        assert_eq!(
+            v["refresh"], 2,
+            "the channels are those of the period shown"
+        );
+    }
+    let power = panel(&master, "timeseries", "Consommation par voie (W)");
+    assert_eq!(power["fieldConfig"]["defaults"]["unit"], "watt");
+    let voltage = panel(&master, "timeseries", "Tensions (V)");
+    assert_eq!(voltage["fieldConfig"]["defaults"]["unit"], "volt");
+}
+
+#[test]
+fn every_panel_has_a_place_a_title_a_unit_and_a_data_source() {
+    for name in BOTH {
+        let dashboard = grafana::dashboard(name);
+        let mut ids = BTreeSet::new();
+        let mut taken = BTreeSet::new();
+        let rows = dashboard["panels"]
+            .as_array()
+            .expect("panels")
+            .iter()
+            .filter(|p| p["type"] == "row");
+        for p in panels(&dashboard).into_iter().chain(rows) {
+            let title = p["title"].as_str().expect("a title");
+            assert!(!title.trim().is_empty());
+            assert!(
+                ids.insert(p["id"].as_u64().expect("an id")),
+                "{title}: the id is another panel's"
+            );
+            let [x, y, w, h] = ["x", "y", "w", "h"].map(|k| p["gridPos"][k].as_u64().expect(k));
+            assert!(w > 0 && h > 0 && x + w <= 24, "{title}: outside the grid");
+            for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+                assert!(taken.insert(cell), "{title}: lies on another panel");
+            }
+        }
+        for p in panels(&dashboard) {
+            let title = p["title"].as_str().expect("a title");
+            assert!(
+                p["description"].as_str().is_some_and(|d| d.len() > 20),
+                "{title}: says nothing of itself"
+            );
+            let columns = p["fieldConfig"]["overrides"].as_array().expect("overrides");
+            let unit = p["fieldConfig"]["defaults"]["unit"].as_str();
+            assert!(unit.is_some() || p["type"] == "table", "{title}: no unit");
+            assert!(
+                unit.is_some() || !columns.is_empty(),
+                "{title}: no unit for any column"
+            );
+            for source in std::iter::once(p).chain(p["targets"].as_array().expect("targets")) {
+                assert_eq!(
+                    source["datasource"],
+                    json!({"type": "influxdb", "uid": "powerview-meta"}),
+                    "{title}"
+                );
+            }
+        }
+    }
+}
+
+/// Grafana would put the data source's settings in the place of such a tag.
+#[test]
+fn no_tag_is_mistaken_for_a_setting_of_the_data_source() {
+    let mut all = alert_queries();
+    for name in BOTH {
+        let dashboard = grafana::dashboard(name);
+        all.extend(
+            panels(&dashboard)
+                .into_iter()
+                .flat_map(queries)
+                .map(str::to_owned),
+        );
+    }
+    let macros = [
+        "timeRangeStart",
+        "timeRangeStop",
+        "windowPeriod",
+        "bucket",
+        "defaultBucket",
+        "organization",
+    ];
+    for query in all {
+        for word in grafana::words_with_a_dot(&query) {
+            let (before, after) = word.split_once('.').expect("a dot");
+            assert!(
+                before == "v" || !macros.contains(&after),
+                "{word} in\n{query}"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_made_for_one_installation() {
+    for name in BOTH {
+        let text = grafana::dashboard(name).to_string();
+        let digits = text
+            .split(|c: char| !c.is_ascii_digit())
+            .find(|run| run.len() == 8);
+        assert_eq!(digits, None, "{name}: as long as a serial number");
+        for label in ["Voie1", "Voie 1", "Ph 1", "Ph1", "minipince"] {
+            assert!(!text.contains(label), "{name}: names the channel {label}");
+        }
+    }
+}
+
+#[test]
+fn the_dashboards_have_the_shape_that_grafana_publishes() {
+    let Some(check) = schema_check() else { return };
+    for name in BOTH {
+        let path = shipped(&format!("dashboards/{name}.json"));
+        assert_eq!(check(&path), Ok(()), "{name}");
+    }
+    // The check can say no: each of these is a mistake that Grafana swallows without a word.
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    type Spoil = fn(&mut Value);
+    let wrong: [(&str, Spoil); 5] = [
+        ("an unknown key", |d| d["panels"][0]["titel"] = json!("x")),
+        ("a number for a text", |d| {
+            d["panels"][0]["title"] = json!(5)
+        }),
+        ("an unknown time picker setting", |d| {
+            d["timepicker"]["refresh"] = json!(5)
+        }),
+        ("a style of drawing that there is not", |d| {
+            let i = d["panels"]
+                .as_array()
+                .expect("panels")
+                .iter()
+                .position(|p| p["type"] == "timeseries");
+            d["panels"][i.expect("a time series")]["fieldConfig"]["defaults"]["custom"]["drawStyle"] =
+                json!("stairs");
+        }),
+        ("an option of another kind of panel", |d| {
+            d["panels"][0]["options"]["xField"] = json!("x")
+        }),
+    ];
+    for (what, spoil) in wrong {
+        let mut spoilt = grafana::dashboard("master");
+        spoil(&mut spoilt);
+        let path = dir.path().join("spoilt.json");
+        std::fs::write(&path, spoilt.to_string()).expect("written");
+        assert!(check(&path).is_err(), "{what} is not noticed");
+    }
+}
+
+/// What holds a file against Grafana's types; none, said aloud, where `.ci/setup-dashboards` was not run.
+fn schema_check() -> Option<impl Fn(&Path) -> Result<(), String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = std::env::var_os("GRAFANA_SCHEMA_DIR")
+        .map_or_else(|| root.join("target/grafana-schema"), PathBuf::from);
+    if !folder.join("schema.json").is_file() {
+        eprintln!(
+            "skipped: {} is not there; .ci/setup-dashboards makes it",
+            folder.join("schema.json").display()
+        );
+        return None;
+    }
+    Some(move |file: &Path| {
+        let script = root.join(".ci/dashboards/check.mjs");
+        let said = Command::new("node")
+            .arg(script)
+            .arg(&folder)
+            .arg(file)
+            .output()
+            .expect("node runs");
+        if said.status.success() {
+            return Ok(());
+        }
+        Err(format!(
+            "{}{}",
+            String::from_utf8_lossy(&said.stdout),
+            String::from_utf8_lossy(&said.stderr)
+        ))
+    })
+}
+
+// ------------------------------------------------------------------------------------------------- provisioning
+
+/// A file of the provisioning folder as Grafana reads it: `$NAME` and `${NAME}` are the environment's, `$$` is a dollar.
+fn provisioned(path: &str, environment: &BTreeMap<&str, &str>) -> Value {
+    let text = std::fs::read_to_string(shipped("provisioning").join(path))
+        .unwrap_or_else(|e| panic!("{path}: {e}"));
+    let mut value: Value = serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}"));
+    expand(&mut value, environment);
+    value
+}
+
+fn expand(value: &mut Value, environment: &BTreeMap<&str, &str>) {
+    match value {
+        Value::String(text) => {
+            let parts: Vec<String> = text
+                .split("$$")
+                .map(|part| {
+                    let mut pieces = part.split('$');
+                    let mut out = pieces.next().expect("a first piece").to_owned();
+                    for piece in pieces {
+                        let braced = piece.strip_prefix('{').and_then(|p| p.split_once('}'));
+                        let end = piece
+                            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                            .unwrap_or(piece.len());
+                        let (name, rest) = braced.unwrap_or(piece.split_at(end));
+                        out.push_str(environment.get(name).copied().unwrap_or_default());
+                        out.push_str(rest);
+                    }
+                    out
+                })
+                .collect();
+            *text = parts.join("$");
+        }
+        Value::Array(values) => values.iter_mut().for_each(|v| expand(v, environment)),
+        Value::Object(values) => values.values_mut().for_each(|v| expand(v, environment)),
+        _ => {}
+    }
+}
+
+fn rules() -> Vec<Value> {
+    let file = provisioned("alerting/rules.yaml", &BTreeMap::new());
+    let groups = file["groups"].as_array().expect("groups");
+    groups
+        .iter()
+        .flat_map(|g| g["rules"].as_array().expect("rules").clone())
+        .collect()
+}
+
+fn alert_queries() -> Vec<String> {
+    rules()
+        .iter()
+        .map(|r| {
+            r["data"][0]["model"]["query"]
+                .as_str()
+                .expect("Flux")
+                .to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_data_source_reads_the_meta_bucket_with_a_token_of_its_own() {
+    let environment = BTreeMap::from([
+        ("GRAFANA_INFLUXDB_URL", "http://influxdb:8086"),
+        ("INFLUXDB_ORG", "org"),
+        ("TSV_META_BUCKET", "meta"),
+        ("POWERVIEW_META_READ_TOKEN", "read-only"),
+        ("INFLUXDB_ADMIN_TOKEN", "admin"),
+    ]);
+    let file = provisioned("datasources/powerview.yaml", &environment);
+    assert_eq!(file["apiVersion"], 1);
+    let source = &file["datasources"][0];
+    assert_eq!(source["uid"], "powerview-meta");
+    assert_eq!(source["url"], "http://influxdb:8086");
+    assert_eq!(
+        source["jsonData"],
+        json!({"version": "Flux", "organization": "org", "defaultBucket": "meta"})
+    );
+    assert_eq!(source["secureJsonData"], json!({"token": "read-only"}));
+}
+
+#[test]
+fn the_dashboards_are_provisioned_into_a_folder_of_their_own() {
+    let file = provisioned("dashboards/powerview.yaml", &BTreeMap::new());
+    let provider = &file["providers"][0];
+    assert_eq!(
+        (&provider["folder"], &provider["folderUid"]),
+        (&json!("PowerView"), &json!("powerview"))
+    );
+    assert_eq!(
+        provider["allowUiUpdates"], true,
+        "an admin may change the master"
+    );
+    // Grafana makes the rules' folder first, with a uid of its own: one folder of that title could not have ours.
+    let rules = provisioned("alerting/rules.yaml", &BTreeMap::new());
+    assert_ne!(rules["groups"][0]["folder"], provider["folder"]);
+}
+
+#[test]
+fn the_alert_rules_point_at_panels_and_steps_that_exist() {
+    let rules = rules();
+    let wanted = [
+        (
+            "Enregistreur muet depuis 26 h",
+            "Enregistreurs muets",
+            "OK",
+            26.0,
+        ),
+        ("Fichiers en erreur", "Fichiers en erreur", "OK", 0.0),
+        (
+            "powerview n'a pas tourné depuis 26 h",
+            "Dernière exécution",
+            "Alerting",
+            26.0,
+        ),
+    ];
+    assert_eq!(rules.len(), wanted.len());
+    let reception = grafana::dashboard("reception");
+    let text = std::fs::read_to_string(shipped("provisioning/alerting/rules.yaml")).expect("rules");
+    let own: String = text
+        .lines()
+        .filter(|l| !l.trim_start().starts_with('#'))
+        .collect();
+    assert!(
+        !own.contains('$'),
+        "Grafana would take it for a variable of the environment"
+    );
+    for (rule, (title, of, no_data, limit)) in rules.iter().zip(wanted) {
+        assert_eq!(
+            (&rule["title"], &rule["noDataState"]),
+            (&json!(title), &json!(no_data))
+        );
+        assert_eq!(rule["dashboardUid"], "powerview-reception");
+        let shown = panels(&reception)
+            .into_iter()
+            .find(|p| p["id"] == rule["panelId"])
+            .expect("the rule's panel");
+        assert_eq!(shown["title"], of);
+        let steps = rule["data"].as_array().expect("steps");
+        assert_eq!(
+            steps.iter().map(|s| &s["refId"]).collect::<Vec<_>>(),
+            ["A", "B", "C"]
+        );
+        assert_eq!(rule["condition"], "C");
+        for step in steps {
+            assert_eq!(step["refId"], step["model"]["refId"]);
+        }
+        assert_eq!(steps[0]["datasourceUid"], "powerview-meta");
+        assert_eq!(
+            (&steps[1]["model"]["type"], &steps[1]["model"]["expression"]),
+            (&json!("reduce"), &json!("A"))
+        );
+        assert_eq!(
+            (&steps[2]["model"]["type"], &steps[2]["model"]["expression"]),
+            (&json!("threshold"), &json!("B"))
+        );
+        let evaluator = &steps[2]["model"]["conditions"][0]["evaluator"];
+        assert_eq!(
+            (&evaluator["type"], evaluator["params"][0].as_f64()),
+            (&json!("gt"), Some(limit))
+        );
+    }
+    let uids: BTreeSet<_> = rules.iter().map(|r| r["uid"].to_string()).collect();
+    assert_eq!(uids.len(), rules.len());
+}
+
+#[test]
+fn the_alerts_go_to_whom_the_environment_names() {
+    let environment = BTreeMap::from([("POWERVIEW_ALERT_EMAIL", "a@example.org;b@example.org")]);
+    let file = provisioned("alerting/contact.yaml", &environment);
+    let contact = &file["contactPoints"][0];
+    assert_eq!(contact["receivers"][0]["type"], "email");
+    assert_eq!(
+        contact["receivers"][0]["settings"]["addresses"],
+        "a@example.org;b@example.org"
+    );
+    assert_eq!(file["policies"][0]["receiver"], contact["name"]);
+}
+
+// ------------------------------------------------------------------------------------------------- the client's dashboard
+
+/// Where a point was measured.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Channel {
+    master: &'static str,
+    device: &'static str,
+    name: &'static str,
+    unit: &'static str,
+}
+
+/// A campaign of two masters; what was measured is kept beside the files, so that expectations come from there.
+struct Campaign {
+    points: BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>>,
+    files: Vec<(String, String)>,
+}
+
+const TRI: &str = "02001171";
+const SLAVE: &str = "04000466";
+const MONO: &str = "02001311";
+/// Local midnights in Paris; the clocks go back on the 26th.
+const FROM: &str = "2025-10-24T22:00:00Z";
+const TO: &str = "2025-10-27T23:00:00Z";
+
+fn at(text: &str) -> DateTime<Utc> {
+    text.parse().expect("a time")
+}
+
+/// Three days, a row each ten minutes; the second master is silent for four hours on the second day and for one on the
+/// third.
+fn campaign() -> Campaign {
+    let tri = [
+        (TRI, "Ph 1", "V"),
+        (TRI, "Ph 2", "V"),
+        (TRI, "Ph 3", "V"),
+        (TRI, "Voie1", "W"),
+        (TRI, "Voie2", "W"),
+        (TRI, "Voie3", "W"),
+        (SLAVE, "Voie1", "W"),
+        (SLAVE, "Pompe (1/2)+", "W"),
+        (SLAVE, "Compteur", "Wh"),
+        (SLAVE, "Débit", ""),
+    ];
+    let mono = [
+        (MONO, "Ph 1", "V"),
+        (MONO, "Voie1", "W"),
+        (MONO, "Four", "kW"),
+    ];
+    let mut made = Campaign {
+        points: BTreeMap::new(),
+        files: Vec::new(),
+    };
+    for (master, channels) in [(TRI, &tri[..]), (MONO, &mono[..])] {
+        // Above the marker stands the master's serial, above each label its device's.
+        let serials: Vec<_> = std::iter::once(master)
+            .chain(channels.iter().map(|c| c.0))
+            .collect();
+        let labels: Vec<_> = channels
+            .iter()
+            .map(|c| format!("{} {}", c.1, c.2).trim().to_owned())
+            .collect();
+        let mut text = format!(
+            "START_HEADER\n{{\"DataTimeSettings\":\"UTC\"}}\nEND_HEADER\nSTART_DATA\n{}\nMV_T302_V003\t{}\n",
+            serials.join("\t"),
+            labels.join("\t")
+        );
+        let (mut time, mut row) = (at(FROM), 0_u32);
+        while time < at(TO) {
+            let silent = time > at("2025-10-26T05:00:00Z") && time < at("2025-10-26T09:00:00Z")
+                || time > at("2025-10-27T10:00:00Z") && time < at("2025-10-27T11:00:00Z");
+            if master == TRI || !silent {
+                text.push_str(&time.format("%d/%m/%y %H:%M:%S").to_string());
+                for (i, &(device, name, unit)) in channels.iter().enumerate() {
+                    let value = measured(
+                        u32::try_from(i).expect("few channels"),
+                        row,
+                        time.hour(),
+                        unit,
+                    );
+                    text.push_str(&format!("\t{value}"));
+                    let channel = Channel {
+                        master,
+                        device,
+                        name,
+                        unit,
+                    };
+                    made.points.entry(channel).or_default().push((time, value));
+                }
+                text.push('\n');
+            }
+            time += Duration::minutes(10);
+            row += 1;
+        }
+        text.push_str("END_DATA\n");
+        made.files
+            .push((format!("acme/site été/{master}/T302.tsv"), text));
+    }
+    made
+}
+
+/// A value that differs from row to row and channel to channel; powers have a sign and a daily course, counters grow.
+fn measured(channel: u32, row: u32, hour: u32, unit: &str) -> f64 {
+    let (channel, row, hour) = (f64::from(channel), f64::from(row), f64::from(hour));
+    match unit {
+        "V" => 230.0 + channel + (row % 7.0) / 4.0,
+        "Wh" => 1000.0 + 25.0 * row,
+        "kW" => 0.25 + (row % 11.0) / 8.0,
+        _ if channel == 5.0 => -5.0 + (row % 3.0) * 2.5,
+        _ => 100.0 * channel + 10.0 * hour + (row * 37.0) % 101.0,
+    }
+}
+
+impl Campaign {
+    fn powers(&self) -> impl Iterator<Item = (&Channel, Vec<(DateTime<Utc>, f64)>)> {
+        self.points
+            .iter()
+            .filter(|(c, _)| ["W", "kW"].contains(&c.unit))
+            .map(|(c, points)| {
+                let scale = if c.unit == "kW" { 1000.0 } else { 1.0 };
+                (c, points.iter().map(|&(t, v)| (t, v * scale)).collect())
+            })
+    }
+
+    /// Of each power the energy of each interval in kWh, with the interval's end; nothing across more than two hours.
+    fn energies(&self) -> BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>> {
+        self.powers()
+            .map(|(channel, points)| {
+                let pairs = points
+                    .windows(2)
+                    .filter(|p| p[1].0 - p[0].0 <= Duration::hours(2));
+                let kwh = pairs.map(|p| {
+                    (
+                        p[1].0,
+                        (p[0].1 + p[1].1) / 2.0 * hours(p[1].0 - p[0].0) / 1000.0,
+                    )
+                });
+                (channel.clone(), kwh.collect())
+            })
+            .collect()
+    }
+
+    /// The powers' total: the sum of the channels' means in each step of that many seconds.
+    fn totals(&self, step: i64) -> BTreeMap<DateTime<Utc>, f64> {
+        let mut totals = BTreeMap::new();
+        for (_, points) in self.powers() {
+            for (start, values) in steps(&points, step) {
+                *totals.entry(start).or_insert(0.0) += mean(&values);
+            }
+        }
+        totals
+    }
+}
+
+fn hours(d: Duration) -> f64 {
+    f64::from(i32::try_from(d.num_seconds()).expect("a short time")) / 3600.0
+}
+
+fn steps(points: &[(DateTime<Utc>, f64)], step: i64) -> BTreeMap<DateTime<Utc>, Vec<f64>> {
+    let mut found: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+    for &(time, value) in points {
+        let start = time.timestamp().div_euclid(step) * step;
+        found
+            .entry(DateTime::from_timestamp(start, 0).expect("a time"))
+            .or_default()
+            .push(value);
+    }
+    found
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / f64::from(u32::try_from(values.len()).expect("few values"))
+}
+
+fn name(c: &Channel) -> String {
+    format!("SN: {} - Ch: {}", c.device, c.name)
+}
+
+#[track_caller]
+fn near(found: f64, wanted: f64, what: &str) {
+    assert!(
+        (found - wanted).abs() <= 1e-9 * wanted.abs().max(1.0),
+        "{what}: {found}, not {wanted}"
+    );
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().expect("a number")
+}
+
+/// A server that the program itself has filled with `files` (path below the data folder, text).
+fn ingested(
+    files: &[(String, String)],
+    touch: impl Fn(&Path),
+) -> Option<(RealInflux, tempfile::TempDir)> {
+    let server = RealInflux::start()?;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    for (path, text) in files {
+        let path = data.join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        std::fs::write(&path, text).expect("a file");
+        touch(&path);
+    }
+    run(&server, dir.path());
+    Some((server, dir))
+}
+
+/// Old enough not to be still arriving.
+fn an_hour_old(path: &Path) {
+    aged(path, Duration::hours(1));
+}
+
+fn aged(path: &Path, age: Duration) {
+    let file = std::fs::File::options()
+        .append(true)
+        .open(path)
+        .expect("a file");
+    file.set_modified((Utc::now() - age).into())
+        .expect("a time");
+}
+
+/// Runs the program over the data folder; it says what it likes of the files.
+fn run(server: &RealInflux, dir: &Path) {
+    let said = Command::new(env!("CARGO_BIN_EXE_powerview"))
+        .env_clear()
+        .env("INFLUXDB_HOST", server.url())
+        .env("INFLUXDB_ADMIN_TOKEN", server.token())
+        .env("INFLUXDB_ORG", server.org())
+        .args(["--timezone", "Europe/Paris", "-d"])
+        .arg(dir.join("data"))
+        .current_dir(dir)
+        .output()
+        .expect("powerview runs");
+    eprintln!("{}", String::from_utf8_lossy(&said.stderr));
+    assert_ne!(said.status.code(), Some(2), "not even a run");
+}
+
+#[test]
+fn the_master_dashboard_shows_what_was_measured() {
+    let campaign = campaign();
+    let Some((server, _dir)) = ingested(&campaign.files, |_| ()) else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let all = View::of(&master, "acme", "site été", (FROM, TO), 1800);
+
+    variables_offer_what_there_is(&server, &master, &all);
+    series_are_the_channels(&server, &master, &all, &campaign);
+    energies_are_integrated(&server, &master, &all, &campaign);
+    peaks_and_profiles(&server, &master, &all, &campaign);
+    choices_and_zones(&server, &master, &all, &campaign);
+}
+
+fn variables_offer_what_there_is(server: &RealInflux, master: &Value, all: &View) {
+    let offered = |view: &View, name: &str| {
+        let list = master["templating"]["list"].as_array().expect("variables");
+        let v = list
+            .iter()
+            .find(|v| v["name"] == name)
+            .expect("the variable");
+        let rows = server.rows(&view.interpolate(v["query"].as_str().expect("Flux")));
+        rows.into_iter()
+            .map(|r| r["_value"].clone())
+            .collect::<BTreeSet<_>>()
+    };
+    let set = |values: &[&str]| {
+        values
+            .iter()
+            .map(|v| (*v).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(offered(all, "device"), set(&[TRI, SLAVE, MONO]));
+    assert_eq!(
+        offered(all, "channels"),
+        set(&[
+            "Voie1",
+            "Voie2",
+            "Voie3",
+            "Pompe (1/2)+",
+            "Compteur",
+            "Débit",
+            "Four"
+        ])
+    );
+    let one = all.clone().with("device", Choice::Some(vec![MONO.into()]));
+    assert_eq!(offered(&one, "channels"), set(&["Voie1", "Four"]));
+}
+
+fn series_are_the_channels(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
+    let last = |values: &[f64]| *values.last().expect("a value");
+    let scaled = |by: f64, fold: fn(&[f64]) -> f64| move |values: &[f64]| fold(values) * by;
+    type Fold = Box<dyn Fn(&Channel, &[f64]) -> f64>;
+    let shown: [(&str, &[&str], Fold); 4] = [
+        (
+            "Consommation par voie (W)",
+            &["W", "kW"],
+            Box::new(move |c, v| scaled(if c.unit == "kW" { 1000.0 } else { 1.0 }, mean)(v)),
+        ),
+        ("Tensions (V)", &["V"], Box::new(|_, v| mean(v))),
+        (
+            "Index des compteurs (kWh)",
+            &["Wh"],
+            Box::new(move |_, v| last(v) / 1000.0),
+        ),
+        ("Autres mesures", &[""], Box::new(|_, v| mean(v))),
+    ];
+    for (title, units, fold) in shown {
+        let found = all.series(server, panel(master, "timeseries", title));
+        let wanted: BTreeMap<String, _> = campaign
+            .points
+            .iter()
+            .filter(|(c, _)| units.contains(&c.unit))
+            .map(|(c, p)| (name(c), (c, p)))
+            .collect();
+        assert_eq!(
+            found.iter().map(|s| &s.0).collect::<Vec<_>>(),
+            wanted.keys().collect::<Vec<_>>(),
+            "{title}"
+        );
+        for (name, points) in found {
+            let (channel, measured) = wanted[&name];
+            let values: Vec<_> = points
+                .iter()
+                .filter_map(|(t, v)| v.map(|v| (at(t), v)))
+                .collect();
+            let means = steps(measured, 1800);
+            assert_eq!(
+                values.len(),
+                means.len(),
+                "{name}: one value each half hour in which there is one"
+            );
+            for ((time, value), (start, of)) in values.into_iter().zip(&means) {
+                assert_eq!(time, *start, "{name}");
+                near(value, fold(channel, of), &name);
+            }
+            // A half hour without a measurement is a hole in the line, not a bridge over it.
+            assert_eq!(
+                points.len(),
+                73 * 2,
+                "{name}: every half hour of three days and an hour"
+            );
+        }
+    }
+    let latest = all
+        .value(server, panel(master, "stat", "Dernière mesure"))
+        .expect("a time");
+    assert_eq!(at(&latest), at(TO) - Duration::minutes(10));
+}
+
+fn energies_are_integrated(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
+    let energies = campaign.energies();
+    let sum = |points: &[(DateTime<Utc>, f64)]| points.iter().map(|p| p.1).sum::<f64>();
+    let total: f64 = energies.values().map(|e| sum(e)).sum();
+    let found = all
+        .value(server, panel(master, "stat", "Énergie"))
+        .expect("an energy");
+    near(number(&found), total, "energy");
+
+    let per_channel = all.rows(server, panel(master, "barchart", "Énergie par voie (kWh)"));
+    let found: BTreeMap<_, _> = per_channel
+        .iter()
+        .map(|r| (r["Voie"].clone(), number(&r["Énergie"])))
+        .collect();
+    assert_eq!(found.len(), energies.len());
+    for (channel, points) in &energies {
+        near(found[&name(channel)], sum(points), &name(channel));
+    }
+    let order: Vec<_> = per_channel.iter().map(|r| number(&r["Énergie"])).collect();
+    assert!(
+        order.is_sorted_by(|a, b| a >= b),
+        "the largest first: {order:?}"
+    );
+
+    // By position: the three voltages of one master make three phases, the one of the other a single one.
+    let phase = |c: &Channel| match (c.device, c.name) {
+        (TRI, "Voie2") | (SLAVE, "Pompe (1/2)+") => "Phase 2",
+        (TRI, "Voie3") => "Phase 3",
+        _ => "Phase 1",
+    };
+    let mut wanted = BTreeMap::new();
+    for (channel, points) in &energies {
+        *wanted.entry(phase(channel)).or_insert(0.0) += sum(points);
+    }
+    let rows = all.rows(server, panel(master, "barchart", "Énergie par phase (kWh)"));
+    assert_eq!(
+        rows.iter().map(|r| r["Phase"].as_str()).collect::<Vec<_>>(),
+        wanted.keys().copied().collect::<Vec<_>>()
+    );
+    for row in rows {
+        near(
+            number(&row["Énergie"]),
+            wanted[row["Phase"].as_str()],
+            &row["Phase"],
+        );
+    }
+
+    // Civil days in Paris, of 24, 25 and 24 hours; what ends at midnight is of the day before.
+    let mut wanted: BTreeMap<(String, NaiveDate), f64> = BTreeMap::new();
+    for (channel, points) in &energies {
+        for (end, kwh) in points {
+            let day = (*end - Duration::seconds(1))
+                .with_timezone(&chrono_tz::Europe::Paris)
+                .date_naive();
+            *wanted
+                .entry((format!("SN: {}", channel.device), day))
+                .or_default() += kwh;
+        }
+    }
+    let mut found = BTreeMap::new();
+    for (name, points) in all.series(
+        server,
+        panel(master, "timeseries", "Énergie par jour (kWh)"),
+    ) {
+        for (time, value) in points {
+            let day = at(&time).with_timezone(&chrono_tz::Europe::Paris);
+            assert_eq!(
+                day.num_seconds_from_midnight(),
+                0,
+                "{name}: a bar stands at its day's midnight"
+            );
+            found.insert((name.clone(), day.date_naive()), value.expect("a value"));
+        }
+    }
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>()
+    );
+    for (key, value) in &found {
+        near(*value, wanted[key], &format!("{key:?}"));
+    }
+}
+
+fn peaks_and_profiles(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
+    let totals = campaign.totals(600);
+    let mut sorted: Vec<_> = totals.values().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    let highest = sorted[sorted.len() - 1];
+    let row = all
+        .rows(
+            server,
+            panel(master, "stat", "Pointe de puissance et son heure"),
+        )
+        .remove(0);
+    near(number(&row["Pointe"]), highest, "peak");
+    near(totals[&at(&row["Heure"])], highest, "the peak's time");
+    let found = all
+        .value(server, panel(master, "stat", "Puissance moyenne"))
+        .expect("a mean");
+    near(number(&found), mean(&sorted), "mean power");
+    let found = all
+        .value(server, panel(master, "stat", "Talon"))
+        .expect("a base load");
+    near(
+        number(&found),
+        sorted[sorted.len().div_ceil(20) - 1],
+        "base load",
+    );
+
+    let energies = campaign.energies();
+    let rows = all.rows(server, panel(master, "table", "Bilan par voie"));
+    assert_eq!(rows.len(), energies.len());
+    for (channel, points) in campaign.powers() {
+        let row = rows
+            .iter()
+            .find(|r| r["Appareil"] == channel.device && r["Voie"] == channel.name)
+            .expect("a row");
+        let (time, peak) = *points
+            .iter()
+            .rev()
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .expect("points");
+        near(number(&row["Pointe"]), peak, "peak");
+        assert_eq!(
+            at(&row["Heure de la pointe"]),
+            time,
+            "{}: the first of equal peaks",
+            name(channel)
+        );
+        near(
+            number(&row["Puissance moyenne"]),
+            mean(&points.iter().map(|p| p.1).collect::<Vec<_>>()),
+            "mean",
+        );
+        near(
+            number(&row["Énergie"]),
+            energies[channel].iter().map(|p| p.1).sum(),
+            "energy",
+        );
+    }
+
+    let mut by_hour: BTreeMap<(String, &str), Vec<f64>> = BTreeMap::new();
+    let mut by_week: BTreeMap<(u32, String), Vec<f64>> = BTreeMap::new();
+    for (time, value) in campaign.totals(3600) {
+        let local = time.with_timezone(&chrono_tz::Europe::Paris);
+        let day = local.weekday().num_days_from_monday();
+        let hour = format!("{:02} h", local.hour());
+        by_hour
+            .entry((
+                hour.clone(),
+                if day < 5 { "Jours ouvrés" } else { "Week-end" },
+            ))
+            .or_default()
+            .push(value);
+        by_week.entry((day, hour)).or_default().push(value);
+    }
+    let rows = all.rows(server, panel(master, "barchart", "Profil journalier (W)"));
+    assert_eq!(rows.len(), 24);
+    assert!(rows.is_sorted_by(|a, b| a["Heure"] < b["Heure"]));
+    for ((hour, kind), values) in by_hour {
+        let row = rows.iter().find(|r| r["Heure"] == hour).expect("an hour");
+        near(
+            number(&row[kind]),
+            mean(&values),
+            &format!("{hour}, {kind}"),
+        );
+    }
+    let rows = all.rows(server, panel(master, "table", "Profil de la semaine (W)"));
+    assert_eq!(
+        rows.iter().map(|r| r["Jour"].as_str()).collect::<Vec<_>>(),
+        ["lundi", "samedi", "dimanche"]
+    );
+    for ((day, hour), values) in by_week {
+        let row = &rows[[(0, 0), (5, 1), (6, 2)]
+            .iter()
+            .find(|d| d.0 == day)
+            .expect("a day")
+            .1];
+        near(
+            number(&row[&hour]),
+            mean(&values),
+            &format!("{day}, {hour}"),
+        );
+    }
+}
+
+fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
+    let power = panel(master, "timeseries", "Consommation par voie (W)");
+    let names = |view: &View| {
+        view.series(server, power)
+            .into_iter()
+            .map(|s| s.0)
+            .collect::<Vec<_>>()
+    };
+    let voie1 = all
+        .clone()
+        .with("channels", Choice::Some(vec!["Voie1".into()]));
+    assert_eq!(
+        names(&voie1),
+        [TRI, MONO, SLAVE].map(|d| format!("SN: {d} - Ch: Voie1"))
+    );
+    let one = voie1.with("device", Choice::Some(vec![SLAVE.into()]));
+    assert_eq!(names(&one), [format!("SN: {SLAVE} - Ch: Voie1")]);
+    let odd = all.clone().with(
+        "channels",
+        Choice::Some(vec!["Pompe (1/2)+".into(), "Four".into()]),
+    );
+    assert_eq!(
+        names(&odd),
+        [
+            format!("SN: {MONO} - Ch: Four"),
+            format!("SN: {SLAVE} - Ch: Pompe (1/2)+")
+        ]
+    );
+
+    // A shorter gap allowed: the silent hour of the third day counts no more.
+    let allowed = all.clone().with("trou", Choice::One("1800".into()));
+    let energy = panel(master, "stat", "Énergie");
+    let all_in = number(&all.value(server, energy).expect("an energy"));
+    let fewer = number(&allowed.value(server, energy).expect("an energy"));
+    let across: f64 = campaign
+        .powers()
+        .filter(|(c, _)| c.master == MONO)
+        .flat_map(|(_, p)| {
+            p.windows(2)
+                .map(|p| (p[1].0 - p[0].0, (p[0].1 + p[1].1) / 2000.0))
+                .collect::<Vec<_>>()
+        })
+        .filter(|(gap, _)| *gap == Duration::hours(1))
+        .map(|(_, kwh)| kwh)
+        .sum();
+    assert!(across > 0.0);
+    near(all_in - fewer, across, "energy across the silent hour");
+
+    // Another zone, other days: Grafana calls UTC "utc".
+    let mut utc = all.clone();
+    utc.timezone = "utc".to_owned();
+    let days = utc.series(
+        server,
+        panel(master, "timeseries", "Énergie par jour (kWh)"),
+    );
+    let midnights = |t: &DateTime<Utc>| t.num_seconds_from_midnight() == 0;
+    assert!(
+        days.iter()
+            .all(|(_, p)| p.iter().skip(1).all(|(t, _)| midnights(&at(t)))),
+        "{days:?}"
+    );
+
+    // More than two months are integrated by hourly means: nearly the same, and no gap is filled either.
+    let mut long = all.clone();
+    long.range.0 = "2025-07-01T00:00:00Z".to_owned();
+    let hourly = number(&long.value(server, energy).expect("an energy"));
+    assert!(
+        (hourly - all_in).abs() < 0.02 * all_in,
+        "{hourly} by hours, {all_in} in full"
+    );
+}
+
+/// Real files, with what loggers do to them: clocks that start in 2020, the same second twice, a silent spring.
+#[test]
+fn the_master_dashboard_shows_the_channels_of_real_files() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
+    if !samples.is_dir() {
+        eprintln!("skipped: ../shared is not there");
+        return;
+    }
+    let master = grafana::dashboard("master");
+    for (company, site, file) in [
+        ("company1", "campaign1", "02001084/T302_251012_031720.tsv"),
+        ("client_v003", "tri", "02000800/T302_260208_211459_UTC.tsv"),
+        ("base", "camp_base", "02001283/T302_251024_204336.tsv"),
+    ] {
+        let path = format!("{company}/{site}/{file}");
+        let text = std::fs::read_to_string(samples.join(&path)).expect("a sample");
+        let head = |marker: &str| {
+            text.lines()
+                .find(|l| l.starts_with(marker))
+                .expect(marker)
+                .trim_end()
+                .split('\t')
+        };
+        let labels: Vec<_> = head("MV_").skip(1).collect();
+        let serials = text
+            .lines()
+            .find(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+            .expect("serials");
+        let columns: Vec<_> = serials
+            .trim_end()
+            .split('\t')
+            .skip(1)
+            .zip(&labels)
+            .collect();
+        let of_unit = |unit: &str| {
+            let own = columns.iter().filter_map(|(serial, label)| {
+                let name = label.strip_suffix(unit)?.trim_end();
+                Some(format!("SN: {serial} - Ch: {name}"))
+            });
+            own.collect::<BTreeSet<_>>()
+        };
+        let Some((server, _dir)) = ingested(&[(path, text.clone())], an_hour_old) else {
+            return;
+        };
+        let view = View::of(
+            &master,
+            company,
+            site,
+            ("2019-01-01T00:00:00Z", "2026-11-01T00:00:00Z"),
+            7 * 86_400,
+        );
+        for (title, unit) in [("Consommation par voie (W)", " W"), ("Tensions (V)", " V")] {
+            let found: BTreeSet<_> = view
+                .series(&server, panel(&master, "timeseries", title))
+                .into_iter()
+                .map(|s| s.0)
+                .collect();
+            assert_eq!(found, of_unit(unit), "{company}: {title}");
+        }
+        // What a channel cannot have used: its highest power over all the hours in which there is a measurement.
+        let energies = view.rows(&server, panel(&master, "table", "Bilan par voie"));
+        assert_eq!(energies.len(), of_unit(" W").len(), "{company}");
+        let rows = f64::from(u32::try_from(text.lines().count()).expect("few lines"));
+        for row in energies {
+            let most = number(&row["Pointe"]).max(0.0) * rows * 2.0 / 1000.0;
+            assert!(
+                number(&row["Énergie"]) <= most,
+                "{company}: energy out of a gap: {row:?}"
+            );
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- the operator's dashboard
+
+/// A line of the meta bucket as the program writes it (fields that the queries do not read left out).
+struct FileLine<'a> {
+    company: &'a str,
+    device: &'a str,
+    status: &'a str,
+    file: &'a str,
+    error: &'a str,
+    truncated: bool,
+    at: DateTime<Utc>,
+    arrival_delay_s: f64,
+    points: u32,
+}
+
+impl FileLine<'_> {
+    fn text(&self) -> String {
+        format!(
+            "tsv_parser_file,bucket={},campaign=site,device_master_sn={},status={} file_name=\"{}\",nb_points={}i,error=\"{}\",\
+             truncated={},retryable=false,delay_s={:?},arrival_delay_s={:?} {}\n",
+            self.company,
+            self.device,
+            self.status,
+            self.file,
+            self.points,
+            self.error,
+            self.truncated,
+            self.arrival_delay_s + 600.0,
+            self.arrival_delay_s,
+            self.at.timestamp_nanos_opt().expect("a time"),
+        )
+    }
+}
+
+const EVENING: &str = "2025-11-20T18:00:00Z";
+const WEEK_BEFORE: &str = "2025-11-13T18:00:00Z";
+
+/// Twenty loggers that send a file a day; one stopped, one sends what cannot be read, one sends files without their end.
+fn scene() -> String {
+    let good = FileLine {
+        company: "alpha",
+        device: "",
+        status: "success",
+        file: "",
+        error: "",
+        truncated: false,
+        at: at(EVENING),
+        arrival_delay_s: 2.5,
+        points: 100,
+    };
+    let mut lines = String::new();
+    let devices: Vec<String> = (1..=20).map(|i| format!("020000{i:02}")).collect();
+    for (i, device) in devices.iter().enumerate() {
+        for day in 0..7 {
+            let file = format!("T{day}.tsv");
+            let time = at(EVENING) - Duration::days(day) - Duration::hours(2);
+            let time = time + Duration::nanoseconds(i64::try_from(i).expect("few"));
+            let company = if i < 12 { "alpha" } else { "beta" };
+            let mut line = FileLine {
+                company,
+                device,
+                file: &file,
+                at: time,
+                ..good
+            };
+            match i {
+                // The fourth: nothing arrived for three days, but yesterday an old file was ingested once more by hand.
+                3 if day == 1 => {
+                    line.file = "old.tsv";
+                    line.arrival_delay_s = 30.0 * 86_400.0;
+                }
+                3 if day < 3 => continue,
+                // The eighth: today's and yesterday's file cannot be read; one of long ago could be, in the end.
+                7 if day < 2 => {
+                    (line.status, line.error, line.points) = ("error", "the marker is \\\"X\\\"", 0)
+                }
+                7 if day == 5 => {
+                    let first = FileLine {
+                        status: "error",
+                        error: "outage",
+                        at: time - Duration::hours(1),
+                        ..line
+                    };
+                    lines.push_str(&first.text());
+                }
+                12 => line.truncated = day % 2 == 0,
+                _ => {}
+            }
+            lines.push_str(&line.text());
+        }
+    }
+    for hour in 1..=48 {
+        let status = if hour == 5 {
+            "partial_failure"
+        } else {
+            "success"
+        };
+        let time = (at(EVENING) - Duration::hours(hour))
+            .timestamp_nanos_opt()
+            .expect("a time");
+        lines.push_str(&format!(
+            "tsv_parser_run,status={status} nb_files_total=20i,duration_s={hour}.5,nb_retries={}i,outage={}i {time}\n",
+            hour % 2,
+            i32::from(hour == 5),
+        ));
+    }
+    lines
+}
+
+fn reception_view(dashboard: &Value, from: &str, to: &str) -> View {
+    View::of(
+        dashboard,
+        "powerview_meta",
+        "PowerView - réception",
+        (from, to),
+        3600,
+    )
+}
+
+/// The loggers that a table names.
+fn named(rows: &[BTreeMap<String, String>]) -> Vec<String> {
+    rows.iter()
+        .map(|r| format!("{} {}", r["Société"], r["Enregistreur"]))
+        .collect()
+}
+
+/// The loggers for which a rule's condition holds: Grafana takes the last value of each series and compares.
+fn alarmed(server: &RealInflux, rule: &Value, to: DateTime<Utc>) -> Vec<String> {
+    let step = &rule["data"][0];
+    let seconds = step["relativeTimeRange"]["from"].as_i64().expect("seconds");
+    let text = |t: DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+    let view = View {
+        bucket: "powerview_meta".to_owned(),
+        title: String::new(),
+        timezone: String::new(),
+        range: (text(to - Duration::seconds(seconds)), text(to)),
+        window_s: 60,
+        variables: BTreeMap::new(),
+    };
+    let limit = rule["data"][2]["model"]["conditions"][0]["evaluator"]["params"][0]
+        .as_f64()
+        .expect("a limit");
+    let tables = server.tables(&view.interpolate(step["model"]["query"].as_str().expect("Flux")));
+    let mut found = Vec::new();
+    for frame in tables.into_iter().map(grafana::frame) {
+        let grafana::Frame::Series { labels, points, .. } = frame else {
+            panic!("alerts are on series: {frame:?}")
+        };
+        let names: BTreeSet<_> = labels.keys().map(String::as_str).collect();
+        assert!(
+            names.is_empty() || names == BTreeSet::from(["societe", "campagne", "enregistreur"]),
+            "{names:?}"
+        );
+        let last = points.last().and_then(|p| p.1).expect("a value");
+        if last > limit {
+            let logger = ["societe", "enregistreur"]
+                .map(|l| labels.get(l).cloned().unwrap_or_default())
+                .join(" ");
+            found.push(logger.trim().to_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_reception_dashboard_names_the_ailing_loggers() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    server.write("powerview_meta", &scene(), "ns");
+    let dashboard = grafana::dashboard("reception");
+    let view = reception_view(&dashboard, WEEK_BEFORE, EVENING);
+
+    let silent = view.rows(&server, panel(&dashboard, "table", "Enregistreurs muets"));
+    assert_eq!(named(&silent), ["alpha 02000004"]);
+    near(
+        number(&silent[0]["Silence"]),
+        3.0 * 24.0 + 2.0 + 2.5 / 3600.0,
+        "hours of silence",
+    );
+    let week = view.clone().with("muet", Choice::One("168".into()));
+    assert_eq!(
+        week.rows(&server, panel(&dashboard, "table", "Enregistreurs muets")),
+        []
+    );
+
+    let failed = view.rows(&server, panel(&dashboard, "table", "Fichiers en erreur"));
+    assert_eq!(named(&failed), ["alpha 02000008", "alpha 02000008"]);
+    assert_eq!(
+        failed
+            .iter()
+            .map(|r| r["Fichier"].as_str())
+            .collect::<Vec<_>>(),
+        ["T0.tsv", "T1.tsv"]
+    );
+    assert!(
+        failed
+            .iter()
+            .all(|r| r["Erreur"] == "the marker is \"X\"" && r["Réessayable"] == "non"),
+        "{failed:?}"
+    );
+
+    let cut = view.rows(
+        &server,
+        panel(&dashboard, "table", "Fichiers tronqués par enregistreur"),
+    );
+    assert_eq!(named(&cut), ["beta 02000013"]);
+    assert_eq!(
+        (cut[0]["Fichiers"].as_str(), cut[0]["Le dernier"].as_str()),
+        ("4", "T0.tsv")
+    );
+
+    let stats = [
+        ("Enregistreurs connus", "20"),
+        ("Enregistreurs muets", "1"),
+        ("Fichiers en erreur", "2"),
+        ("Fichiers tronqués", "4"),
+        ("Dernière exécution", "2025-11-20T17:00:00Z"),
+        ("Pannes de la base", "1"),
+    ];
+    for (title, wanted) in stats {
+        assert_eq!(
+            view.value(&server, panel(&dashboard, "stat", title))
+                .as_deref(),
+            Some(wanted),
+            "{title}"
+        );
+    }
+
+    // Ingested files: of twelve loggers seven days, less two silent days (the file done again is one too), less two
+    // failures; of eight loggers seven days.
+    let sum = |title: &str| {
+        let series = view.series(&server, panel(&dashboard, "timeseries", title));
+        let total = |p: &[(String, Option<f64>)]| p.iter().filter_map(|p| p.1).sum::<f64>();
+        series
+            .into_iter()
+            .map(|(name, points)| (name, total(&points)))
+            .collect::<Vec<_>>()
+    };
+    let files = [
+        ("alpha".to_owned(), 12.0 * 7.0 - 2.0 - 2.0),
+        ("beta".to_owned(), 8.0 * 7.0),
+    ];
+    assert_eq!(sum("Fichiers par jour et par société"), files);
+    assert_eq!(
+        sum("Points par jour et par société"),
+        files.map(|(name, n)| (name, n * 100.0))
+    );
+    assert_eq!(
+        sum("Exécutions par jour"),
+        [
+            ("avec échecs".to_owned(), 1.0),
+            ("envois répétés".to_owned(), 24.0),
+            ("réussies".to_owned(), 47.0)
+        ]
+    );
+    let delays = view.series(
+        &server,
+        panel(
+            &dashboard,
+            "timeseries",
+            "Délai de la dernière mesure à la base",
+        ),
+    );
+    assert_eq!(
+        delays.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(),
+        ["alpha", "beta"]
+    );
+    assert!(delays[1].1.iter().all(|p| p.1 == Some(602.5)), "{delays:?}");
+    let longest = view.series(
+        &server,
+        panel(&dashboard, "timeseries", "Durée des exécutions"),
+    );
+    assert_eq!(
+        longest.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(),
+        ["avec échecs", "réussie"]
+    );
+    assert_eq!(
+        longest[0].1,
+        [("2025-11-20T13:00:00Z".to_owned(), Some(5.5))]
+    );
+    let medians = view.rows(
+        &server,
+        panel(&dashboard, "table", "Délai par enregistreur"),
+    );
+    assert_eq!(
+        named(&medians).into_iter().collect::<BTreeSet<_>>().len(),
+        20
+    );
+    assert!(
+        medians
+            .iter()
+            .all(|r| r["Mesure à base (médiane)"] == "602.5"
+                && r["Arrivée à base (médiane)"] == "2.5")
+    );
+
+    let [silence, failures, no_run] = &rules()[..] else {
+        panic!("three rules")
+    };
+    assert_eq!(alarmed(&server, silence, at(EVENING)), ["alpha 02000004"]);
+    assert_eq!(alarmed(&server, failures, at(EVENING)), ["alpha 02000008"]);
+    assert_eq!(alarmed(&server, no_run, at(EVENING)), [""; 0]);
+    // The last run was at 17:00: 26 hours later all is well, a second after that it is not, and every logger is silent.
+    assert_eq!(
+        alarmed(&server, no_run, at("2025-11-21T19:00:00Z")),
+        [""; 0]
+    );
+    assert_eq!(alarmed(&server, no_run, at("2025-11-21T19:00:01Z")), [""]);
+    assert_eq!(
+        alarmed(&server, silence, at("2025-11-21T19:00:01Z")).len(),
+        20
+    );
+    // An error is forgotten after a week; what nobody retried in that time was thrown away.
+    assert_eq!(
+        alarmed(&server, failures, at("2025-11-28T19:00:00Z")),
+        [""; 0]
+    );
+}
+
+/// The scene, made by the program: what it writes of itself is what the queries read.
+#[test]
+fn the_program_fills_the_reception_dashboard_with_three_ailing_loggers() {
+    let now = Utc::now();
+    let rows = |n: i64| {
+        let stamp = |i: i64| {
+            (now - Duration::minutes(10 * (n - i)))
+                .format("%d/%m/%y %H:%M:%S")
+                .to_string()
+        };
+        (0..n)
+            .map(|i| format!("{}\t230.5\t{i}\n", stamp(i)))
+            .collect::<String>()
+    };
+    let mut files = Vec::new();
+    for i in 1..=20 {
+        let device = format!("020000{i:02}");
+        let mut text = format!(
+            "{device}\t{device}\t{device}\nMV_T302_V002\tPh 1 V\tVoie1 W\n{}",
+            rows(5)
+        );
+        match i {
+            8 => text = text.replace("V002", "V999"),
+            13 => text.truncate(text.len() - 2),
+            _ => {}
+        }
+        let company = if i <= 12 { "alpha" } else { "beta" };
+        files.push((format!("{company}/site/{device}/T302.tsv"), text));
+    }
+    // What lies too high in the tree has no company, and is shown all the same.
+    files.push(("stray.tsv".to_owned(), rows(1)));
+    let touch = |path: &Path| {
+        let silent = path.to_string_lossy().contains("02000004");
+        aged(path, Duration::hours(if silent { 27 } else { 1 }));
+    };
+    let Some((server, _dir)) = ingested(&files, touch) else {
+        return;
+    };
+
+    let dashboard = grafana::dashboard("reception");
+    let to = Utc::now() + Duration::seconds(1);
+    let text = |t: DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let view = reception_view(&dashboard, &text(to - Duration::days(7)), &text(to));
+    let table = |title: &str| view.rows(&server, panel(&dashboard, "table", title));
+    assert_eq!(named(&table("Enregistreurs muets")), ["alpha 02000004"]);
+    assert_eq!(
+        named(&table("Fichiers tronqués par enregistreur")),
+        ["beta 02000013"]
+    );
+    let (stray, failed): (Vec<_>, Vec<_>) = table("Fichiers en erreur")
+        .into_iter()
+        .partition(|r| !r.contains_key("Société"));
+    assert_eq!(named(&failed), ["alpha 02000008"]);
+    assert!(failed[0]["Erreur"].contains("MV_T302_V999"), "{failed:?}");
+    assert_eq!(
+        stray
+            .iter()
+            .map(|r| r["Fichier"].as_str())
+            .collect::<Vec<_>>(),
+        ["stray.tsv"]
+    );
+
+    let [silence, failures, no_run] = &rules()[..] else {
+        panic!("three rules")
+    };
+    assert_eq!(alarmed(&server, silence, to), ["alpha 02000004"]);
+    assert_eq!(alarmed(&server, failures, to), ["", "alpha 02000008"]);
+    assert_eq!(alarmed(&server, no_run, to), [""; 0]);
+
+    // Every other panel has something to show; nothing went wrong that would fill the last two.
+    for p in panels(&dashboard) {
+        let title = p["title"].as_str().expect("a title");
+        assert!(!view.frames(&server, p).is_empty(), "{title} shows nothing");
+    }
+}
+
+#[test]
+fn nothing_breaks_where_there_is_no_data_yet() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    for name in BOTH {
+        let dashboard = grafana::dashboard(name);
+        server.ensure_bucket("empty");
+        let view = View::of(&dashboard, "empty", "site", (WEEK_BEFORE, EVENING), 600);
+        for p in panels(&dashboard) {
+            // A query that fails makes the panel red; no frame, or one that says nothing, makes it empty.
+            for frame in view.frames(&server, p) {
+                assert!(
+                    matches!(&frame, grafana::Frame::Rows(rows) if rows.len() <= 1),
+                    "{}: {frame:?}",
+                    p["title"]
+                );
+            }
+        }
+    }
+    server.ensure_bucket("powerview_meta");
+    for rule in rules() {
+        assert_eq!(
+            alarmed(&server, &rule, at(EVENING)),
+            [""; 0],
+            "{}",
+            rule["title"]
+        );
+    }
+}

@@ -1,0 +1,380 @@
+//! What Grafana does with a dashboard's query before and after InfluxDB sees it, as its sources say: variables are put
+//! in by the browser, `v.…` by the data source, and the answer's tables become series or table rows.
+
+use crate::real_influx::{RealInflux, Table};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A file below `grafana-automation/`.
+pub fn shipped(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("grafana-automation")
+        .join(path)
+}
+
+/// One of the shipped dashboards.
+pub fn dashboard(name: &str) -> Value {
+    let path = shipped(&format!("dashboards/{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// All panels, those of collapsed rows too, rows left out.
+pub fn panels(dashboard: &Value) -> Vec<&Value> {
+    let mut found = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        if panel["type"] == "row" {
+            found.extend(panel["panels"].as_array().expect("panels of a row"));
+        } else {
+            found.push(panel);
+        }
+    }
+    found
+}
+
+/// The panel of that kind and title.
+pub fn panel<'a>(dashboard: &'a Value, kind: &str, title: &str) -> &'a Value {
+    panels(dashboard)
+        .into_iter()
+        .find(|p| p["type"] == kind && p["title"] == title)
+        .unwrap_or_else(|| panic!("no {kind} panel {title}"))
+}
+
+/// The queries of a panel.
+pub fn queries(panel: &Value) -> Vec<&str> {
+    panel["targets"]
+        .as_array()
+        .expect("targets")
+        .iter()
+        .map(|t| t["query"].as_str().expect("a query"))
+        .collect()
+}
+
+/// The value that a variable has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Choice {
+    /// "All", and the text that stands for it.
+    All(String),
+    /// One value of a variable with one value.
+    One(String),
+    /// Some of the values.
+    Some(Vec<String>),
+}
+
+/// A dashboard as somebody looks at it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The data source's default bucket.
+    pub bucket: String,
+    /// The dashboard's title.
+    pub title: String,
+    /// The time zone chosen: a name of IANA's, or `utc`.
+    pub timezone: String,
+    /// Both ends, RFC 3339 in UTC.
+    pub range: (String, String),
+    /// The interval, in seconds.
+    pub window_s: u64,
+    /// The variables.
+    pub variables: BTreeMap<String, Choice>,
+}
+
+impl View {
+    /// As the dashboard opens: every variable with the value it is shipped with.
+    pub fn of(
+        dashboard: &Value,
+        bucket: &str,
+        title: &str,
+        range: (&str, &str),
+        window_s: u64,
+    ) -> Self {
+        let list = dashboard["templating"]["list"]
+            .as_array()
+            .expect("variables");
+        let text = |v: &Value| v.as_str().expect("a text").to_owned();
+        let variables = list.iter().map(|v| {
+            let value = &v["current"]["value"];
+            let choice = match value.as_array() {
+                Some(many) if *many == ["$__all"] => Choice::All(text(&v["allValue"])),
+                Some(many) => Choice::Some(many.iter().map(text).collect()),
+                None => Choice::One(text(value)),
+            };
+            (text(&v["name"]), choice)
+        });
+        Self {
+            bucket: bucket.to_owned(),
+            title: title.to_owned(),
+            timezone: "Europe/Paris".to_owned(),
+            range: (range.0.to_owned(), range.1.to_owned()),
+            window_s,
+            variables: variables.collect(),
+        }
+    }
+
+    /// The same with one variable chosen.
+    pub fn with(mut self, name: &str, choice: Choice) -> Self {
+        assert!(
+            self.variables.insert(name.to_owned(), choice).is_some(),
+            "no variable {name}"
+        );
+        self
+    }
+
+    /// The query as InfluxDB gets it.
+    pub fn interpolate(&self, flux: &str) -> String {
+        self.macros(&self.templates(flux))
+    }
+
+    /// In the browser: `${name}` and `${name:format}`.
+    fn templates(&self, flux: &str) -> String {
+        let mut out = String::new();
+        let mut rest = flux;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (inside, after) = after.split_once('}').expect("an end of the variable");
+            let (name, format) = inside.split_once(':').unwrap_or((inside, ""));
+            out.push_str(before);
+            out.push_str(&match name {
+                "__dashboard.name" => self.title.clone(),
+                "__timezone" => self.timezone.clone(),
+                _ => match (self.variables.get(name), format) {
+                    (None, _) => panic!("no variable {name}"),
+                    // The text for "All" is never formatted.
+                    (Some(Choice::All(text)), _) => text.clone(),
+                    (Some(Choice::One(value)), "") => value.clone(),
+                    (Some(Choice::Some(values)), "regex") => match values.as_slice() {
+                        [one] => escaped(one),
+                        many => format!(
+                            "({})",
+                            many.iter()
+                                .map(|v| escaped(v))
+                                .collect::<Vec<_>>()
+                                .join("|")
+                        ),
+                    },
+                    (Some(choice), other) => {
+                        panic!("{choice:?} in the format {other:?} is not to be trusted")
+                    }
+                },
+            });
+            rest = after;
+        }
+        out.push_str(rest);
+        // A regular expression's end is left alone; anything else would be a variable that nobody defines.
+        assert!(
+            !out.replace("$/", "/").contains('$'),
+            "something is left to be replaced: {out}"
+        );
+        out
+    }
+
+    /// In the data source: whatever looks like `x.timeRangeStart`, `x.bucket` and so on, whoever `x` is.
+    fn macros(&self, flux: &str) -> String {
+        let mut out = flux.to_owned();
+        for word in words_with_a_dot(flux) {
+            let value = match word.split_once('.').expect("a dot").1 {
+                "timeRangeStart" => self.range.0.clone(),
+                "timeRangeStop" => self.range.1.clone(),
+                "windowPeriod" => go_duration(self.window_s),
+                "defaultBucket" => format!("\"{}\"", self.bucket),
+                "bucket" => "\"\"".to_owned(),
+                "organization" => "\"powerview\"".to_owned(),
+                _ => continue,
+            };
+            out = out.replace(&word, &value);
+        }
+        out
+    }
+
+    /// What the panel is given to draw: the frames of all its queries.
+    pub fn frames(&self, server: &RealInflux, panel: &Value) -> Vec<Frame> {
+        queries(panel)
+            .into_iter()
+            .flat_map(|q| server.tables(&self.interpolate(q)))
+            .map(frame)
+            .collect()
+    }
+
+    /// The only table that the panel is given; no rows where the answer is empty.
+    pub fn rows(&self, server: &RealInflux, panel: &Value) -> Vec<BTreeMap<String, String>> {
+        let frames = self.frames(server, panel);
+        assert!(
+            frames.len() <= 1,
+            "a table panel shows one frame at a time: {frames:?}"
+        );
+        match frames.into_iter().next() {
+            None => Vec::new(),
+            Some(Frame::Rows(rows)) => rows,
+            Some(series) => panic!("not a table: {series:?}"),
+        }
+    }
+
+    /// The only value that the panel is given, none where the answer is empty.
+    pub fn value(&self, server: &RealInflux, panel: &Value) -> Option<String> {
+        let rows = self.rows(server, panel);
+        assert!(rows.len() <= 1, "{rows:?}");
+        rows.into_iter().next().map(|row| {
+            assert_eq!(row.len(), 1, "{row:?}");
+            row.into_values().next().expect("one value")
+        })
+    }
+
+    /// The series that the panel is given, by name.
+    pub fn series(&self, server: &RealInflux, panel: &Value) -> Vec<Series> {
+        let mut found: Vec<_> = self
+            .frames(server, panel)
+            .into_iter()
+            .map(|frame| match frame {
+                Frame::Series {
+                    name,
+                    labels,
+                    points,
+                } => {
+                    assert!(
+                        labels.is_empty(),
+                        "Grafana would write {labels:?} behind the name {name}"
+                    );
+                    (name, points)
+                }
+                Frame::Rows(rows) => panic!("not a series: {rows:?}"),
+            })
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
+    }
+}
+
+/// A series' name, and its times (RFC 3339) and values.
+pub type Series = (String, Vec<(String, Option<f64>)>);
+
+/// One frame of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// Values over time.
+    Series {
+        /// What `_field` says.
+        name: String,
+        /// Every column that does not start with `_`: Grafana writes them behind the name.
+        labels: BTreeMap<String, String>,
+        /// RFC 3339 and the value, none for null.
+        points: Vec<(String, Option<f64>)>,
+    },
+    /// Anything else.
+    Rows(Vec<BTreeMap<String, String>>),
+}
+
+/// How Grafana reads a table: with `_value` and a time it is a series, otherwise rows.
+pub fn frame(table: Table) -> Frame {
+    let has = |column: &str| table.columns.iter().any(|c| c == column);
+    if !has("_value") {
+        return Frame::Rows(table.rows);
+    }
+    if !has("_time") {
+        // Grafana would take any other time (the range's ends) for the point's.
+        assert!(
+            !has("_start") && !has("_stop") && table.columns.len() == 1,
+            "{:?}",
+            table.columns
+        );
+        return Frame::Rows(table.rows);
+    }
+    let first = table.rows.first().expect("a table has rows");
+    let labels = first.iter().filter(|(column, _)| !column.starts_with('_'));
+    Frame::Series {
+        name: first.get("_field").cloned().unwrap_or_default(),
+        labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
+        points: table
+            .rows
+            .iter()
+            .map(|row| {
+                (
+                    row["_time"].clone(),
+                    row.get("_value").map(|v| v.parse().expect("a number")),
+                )
+            })
+            .collect(),
+    }
+}
+
+/// All `letters.letters` of a text.
+pub fn words_with_a_dot(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('.') {
+        let before: String = rest[..at]
+            .chars()
+            .rev()
+            .take_while(char::is_ascii_alphabetic)
+            .collect();
+        let after: String = rest[at + 1..]
+            .chars()
+            .take_while(char::is_ascii_alphabetic)
+            .collect();
+        if !before.is_empty() && !after.is_empty() {
+            found.push(format!(
+                "{}.{after}",
+                before.chars().rev().collect::<String>()
+            ));
+        }
+        rest = &rest[at + 1..];
+    }
+    found
+}
+
+/// Grafana's `regex` format.
+fn escaped(value: &str) -> String {
+    value
+        .chars()
+        .flat_map(|c| {
+            let special = r"\^$*+?.()|[]{}/".contains(c);
+            special.then_some('\\').into_iter().chain([c])
+        })
+        .collect()
+}
+
+/// A duration as Go writes it.
+fn go_duration(seconds: u64) -> String {
+    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (h, m) {
+        (0, 0) => format!("{s}s"),
+        (0, _) => format!("{m}m{s}s"),
+        _ => format!("{h}h{m}m{s}s"),
+    }
+}
+
+#[test]
+fn variables_are_put_in_as_grafana_does() {
+    let dashboard = serde_json::json!({"templating": {"list": [
+        {"name": "channels", "allValue": ".*", "current": {"value": ["$__all"]}},
+        {"name": "pas", "current": {"value": "10m"}},
+    ]}});
+    let view = View::of(
+        &dashboard,
+        "acme",
+        "site",
+        ("2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"),
+        600,
+    );
+    let flux =
+        "from(v.defaultBucket, v.timeRangeStart, v.windowPeriod, ${pas}) /^${channels:regex}$/";
+    let flux = flux.to_owned() + " \"${__dashboard.name}\"";
+    assert_eq!(
+        view.interpolate(&flux),
+        "from(\"acme\", 2025-01-01T00:00:00Z, 10m0s, 10m) /^.*$/ \"site\""
+    );
+    let one = view
+        .clone()
+        .with("channels", Choice::Some(vec!["a (1/2)".into()]));
+    assert_eq!(one.interpolate("${channels:regex}"), r"a \(1\/2\)");
+    let two = view
+        .clone()
+        .with("channels", Choice::Some(vec!["a".into(), "b".into()]));
+    assert_eq!(two.interpolate("${channels:regex}"), "(a|b)");
+    assert_eq!(
+        view.interpolate("r.bucket == r.channel_name"),
+        "\"\" == r.channel_name"
+    );
+    assert_eq!(
+        [go_duration(30), go_duration(600), go_duration(7205)],
+        ["30s", "10m0s", "2h0m5s"]
+    );
+}

@@ -41,6 +41,8 @@ struct Inner {
     flying: Option<Ticket>,
     /// Blocks that are ready to be sent.
     ready: Vec<Batch>,
+    /// That meta points could not be written was said.
+    meta_lost: bool,
     ticks: Ticks,
     dry_run: bool,
 }
@@ -89,6 +91,7 @@ impl Ledger {
                 meta_lines: 0,
                 flying: None,
                 ready: Vec::new(),
+                meta_lost: false,
                 ticks: Ticks::default(),
                 dry_run: settings.dry_run,
             }),
@@ -238,7 +241,9 @@ impl Inner {
         if let Some(ticket) = self.flying.take()
             && let Err(failure) = ticket.wait()
         {
-            tracing::warn!("the points about this run are not written: {failure}");
+            if !std::mem::replace(&mut self.meta_lost, true) {
+                tracing::warn!("points about this run are not written: {failure}");
+            }
         }
     }
 }

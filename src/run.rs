@@ -39,7 +39,6 @@ pub fn run(settings: &Settings, stop: &Stop) -> anyhow::Result<Summary> {
     } else {
         for file in &settings.files {
             take_named(&shared, file);
-            ledger.send_meta(&sink);
         }
     }
     Ok(ledger.finish(&sink))
@@ -60,7 +59,6 @@ fn sweep(shared: &Shared<'_>) {
                     let Ok(device) = next else { return };
                     if !shared.stop.is_requested() {
                         sweep_device(shared, &device);
-                        shared.ledger.send_meta(shared.sink);
                     }
                 }
             });
@@ -83,9 +81,10 @@ fn walk(shared: &Shared<'_>, folder: &Path, depth: usize, devices: &mpsc::SyncSe
             Ok(entries) => entries,
             Err(error) => {
                 let words = format!("the folder cannot be listed: {error}; check its rights");
-                shared
-                    .ledger
-                    .add(FileReport::unread(&path, None, Status::Error, words));
+                tell(
+                    shared,
+                    FileReport::unread(&path, None, Status::Error, words),
+                );
                 return;
             }
         };
@@ -107,6 +106,11 @@ fn walk(shared: &Shared<'_>, folder: &Path, depth: usize, devices: &mpsc::SyncSe
             return;
         }
     }
+}
+
+fn tell(shared: &Shared<'_>, report: FileReport) {
+    shared.ledger.add(report);
+    shared.ledger.send_meta(shared.sink);
 }
 
 /// A file that belongs to no device, and stays where it is.
@@ -134,12 +138,10 @@ fn sweep_device(shared: &Shared<'_>, relative: &Path) {
             for item in crate::queue::Queue::new(&folder, false) {
                 if let crate::queue::Item::File(sub, name) = item {
                     let path = folder.join(sub).join(name);
-                    shared.ledger.add(FileReport::unread(
-                        &path,
-                        None,
-                        Status::Error,
-                        error.to_string(),
-                    ));
+                    tell(
+                        shared,
+                        FileReport::unread(&path, None, Status::Error, error.to_string()),
+                    );
                 }
                 if shared.stop.is_requested() {
                     return;

@@ -87,7 +87,7 @@ impl<'a> Device<'a> {
                     break;
                 }
             }
-            self.look_again(dealt);
+            self.place(dealt);
             drop(lock);
             held += start.elapsed();
             if next.is_some() && held > HOLD {
@@ -113,7 +113,7 @@ impl<'a> Device<'a> {
                 .flatten()
         });
         match dealt {
-            Some(dealt) => self.look_again(vec![dealt]),
+            Some(dealt) => self.place(vec![dealt]),
             None => self.tell(self.missing(sub, name)),
         }
     }

@@ -6,8 +6,8 @@ use crate::names::{ERROR, PARSED};
 use crate::report::{FileReport, Status, iso};
 use crate::shown::shown;
 use chrono::Utc;
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 
 /// What should become of a file.
 pub(super) enum Fate {
@@ -19,56 +19,104 @@ pub(super) enum Fate {
     Stay,
 }
 
-/// A file that was dealt with but for the second look.
+/// A file whose fate is decided.
 pub(super) struct Dealt {
     pub report: FileReport,
-    /// Where the file came from and where it is now.
-    pub moved: Option<Moved>,
+    pub fate: Fate,
+    /// The file itself; none where nothing was opened, or nothing is to be touched.
+    pub taken: Option<Taken>,
+}
+
+/// A file in hand.
+pub(super) struct Taken {
+    pub open: OpenFile,
+    /// The processes that had it open for writing when it was taken.
+    pub writers: Vec<u32>,
+    pub from: Folder,
+    pub name: OsString,
 }
 
 /// A file in its new place.
-pub(super) struct Moved {
-    open: OpenFile,
-    /// The processes that had it open for writing when it was taken.
-    writers: Vec<u32>,
-    from: Folder,
-    name: OsString,
+struct Moved {
+    taken: Taken,
     to: Folder,
     as_name: OsString,
     with_sidecar: bool,
 }
 
+/// Where a file went: folder, name, and whether a sidecar went with it. None if it was there already.
+type Target = Option<(Folder, OsString, bool)>;
+
+impl Dealt {
+    /// A file that stays where it is.
+    pub(super) fn left(report: FileReport) -> Self {
+        Self {
+            report,
+            fate: Fate::Stay,
+            taken: None,
+        }
+    }
+}
+
 impl Device<'_> {
+    /// Makes sure of what was written, moves the files of a group, looks at them once more, and tells what came of it.
+    pub(super) fn place(&self, mut group: Vec<Dealt>) {
+        if group.iter().any(|dealt| matches!(dealt.fate, Fate::Parsed))
+            && let Err(failure) = self.shared.sink.settle(self.location.company.as_str())
+        {
+            for dealt in &mut group {
+                if matches!(dealt.fate, Fate::Parsed) {
+                    dealt.fate = Fate::Stay;
+                    dealt.report.status = Status::Error;
+                    dealt.report.retryable = true;
+                    dealt.report.error = Some(failure.to_string());
+                }
+            }
+        }
+        let moved = group.into_iter().map(|dealt| self.put(dealt)).collect();
+        self.look_again(moved);
+        self.shared.ledger.send_meta(self.shared.sink);
+    }
+
     /// Moves a file where its fate has it. What cannot be moved stays, and says why.
-    pub(super) fn finish(
-        &self,
-        mut report: FileReport,
-        fate: &Fate,
-        open: OpenFile,
-        writers: Vec<u32>,
-        from: Folder,
-        name: &OsStr,
-    ) -> Dealt {
-        let retryable = match fate {
-            Fate::Error { retryable } => *retryable,
-            Fate::Stay => report.retryable || report.status == Status::Error,
-            Fate::Parsed => false,
+    fn put(&self, dealt: Dealt) -> (FileReport, Option<Moved>) {
+        let Dealt {
+            mut report,
+            fate,
+            taken,
+        } = dealt;
+        let Some(taken) = taken else {
+            return (report, None);
         };
-        report.retryable = retryable;
-        let moved = match fate {
-            Fate::Stay => Ok(None),
-            _ if self.shared.settings.dry_run => Ok(None),
-            Fate::Parsed => self.move_to_parsed(&from, name, &open),
-            Fate::Error { .. } => self.move_to_error(&report, &from, name, &open),
+        let target = match fate {
+            Fate::Stay => {
+                report.retryable |= report.status == Status::Error;
+                Ok(None)
+            }
+            Fate::Parsed => self.move_to_parsed(&taken),
+            Fate::Error { retryable } => {
+                report.retryable = retryable;
+                self.move_to_error(&report, &taken)
+            }
         };
-        let moved = match moved {
-            Ok(moved) => moved,
+        match target {
+            Ok(Some((to, as_name, with_sidecar))) => {
+                report.moved_to = Some(to.path().join(&as_name).to_string_lossy().into_owned());
+                let moved = Moved {
+                    taken,
+                    to,
+                    as_name,
+                    with_sidecar,
+                };
+                (report, Some(moved))
+            }
+            Ok(None) => (report, None),
             Err(MoveError::Gone) => {
-                tracing::warn!(
-                    "{}: taken away while it was being ingested",
-                    shown(&report.file_path)
-                );
-                None
+                let path = taken.from.path().join(&taken.name);
+                self.shared
+                    .ledger
+                    .warn(&path, "taken away while it was being ingested");
+                (report, None)
             }
             Err(error) => {
                 let done = match report.status {
@@ -82,30 +130,15 @@ impl Device<'_> {
                     Some(first) => format!("{first}; {words}"),
                     None => words,
                 });
-                None
+                (report, None)
             }
-        };
-        let moved = moved.map(|(to, as_name, with_sidecar)| {
-            report.moved_to = Some(to.path().join(&as_name).to_string_lossy().into_owned());
-            Moved {
-                open,
-                writers,
-                from,
-                name: name.to_owned(),
-                to,
-                as_name,
-                with_sidecar,
-            }
-        });
-        Dealt { report, moved }
+        }
     }
 
-    fn move_to_parsed(
-        &self,
-        from: &Folder,
-        name: &OsStr,
-        open: &OpenFile,
-    ) -> Result<Option<(Folder, OsString, bool)>, MoveError> {
+    fn move_to_parsed(&self, taken: &Taken) -> Result<Target, MoveError> {
+        let Taken {
+            from, name, open, ..
+        } = taken;
         let parsed = self.folder.open_or_make(PARSED)?;
         if parsed.holds(name, open.inode)? {
             return Ok(None);
@@ -124,13 +157,10 @@ impl Device<'_> {
         Ok(Some((parsed, as_name, false)))
     }
 
-    fn move_to_error(
-        &self,
-        report: &FileReport,
-        from: &Folder,
-        name: &OsStr,
-        open: &OpenFile,
-    ) -> Result<Option<(Folder, OsString, bool)>, MoveError> {
+    fn move_to_error(&self, report: &FileReport, taken: &Taken) -> Result<Target, MoveError> {
+        let Taken {
+            from, name, open, ..
+        } = taken;
         let errors = self.folder.open_or_make(ERROR)?;
         let sidecar = Sidecar {
             error: report.error.clone().unwrap_or_default(),
@@ -164,44 +194,41 @@ impl Device<'_> {
 
     /// The second look at files that were moved: one that is still being written, or was changed, is not finished and goes
     /// back. Then the folders are synced, and only then it is told.
-    pub(super) fn look_again(&self, dealt: Vec<Dealt>) {
-        let moved: Vec<_> = dealt
+    fn look_again(&self, mut group: Vec<(FileReport, Option<Moved>)>) {
+        let inodes: Vec<_> = group
             .iter()
-            .filter_map(|d| Some(d.moved.as_ref()?.open.inode))
+            .filter_map(|(_, moved)| Some(moved.as_ref()?.taken.open.inode))
             .collect();
-        let writers = if moved.is_empty() {
+        let writers = if inodes.is_empty() {
             Writers::default()
         } else {
-            Writers::now_of(&moved)
+            Writers::now_of(&inodes)
         };
-        let mut synced: Vec<PathBuf> = Vec::new();
-        let mut reports = Vec::with_capacity(dealt.len());
-        for Dealt { mut report, moved } in dealt {
-            if let Some(moved) = moved {
-                if let Some(reason) = moved.unfinished(&writers) {
-                    report.status = Status::Skipped;
-                    report.retryable = true;
-                    report.moved_to = None;
-                    report.error = Some(match moved.give_back() {
-                        Ok(()) => format!("{reason}; given back for the next run"),
-                        Err(error) => format!("{reason}, but it cannot be given back: {error}"),
-                    });
+        for (report, moved) in &mut group {
+            let Some(moved) = moved else { continue };
+            if let Some(reason) = moved.unfinished(&writers) {
+                report.status = Status::Skipped;
+                report.retryable = true;
+                report.moved_to = None;
+                report.error = Some(match moved.give_back() {
+                    Ok(()) => format!("{reason}; given back for the next run"),
+                    Err(error) => format!("{reason}, but it cannot be given back: {error}"),
+                });
+            }
+        }
+        let mut synced: Vec<&Path> = Vec::new();
+        for moved in group.iter().filter_map(|(_, moved)| moved.as_ref()) {
+            for folder in [&moved.to, &moved.taken.from] {
+                if synced.contains(&folder.path()) {
+                    continue;
                 }
-                for folder in [&moved.to, &moved.from] {
-                    if synced.iter().any(|path| path == folder.path()) {
-                        continue;
-                    }
-                    match folder.sync() {
-                        Ok(()) => synced.push(folder.path().to_owned()),
-                        Err(error) => {
-                            tracing::warn!("{}: not synced to disk: {error}", shown(folder.path()))
-                        }
-                    }
+                synced.push(folder.path());
+                if let Err(error) = folder.sync() {
+                    tracing::warn!("{}: not synced to disk: {error}", shown(folder.path()));
                 }
             }
-            reports.push(report);
         }
-        for report in reports {
+        for (report, _) in group {
             self.tell(report);
         }
     }
@@ -212,24 +239,26 @@ impl Moved {
     fn unfinished(&self, writers: &Writers) -> Option<String> {
         if !self
             .to
-            .holds(&self.as_name, self.open.inode)
+            .holds(&self.as_name, self.taken.open.inode)
             .unwrap_or(true)
         {
             return Some("another file took its name while it was being ingested".to_owned());
         }
-        if self.open.has_changed().unwrap_or(true) {
+        if self.taken.open.has_changed().unwrap_or(true) {
             return Some("it was changed while it was being moved".to_owned());
         }
         writers
-            .of(self.open.inode)
+            .of(self.taken.open.inode)
             .iter()
-            .find(|pid| !self.writers.contains(pid))
+            .find(|pid| !self.taken.writers.contains(pid))
             .map(|pid| format!("process {pid} began to write to it while it was being ingested"))
     }
 
     fn give_back(&self) -> Result<(), MoveError> {
         self.to
-            .move_into(&self.as_name, &self.from, &self.name, 0, |_| Ok(true))
+            .move_into(&self.as_name, &self.taken.from, &self.taken.name, 0, |_| {
+                Ok(true)
+            })
             .map(|_| ())?;
         if self.with_sidecar {
             self.to.remove_orphan_sidecar(&self.as_name)?;

@@ -1,7 +1,7 @@
 //! One file is taken: opened, judged whether it has arrived, ingested, and its fate decided.
 
 use super::Device;
-use super::place::{Dealt, Fate};
+use super::place::{Dealt, Fate, Taken};
 use crate::batch::Shape;
 use crate::cli::OnOutage;
 use crate::folder::{OpenError, OpenFile, Writers};
@@ -29,12 +29,7 @@ impl Device<'_> {
         name: &OsStr,
         writers: Option<&Writers>,
     ) -> Option<Dealt> {
-        let told = |report| {
-            Some(Dealt {
-                report,
-                moved: None,
-            })
-        };
+        let told = |report| Some(Dealt::left(report));
         let from = match self.folder.open_below(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -65,8 +60,19 @@ impl Device<'_> {
         if let Some(outage) = self.shared.sink.outage() {
             let mut report = self.unread(sub, name, Status::Error, outage.to_string());
             report.in_outage = true;
-            let writing = Writers::now_of(&[open.inode]).of(open.inode).to_vec();
-            return Some(self.finish(report, &self.fate_in_outage(), open, writing, from, name));
+            return Some(Dealt {
+                report,
+                fate: self.fate_in_outage(),
+                taken: Some(Taken {
+                    writers: match writers {
+                        Some(_) => Vec::new(),
+                        None => Writers::now_of(&[open.inode]).of(open.inode).to_vec(),
+                    },
+                    open,
+                    from,
+                    name: name.to_owned(),
+                }),
+            });
         }
         let path = from.path().join(name);
         let same = || !open.has_changed().unwrap_or(true);
@@ -80,14 +86,6 @@ impl Device<'_> {
         });
         self.warn_of(&path, &found);
         let mut report = FileReport::read(&path, &self.location, found);
-        let mut result = result;
-        if result.is_ok() {
-            result = self
-                .shared
-                .sink
-                .settle(self.location.company.as_str())
-                .map_err(Fault::Sink);
-        }
         if self.shared.settings.dry_run {
             if let Err(fault) = result {
                 report.status = Status::Error;
@@ -129,7 +127,16 @@ impl Device<'_> {
                 }
             }
         };
-        Some(self.finish(report, &fate, open, writing, from, name))
+        Some(Dealt {
+            report,
+            fate,
+            taken: Some(Taken {
+                open,
+                writers: writing,
+                from,
+                name: name.to_owned(),
+            }),
+        })
     }
 
     fn fate_in_outage(&self) -> Fate {

@@ -1152,7 +1152,17 @@ fn scene() -> String {
                 3 if day < 3 => continue,
                 // The eighth: today's and yesterday's file cannot be read; one of long ago could be, in the end.
                 7 if day < 2 => {
-                    (line.status, line.error, line.points) = ("error", "the marker is \\\"X\\\"", 0)
+                    (line.status, line.error, line.points) =
+                        ("error", "the marker is \\\"X\\\"", 0);
+                    // A later run that left it alone says nothing of it.
+                    let later = FileLine {
+                        status: "skipped",
+                        error: "",
+                        at: time + Duration::hours(1),
+                        arrival_delay_s: 3602.5,
+                        ..line
+                    };
+                    lines.push_str(&later.text());
                 }
                 7 if day == 5 => {
                     let first = FileLine {

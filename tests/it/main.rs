@@ -1,6 +1,22 @@
 //! Tests of the product from outside: the binary, the hook, the playbooks, the dashboards.
 #![forbid(unsafe_code)]
 
+mod harness;
+mod influx_double;
+mod line_protocol;
+mod real_influx;
+mod second_reader;
+
+mod cli;
+mod crowd_and_kill;
+mod faults;
+mod fixtures;
+mod hostile;
+mod ingest;
+mod on_a_real_server;
+mod properties;
+mod samples;
+mod uploads;
+
 mod dashboards;
 mod grafana;
-mod real_influx;

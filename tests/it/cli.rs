@@ -1,0 +1,471 @@
+//! The command line as hooks, cron jobs and people use it.
+
+use crate::harness::{DEVICE, HEADER, Run, Site, good_file, points_in};
+use crate::influx_double::{Double, ORG, TOKEN};
+use serde_json::Value;
+use std::io::Read;
+
+/// Exit 2, and a sentence that has these words in it; nothing was touched.
+#[track_caller]
+fn wrong_usage(site: &Site, run: Run, words: &[&str]) {
+    let run = run.expect(2);
+    for word in words {
+        assert!(
+            run.stderr.contains(word),
+            "{word:?} is not in: {}",
+            run.stderr
+        );
+    }
+    assert_eq!(run.stdout, "");
+    assert_eq!(site.reports().len(), 0, "no report of a run that never was");
+}
+
+fn site() -> Site {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site
+}
+
+#[test]
+fn wrong_usage_is_exit_2_and_a_sentence() {
+    let site = site();
+    let lp = || site.lp_run();
+    wrong_usage(
+        &site,
+        lp().arg("--no-such-option").run(),
+        &["--no-such-option"],
+    );
+    wrong_usage(
+        &site,
+        lp().args(["--on-outage", "perhaps"]).run(),
+        &["perhaps", "keep"],
+    );
+    wrong_usage(
+        &site,
+        lp().args(["--timezone", "Mars/Olympus"]).run(),
+        &["Mars/Olympus"],
+    );
+    wrong_usage(
+        &site,
+        lp().env("TSV_TIMEZONE", "Mars/Olympus").run(),
+        &["Mars/Olympus"],
+    );
+    wrong_usage(&site, lp().args(["--jobs", "many"]).run(), &["many"]);
+    wrong_usage(
+        &site,
+        lp().args(["--env-file", "/no/such/file"]).run(),
+        &["/no/such/file"],
+    );
+    wrong_usage(&site, site.bare().run(), &["dataFolder"]);
+    wrong_usage(
+        &site,
+        site.bare()
+            .args(["-d", "/no/such/folder", "--line-protocol-dir", "x"])
+            .run(),
+        &["/no/such/folder"],
+    );
+    let file = site.path(format!("{DEVICE}/a.tsv"));
+    wrong_usage(
+        &site,
+        site.bare()
+            .arg("-d")
+            .arg(&file)
+            .args(["--line-protocol-dir", "x"])
+            .run(),
+        &["a.tsv"],
+    );
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+}
+
+#[test]
+fn a_setting_that_lacks_is_named_with_the_remedy() {
+    let site = site();
+    for missing in ["INFLUXDB_ADMIN_TOKEN", "INFLUXDB_ORG", "INFLUXDB_HOST"] {
+        let run = site.call_to("http://127.0.0.1:1").no_env(missing).run();
+        wrong_usage(&site, run, &[missing]);
+        let run = site.call_to("http://127.0.0.1:1").env(missing, "").run();
+        wrong_usage(&site, run, &[missing]);
+    }
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+}
+
+#[test]
+fn an_unusable_url_is_a_configuration_error_and_never_a_panic() {
+    let site = site();
+    for url in [
+        "not a url",
+        "http://",
+        "http://[::1",
+        "http://[",
+        "http:// /",
+        "http://host:99999",
+        "ftp://127.0.0.1",
+        "file:///etc/passwd",
+        "mailto:me@example.org",
+        "127.0.0.1:8086",
+        "localhost:8086",
+        "//127.0.0.1",
+        "http://127.0.0.1:1/influx",
+        "http://127.0.0.1:1/influx/",
+        "http://127.0.0.1:1/?x=y",
+        "http://\u{7}",
+        "data:text/plain,x",
+    ] {
+        let run = site.call_to(url).run();
+        assert_eq!(run.code(), 2, "{url}: {run:?}");
+        wrong_usage(&site, run, &["INFLUXDB_HOST"]);
+    }
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+}
+
+#[test]
+fn a_url_may_end_in_a_slash_and_stand_in_either_variable() {
+    let double = Double::start();
+    let site = site();
+    site.call_to(&format!("{}/", double.url())).ok();
+    assert_eq!(points_in(&double, "acme").len(), 2);
+
+    let double = Double::start();
+    let site = self::site();
+    site.call_to("x")
+        .no_env("INFLUXDB_HOST")
+        .env("INFLUXDB_URL", double.url())
+        .ok();
+    assert_eq!(points_in(&double, "acme").len(), 2);
+
+    let wins = Double::start();
+    let site = self::site();
+    site.run_to(&wins)
+        .env("INFLUXDB_URL", "http://127.0.0.1:1")
+        .ok();
+    assert_eq!(points_in(&wins, "acme").len(), 2);
+}
+
+#[test]
+fn the_old_scripts_options_and_the_usual_spellings_are_accepted() {
+    for (folder, file) in [
+        ("-d", "-t"),
+        ("--dataFolder", "--tsvFile"),
+        ("--data-folder", "--tsv-file"),
+    ] {
+        let site = site();
+        site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+        site.put_old(format!("{DEVICE}/c.tsv"), good_file(1, 1));
+        site.bare()
+            .arg(folder)
+            .arg(site.data())
+            .arg("--line-protocol-dir")
+            .arg(site.lp_dir())
+            .arg(file)
+            .arg(site.path(format!("{DEVICE}/b.tsv")))
+            .arg(file)
+            .arg(site.path(format!("{DEVICE}/c.tsv")))
+            .ok();
+        assert_eq!(
+            site.tree(),
+            ["a.tsv", "parsed/b.tsv", "parsed/c.tsv"].map(|n| format!("{DEVICE}/{n}"))
+        );
+    }
+}
+
+#[test]
+fn the_data_folder_may_be_relative_and_end_in_a_slash() {
+    let site = site();
+    site.bare()
+        .cwd(site.dir.path())
+        .args([
+            "-d",
+            "data/",
+            "--line-protocol-dir",
+            "lp",
+            "-t",
+            "data/acme/site/02001171/a.tsv",
+        ])
+        .ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn nothing_to_do_is_a_success() {
+    let site = Site::new();
+    site.lp_run().ok();
+    assert_eq!(site.report()["nb_files_total"], 0);
+    assert_eq!(site.report()["status"], "success");
+}
+
+#[test]
+fn a_dry_run_touches_nothing_and_says_json_alone() {
+    let site = site();
+    site.put_old(format!("{DEVICE}/bad.tsv"), format!("{HEADER}rubbish\n"));
+    let before = site.tree();
+    let double = Double::start();
+    for call in [site.run_to(&double), site.lp_run(), site.call()] {
+        let run = call.arg("--dry-run").run().expect(1);
+        let report: Value =
+            serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}: {}", run.stdout));
+        assert_eq!(report["dry_run"], true);
+        assert_eq!(report["nb_files_total"], 2);
+        assert_eq!(report["nb_files_failed"], 1);
+        assert_eq!(report["nb_points_total"], 2);
+    }
+    assert_eq!(site.tree(), before);
+    assert_eq!(double.requests().len(), 0, "no network");
+    assert_eq!(site.reports().len(), 0, "no report on disk");
+    assert!(!site.lp_dir().exists() && !site.reports_dir().exists());
+    let names: Vec<_> = walkdir::WalkDir::new(site.dir.path())
+        .into_iter()
+        .filter_map(Result::ok)
+        .collect();
+    assert!(
+        names
+            .iter()
+            .all(|e| !e.file_name().to_string_lossy().contains("lock")),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn a_dry_run_reads_named_files_too() {
+    let site = site();
+    let run = site
+        .call()
+        .arg("--dry-run")
+        .named(format!("{DEVICE}/a.tsv"))
+        .arg("-v")
+        .ok();
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON alone");
+    assert_eq!(report["nb_files_success"], 1);
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+}
+
+#[test]
+fn a_dot_env_is_read_and_the_environment_wins() {
+    let double = Double::start();
+    let dot_env = format!(
+        "# a comment\nINFLUXDB_HOST=\"{}\"\nINFLUXDB_ADMIN_TOKEN='{TOKEN}'\nexport INFLUXDB_ORG={ORG}\nTSV_TIMEZONE=Asia/Tokyo\n",
+        double.url()
+    );
+    // In the working directory.
+    let site = site();
+    std::fs::write(site.dir.path().join("cwd/.env"), &dot_env).expect("written");
+    site.call().ok();
+    let paris = points_in(&double, "acme")[0].epoch;
+    assert_eq!(
+        paris, 1_753_999_200,
+        "TSV_TIMEZONE of the environment, 1 August 2025 00:00 in Paris"
+    );
+
+    // Named.
+    let double2 = Double::start();
+    let site = self::site();
+    let file = site.dir.path().join("settings");
+    std::fs::write(&file, &dot_env).expect("written");
+    site.call()
+        .arg("--env-file")
+        .arg(&file)
+        .env("INFLUXDB_HOST", double2.url())
+        .no_env("TSV_TIMEZONE")
+        .ok();
+    assert_eq!(
+        points_in(&double2, "acme")[0].epoch,
+        1_753_999_200 - 7 * 3600,
+        "Tokyo is 7 hours before Paris"
+    );
+}
+
+#[test]
+fn the_flag_wins_over_the_environment() {
+    let site = site();
+    site.lp_run().args(["--timezone", "Asia/Tokyo"]).ok();
+    assert_eq!(site.lp_points("acme")[0].epoch, 1_753_999_200 - 7 * 3600);
+}
+
+#[test]
+fn a_token_in_the_wrong_place_never_shows() {
+    // Broken settings are shown with care: a token may stand in the URL, or have a line break.
+    let site = site();
+    let run = site
+        .call_to(&format!("http://user:{TOKEN}@127.0.0.1:1"))
+        .run();
+    assert_ne!(run.code(), 0);
+    run.clean();
+    let site = self::site();
+    let run = site
+        .call_to("http://127.0.0.1:1")
+        .env("INFLUXDB_ADMIN_TOKEN", format!("{TOKEN}\n"))
+        .run();
+    assert_ne!(run.code(), 0);
+    run.clean();
+    let site = self::site();
+    std::fs::write(
+        site.dir.path().join("cwd/.env"),
+        format!("INFLUXDB_ADMIN_TOKEN=\"{TOKEN}\nINFLUXDB_ORG\n"),
+    )
+    .expect("written");
+    site.call().run().clean();
+    let site = self::site();
+    site.call_to("http://127.0.0.1:1")
+        .args(["-v", "-v"])
+        .env("TSV_LOG_LEVEL", "TRACE")
+        .run()
+        .clean();
+    for report in site.reports() {
+        assert!(!report.to_string().contains(TOKEN));
+    }
+    for path in site.tree() {
+        assert!(!String::from_utf8_lossy(&site.read(path)).contains(TOKEN));
+    }
+}
+
+#[test]
+fn the_exit_status_tells_failed_files() {
+    let site = site();
+    site.put_old(format!("{DEVICE}/bad.tsv"), format!("{HEADER}rubbish\n"));
+    let run = site.lp_run().run().expect(1);
+    // Each failure with file, reason and remedy.
+    assert!(run.stderr.contains("bad.tsv"), "{}", run.stderr);
+    assert_eq!(site.report()["status"], "partial_failure");
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn quiet_says_failures_only() {
+    let good = site();
+    let quiet = good.lp_run().arg("-q").ok();
+    assert!(quiet.stderr.lines().count() <= 1, "{}", quiet.stderr);
+    let bad = Site::new();
+    bad.put_old(format!("{DEVICE}/bad.tsv"), format!("{HEADER}rubbish\n"));
+    let run = bad.lp_run().arg("-q").run().expect(1);
+    assert!(run.stderr.contains("bad.tsv"), "{}", run.stderr);
+}
+
+#[test]
+fn the_log_level_is_a_setting() {
+    let site = site();
+    let debug = site.lp_run().env("TSV_LOG_LEVEL", "DEBUG").ok();
+    let info = self::site().lp_run().ok();
+    assert!(debug.stderr.len() >= info.stderr.len());
+    let run = self::site().lp_run().env("TSV_LOG_LEVEL", "warning").run();
+    assert!(
+        [0, 2].contains(&run.clean().code()),
+        "the old script's word is understood or refused"
+    );
+}
+
+#[test]
+fn help_is_for_a_newcomer() {
+    let site = Site::new();
+    let run = site.bare().arg("--help").ok();
+    for word in [
+        "--dataFolder",
+        "--tsvFile",
+        "--dry-run",
+        "--retry-errors",
+        "--on-outage",
+        "--timezone",
+        "--jobs",
+        "--line-protocol-dir",
+        "--env-file",
+        "INFLUXDB_HOST",
+        "INFLUXDB_ADMIN_TOKEN",
+        "INFLUXDB_ORG",
+        "TSV_TIMEZONE",
+        "TSV_ON_OUTAGE",
+        "TSV_RETRY_FOR",
+        "TSV_REPORT_DIR",
+        "TSV_META_BUCKET",
+        "TSV_INCOMPLETE_GRACE_S",
+        "check",
+        "completions",
+        "xample",
+    ] {
+        assert!(
+            run.stdout.contains(word),
+            "{word} is not in the help: {}",
+            run.stdout
+        );
+    }
+    assert_eq!(run.stderr, "");
+    site.bare().arg("-h").ok();
+    assert!(
+        site.bare()
+            .arg("--version")
+            .ok()
+            .stdout
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
+    assert_eq!(site.reports().len(), 0);
+}
+
+#[test]
+fn completions_are_written_for_the_usual_shells() {
+    let site = Site::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let run = site.bare().args(["completions", shell]).ok();
+        assert!(
+            run.stdout.contains("powerview") && run.stdout.contains("dry-run"),
+            "{shell}"
+        );
+    }
+    assert_eq!(site.bare().args(["completions", "edlin"]).run().code(), 2);
+}
+
+#[test]
+fn check_says_one_line_each() {
+    let double = Double::start();
+    let site = site();
+    let run = |call: crate::harness::Call| {
+        let run = call.run().clean();
+        (run.code(), format!("{}{}", run.stdout, run.stderr))
+    };
+    let check = |url: &str| {
+        site.bare()
+            .env("INFLUXDB_HOST", url)
+            .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
+            .env("INFLUXDB_ORG", ORG)
+            .arg("check")
+            .arg("-d")
+            .arg(site.data())
+    };
+    let (code, good) = run(check(&double.url()));
+    assert!([0, 1].contains(&code), "{good}");
+    assert!(good.lines().count() >= 6, "{good}");
+
+    let (code, dead) = run(check("http://127.0.0.1:1"));
+    assert_eq!(code, 1, "{dead}");
+    let (code, token) = run(check(&double.url()).env("INFLUXDB_ADMIN_TOKEN", "wrong"));
+    assert_eq!(code, 1, "{token}");
+    let (code, org) = run(check(&double.url()).env("INFLUXDB_ORG", "nobody"));
+    assert_eq!(code, 1, "{org}");
+    assert!(org.contains("nobody"), "{org}");
+    assert_eq!(
+        site.tree(),
+        [format!("{DEVICE}/a.tsv")],
+        "it changes nothing"
+    );
+    assert_eq!(double.bucket_names().len(), 2, "it creates no bucket");
+    assert_eq!(site.reports().len(), 0);
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let site = site();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_powerview"))
+        .env_clear()
+        .args(["--dry-run", "-d"])
+        .arg(site.data())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut err)
+        .expect("read");
+    child.wait().expect("ended");
+    assert!(!err.contains("panicked"), "{err}");
+}

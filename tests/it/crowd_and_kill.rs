@@ -1,0 +1,463 @@
+//! Many processes at once, and processes that die at any instant.
+
+use crate::harness::{Call, HEADER, Site, points_in, skipped, stored};
+use crate::influx_double::{Double, Fault, is_data_write};
+use crate::second_reader::{self, Point};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::time::Duration;
+
+/// Files of several companies and devices; every value stands in one place only. Some are broken.
+pub struct Load {
+    /// path below the data folder, content
+    files: Vec<(String, String)>,
+}
+
+impl Load {
+    /// `overlap`: each file of a device begins in the middle of the one before it, so the later one has to win. That
+    /// holds where one sweep after another comes by, not for hooks that name files in any order.
+    fn new(companies: u32, devices: u32, files: u32, rows: u32, overlap: bool) -> Self {
+        let mut out = Vec::new();
+        let mut value = 0;
+        for c in 0..companies {
+            for d in 0..devices {
+                for f in 0..files {
+                    let mut text = HEADER.replace("02001171", &format!("0200{d:04}"));
+                    for r in 0..rows {
+                        value += 1;
+                        let minute = f * if overlap { rows / 2 } else { rows } + r;
+                        text.push_str(&format!(
+                            "{:02}/11/25 {:02}:{:02}:00\t{value}.5\t{value}\n",
+                            1 + minute / 1440,
+                            minute / 60 % 24,
+                            minute % 60
+                        ));
+                    }
+                    out.push((format!("company{c}/site/0200{d:04}/f{f:02}.tsv"), text));
+                }
+            }
+        }
+        out.push((
+            "company0/site/02000000/bad.tsv".to_owned(),
+            format!("{HEADER}rubbish\n"),
+        ));
+        Self { files: out }
+    }
+
+    fn put(&self, site: &Site) {
+        for (path, text) in &self.files {
+            site.put_old(path, text);
+        }
+    }
+
+    /// What an undisturbed run leaves in a company's bucket.
+    pub fn points(&self, company: &str) -> Vec<Point> {
+        let of = self
+            .files
+            .iter()
+            .filter(|(p, _)| p.starts_with(&format!("{company}/")));
+        let points: Vec<Point> = of
+            .filter_map(|(_, text)| {
+                second_reader::read(text.as_bytes(), "site", chrono_tz::Europe::Paris).ok()
+            })
+            .flat_map(|w| w.points)
+            .collect();
+        stored(&points)
+    }
+
+    pub fn companies(&self) -> BTreeSet<String> {
+        self.files
+            .iter()
+            .map(|(p, _)| p.split('/').next().expect("a company").to_owned())
+            .collect()
+    }
+
+    fn tree(&self) -> Vec<String> {
+        let mut tree: Vec<String> = Vec::new();
+        for (path, text) in &self.files {
+            let (folder, name) = path.rsplit_once('/').expect("deep");
+            if text.contains("rubbish") {
+                tree.push(format!("{folder}/error/{name}"));
+                tree.push(format!("{folder}/error/{name}.error.json"));
+            } else {
+                tree.push(format!("{folder}/parsed/{name}"));
+            }
+        }
+        tree.sort();
+        tree
+    }
+
+    #[track_caller]
+    fn assert_moved(&self, site: &Site, what: &str) {
+        assert_eq!(site.tree(), self.tree(), "{what}");
+        for (path, text) in &self.files {
+            let (folder, name) = path.rsplit_once('/').expect("deep");
+            let at = if text.contains("rubbish") {
+                "error"
+            } else {
+                "parsed"
+            };
+            assert_eq!(
+                site.read(format!("{folder}/{at}/{name}")),
+                text.as_bytes(),
+                "{what}: {path}"
+            );
+        }
+    }
+
+    #[track_caller]
+    fn assert_arrived(&self, double: &Double, what: &str) {
+        for company in self.companies() {
+            assert!(
+                points_in(double, &company) == self.points(&company),
+                "{what}: the points of {company} differ"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_crowd_of_sweeps_and_hooks_loses_nothing_and_moves_nothing_twice() {
+    let load = Load::new(3, 4, 6, 40, false);
+    let double = Double::start();
+    let site = Site::new();
+    load.put(&site);
+    let mut runs = Vec::new();
+    for i in 0..28 {
+        let mut call = site
+            .run_to(&double)
+            .env("TSV_BATCH_LINES", "20")
+            .env("TSV_RETRY_FOR", "20")
+            .timeout(Duration::from_secs(120));
+        if i % 7 != 0 && i % 7 != 3 {
+            let (path, _) = &load.files[(i * 7) % (load.files.len() - 1)];
+            call = call.named(path);
+        }
+        runs.push((i, call.start()));
+    }
+    let mut successes = 0;
+    let mut failed = 0;
+    for (i, run) in runs {
+        let run = run.wait().clean();
+        assert!(
+            !run.stderr.to_lowercase().contains("no such file"),
+            "{i}: {}",
+            run.stderr
+        );
+        // Exit 1 is right for the one that had the broken file.
+        assert!([0, 1].contains(&run.code()), "{i}: {run:?}");
+        failed += i32::from(run.code() == 1);
+    }
+    assert_eq!(
+        failed, 1,
+        "one run has met the broken file, the others have nothing to complain about"
+    );
+    for report in site.reports() {
+        successes += report["nb_files_success"].as_u64().expect("a number");
+    }
+    assert_eq!(
+        successes,
+        load.files.len() as u64 - 1,
+        "every file was dealt with once"
+    );
+    load.assert_moved(&site, "crowd");
+    load.assert_arrived(&double, "crowd");
+}
+
+#[test]
+fn a_crowd_to_line_protocol_files_leaves_whole_lines() {
+    let load = Load::new(2, 3, 4, 40, true);
+    let site = Site::new();
+    load.put(&site);
+    let runs: Vec<_> = (0..10)
+        .map(|_| site.lp_run().env("TSV_BATCH_LINES", "20").start())
+        .collect();
+    for run in runs {
+        run.wait().clean();
+    }
+    assert_eq!(site.tree(), load.tree());
+    for company in load.companies() {
+        assert!(
+            stored(&site.lp_points(&company)) == load.points(&company),
+            "{company}"
+        );
+    }
+}
+
+#[test]
+fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
+    // Somebody holds every lock there can be on this device's folder, and on all above it.
+    let site = Site::new();
+    site.put_old(
+        "acme/site/02001171/a.tsv",
+        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+    );
+    let mut held = Vec::new();
+    for folder in ["acme/site/02001171", "acme/site", "acme", ""] {
+        let dir = std::fs::File::open(site.path(folder)).expect("opened");
+        rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .expect("locked");
+        held.push(dir);
+    }
+    let run = site
+        .lp_run()
+        .env("TSV_LOCK_WAIT_S", "0.3")
+        .timeout(Duration::from_secs(20))
+        .run()
+        .clean();
+    assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
+    if site.exists("acme/site/02001171/a.tsv") {
+        assert!(
+            run.stderr.contains(&std::process::id().to_string()),
+            "the holder's pid is named: {}",
+            run.stderr
+        );
+        drop(held);
+        site.lp_run().ok();
+    }
+    assert_eq!(site.tree(), ["acme/site/02001171/parsed/a.tsv"]);
+    assert_eq!(site.lp_points("acme").len(), 2);
+}
+
+fn kills() -> u32 {
+    std::env::var("KILLS")
+        .ok()
+        .and_then(|k| k.parse().ok())
+        .unwrap_or(40)
+}
+
+/// Kills runs at random instants until so many were killed; each time a few files are there. Then runs once in peace and
+/// has a look at the points.
+pub fn kill_and_look(
+    call: impl for<'a> Fn(&'a Site) -> Call<'a>,
+    mut look: impl FnMut(&Load, &Site, &str),
+) {
+    let random = RandomState::new();
+    let mut litter: Vec<String> = Vec::new();
+    let mut killed = 0;
+    let mut round = 0;
+    let mut longest = Duration::from_millis(60);
+    while killed < kills() {
+        round += 1;
+        assert!(
+            round < 20 + 4 * kills(),
+            "the program is too quick to be killed: {killed} in {round} rounds"
+        );
+        let load = Load::new(2, 2, 3, 60, true);
+        let site = Site::new();
+        load.put(&site);
+        let call = || {
+            call(&site)
+                .env("TSV_BATCH_LINES", "20")
+                .env("TSV_RETRY_FOR", "20")
+                .env("TSV_LOCK_WAIT_S", "20")
+        };
+        // Up to five kills a tree, then a run in peace.
+        let mut done = false;
+        for _ in 0..5 {
+            let micros = random.hash_one((round, killed))
+                % u64::try_from(longest.as_micros()).expect("short");
+            let mut run = call().start();
+            std::thread::sleep(Duration::from_micros(micros));
+            if run.is_done() {
+                longest = run.wait().clean().took.max(Duration::from_millis(10));
+                done = true;
+                break;
+            }
+            run.kill();
+            killed += 1;
+            // A file and its sidecar never part, at whatever instant.
+            for path in site
+                .tree()
+                .iter()
+                .filter(|p| p.contains("/error/") && p.ends_with(".tsv"))
+            {
+                assert!(
+                    site.exists(format!("{path}.error.json")),
+                    "round {round}: {path} lies there without its sidecar"
+                );
+            }
+            for path in site.tree().iter().filter(|p| p.ends_with(".error.json")) {
+                serde_json::from_slice::<serde_json::Value>(&site.read(path))
+                    .unwrap_or_else(|e| panic!("round {round}: half a sidecar {path}: {e}"));
+            }
+        }
+        if !done {
+            let last = call().run().clean();
+            assert!([0, 1].contains(&last.code()), "{last:?}");
+        }
+        let what = format!("round {round}, {killed} kills");
+        for report in site.reports() {
+            assert!(report["run_id"].is_string(), "{what}: whole reports only");
+        }
+        for path in site.tree().into_iter().filter(|p| p.contains("/.")) {
+            std::fs::remove_file(site.path(&path)).expect("removed");
+            litter.push(path);
+        }
+        let reports = std::fs::read_dir(site.reports_dir())
+            .into_iter()
+            .flatten()
+            .map(|e| e.expect("entry").file_name());
+        litter.extend(
+            reports
+                .map(|n| n.to_string_lossy().into_owned())
+                .filter(|n| !n.ends_with(".json")),
+        );
+        load.assert_moved(&site, &what);
+        look(&load, &site, &what);
+    }
+    eprintln!("{killed} kills in {round} rounds");
+    assert_eq!(
+        litter,
+        Vec::<String>::new(),
+        "temporary files that nobody removes"
+    );
+}
+
+#[test]
+fn killed_at_any_instant_running_again_gives_the_undisturbed_result() {
+    let double = Double::start();
+    kill_and_look(
+        |site| site.run_to(&double),
+        |load, _, what| {
+            load.assert_arrived(&double, what);
+            // The next round writes the same series.
+            for company in load.companies() {
+                double.delete_bucket(&company);
+            }
+        },
+    );
+}
+
+#[test]
+fn killed_at_any_instant_line_protocol_files_stay_whole() {
+    kill_and_look(Site::lp_run, |load, site, what| {
+        for company in load.companies() {
+            assert!(
+                stored(&site.lp_points(&company)) == load.points(&company),
+                "{what}: the points of {company} differ"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_crowd_before_a_server_that_comes_and_goes_loses_nothing() {
+    let load = Load::new(3, 3, 5, 30, false);
+    let double = Double::start();
+    // Every third write meets something.
+    let faults = [
+        Fault::status(503, "down"),
+        Fault::ResetBefore,
+        Fault::ResetAfterApply,
+        Fault::CutAnswer,
+        Fault::status(500, "internal error"),
+    ];
+    for (i, fault) in faults.into_iter().cycle().take(60).enumerate() {
+        double.fault(is_data_write, 2 + i % 2, 1, fault);
+    }
+    let site = Site::new();
+    load.put(&site);
+    for _ in 0..2 {
+        let runs: Vec<_> = (0..8)
+            .map(|i| {
+                site.run_to(&double)
+                    .args([
+                        "--retry-errors",
+                        "--on-outage",
+                        if i % 2 == 0 { "error" } else { "keep" },
+                    ])
+                    .env("TSV_BATCH_LINES", "20")
+                    .env("TSV_RETRY_FOR", if i % 3 == 0 { "0" } else { "0.5" })
+                    .timeout(Duration::from_secs(120))
+                    .start()
+            })
+            .collect();
+        for run in runs {
+            run.wait().clean();
+        }
+    }
+    double.clear_faults();
+    site.run_to(&double).arg("--retry-errors").run().clean();
+    load.assert_moved(&site, "flapping");
+    load.assert_arrived(&double, "flapping");
+}
+
+#[test]
+fn no_lock_file_stays_behind() {
+    let site = Site::new();
+    site.put_old(
+        "acme/site/02001171/a.tsv",
+        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+    );
+    site.lp_run().ok();
+    let names: Vec<String> = walkdir::WalkDir::new(site.data())
+        .into_iter()
+        .filter_map(Result::ok)
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(
+        names,
+        ["data", "acme", "site", "02001171", "parsed", "a.tsv"]
+    );
+}
+
+#[test]
+fn across_file_systems_nothing_is_copied_and_the_error_is_clear() {
+    // `parsed` on another file system: only where this machine lets a test mount one.
+    let site = Site::new();
+    let path = site.put_old(
+        "acme/site/02001171/a.tsv",
+        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+    );
+    let parsed = path.with_file_name("parsed");
+    std::fs::create_dir(&parsed).expect("made");
+    if !mount_tmpfs(&parsed) {
+        return skipped("no right to mount a file system");
+    }
+    let run = site.lp_run().run().clean();
+    let tree = site.tree();
+    let _unmounted = std::process::Command::new("umount").arg(&parsed).status();
+    assert_eq!(run.code(), 1);
+    assert_eq!(tree, ["acme/site/02001171/a.tsv"]);
+    assert!(run.stderr.contains("file system"), "{}", run.stderr);
+}
+
+#[test]
+fn a_full_disk_for_the_report_is_a_warning() {
+    let site = Site::new();
+    site.put_old(
+        "acme/site/02001171/a.tsv",
+        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+    );
+    let reports = site.reports_dir();
+    std::fs::create_dir(&reports).expect("made");
+    if !mount_tmpfs(&reports) {
+        return skipped("no right to mount a file system");
+    }
+    let filled = std::fs::write(reports.join("filler"), vec![0; 1 << 20]);
+    let run = site.lp_run().run();
+    let left: Vec<_> = std::fs::read_dir(&reports)
+        .expect("read")
+        .map(|e| e.expect("entry").file_name())
+        .collect();
+    let _unmounted = std::process::Command::new("umount").arg(&reports).status();
+    assert!(filled.is_err(), "the disk is full");
+    let run = run.expect(0);
+    assert!(run.stderr.contains("WARN"), "{}", run.stderr);
+    assert!(site.exists("acme/site/02001171/parsed/a.tsv"));
+    assert!(
+        left.iter().all(|n| !n.to_string_lossy().ends_with(".json")),
+        "no half report: {left:?}"
+    );
+}
+
+fn mount_tmpfs(at: &Path) -> bool {
+    std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+        .arg(at)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
+}

@@ -1,0 +1,893 @@
+//! What a server can do to a run, end to end: requests, fate of the file, sidecar, exit status.
+
+use crate::harness::{DEVICE, HEADER, Run, Site, age, file_of, good_file, points_in, stored};
+use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
+use crate::second_reader;
+use std::time::Duration;
+
+fn expected_points(file: &str) -> Vec<second_reader::Point> {
+    let whole =
+        second_reader::read(file.as_bytes(), "site", chrono_tz::Europe::Paris).expect("good");
+    stored(&whole.points)
+}
+
+#[track_caller]
+fn assert_parsed(site: &Site, what: &str) {
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")], "{what}");
+}
+
+#[track_caller]
+fn assert_in_error(site: &Site, retryable: bool, what: &str) -> serde_json::Value {
+    let file = format!("{DEVICE}/error/a.tsv");
+    assert_eq!(
+        site.tree(),
+        [file.clone(), format!("{file}.error.json")],
+        "{what}"
+    );
+    let sidecar = site.sidecar(&file);
+    assert_eq!(sidecar["retryable"], retryable, "{what}: {sidecar:#}");
+    let reports = site.reports();
+    let report = reports.last().expect("a report");
+    let entry = file_of(report, "a.tsv");
+    assert_eq!(entry["status"], "error", "{what}");
+    assert_eq!(entry["retryable"], retryable, "{what}: {entry:#}");
+    assert!(
+        entry["error"]
+            .as_str()
+            .is_some_and(|e| !e.is_empty() && e.len() < 2000),
+        "{what}: {entry:#}"
+    );
+    entry.clone()
+}
+
+/// Faults that may pass, by name.
+fn passing() -> Vec<(&'static str, Fault)> {
+    vec![
+        ("reset before", Fault::ResetBefore),
+        ("reset after the batch was taken", Fault::ResetAfterApply),
+        ("answer cut off", Fault::CutAnswer),
+        ("error body cut off", Fault::CutErrorBody(503)),
+        ("silence", Fault::Silence),
+        (
+            "silence after the batch was taken",
+            Fault::SilenceAfterApply,
+        ),
+        (
+            "429",
+            Fault::status(
+                429,
+                "org 6f9dd2f6ebb29ea7 has exceeded limited_write plan limit",
+            ),
+        ),
+        ("500", Fault::status(500, "internal error")),
+        (
+            "500 disk full",
+            Fault::status(
+                500,
+                "engine: error writing WAL entry: write /var/lib/influxdb2/engine/wal/1: no space left on device",
+            ),
+        ),
+        ("502", Fault::status(502, "bad gateway")),
+        ("503", Fault::status(503, "unavailable")),
+        ("504", Fault::status(504, "gateway timeout")),
+        ("502 page of a proxy", Fault::Html(502)),
+        ("503 page of a proxy", Fault::Html(503)),
+    ]
+}
+
+#[test]
+fn a_fault_that_passes_costs_one_more_request_and_nothing_else() {
+    for (what, fault) in passing() {
+        let double = Double::start();
+        double.fault_writes(1, fault);
+        let site = Site::new();
+        let file = good_file(1, 5);
+        site.put_old(format!("{DEVICE}/a.tsv"), &file);
+        site.run_to(&double)
+            .env("TSV_RETRY_FOR", "20")
+            .env("TSV_REQUEST_TIMEOUT_S", "0.4")
+            .ok();
+        assert_parsed(&site, what);
+        assert_eq!(points_in(&double, "acme"), expected_points(&file), "{what}");
+        let writes = double.data_writes();
+        assert_eq!(writes.len(), 2, "{what}");
+        if writes[0].wire > 0 {
+            assert_eq!(
+                writes[0].body, writes[1].body,
+                "{what}: the same batch again"
+            );
+        }
+        assert_eq!(site.report()["status"], "success", "{what}");
+    }
+}
+
+#[test]
+fn a_fault_that_stays_is_an_outage() {
+    for (what, fault) in passing() {
+        for on_outage in ["error", "keep"] {
+            let what = format!("{what}, {on_outage}");
+            let double = Double::start();
+            double.fault_writes(usize::MAX, fault.clone());
+            let site = Site::new();
+            let file = good_file(1, 5);
+            site.put_old(format!("{DEVICE}/a.tsv"), &file);
+            let run = site
+                .run_to(&double)
+                .args(["--on-outage", on_outage])
+                .env("TSV_RETRY_FOR", "0.4")
+                .env("TSV_REQUEST_TIMEOUT_S", "0.2")
+                .run()
+                .expect(1);
+            assert!(run.took < Duration::from_secs(8), "{what}: {:?}", run.took);
+            if on_outage == "error" {
+                assert_in_error(&site, true, &what);
+            } else {
+                assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")], "{what}");
+                assert_eq!(
+                    site.read(format!("{DEVICE}/a.tsv")),
+                    file.as_bytes(),
+                    "{what}"
+                );
+            }
+            assert!(!double.data_writes().is_empty(), "{what}");
+
+            // When the server is back, the next run heals it.
+            double.clear_faults();
+            let mut call = site.run_to(&double);
+            if on_outage == "error" {
+                call = call.arg("--retry-errors");
+            }
+            call.ok();
+            assert_parsed(&site, &what);
+            assert_eq!(points_in(&double, "acme"), expected_points(&file), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_an_outage() {
+    let free = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("bound").port()
+    };
+    let plain = Double::start();
+    for url in [
+        format!("http://127.0.0.1:{free}"),
+        plain.url().replace("http:", "https:"),
+        "http://no-such-host.invalid:8086".to_owned(),
+    ] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        let run = site.call_to(&url).run().expect(1);
+        let entry = assert_in_error(&site, true, &url);
+        assert!(run.took < Duration::from_secs(10), "{url}: {:?}", run.took);
+        // The sentence helps: it names the server.
+        let host = url
+            .trim_start_matches("http://")
+            .trim_start_matches("https://")
+            .split(':')
+            .next()
+            .expect("a host")
+            .to_owned();
+        let said = format!("{}{}", entry["error"], run.stderr);
+        assert!(said.contains(&host), "{said}");
+
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.call_to(&url)
+            .env("TSV_ON_OUTAGE", "keep")
+            .run()
+            .expect(1);
+        assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_connection_is_an_outage() {
+    // Its queue of connections is full: a new one gets no answer at all.
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+    let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&listener, &any).expect("bound");
+    listen(&listener, 0).expect("listening");
+    let address =
+        std::net::SocketAddrV4::try_from(getsockname(&listener).expect("bound")).expect("IPv4");
+    let mut waiting = Vec::new();
+    while let Ok(stream) =
+        std::net::TcpStream::connect_timeout(&address.into(), Duration::from_millis(200))
+    {
+        waiting.push(stream);
+        assert!(waiting.len() < 1000, "the queue never fills");
+    }
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let run = site
+        .call_to(&format!("http://{address}"))
+        .env("TSV_CONNECT_TIMEOUT_S", "0.2")
+        .env("TSV_REQUEST_TIMEOUT_S", "30")
+        .run()
+        .expect(1);
+    assert_in_error(&site, true, "no connection");
+    assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
+}
+
+#[test]
+fn silence_from_the_start_is_an_outage() {
+    // Accepted by the kernel, answered by nobody.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let run = site
+        .call_to(&url)
+        .env("TSV_REQUEST_TIMEOUT_S", "0.2")
+        .run()
+        .expect(1);
+    assert_in_error(&site, true, "silence");
+    assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
+}
+
+#[test]
+fn five_hundred_files_do_not_wait_five_hundred_times() {
+    for on_outage in ["error", "keep"] {
+        let double = Double::start();
+        double.fault_all(Fault::status(503, "down"));
+        let site = Site::new();
+        for n in 0..500 {
+            site.put_old(
+                format!("acme{}/site/02001171/f{n:03}.tsv", n % 5),
+                good_file(n, 1),
+            );
+        }
+        let run = site
+            .run_to(&double)
+            .args(["--on-outage", on_outage])
+            .env("TSV_RETRY_FOR", "1")
+            .run()
+            .expect(1);
+        assert!(run.took < Duration::from_secs(100), "{:?}", run.took);
+        assert!(
+            double.requests().len() < 100,
+            "{} requests",
+            double.requests().len()
+        );
+        let report = site.report();
+        assert_eq!(report["nb_files_total"], 500);
+        if on_outage == "error" {
+            assert_eq!(report["nb_files_failed"], 500);
+            assert_eq!(
+                site.tree()
+                    .iter()
+                    .filter(|p| p.ends_with(".tsv.error.json"))
+                    .count(),
+                500
+            );
+        } else {
+            assert_eq!(site.tree().len(), 500);
+            assert!(
+                site.tree()
+                    .iter()
+                    .all(|p| !p.contains("/error/") && !p.contains("/parsed/"))
+            );
+        }
+        assert!(
+            run.stderr.len() < 500 * 400,
+            "the log does not fill the disk: {} bytes",
+            run.stderr.len()
+        );
+    }
+}
+
+#[test]
+fn a_server_that_says_when_to_come_back_does_not_make_the_run_hang() {
+    for (code, seconds, times) in [
+        (429, "1", 1),
+        (503, "1", 1),
+        (429, "3600", usize::MAX),
+        (503, "3600", usize::MAX),
+    ] {
+        let double = Double::start();
+        let fault = Fault::StatusWith(code, vec![("Retry-After", seconds.into())], "{}".into());
+        double.fault_writes(times, fault);
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        let run = site.run_to(&double).env("TSV_RETRY_FOR", "3").run().clean();
+        assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
+        if times == 1 {
+            assert_eq!(run.code(), 0, "{run:?}");
+            assert_parsed(&site, seconds);
+        } else {
+            assert_in_error(&site, true, seconds);
+        }
+    }
+}
+
+#[test]
+fn no_second_try_where_no_time_is_given_for_it() {
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(503, "down"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.run_to(&double)
+        .args(["--retry-for", "0"])
+        .env("TSV_RETRY_FOR", "30")
+        .run()
+        .expect(1);
+    assert_eq!(double.data_writes().len(), 1);
+    assert_in_error(&site, true, "503");
+}
+
+#[test]
+fn a_fault_while_the_bucket_is_looked_up_or_made_passes_too() {
+    let lookup: fn(&Request) -> bool = |r| r.path == "/api/v2/buckets" && r.method == "GET";
+    let create: fn(&Request) -> bool = |r| r.path == "/api/v2/buckets" && r.method == "POST";
+    for (what, stage) in [("lookup", lookup), ("create", create)] {
+        for fault in [
+            Fault::status(503, "down"),
+            Fault::ResetBefore,
+            Fault::CutAnswer,
+            Fault::ResetAfterApply,
+        ] {
+            let double = Double::start();
+            double.fault(stage, 0, 1, fault);
+            let site = Site::new();
+            site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+            site.run_to(&double).env("TSV_RETRY_FOR", "20").ok();
+            assert_parsed(&site, what);
+            assert_eq!(points_in(&double, "acme").len(), 2, "{what}");
+            assert_eq!(
+                double
+                    .bucket_names()
+                    .iter()
+                    .filter(|b| *b == "acme")
+                    .count(),
+                1,
+                "{what}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_bucket_that_another_process_creates_meanwhile_is_a_success() {
+    // This run is told that there is none; when it creates the bucket, there is one.
+    let double = Double::start();
+    double.add_bucket("acme");
+    let not_yet = Fault::status(404, "bucket \"acme\" not found");
+    double.fault(
+        |r| r.path == "/api/v2/buckets" && r.param("name") == Some("acme"),
+        0,
+        1,
+        not_yet,
+    );
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.run_to(&double).ok();
+    assert_parsed(&site, "conflict");
+    let posts = double
+        .requests()
+        .into_iter()
+        .filter(|r| r.path == "/api/v2/buckets" && r.method == "POST");
+    assert_eq!(
+        posts
+            .filter(|r| r.text().contains("\"acme\""))
+            .map(|r| r.status)
+            .collect::<Vec<_>>(),
+        [422]
+    );
+    assert_eq!(points_in(&double, "acme").len(), 2);
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_halved() {
+    let double = Double::start();
+    double.max_body(4000);
+    let site = Site::new();
+    let file = good_file(1, 300);
+    site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    site.run_to(&double).env("TSV_GZIP", "0").ok();
+    assert_parsed(&site, "413");
+    assert_eq!(points_in(&double, "acme"), expected_points(&file));
+    let writes = double.data_writes();
+    assert!(writes.iter().any(|w| w.status == 413));
+    let first = writes[0].nb_lines();
+    assert_eq!(first, 600);
+    assert!(
+        writes.iter().any(|w| w.nb_lines() == 300),
+        "half of it next"
+    );
+}
+
+#[test]
+fn a_single_line_that_is_too_large_fails_by_name() {
+    let double = Double::start();
+    double.max_body(10);
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    let run = site.run_to(&double).env("TSV_GZIP", "0").run().expect(1);
+    let entry = assert_in_error(&site, false, "413");
+    assert!(double.data_writes().iter().any(|w| w.nb_lines() == 1));
+    let error = entry["error"].as_str().expect("text");
+    assert!(
+        error.contains("413") || error.to_lowercase().contains("too large"),
+        "{error}"
+    );
+    assert!(run.took < Duration::from_secs(5));
+}
+
+#[test]
+fn a_refused_line_fails_its_file_with_the_servers_own_words() {
+    let message = "unable to parse 'site,campaign=site value=1.5 1754006400': bad timestamp";
+    for code in [400, 405, 409, 418] {
+        let double = Double::start();
+        double.fault_writes(usize::MAX, Fault::status(code, message));
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 5));
+        site.put_old("other/site/02001171/b.tsv", good_file(1, 1));
+        site.run_to(&double)
+            .env("TSV_RETRY_FOR", "20")
+            .run()
+            .expect(1);
+        let report = site.report();
+        let entry = file_of(&report, "a.tsv");
+        let error = entry["error"].as_str().expect("text");
+        assert!(
+            error.contains("unable to parse") && error.contains("acme"),
+            "{code}: {error}"
+        );
+        assert!(
+            error.contains("1754006400"),
+            "{code}: the line that the server names: {error}"
+        );
+        assert_eq!(entry["retryable"], false, "{code}");
+        assert_eq!(double.data_writes().len(), 2, "{code}: one try a file");
+        assert!(site.exists(format!("{DEVICE}/error/a.tsv.error.json")));
+    }
+}
+
+#[test]
+fn after_a_partial_write_the_other_batches_are_still_sent() {
+    let double = Double::start();
+    double.fault_nth_write(2, Fault::PartialWrite);
+    let site = Site::new();
+    let file = good_file(1, 50);
+    site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    site.run_to(&double)
+        .env("TSV_BATCH_LINES", "20")
+        .run()
+        .expect(1);
+    let entry = assert_in_error(&site, false, "422");
+    assert!(
+        entry["error"]
+            .as_str()
+            .expect("text")
+            .contains("partial write"),
+        "{entry:#}"
+    );
+    assert_eq!(
+        points_in(&double, "acme").len(),
+        99,
+        "all but the one that was dropped"
+    );
+    assert_eq!(double.data_writes().len(), 5);
+}
+
+#[test]
+fn a_field_of_another_type_on_the_server_is_said_with_its_words() {
+    let double = Double::start();
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.run_to(&double).ok();
+    // A measurement whose value is a text already, in another company.
+    double.delete_bucket("acme");
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    double.fault_writes(
+        1,
+        Fault::Status(
+            422,
+            r#"{"code":"unprocessable entity","message":"failure writing points to database: partial write: field type conflict: input field \"value\" on measurement \"site\" is type float, already exists as type string dropped=4"}"#.into(),
+        ),
+    );
+    site.run_to(&double).run().expect(1);
+    let entry = assert_in_error(&site, false, "422");
+    assert!(
+        entry["error"]
+            .as_str()
+            .expect("text")
+            .contains("field type conflict"),
+        "{entry:#}"
+    );
+}
+
+#[test]
+fn a_wrong_token_is_the_installations_fault_and_said_once() {
+    for on_outage in ["error", "keep"] {
+        for code in [401, 403] {
+            let double = Double::start();
+            let site = Site::new();
+            for n in 0..5 {
+                site.put_old(format!("{DEVICE}/f{n}.tsv"), good_file(1, 1));
+            }
+            let mut call = site
+                .run_to(&double)
+                .args(["--on-outage", on_outage])
+                .env("TSV_RETRY_FOR", "30");
+            if code == 401 {
+                call = call.env("INFLUXDB_ADMIN_TOKEN", "not-the-right-token-0123456789");
+            } else {
+                double.forbid_writing();
+            }
+            let run = call.run().expect(1);
+            assert!(
+                run.took < Duration::from_secs(10),
+                "{code}: nothing to wait for: {:?}",
+                run.took
+            );
+            assert!(
+                !run.stderr.contains("not-the-right-token"),
+                "{}",
+                run.stderr
+            );
+            let tree = site.tree();
+            if on_outage == "error" {
+                assert_eq!(tree.len(), 10, "{tree:?}");
+                assert_eq!(
+                    site.sidecar(&format!("{DEVICE}/error/f0.tsv"))["retryable"],
+                    true
+                );
+            } else {
+                assert_eq!(tree.len(), 5, "{tree:?}");
+                assert!(tree.iter().all(|p| !p.contains("/error/")), "{tree:?}");
+            }
+            let text = std::fs::read_to_string(
+                std::fs::read_dir(site.reports_dir())
+                    .expect("reports")
+                    .next()
+                    .expect("one")
+                    .expect("entry")
+                    .path(),
+            )
+            .expect("read");
+            assert!(!text.contains("not-the-right-token"));
+            let word = if code == 401 {
+                "unauthorized"
+            } else {
+                "insufficient permissions"
+            };
+            // Once in the log; the list of failures at the end and the word about the run's own points are others.
+            let log = run
+                .stderr
+                .lines()
+                .filter(|l| l.contains("WARN") || l.contains("ERROR"));
+            let said = log
+                .filter(|l| l.contains(word) && !l.contains("about this run"))
+                .count();
+            assert_eq!(said, 1, "said once: {}", run.stderr);
+            assert!(double.data_writes().len() <= 2, "not tried for every file");
+        }
+    }
+}
+
+#[test]
+fn a_token_that_may_not_create_buckets_is_the_installations_fault() {
+    let double = Double::start();
+    double.forbid_creating();
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.run_to(&double).run().expect(1);
+    assert_in_error(&site, true, "401 on create");
+}
+
+#[test]
+fn an_organisation_that_is_missing_is_the_installations_fault() {
+    let double = Double::start();
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let run = site
+        .run_to(&double)
+        .env("INFLUXDB_ORG", "nobody")
+        .env("TSV_RETRY_FOR", "30")
+        .run()
+        .expect(1);
+    let entry = assert_in_error(&site, true, "no organisation");
+    let said = format!("{} {}", run.stderr, entry["error"]);
+    assert!(said.contains("nobody"), "{said}");
+    assert!(run.took < Duration::from_secs(10));
+}
+
+#[test]
+fn a_bucket_that_is_deleted_during_the_run_is_created_again_once() {
+    let double = Double::start();
+    double.add_bucket("acme");
+    let site = Site::new();
+    let file = good_file(1, 40);
+    site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).start();
+    gate.wait_for(1);
+    double.delete_bucket("acme");
+    gate.open();
+    run.wait().expect(0);
+    assert_parsed(&site, "404");
+    assert_eq!(points_in(&double, "acme"), expected_points(&file));
+}
+
+#[test]
+fn a_bucket_that_stays_missing_fails_the_file_and_does_not_go_round_in_circles() {
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(404, "bucket \"acme\" not found"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let run = site.run_to(&double).run().expect(1);
+    assert!(site.exists(format!("{DEVICE}/error/a.tsv")));
+    assert!(
+        double.data_writes().len() <= 3,
+        "{} writes",
+        double.data_writes().len()
+    );
+    assert!(run.took < Duration::from_secs(10));
+}
+
+#[test]
+fn a_proxys_page_is_no_success_and_not_shown_raw() {
+    for code in [200, 403, 404] {
+        let double = Double::start();
+        double.fault_writes(usize::MAX, Fault::Html(code));
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.run_to(&double).run().expect(1);
+        assert!(
+            site.exists(format!("{DEVICE}/error/a.tsv")),
+            "{code}: {:?}",
+            site.tree()
+        );
+        assert_eq!(points_in(&double, "acme"), [], "{code}");
+    }
+    // A page for everything, as a captive portal has it.
+    let double = Double::start();
+    double.fault_all(Fault::Html(200));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.run_to(&double).run().expect(1);
+    assert!(!site.exists(format!("{DEVICE}/parsed/a.tsv")));
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    for code in [301, 302, 307, 308] {
+        let elsewhere = Double::start();
+        let id = elsewhere.add_bucket("acme");
+        let double = Double::start();
+        let to = format!(
+            "{}/api/v2/write?org=powerview&precision=s&bucket={id}",
+            elsewhere.url()
+        );
+        double.fault_writes(usize::MAX, Fault::Redirect(code, to));
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.run_to(&double).run().expect(1);
+        assert!(site.exists(format!("{DEVICE}/error/a.tsv")), "{code}");
+        assert_eq!(
+            elsewhere.requests().len(),
+            0,
+            "{code}: neither data nor token go elsewhere"
+        );
+    }
+}
+
+#[test]
+fn failing_to_write_the_meta_points_changes_no_files_fate() {
+    for fault in [
+        Fault::status(400, "no"),
+        Fault::status(503, "down"),
+        Fault::status(403, "no"),
+        Fault::CutAnswer,
+    ] {
+        let double = Double::start();
+        double.fault(|r| r.is_write() && r.bucket == META, 0, usize::MAX, fault);
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        let run = site.run_to(&double).ok();
+        assert_parsed(&site, "meta");
+        assert!(run.stderr.contains("WARN"), "a warning: {}", run.stderr);
+        assert_eq!(site.report()["status"], "success");
+    }
+}
+
+#[test]
+fn retry_errors_takes_what_is_retryable_and_nothing_else() {
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(503, "down"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/outage.tsv"), good_file(1, 2));
+    site.put_old(
+        format!("{DEVICE}/a-rubbish.tsv"),
+        format!("{HEADER}rubbish\n"),
+    );
+    site.put_old(format!("{DEVICE}/error/by-hand.tsv"), good_file(50, 1));
+    site.put_old(format!("{DEVICE}/error/odd.tsv"), good_file(60, 1));
+    site.put_old(format!("{DEVICE}/error/odd.tsv.error.json"), "{not json");
+    site.put_old(
+        format!("{DEVICE}/error/alone.tsv.error.json"),
+        r#"{"retryable":true}"#,
+    );
+    site.run_to(&double).run().expect(1);
+    double.clear_faults();
+
+    let before = site.tree();
+    site.run_to(&double).ok();
+    assert_eq!(
+        site.tree(),
+        before,
+        "a sweep without the flag leaves error/ alone"
+    );
+
+    site.run_to(&double).arg("--retry-errors").ok();
+    let tree = site.tree();
+    assert!(
+        tree.contains(&format!("{DEVICE}/parsed/outage.tsv")),
+        "{tree:?}"
+    );
+    assert!(
+        !tree.contains(&format!("{DEVICE}/error/outage.tsv.error.json")),
+        "it leaves with its file: {tree:?}"
+    );
+    for left in [
+        "by-hand.tsv",
+        "odd.tsv",
+        "odd.tsv.error.json",
+        "a-rubbish.tsv",
+        "a-rubbish.tsv.error.json",
+    ] {
+        assert!(
+            tree.contains(&format!("{DEVICE}/error/{left}")),
+            "{left}: {tree:?}"
+        );
+    }
+    assert_eq!(
+        points_in(&double, "acme"),
+        expected_points(&good_file(1, 2))
+    );
+}
+
+#[test]
+fn a_retry_that_meets_the_outage_again_stays_retryable_and_single() {
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(503, "down"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.run_to(&double).run().expect(1);
+    for on_outage in ["error", "keep", "error"] {
+        site.run_to(&double)
+            .args(["--retry-errors", "--on-outage", on_outage])
+            .run()
+            .expect(1);
+        let file = format!("{DEVICE}/error/a.tsv");
+        assert_eq!(
+            site.tree(),
+            [file.clone(), format!("{file}.error.json")],
+            "{on_outage}"
+        );
+        assert_eq!(site.sidecar(&file)["retryable"], true, "{on_outage}");
+    }
+    double.clear_faults();
+    site.run_to(&double).arg("--retry-errors").ok();
+    assert_parsed(&site, "healed");
+}
+
+#[test]
+fn incident_a_weeks_outage_went_unseen() {
+    // Whoever looks sees it: exit status, log, report, sidecar.
+    let double = Double::start();
+    double.fault_all(Fault::status(502, "bad gateway"));
+    for on_outage in ["error", "keep"] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        let run = site
+            .run_to(&double)
+            .args(["-q", "--on-outage", on_outage])
+            .run()
+            .expect(1);
+        assert!(run.stderr.contains("502"), "{on_outage}: {}", run.stderr);
+        let report = site.report();
+        assert_eq!(report["status"], "partial_failure", "{on_outage}");
+        assert!(
+            report.to_string().contains("502"),
+            "{on_outage}: {report:#}"
+        );
+    }
+}
+
+#[test]
+fn incident_an_outage_sent_files_to_error_for_ever() {
+    // A week without server, a run an hour; then it is back.
+    let double = Double::start();
+    double.fault_all(Fault::status(502, "bad gateway"));
+    let site = Site::new();
+    for hour in 0..6 {
+        site.put_old(format!("{DEVICE}/f{hour}.tsv"), good_file(hour * 10, 3));
+        let run = site
+            .run_to(&double)
+            .arg("--retry-errors")
+            .env("TSV_RETRY_FOR", "0")
+            .run()
+            .expect(1);
+        assert!(
+            run.stderr.contains("502") || run.stderr.to_lowercase().contains("bad gateway"),
+            "{}",
+            run.stderr
+        );
+    }
+    double.clear_faults();
+    site.run_to(&double).arg("--retry-errors").ok();
+    let tree = site.tree();
+    assert_eq!(
+        tree,
+        (0..6)
+            .map(|h| format!("{DEVICE}/parsed/f{h}.tsv"))
+            .collect::<Vec<_>>()
+    );
+    let all: Vec<_> = (0..6)
+        .flat_map(|h| {
+            second_reader::read(
+                good_file(h * 10, 3).as_bytes(),
+                "site",
+                chrono_tz::Europe::Paris,
+            )
+            .expect("good")
+            .points
+        })
+        .collect();
+    assert_eq!(points_in(&double, "acme"), stored(&all));
+}
+
+#[test]
+fn an_outage_in_the_middle_decides_the_rest_at_once() {
+    let double = Double::start();
+    double.fault(is_data_write, 3, usize::MAX, Fault::status(503, "down"));
+    let site = Site::new();
+    for n in 0..10 {
+        site.put_old(format!("{DEVICE}/f{n}.tsv"), good_file(n * 10, 1));
+    }
+    let run = site
+        .run_to(&double)
+        .env("TSV_RETRY_FOR", "0.5")
+        .env("TSV_JOBS", "1")
+        .run()
+        .expect(1);
+    let report = site.report();
+    assert_eq!(report["nb_files_success"], 3);
+    assert_eq!(report["nb_files_failed"], 7);
+    assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
+    for n in 0..3 {
+        assert!(site.exists(format!("{DEVICE}/parsed/f{n}.tsv")));
+    }
+    for n in 3..10 {
+        assert_eq!(
+            site.sidecar(&format!("{DEVICE}/error/f{n}.tsv"))["retryable"],
+            true
+        );
+    }
+}
+
+#[test]
+fn killed_while_the_answer_is_due_is_run_again() {
+    let double = Double::start();
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::GateAfter(gate.clone()));
+    let site = Site::new();
+    let file = good_file(1, 30);
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    let run = site.run_to(&double).start();
+    gate.wait_for(1);
+    let killed: Run = run.kill();
+    assert_eq!(killed.code(), 137);
+    gate.open();
+    assert!(path.exists(), "{:?}", site.tree());
+    age(&path, 3600);
+    site.run_to(&double).ok();
+    assert_parsed(&site, "killed");
+    assert_eq!(points_in(&double, "acme"), expected_points(&file));
+}

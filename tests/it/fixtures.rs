@@ -1,0 +1,305 @@
+//! Every folder of `fixtures/`: one file, and what has to come of it.
+
+use crate::harness::{Site, file_of, points_in, stored};
+use crate::influx_double::Double;
+use crate::line_protocol;
+use crate::second_reader;
+use crate::second_reader::Point;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A fixture, read.
+pub struct Fixture {
+    pub name: String,
+    pub input: Vec<u8>,
+    pub lines: Option<String>,
+    pub report: Option<Value>,
+    pub error: Option<String>,
+    pub company: String,
+    pub campaign: String,
+    pub device: String,
+    /// None: the variable is taken away.
+    pub env: BTreeMap<String, Option<String>>,
+}
+
+impl Fixture {
+    fn read(dir: &Path) -> Self {
+        let text = |file: &str| std::fs::read_to_string(dir.join(file)).ok();
+        let json = |file: &str| -> Option<Value> {
+            text(file).map(|t| {
+                serde_json::from_str(&t).unwrap_or_else(|e| panic!("{}/{file}: {e}", dir.display()))
+            })
+        };
+        let settings = json("settings.json").unwrap_or_default();
+        let setting = |key: &str, usual: &str| settings[key].as_str().unwrap_or(usual).to_owned();
+        Self {
+            name: dir
+                .file_name()
+                .expect("has a name")
+                .to_string_lossy()
+                .into_owned(),
+            input: std::fs::read(dir.join("input.tsv")).expect("input.tsv"),
+            lines: text("expected.lp"),
+            report: json("expected.json"),
+            error: text("expected_error.txt"),
+            company: setting("company", "acme"),
+            campaign: setting("campaign", "site"),
+            device: setting("device", "02001171"),
+            env: serde_json::from_value(settings["env"].clone()).unwrap_or_default(),
+        }
+    }
+
+    pub fn folder(&self) -> String {
+        format!("{}/{}/{}", self.company, self.campaign, self.device)
+    }
+
+    /// The points of `expected.lp`.
+    pub fn points(&self) -> Vec<Point> {
+        let lines = line_protocol::all(self.lines.as_deref().unwrap_or_default());
+        lines
+            .into_iter()
+            .map(|l| crate::harness::point(l, 1))
+            .collect()
+    }
+
+    pub fn zone(&self) -> chrono_tz::Tz {
+        let zone = match self.env.get("TSV_TIMEZONE") {
+            Some(None) => self.env["TZ"].as_deref(),
+            Some(zone) => zone.as_deref(),
+            None => Some("Europe/Paris"),
+        };
+        zone.and_then(|z| z.parse().ok()).expect("a zone")
+    }
+}
+
+pub fn all() -> Vec<Fixture> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let mut dirs: Vec<PathBuf> = std::fs::read_dir(dir)
+        .expect("fixtures")
+        .map(|e| e.expect("entry").path())
+        .filter(|p| p.join("input.tsv").is_file())
+        .collect();
+    dirs.sort();
+    let fixtures: Vec<Fixture> = dirs.iter().map(|d| Fixture::read(d)).collect();
+    assert!(fixtures.len() > 70, "only {} fixtures", fixtures.len());
+    for f in &fixtures {
+        assert!(
+            f.lines.is_some() != f.error.is_some(),
+            "{}: lines or an error",
+            f.name
+        );
+    }
+    fixtures
+}
+
+/// A run of one fixture that goes on to the next where something is wrong, so that one look shows all.
+fn each(check: impl Fn(&Fixture) -> Result<(), String>) {
+    let wrong: Vec<String> = all()
+        .iter()
+        .filter_map(|f| check(f).err().map(|e| format!("{}: {e}", f.name)))
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{} fixtures are wrong\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Result<(), String> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(format!("{what}:\n     got {got:?}\nexpected {expected:?}"))
+    }
+}
+
+#[test]
+fn the_second_reader_agrees_with_what_was_written_by_hand() {
+    each(|f| {
+        let read = second_reader::read(&f.input, &f.campaign, f.zone());
+        match (&f.lines, read) {
+            (Some(_), Ok(whole)) => {
+                same("points", &whole.points, &f.points())?;
+                let Some(report) = &f.report else {
+                    return Ok(());
+                };
+                for (key, got) in [
+                    ("nb_rows", whole.nb_rows),
+                    ("nb_channels", whole.nb_channels),
+                    ("nb_points", whole.points.len() as u64),
+                    ("nb_invalid_timestamps", whole.nb_invalid_timestamps),
+                    ("nb_invalid_values", whole.nb_invalid_values),
+                    ("nb_malformed_rows", whole.nb_malformed_rows),
+                ] {
+                    if let Some(expected) = report[key].as_u64() {
+                        same(key, got, expected)?;
+                    }
+                }
+                if let Some(expected) = report["truncated"].as_bool() {
+                    same("truncated", whole.truncated, expected)?;
+                }
+                same(
+                    "points and invalid values",
+                    whole.points.len() as u64 + whole.nb_invalid_values,
+                    whole.nb_rows * whole.nb_channels,
+                )
+            }
+            (None, Err(_)) => Ok(()),
+            (Some(_), Err(e)) => Err(format!("refused: {e}")),
+            (None, Ok(_)) => Err("taken".into()),
+        }
+    });
+}
+
+fn ingest(f: &Fixture, double: Option<&Double>) -> (Site, crate::harness::Run) {
+    let site = Site::new();
+    site.put_old(format!("{}/input.tsv", f.folder()), &f.input);
+    let mut call = match double {
+        None => site.lp_run(),
+        Some(double) => site.run_to(double),
+    };
+    for (key, value) in &f.env {
+        call = match value {
+            Some(value) => call.env(key, value),
+            None => call.no_env(key),
+        };
+    }
+    let run = call.run().clean();
+    (site, run)
+}
+
+fn check_report(f: &Fixture, site: &Site, run: &crate::harness::Run) -> Result<(), String> {
+    let report = site.report();
+    let file = file_of(&report, "input.tsv");
+    if let Some(expected) = &f.error {
+        same("exit status", run.code(), 1)?;
+        same("status", file["status"].as_str(), Some("error"))?;
+        same(
+            "run status",
+            report["status"].as_str(),
+            Some("partial_failure"),
+        )?;
+        same("retryable", file["retryable"].as_bool(), Some(false))?;
+        let error = file["error"].as_str().unwrap_or_default().to_lowercase();
+        for line in expected.lines() {
+            if !line
+                .to_lowercase()
+                .split('|')
+                .any(|part| error.contains(part))
+            {
+                return Err(format!("the error {error:?} lacks {line:?}"));
+            }
+        }
+        if error.trim().is_empty() {
+            return Err("the error says nothing".into());
+        }
+        let moved = format!("{}/error/input.tsv", f.folder());
+        same(
+            "tree",
+            site.tree(),
+            vec![moved.clone(), format!("{moved}.error.json")],
+        )?;
+        same("bytes", site.read(&moved), f.input.clone())?;
+        return Ok(());
+    }
+    same("exit status", run.code(), 0).map_err(|e| format!("{e}\n{}", run.stderr))?;
+    same("run status", report["status"].as_str(), Some("success"))?;
+    let moved = format!("{}/parsed/input.tsv", f.folder());
+    same("tree", site.tree(), vec![moved.clone()])?;
+    same("bytes", site.read(&moved), f.input.clone())?;
+    for (key, expected) in f
+        .report
+        .iter()
+        .flat_map(|r| r.as_object().expect("an object"))
+    {
+        if key.starts_with("time_") {
+            let instant = |v: &Value| {
+                v.as_str()
+                    .and_then(|t| chrono::DateTime::parse_from_rfc3339(t).ok())
+            };
+            same(key, instant(&file[key]), instant(expected))
+                .map_err(|e| format!("{e} from {}", file[key]))?;
+        } else {
+            same(key, &file[key], expected)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_fixture_becomes_the_line_protocol_beside_it() {
+    each(|f| {
+        let (site, run) = ingest(f, None);
+        check_report(f, &site, &run)?;
+        let got = site.lp_text(&f.company);
+        // The text up to the value is as the contract has it; the value may be spelt in any way that reads the same.
+        let series = |text: &str| -> Vec<String> {
+            text.lines()
+                .map(|l| {
+                    l.rsplit_once("value=")
+                        .map_or(l, |(series, _)| series)
+                        .to_owned()
+                })
+                .collect()
+        };
+        same(
+            "series",
+            series(&got),
+            series(f.lines.as_deref().unwrap_or_default()),
+        )?;
+        same("points", site.lp_points(&f.company), f.points())
+    });
+}
+
+#[test]
+fn each_fixture_arrives_at_the_server() {
+    each(|f| {
+        let double = Double::start();
+        let (site, run) = ingest(f, Some(&double));
+        check_report(f, &site, &run)?;
+        same(
+            "points",
+            points_in(&double, &f.company),
+            stored(&f.points()),
+        )
+    });
+}
+
+#[test]
+fn each_refusal_has_its_own_words() {
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for f in all().iter().filter(|f| f.error.is_some()) {
+        // These differ in the place of the fault only.
+        if f.name.contains("in-a-headed-file")
+            || f.name.contains("windows-1252")
+            || f.name.contains("byte-order-mark")
+        {
+            continue;
+        }
+        let (site, _) = ingest(f, None);
+        let report = site.report();
+        let error = file_of(&report, "input.tsv")["error"]
+            .as_str()
+            .expect("an error")
+            .to_owned();
+        assert!(!error.contains('\n'), "{}: one sentence: {error:?}", f.name);
+        seen.insert(f.name.clone(), error);
+    }
+    // One cause of each kind that the contract counts.
+    let kinds = [
+        "refused-empty-file",
+        "refused-header-only",
+        "refused-header-lines-of-different-length",
+        "refused-no-channel",
+        "refused-empty-serial",
+        "refused-empty-label",
+        "refused-control-character-in-a-label",
+        "refused-header-never-closed",
+        "refused-no-valid-point",
+        "refused-unknown-marker",
+    ];
+    let words: std::collections::BTreeSet<&String> = kinds.iter().map(|k| &seen[*k]).collect();
+    assert_eq!(words.len(), kinds.len(), "{seen:#?}");
+}

@@ -1,0 +1,485 @@
+//! A place to run the binary in: a temporary data folder, a clean environment, a time-out, the reports read back.
+
+use crate::influx_double::{Double, ORG, TOKEN};
+use crate::line_protocol::{self, Line};
+use crate::second_reader::Point;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// The header of the everyday file: one voltage of the master, one power of a slave.
+pub const HEADER: &str = "02001171\t02001171\t04000466\nMV_T302_V002\tPh 1 V\tVoie1 W\n";
+
+/// The usual place of a file.
+pub const DEVICE: &str = "acme/site/02001171";
+
+/// A good file of `rows` rows, ten minutes apart from 3 August 2025 on, two channels. Values count up from `from`.
+pub fn good_file(from: u32, rows: u32) -> String {
+    let mut text = HEADER.to_owned();
+    for i in 0..rows {
+        let minutes = i * 10;
+        text.push_str(&format!(
+            "{:02}/{:02}/25 {:02}:{:02}:00\t{}.5\t-{}.25\n",
+            1 + (minutes / 1440) % 28,
+            8 + minutes / 1440 / 28,
+            (minutes / 60) % 24,
+            minutes % 60,
+            from + i,
+            from + i
+        ));
+    }
+    text
+}
+
+const NOBODY: u32 = 65_534;
+
+/// A data folder with a place for reports beside it, in a directory of its own that goes at the end.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let site = Self {
+            dir: tempfile::Builder::new()
+                .prefix("powerview-")
+                .tempdir()
+                .expect("a temporary directory"),
+        };
+        std::fs::create_dir(site.data()).expect("data folder");
+        std::fs::create_dir(site.dir.path().join("cwd")).expect("working directory");
+        site
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn reports_dir(&self) -> PathBuf {
+        self.dir.path().join("reports")
+    }
+
+    pub fn lp_dir(&self) -> PathBuf {
+        self.dir.path().join("lp")
+    }
+
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.data().join(relative)
+    }
+
+    /// Writes a file below the data folder, with its folders.
+    pub fn put(&self, relative: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(relative);
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("folders");
+        std::fs::write(&path, bytes).expect("file written");
+        path
+    }
+
+    /// As `put`, last changed an hour ago: no longer an upload in progress.
+    pub fn put_old(&self, relative: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.put(relative, bytes);
+        age(&path, 3600);
+        path
+    }
+
+    pub fn link(&self, target: impl AsRef<Path>, relative: impl AsRef<Path>) {
+        let path = self.path(relative);
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("folders");
+        symlink(target, path).expect("symlink");
+    }
+
+    pub fn exists(&self, relative: impl AsRef<Path>) -> bool {
+        self.path(relative).symlink_metadata().is_ok()
+    }
+
+    pub fn read(&self, relative: impl AsRef<Path>) -> Vec<u8> {
+        let path = self.path(relative);
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    /// All files and links below the data folder, by path relative to it.
+    pub fn tree(&self) -> Vec<String> {
+        let mut paths: Vec<String> = walkdir::WalkDir::new(self.data())
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|e| !e.file_type().is_dir())
+            .map(|e| {
+                e.path()
+                    .strip_prefix(self.data())
+                    .expect("below")
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    /// The binary, to write line-protocol files.
+    pub fn lp_run(&self) -> Call<'_> {
+        self.call().arg("--line-protocol-dir").arg(self.lp_dir())
+    }
+
+    /// The binary, to write to a double.
+    pub fn run_to(&self, double: &Double) -> Call<'_> {
+        self.call_to(&double.url())
+    }
+
+    pub fn call_to(&self, url: &str) -> Call<'_> {
+        self.call()
+            .env("INFLUXDB_HOST", url)
+            .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
+            .env("INFLUXDB_ORG", ORG)
+    }
+
+    /// The binary with `--dataFolder` and the settings that all tests share.
+    pub fn call(&self) -> Call<'_> {
+        self.bare().arg("--dataFolder").arg(self.data())
+    }
+
+    /// The binary without an argument.
+    pub fn bare(&self) -> Call<'_> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_powerview"));
+        command
+            .env_clear()
+            .env("TSV_REPORT_DIR", self.reports_dir())
+            .env("TSV_TIMEZONE", "Europe/Paris")
+            .env("TSV_RETRY_FOR", "0.3")
+            .env("TSV_CONNECT_TIMEOUT_S", "2")
+            .env("TSV_REQUEST_TIMEOUT_S", "5")
+            .current_dir(self.dir.path().join("cwd"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Call {
+            site: self,
+            command,
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// All reports so far, oldest first.
+    pub fn reports(&self) -> Vec<Value> {
+        let Ok(entries) = std::fs::read_dir(self.reports_dir()) else {
+            return Vec::new();
+        };
+        let mut reports: Vec<Value> = entries
+            .map(|e| e.expect("entry").path())
+            .filter(|p| p.extension() == Some(OsStr::new("json")))
+            .map(|p| {
+                let text = std::fs::read(&p).expect("report read");
+                serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", p.display()))
+            })
+            .collect();
+        reports.sort_by_key(|r: &Value| r["run_id"].as_str().unwrap_or_default().to_owned());
+        reports
+    }
+
+    /// The report of the only run so far.
+    pub fn report(&self) -> Value {
+        let mut reports = self.reports();
+        assert_eq!(reports.len(), 1, "reports of one run: {reports:#?}");
+        reports.remove(0)
+    }
+
+    pub fn lp_text(&self, bucket: &str) -> String {
+        std::fs::read_to_string(self.lp_dir().join(format!("{bucket}.lp"))).unwrap_or_default()
+    }
+
+    /// The points of a bucket's line-protocol file, in its order, each line checked by two parsers.
+    pub fn lp_points(&self, bucket: &str) -> Vec<Point> {
+        line_protocol::all(&self.lp_text(bucket))
+            .into_iter()
+            .map(|l| point(l, 1))
+            .collect()
+    }
+
+    /// The error sidecar of a file in `error/`.
+    pub fn sidecar(&self, relative: &str) -> Value {
+        serde_json::from_slice(&self.read(format!("{relative}.error.json")))
+            .expect("the sidecar is JSON")
+    }
+}
+
+/// Sets a file's time of last change back.
+pub fn age(path: &Path, seconds: u64) {
+    let file = std::fs::File::options()
+        .append(true)
+        .open(path)
+        .expect("opened");
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(seconds))
+        .expect("time set");
+}
+
+/// A line of measurements as a point; its time divided by `unit`.
+pub fn point(line: Line, unit: i64) -> Point {
+    assert_eq!(line.fields.len(), 1, "one field a point: {}", line.raw);
+    Point {
+        measurement: line.measurement,
+        tags: line.tags,
+        value: line.fields["value"].float(),
+        epoch: line.time.expect("every point has its time") / unit,
+    }
+}
+
+/// What a bucket of a double holds, as points.
+pub fn points_in(double: &Double, bucket: &str) -> Vec<Point> {
+    double
+        .points(bucket)
+        .into_iter()
+        .map(|l| point(l, 1_000_000_000))
+        .collect()
+}
+
+/// What a database holds after these points were written in their order: the last of a second wins.
+pub fn stored(points: &[Point]) -> Vec<Point> {
+    let mut map = BTreeMap::new();
+    for p in points {
+        map.insert((p.measurement.clone(), p.tags.clone(), p.epoch), p.clone());
+    }
+    map.into_values().collect()
+}
+
+/// A file's entry in a report, by the end of its path.
+pub fn file_of<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let files = report["files"].as_array().expect("files is a list");
+    files
+        .iter()
+        .find(|f| f["file_path"].as_str().is_some_and(|p| p.ends_with(name)))
+        .unwrap_or_else(|| panic!("{name} is not in the report: {report:#}"))
+}
+
+/// A call of the binary in the making.
+pub struct Call<'a> {
+    site: &'a Site,
+    command: Command,
+    timeout: Duration,
+}
+
+impl Call<'_> {
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// `--tsvFile`, relative to the data folder.
+    pub fn named(self, relative: impl AsRef<Path>) -> Self {
+        let path = self.site.path(relative);
+        self.arg("--tsvFile").arg(path)
+    }
+
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    pub fn no_env(mut self, key: &str) -> Self {
+        self.command.env_remove(key);
+        self
+    }
+
+    pub fn cwd(mut self, dir: impl AsRef<Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// As a user who may do little: what is the data folder's belongs to that user from now on. None where this test
+    /// cannot become another user, or that user cannot start the binary.
+    pub fn as_nobody(mut self) -> Option<Self> {
+        use std::os::unix::process::CommandExt;
+        if !rustix::process::geteuid().is_root() {
+            return Some(self);
+        }
+        for entry in walkdir::WalkDir::new(self.site.dir.path()) {
+            std::os::unix::fs::lchown(entry.expect("entry").path(), Some(NOBODY), Some(NOBODY))
+                .expect("given away");
+        }
+        let mut probe = Command::new(env!("CARGO_BIN_EXE_powerview"));
+        probe
+            .arg("--version")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .stdout(Stdio::null());
+        probe.status().is_ok_and(|s| s.success()).then(|| {
+            self.command.uid(NOBODY).gid(NOBODY);
+            self
+        })
+    }
+
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    pub fn start(mut self) -> Running {
+        let started = Instant::now();
+        let mut child = self.command.spawn().expect("the binary starts");
+        let stdout = drain(child.stdout.take().expect("piped"));
+        let stderr = drain(child.stderr.take().expect("piped"));
+        Running {
+            child,
+            stdout,
+            stderr,
+            started,
+            timeout: self.timeout,
+        }
+    }
+
+    pub fn run(self) -> Run {
+        self.start().wait()
+    }
+
+    /// Runs and expects exit status 0.
+    pub fn ok(self) -> Run {
+        self.run().expect(0)
+    }
+}
+
+type Drain = std::thread::JoinHandle<Vec<u8>>;
+
+fn drain(mut pipe: impl Read + Send + 'static) -> Drain {
+    std::thread::spawn(move || {
+        let mut out = Vec::new();
+        let _what_came_is_enough = pipe.read_to_end(&mut out);
+        out
+    })
+}
+
+/// A call of the binary that is under way. It is killed when it is forgotten.
+pub struct Running {
+    child: Child,
+    stdout: Drain,
+    stderr: Drain,
+    started: Instant,
+    timeout: Duration,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("signal sent");
+    }
+
+    pub fn kill(mut self) -> Run {
+        let _already_gone = self.child.kill();
+        self.wait()
+    }
+
+    pub fn is_done(&mut self) -> bool {
+        self.child.try_wait().expect("waited").is_some()
+    }
+
+    pub fn wait(mut self) -> Run {
+        let mut pause = Duration::from_micros(200);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("waited") {
+                break status;
+            }
+            if self.started.elapsed() > self.timeout {
+                let _already_gone = self.child.kill();
+                let _reaped = self.child.wait();
+                let err = self.stderr.join().expect("read");
+                panic!(
+                    "still running after {:?}: {}",
+                    self.timeout,
+                    String::from_utf8_lossy(&err)
+                );
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
+        };
+        let took = self.started.elapsed();
+        let text = |d: Drain| String::from_utf8_lossy(&d.join().expect("read")).into_owned();
+        Run {
+            status,
+            took,
+            stdout: text(self.stdout),
+            stderr: text(self.stderr),
+        }
+    }
+}
+
+/// What a call of the binary left.
+#[derive(Debug)]
+pub struct Run {
+    pub status: ExitStatus,
+    pub took: Duration,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// The exit status; a signal counts as 128 and its number, as a shell says it.
+    pub fn code(&self) -> i32 {
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(
+            self.code(),
+            code,
+            "exit status; stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
+        // Whatever happens: no panic, no token.
+        self.clean()
+    }
+
+    #[track_caller]
+    pub fn clean(self) -> Self {
+        for text in [&self.stdout, &self.stderr] {
+            assert!(!text.contains("panicked"), "it panicked: {text}");
+            assert!(!text.contains(TOKEN), "the token shows: {text}");
+            let raw = text
+                .chars()
+                .find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
+            assert_eq!(
+                raw, None,
+                "a control character reached the terminal: {text:?}"
+            );
+        }
+        self
+    }
+}
+
+/// A word to the reader of the test's output; the test itself passes.
+pub fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+    println!("skipped: {why}");
+}
+
+/// The samples beside the repository, where there are any.
+pub fn samples() -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
+    if dir.is_dir() {
+        Some(dir)
+    } else {
+        skipped("../shared is not there");
+        None
+    }
+}
+
+/// A file name from bytes.
+pub fn name(bytes: &[u8]) -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec(bytes.to_vec())
+}

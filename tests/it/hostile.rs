@@ -1,0 +1,711 @@
+//! What an SFTP user can make, by accident or on purpose. Nothing of it may write to another company's bucket, read
+//! outside its folder, stop a sweep or fill the log.
+
+use crate::harness::{DEVICE, HEADER, Running, Site, file_of, good_file, name, points_in, skipped};
+use crate::influx_double::{Double, META};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A good file in another company; the sweep must get to it whatever lies beside it.
+const OTHER: &str = "zzz/site/02001171";
+
+fn with_other(site: &Site) {
+    site.put_old(format!("{OTHER}/good.tsv"), good_file(500, 2));
+}
+
+#[track_caller]
+fn assert_other_done(site: &Site) {
+    assert!(
+        site.exists(format!("{OTHER}/parsed/good.tsv")),
+        "the sweep stopped: {:?}",
+        site.tree()
+    );
+}
+
+/// The greatest resident size of a process until it ends, in KiB.
+pub fn peak_kib(run: &mut Running) -> u64 {
+    let mut peak = 0;
+    while !run.is_done() {
+        if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", run.pid())) {
+            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
+            peak = peak.max(kib.unwrap_or(0));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    peak
+}
+
+#[test]
+fn a_symbolic_link_that_is_named_like_a_file_is_not_followed() {
+    let site = Site::new();
+    let secret = site.dir.path().join("secret.tsv");
+    std::fs::write(&secret, good_file(9000, 5)).expect("written");
+    site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
+    site.link(&secret, format!("{DEVICE}/x.tsv"));
+    site.link(
+        "../../../victim/site/02001171/v.tsv",
+        format!("{DEVICE}/y.tsv"),
+    );
+    site.link("nowhere", format!("{DEVICE}/z.tsv"));
+    with_other(&site);
+    let double = Double::start();
+    site.run_to(&double).run().clean();
+    assert_other_done(&site);
+    assert_eq!(points_in(&double, "acme"), []);
+    assert_eq!(points_in(&double, "victim").len(), 4);
+    assert!(secret.exists());
+
+    // By name it is refused.
+    let site = Site::new();
+    site.link(&secret, format!("{DEVICE}/x.tsv"));
+    site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
+    site.link(
+        "../../../victim/site/02001171/v.tsv",
+        format!("{DEVICE}/y.tsv"),
+    );
+    for n in ["x.tsv", "y.tsv"] {
+        let run = site
+            .run_to(&double)
+            .named(format!("{DEVICE}/{n}"))
+            .run()
+            .clean();
+        assert_eq!(points_in(&double, "acme"), [], "{n}: {run:?}");
+    }
+    assert!(secret.exists());
+}
+
+#[test]
+fn a_device_folder_that_is_a_link_into_another_company_is_not_entered() {
+    for (target, link) in [
+        ("../../victim/site/02001171", "acme/site/02001171"),
+        ("../victim/site", "acme/site"),
+        ("victim", "acme"),
+    ] {
+        let site = Site::new();
+        site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
+        site.link(target, link);
+        with_other(&site);
+        let double = Double::start();
+        site.run_to(&double).run().clean();
+        assert_other_done(&site);
+        assert_eq!(points_in(&double, "acme"), [], "{link}");
+        assert_eq!(points_in(&double, "victim").len(), 4, "{link}");
+        assert!(site.exists("victim/site/02001171/parsed/v.tsv"), "{link}");
+    }
+}
+
+#[test]
+fn a_named_file_behind_a_linked_folder_never_reaches_the_bucket_of_the_link() {
+    let site = Site::new();
+    site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
+    site.link("../../victim/site/02001171", "acme/site/02001171");
+    let double = Double::start();
+    site.run_to(&double)
+        .named("acme/site/02001171/v.tsv")
+        .run()
+        .clean();
+    assert_eq!(points_in(&double, "acme"), []);
+}
+
+#[test]
+fn parsed_or_error_as_a_link_into_another_company_moves_nothing_there() {
+    for (folder, text) in [
+        ("parsed", good_file(1, 2)),
+        ("error", format!("{HEADER}rubbish\n")),
+    ] {
+        let site = Site::new();
+        std::fs::create_dir_all(site.path("victim/site/02001171")).expect("made");
+        site.put_old(format!("{DEVICE}/a.tsv"), &text);
+        site.link(
+            "../../../victim/site/02001171",
+            format!("{DEVICE}/{folder}"),
+        );
+        with_other(&site);
+        let double = Double::start();
+        site.run_to(&double).run().expect(1);
+        assert_other_done(&site);
+        let tree = site.tree();
+        assert!(
+            tree.iter().all(|p| !p.starts_with("victim/")),
+            "{folder}: {tree:?}"
+        );
+        assert_eq!(
+            site.read(format!("{DEVICE}/a.tsv")),
+            text.as_bytes(),
+            "{folder}: left where it was"
+        );
+        // A run later nothing of it is in the victim's bucket.
+        site.run_to(&double).run().clean();
+        assert_eq!(points_in(&double, "victim"), [], "{folder}");
+    }
+}
+
+#[test]
+fn a_fifo_or_a_folder_named_like_a_file_does_not_stop_a_sweep() {
+    let site = Site::new();
+    std::fs::create_dir_all(site.path(format!("{DEVICE}/dir.tsv/deep.tsv"))).expect("made");
+    let fifo = site.path(format!("{DEVICE}/fifo.tsv"));
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::Mode::from_raw_mode(0o644),
+    )
+    .expect("a fifo");
+    let socket = site.path(format!("{DEVICE}/s.tsv"));
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    with_other(&site);
+    site.lp_run().timeout(Duration::from_secs(20)).run().clean();
+    assert_other_done(&site);
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    for n in ["fifo.tsv", "dir.tsv", "s.tsv"] {
+        let run = site
+            .lp_run()
+            .named(format!("{DEVICE}/{n}"))
+            .timeout(Duration::from_secs(20))
+            .run()
+            .clean();
+        assert_ne!(run.code(), 0, "{n}");
+    }
+}
+
+#[test]
+fn parsed_that_is_a_file_leaves_the_input_raw_with_a_clear_error() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/parsed"), "I am a file");
+    site.put_old("yyy/site/02001171/a.tsv", format!("{HEADER}rubbish\n"));
+    site.put_old("yyy/site/02001171/error", "I am a file");
+    with_other(&site);
+    let run = site.lp_run().run().expect(1);
+    assert_other_done(&site);
+    assert!(site.exists(format!("{DEVICE}/a.tsv")) && site.exists("yyy/site/02001171/a.tsv"));
+    let report = site.report();
+    assert_eq!(
+        file_of(&report, "acme/site/02001171/a.tsv")["status"],
+        "error"
+    );
+    assert!(run.stderr.contains("parsed"), "{}", run.stderr);
+}
+
+#[test]
+fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
+    for (n, head) in [
+        ("in-the-data", format!("{HEADER}03/08/25 03:20:00\t1\t2\n")),
+        ("from-the-start", String::new()),
+    ] {
+        let site = Site::new();
+        let path = site.put(format!("{DEVICE}/{n}.tsv"), &head);
+        let mut file = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("opened");
+        file.seek(SeekFrom::Start(1 << 30)).expect("a hole");
+        file.write_all(b"\n").expect("written");
+        drop(file);
+        crate::harness::age(&path, 3600);
+        with_other(&site);
+        let mut run = site.lp_run().start();
+        let peak = peak_kib(&mut run);
+        let run = run.wait().expect(1);
+        assert_other_done(&site);
+        assert!(peak < 64 * 1024, "{peak} KiB");
+        assert!(
+            site.exists(format!("{DEVICE}/error/{n}.tsv")),
+            "{:?}",
+            site.tree()
+        );
+        let report = site.report();
+        let error = file_of(&report, &format!("{n}.tsv"))["error"]
+            .as_str()
+            .expect("an error")
+            .to_lowercase();
+        assert!(error.contains("line"), "{error}");
+        assert!(error.len() < 1000 && run.stderr.len() < 10_000);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_columns_do_not_stop_a_sweep() {
+    let columns = 100_000;
+    let mut text = "02001171".to_owned()
+        + &"\t02001171".repeat(columns)
+        + "\nMV_T302_V002"
+        + &"\tA W".repeat(columns);
+    for minute in 0..3 {
+        text.push_str(&format!(
+            "\n03/08/25 03:{minute:02}:00{}",
+            "\t1".repeat(columns)
+        ));
+    }
+    text.push('\n');
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    with_other(&site);
+    let mut run = site.lp_run().start();
+    let peak = peak_kib(&mut run);
+    let run = run.wait().clean();
+    assert_other_done(&site);
+    assert!(peak < 400 * 1024, "{peak} KiB");
+    let report = site.report();
+    let file = file_of(&report, "a.tsv");
+    match file["status"].as_str() {
+        Some("success") => assert_eq!(site.lp_points("acme").len(), 3 * columns),
+        Some("error") => {
+            assert_eq!(run.code(), 1);
+            assert!(site.exists(format!("{DEVICE}/error/a.tsv")));
+            assert_eq!(site.lp_points("acme"), []);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn thousands_of_empty_files_do_not_fill_the_log() {
+    let site = Site::new();
+    let n = 2000;
+    for i in 0..n {
+        site.put_old(format!("{DEVICE}/f{i:04}.tsv"), "");
+    }
+    with_other(&site);
+    let run = site.lp_run().run().expect(1);
+    assert_other_done(&site);
+    assert_eq!(site.report()["nb_files_failed"], n);
+    assert!(run.stderr.len() < n * 500, "{} bytes", run.stderr.len());
+}
+
+#[test]
+fn file_names_of_all_kinds_are_files_like_others() {
+    let names: [&[u8]; 12] = [
+        b"line\nbreak.tsv",
+        b"quote\"s.tsv",
+        b"apos'trophe $(id) `id` {{x}}.tsv",
+        b"\xff\xfe\xe9.tsv",
+        b"esc\x1b[31mape.tsv",
+        b" leading and trailing .tsv",
+        b"back\\slash,comma=equals.tsv",
+        b"-rf.tsv",
+        b"--help.tsv",
+        "unicode\u{202e}gpj.tsv".as_bytes(),
+        b"....tsv",
+        b"%s%n%00.tsv",
+    ];
+    let double = Double::start();
+    let site = Site::new();
+    for n in names {
+        site.put_old(Path::new(DEVICE).join(name(n)), good_file(1, 1));
+    }
+    with_other(&site);
+    let run = site.run_to(&double).run().clean();
+    assert_eq!(run.code(), 0, "{}", run.stderr);
+    assert_other_done(&site);
+    for n in names {
+        if n.starts_with(b".") {
+            continue; // hidden
+        }
+        let at = Path::new(DEVICE).join("parsed").join(name(n));
+        assert!(site.exists(&at), "{at:?}: {:?}", site.tree());
+    }
+    assert!(
+        !run.stderr.contains('\u{202e}'),
+        "what reorders text is shown escaped"
+    );
+    // The report was written, and its meta points can be read.
+    assert_eq!(site.report()["nb_files_success"], 12);
+    let files = double
+        .points(META)
+        .iter()
+        .filter(|l| l.measurement == "tsv_parser_file")
+        .count();
+    assert_eq!(files, 12);
+}
+
+#[test]
+fn names_of_all_kinds_fail_like_others() {
+    let names: [&[u8]; 4] = [
+        b"line\nbreak.tsv",
+        b"\xff\xfe\xe9.tsv",
+        b"esc\x1b[31mape.tsv",
+        b"quote\"s.tsv",
+    ];
+    let site = Site::new();
+    for n in names {
+        site.put_old(
+            Path::new(DEVICE).join(name(n)),
+            format!("{HEADER}rubbish\n"),
+        );
+    }
+    with_other(&site);
+    site.lp_run().run().expect(1);
+    assert_other_done(&site);
+    for n in names {
+        let at = Path::new(DEVICE).join("error").join(name(n));
+        assert!(site.exists(&at), "{at:?}: {:?}", site.tree());
+        let sidecar = Path::new(DEVICE)
+            .join("error")
+            .join(name(&[n, b".error.json"].concat()));
+        assert!(site.exists(&sidecar), "{sidecar:?}");
+    }
+}
+
+#[test]
+fn a_named_file_may_have_any_name() {
+    for n in [
+        &b"line\nbreak.tsv"[..],
+        b"\xff\xfe.tsv",
+        b"--help.tsv",
+        b"quote\"s.tsv",
+    ] {
+        let site = Site::new();
+        site.put_old(Path::new(DEVICE).join(name(n)), good_file(1, 1));
+        site.lp_run().named(Path::new(DEVICE).join(name(n))).ok();
+        assert!(
+            site.exists(Path::new(DEVICE).join("parsed").join(name(n))),
+            "{n:?}"
+        );
+    }
+}
+
+#[test]
+fn folders_of_invalid_utf_8_are_refused_and_stop_nothing() {
+    let site = Site::new();
+    for folder in [&b"ac\xffme/site/02001171"[..], b"acme/si\xffte/02001171"] {
+        site.put_old(
+            Path::new(std::ffi::OsStr::from_bytes(folder)).join("a.tsv"),
+            good_file(1, 1),
+        );
+    }
+    with_other(&site);
+    let double = Double::start();
+    site.run_to(&double).run().expect(1);
+    assert_other_done(&site);
+    assert_eq!(site.report()["nb_files_failed"], 2);
+    let mut buckets = double.bucket_names();
+    buckets.retain(|b| !b.starts_with('_') && b != META && b != "zzz");
+    // The company of the second is fine; whether it exists does not matter, its points do.
+    assert!(buckets.iter().all(|b| b == "acme"), "{buckets:?}");
+    assert_eq!(points_in(&double, "acme"), []);
+}
+
+#[test]
+fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
+    let long = format!("{}.tsv", "x".repeat(251));
+    assert_eq!(long.len(), 255);
+    // Good, and good again: the second one finds the name taken.
+    let site = Site::new();
+    with_other(&site);
+    for from in [1, 2] {
+        site.put_old(format!("{DEVICE}/{long}"), good_file(from, 1));
+        site.lp_run().run().clean();
+    }
+    assert_other_done(&site);
+    let kept: Vec<Vec<u8>> = site
+        .tree()
+        .iter()
+        .filter(|p| p.starts_with(DEVICE))
+        .map(|p| site.read(p))
+        .collect();
+    for from in [1, 2] {
+        assert!(
+            kept.contains(&good_file(from, 1).into_bytes()),
+            "{:?}",
+            site.tree()
+        );
+    }
+    assert_eq!(
+        site.lp_points("acme")
+            .iter()
+            .filter(|p| p.value == 2.5)
+            .count(),
+        1
+    );
+
+    // Bad: a sidecar's name would have more than 255 bytes.
+    let site = Site::new();
+    with_other(&site);
+    let text = format!("{HEADER}rubbish\n");
+    site.put_old(format!("{DEVICE}/{long}"), &text);
+    site.lp_run().run().expect(1);
+    assert_other_done(&site);
+    let kept: Vec<Vec<u8>> = site
+        .tree()
+        .iter()
+        .filter(|p| p.ends_with(".tsv"))
+        .map(|p| site.read(p))
+        .collect();
+    assert!(kept.contains(&text.into_bytes()), "{:?}", site.tree());
+
+    // An outage: it comes back.
+    let double = Double::start();
+    double.fault_writes(usize::MAX, crate::influx_double::Fault::status(503, "down"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/{long}"), good_file(1, 1));
+    site.run_to(&double).run().expect(1);
+    double.clear_faults();
+    site.run_to(&double).arg("--retry-errors").run().clean();
+    assert_eq!(points_in(&double, "acme").len(), 2, "{:?}", site.tree());
+}
+
+#[test]
+fn a_file_replaced_by_a_link_between_look_and_open_is_not_read() {
+    let site = Site::new();
+    let secret = site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let spare = site.path(format!("{DEVICE}/a.spare"));
+    let link = site.path(format!("{DEVICE}/a.link"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let swapper = {
+        let (stop, secret) = (stop.clone(), secret.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let _raced = std::os::unix::fs::symlink(&secret, &link);
+                let _raced = std::fs::rename(&link, &path);
+                let _raced = std::fs::write(&spare, good_file(1, 1));
+                let _raced = std::fs::rename(&spare, &path);
+            }
+        })
+    };
+    let double = Double::start();
+    for _ in 0..40 {
+        site.run_to(&double)
+            .named(format!("{DEVICE}/a.tsv"))
+            .env("TSV_INCOMPLETE_GRACE_S", "0")
+            .run()
+            .clean();
+    }
+    stop.store(true, Ordering::Relaxed);
+    swapper.join().expect("ends");
+    let got = points_in(&double, "acme");
+    assert!(
+        got.iter().all(|p| p.value.abs() < 7000.0),
+        "another company's values: {got:?}"
+    );
+    assert_eq!(
+        std::fs::read(&secret).expect("still there"),
+        good_file(7000, 2).as_bytes()
+    );
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_warning() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let file = site.dir.path().join("a-file");
+    std::fs::write(&file, "x").expect("written");
+    let run = site
+        .lp_run()
+        .env("TSV_REPORT_DIR", file.join("reports"))
+        .ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(run.stderr.contains("WARN"), "{}", run.stderr);
+}
+
+#[test]
+fn a_full_disk_for_the_line_protocol_leaves_the_input_raw() {
+    if !Path::new("/dev/full").exists() {
+        return skipped("there is no /dev/full");
+    }
+    let site = Site::new();
+    std::fs::create_dir(site.lp_dir()).expect("made");
+    std::os::unix::fs::symlink("/dev/full", site.lp_dir().join("acme.lp")).expect("linked");
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    with_other(&site);
+    let run = site.lp_run().run().expect(1);
+    assert!(site.exists(format!("{DEVICE}/a.tsv")), "{:?}", site.tree());
+    assert!(run.stderr.contains("acme"), "{}", run.stderr);
+    assert_other_done(&site);
+}
+
+#[test]
+fn a_full_disk_for_the_log_does_not_stop_the_run() {
+    if !Path::new("/dev/full").exists() {
+        return skipped("there is no /dev/full");
+    }
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("opened")
+    };
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/bad.tsv"), format!("{HEADER}rubbish\n"));
+    let run = |args: &[&str], stdout: std::process::Stdio| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_powerview"))
+            .env_clear()
+            .env("TSV_REPORT_DIR", site.reports_dir())
+            .env("TSV_TIMEZONE", "Europe/Paris")
+            .arg("-d")
+            .arg(site.data())
+            .arg("--line-protocol-dir")
+            .arg(site.lp_dir())
+            .args(args)
+            .stdin(std::process::Stdio::null())
+            .stdout(stdout)
+            .stderr(full())
+            .status()
+            .expect("started")
+            .code()
+    };
+    // No panic, which would be 101.
+    let dry = run(&["--dry-run"], full().into());
+    assert_eq!(dry, Some(1));
+    assert_eq!(run(&[], std::process::Stdio::null()), Some(1));
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(format!("{DEVICE}/error/bad.tsv")));
+    assert_eq!(site.reports().len(), 1);
+}
+
+#[test]
+fn a_line_protocol_folder_that_cannot_be_made_leaves_the_input_raw() {
+    let site = Site::new();
+    std::fs::write(site.lp_dir(), "a file where the folder should be").expect("written");
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let run = site.lp_run().run().clean();
+    assert!([1, 2].contains(&run.code()), "{run:?}");
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+}
+
+#[test]
+fn a_company_cannot_write_out_of_the_line_protocol_folder() {
+    let site = Site::new();
+    site.put_old("..acme/site/02001171/a.tsv", good_file(1, 1));
+    site.put_old("-rf/site/02001171/a.tsv", good_file(1, 1));
+    site.put_old("a\\..\\b/site/02001171/a.tsv", good_file(1, 1));
+    site.lp_run().run().clean();
+    let beside: Vec<_> = std::fs::read_dir(site.dir.path())
+        .expect("read")
+        .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+        .filter(|n| !["data", "cwd", "lp", "reports"].contains(&n.as_str()))
+        .collect();
+    assert_eq!(beside, Vec::<String>::new());
+}
+
+/// Runs as a user without rights after `closed` got `mode`.
+fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::harness::Run> {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(call) = site.lp_run().as_nobody() else {
+        skipped("no other user may run the binary");
+        return None;
+    };
+    std::fs::set_permissions(closed, std::fs::Permissions::from_mode(mode)).expect("closed");
+    let run = call.run().clean();
+    std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o755)).expect("opened");
+    Some(run)
+}
+
+#[test]
+fn a_file_that_may_not_be_read_stops_nothing() {
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    with_other(&site);
+    let Some(run) = run_without_rights(&site, &path, 0o000) else {
+        return;
+    };
+    assert_eq!(run.code(), 1, "{run:?}");
+    assert_other_done(&site);
+    assert!(site.exists(format!("{DEVICE}/parsed/b.tsv")));
+    let kept: Vec<String> = site
+        .tree()
+        .into_iter()
+        .filter(|p| p.ends_with("a.tsv"))
+        .collect();
+    assert_eq!(kept.len(), 1);
+    assert!(run.stderr.contains("a.tsv"), "{}", run.stderr);
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_leaves_the_input_raw() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    with_other(&site);
+    let Some(run) = run_without_rights(&site, &site.path(DEVICE), 0o555) else {
+        return;
+    };
+    assert_eq!(run.code(), 1, "{run:?}");
+    assert_other_done(&site);
+    assert_eq!(
+        site.tree(),
+        [
+            format!("{DEVICE}/a.tsv"),
+            format!("{OTHER}/parsed/good.tsv")
+        ]
+    );
+    assert!(
+        run.stderr.to_lowercase().contains("permission"),
+        "{}",
+        run.stderr
+    );
+    // The rights mended, it heals.
+    site.lp_run().ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+}
+
+#[test]
+fn a_report_folder_that_may_not_be_written_is_a_warning() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    std::fs::create_dir(site.reports_dir()).expect("made");
+    let Some(run) = run_without_rights(&site, &site.reports_dir(), 0o555) else {
+        return;
+    };
+    assert_eq!(run.code(), 0, "{run:?}");
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(run.stderr.contains("WARN"), "{}", run.stderr);
+}
+
+#[test]
+fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("this test needs two users");
+    }
+    // The writer is this test, which is root; the program runs as somebody who may not look into it.
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let call = || site.lp_run().as_nobody();
+    if call().is_none() {
+        return skipped("no other user may run the binary");
+    }
+    let mine = || std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
+    let mut writer = std::fs::File::options()
+        .append(true)
+        .open(&path)
+        .expect("opened");
+    let call = call().expect("as before");
+    mine();
+    call.ok();
+    assert!(path.exists(), "{:?}", site.tree());
+    writer
+        .write_all(b"05/11/25 10:00:00\t7\t8\n")
+        .expect("written");
+    drop(writer);
+    crate::harness::age(&path, 601);
+    let call = site.lp_run().as_nobody().expect("as before");
+    mine();
+    call.ok();
+    assert!(
+        site.exists(format!("{DEVICE}/parsed/a.tsv")),
+        "{:?}",
+        site.tree()
+    );
+    assert_eq!(site.lp_points("acme").len(), 8);
+}
+
+#[test]
+fn labels_in_the_report_and_the_log_are_harmless() {
+    // C1 control characters and text that turns direction come as valid UTF-8.
+    let site = Site::new();
+    site.put_old(
+        format!("{DEVICE}/a.tsv"),
+        "02001171\t02001171\nMV_T302_V002\tVo\u{9b}31mie W\n03/08/25 03:20:00\t1\n",
+    );
+    let run = site.lp_run().run().expect(1);
+    assert!(!run.stderr.contains('\u{9b}'));
+    assert_eq!(site.lp_points("acme"), []);
+}

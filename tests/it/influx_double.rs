@@ -1,0 +1,972 @@
+//! A server that answers as InfluxDB 2.8 does, and on demand as no server should: it cuts answers, keeps silent, resets
+//! connections before or after it took a batch. Plain sockets and threads, because a framework would be too polite.
+
+use crate::line_protocol::{self, Line, Value};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+pub const ORG: &str = "powerview";
+pub const ORG_ID: &str = "6f9dd2f6ebb29ea7";
+pub const META: &str = "powerview_meta";
+pub const TOKEN: &str = "a-token-that-must-not-show";
+
+/// A request as it came, its body unpacked.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: Vec<(String, String)>,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+    /// The name of the bucket that a write goes to.
+    pub bucket: String,
+    /// Bytes of the body on the wire.
+    pub wire: usize,
+    /// What it was answered; 0 for none at all.
+    pub status: u16,
+}
+
+impl Request {
+    pub fn is_write(&self) -> bool {
+        self.path == "/api/v2/write"
+    }
+
+    pub fn param(&self, key: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn nb_lines(&self) -> usize {
+        self.text().lines().filter(|l| !l.is_empty()).count()
+    }
+}
+
+/// What happens to a request instead of the right answer.
+#[derive(Clone)]
+pub enum Fault {
+    /// This status with this body; nothing is applied.
+    Status(u16, String),
+    /// As `Status` with more headers.
+    StatusWith(u16, Vec<(&'static str, String)>, String),
+    /// Connection reset before the body is read.
+    ResetBefore,
+    /// The batch is applied, then the connection is reset.
+    ResetAfterApply,
+    /// The batch is applied, the answer breaks off in its head.
+    CutAnswer,
+    /// The batch is applied, an error answer promises more body than it sends.
+    CutErrorBody(u16),
+    /// Nothing is applied, nothing is answered.
+    Silence,
+    /// The batch is applied, nothing is answered.
+    SilenceAfterApply,
+    /// A proxy's page.
+    Html(u16),
+    /// To another place.
+    Redirect(u16, String),
+    /// All lines but the first are kept, then 422 as the server words it.
+    PartialWrite,
+    /// As ever, but before that all wait at the gate.
+    Gate(Arc<Gate>),
+    /// All wait at the gate, then this status with this message.
+    GateThen(Arc<Gate>, u16, &'static str),
+    /// As ever, and after it was applied but before it is answered all wait at the gate.
+    GateAfter(Arc<Gate>),
+}
+
+impl Fault {
+    pub fn status(code: u16, message: &str) -> Self {
+        let word = match code {
+            400 => "invalid",
+            401 => "unauthorized",
+            403 => "forbidden",
+            404 => "not found",
+            422 => "unprocessable entity",
+            429 => "too many requests",
+            503 => "unavailable",
+            _ => "internal error",
+        };
+        Fault::Status(code, json!({"code": word, "message": message}).to_string())
+    }
+}
+
+/// Holds requests until it is opened; says when one has come.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Blocks until `n` requests stand at the gate.
+    pub fn wait_for(&self, n: usize) {
+        let state = self.state.lock().unwrap();
+        let (state, timeout) = self
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(30), |s| s.0 < n)
+            .unwrap();
+        assert!(
+            !timeout.timed_out(),
+            "{} of {n} requests came to the gate",
+            state.0
+        );
+    }
+
+    pub fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 += 1;
+        self.changed.notify_all();
+        let _unused = self
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(60), |s| !s.1)
+            .unwrap();
+    }
+}
+
+type Matcher = Box<dyn Fn(&Request) -> bool + Send>;
+
+struct Rule {
+    matches: Matcher,
+    /// How many matching requests pass first.
+    skip: usize,
+    times: usize,
+    fault: Fault,
+}
+
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    pub id: String,
+    pub name: String,
+}
+
+/// Measurement and tags.
+pub type SeriesKey = (String, BTreeMap<String, String>);
+
+/// Time in ns, fields.
+type Times = BTreeMap<i64, BTreeMap<String, Value>>;
+
+#[derive(Default)]
+struct State {
+    buckets: Vec<Bucket>,
+    next_id: u64,
+    /// By bucket's id.
+    points: BTreeMap<String, BTreeMap<SeriesKey, Times>>,
+    requests: Vec<Request>,
+    rules: Vec<Rule>,
+    max_wire: Option<usize>,
+    may_create: bool,
+    may_write: bool,
+    open: Vec<TcpStream>,
+    stopped: bool,
+}
+
+pub struct Double {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+impl Double {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let state = Arc::new(Mutex::new(State {
+            may_create: true,
+            may_write: true,
+            ..State::default()
+        }));
+        let double = Self {
+            address,
+            state: state.clone(),
+        };
+        double.add_bucket("_monitoring");
+        double.add_bucket("_tasks");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { continue };
+                let mut locked = state.lock().unwrap();
+                if locked.stopped {
+                    return;
+                }
+                if let Ok(copy) = stream.try_clone() {
+                    locked.open.push(copy);
+                }
+                drop(locked);
+                let state = state.clone();
+                std::thread::spawn(move || {
+                    let _connection_lost = serve(&stream, &state);
+                    let _already_closed = stream.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        double
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn add_bucket(&self, name: &str) -> String {
+        self.state.lock().unwrap().create(name)
+    }
+
+    pub fn delete_bucket(&self, name: &str) {
+        let mut state = self.state.lock().unwrap();
+        let Some(at) = state.buckets.iter().position(|b| b.name == name) else {
+            panic!("no bucket {name}");
+        };
+        let id = state.buckets.remove(at).id;
+        state.points.remove(&id);
+    }
+
+    pub fn bucket_names(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.buckets.iter().map(|b| b.name.clone()).collect()
+    }
+
+    /// Bodies longer than this on the wire are answered 413.
+    pub fn max_body(&self, bytes: usize) {
+        self.state.lock().unwrap().max_wire = Some(bytes);
+    }
+
+    pub fn forbid_creating(&self) {
+        self.state.lock().unwrap().may_create = false;
+    }
+
+    pub fn forbid_writing(&self) {
+        self.state.lock().unwrap().may_write = false;
+    }
+
+    /// The next `times` requests that match, after `skip` that pass, meet `fault`.
+    pub fn fault(
+        &self,
+        matches: impl Fn(&Request) -> bool + Send + 'static,
+        skip: usize,
+        times: usize,
+        fault: Fault,
+    ) {
+        self.state.lock().unwrap().rules.push(Rule {
+            matches: Box::new(matches),
+            skip,
+            times,
+            fault,
+        });
+    }
+
+    /// Writes of measurements (not those of the program's own report) meet the fault.
+    pub fn fault_writes(&self, times: usize, fault: Fault) {
+        self.fault(is_data_write, 0, times, fault);
+    }
+
+    pub fn fault_nth_write(&self, n: usize, fault: Fault) {
+        self.fault(is_data_write, n - 1, 1, fault);
+    }
+
+    pub fn fault_all(&self, fault: Fault) {
+        self.fault(|_| true, 0, usize::MAX, fault);
+    }
+
+    pub fn clear_faults(&self) {
+        self.state.lock().unwrap().rules.clear();
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.state.lock().unwrap().requests.clone()
+    }
+
+    /// Writes of measurements, not of the meta bucket.
+    pub fn data_writes(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(is_data_write).collect()
+    }
+
+    /// All points of a bucket, sorted by series and time; times in the unit of the server, nanoseconds.
+    pub fn points(&self, bucket: &str) -> Vec<Line> {
+        let state = self.state.lock().unwrap();
+        let Some(bucket) = state.buckets.iter().find(|b| b.name == bucket) else {
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for ((measurement, tags), times) in state.points.get(&bucket.id).into_iter().flatten() {
+            for (time, fields) in times {
+                out.push(Line {
+                    measurement: measurement.clone(),
+                    tags: tags.clone(),
+                    fields: fields.clone(),
+                    time: Some(*time),
+                    raw: String::new(),
+                });
+            }
+        }
+        out
+    }
+}
+
+impl Drop for Double {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.state.lock() else {
+            return;
+        };
+        state.stopped = true;
+        for stream in state.open.drain(..) {
+            let _already_closed = stream.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        let _wakes_the_listener = TcpStream::connect(self.address);
+    }
+}
+
+/// A write of measurements, not of the program's own report.
+pub fn is_data_write(request: &Request) -> bool {
+    request.is_write() && request.bucket != META
+}
+
+impl State {
+    /// An id goes before a name: a bucket that is named like another's id is not reached by its name.
+    fn find(&self, asked: &str) -> Option<&Bucket> {
+        let by_id = self.buckets.iter().find(|b| b.id == asked);
+        by_id.or_else(|| self.buckets.iter().find(|b| b.name == asked))
+    }
+
+    fn create(&mut self, name: &str) -> String {
+        self.next_id += 1;
+        let id = format!("{:016x}", 0x028d_62c6_6af3_b700_u64 + self.next_id);
+        self.buckets.push(Bucket {
+            id: id.clone(),
+            name: name.to_owned(),
+        });
+        id
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn json(status: u16, body: serde_json::Value) -> Self {
+        Self {
+            status,
+            headers: vec![("Content-Type", "application/json; charset=utf-8".into())],
+            body: body.to_string(),
+        }
+    }
+
+    fn error(status: u16, code: &str, message: impl Into<String>) -> Self {
+        let message: String = message.into();
+        let mut answer = Self::json(status, json!({"code": code, "message": message}));
+        answer.headers.push(("X-Platform-Error-Code", code.into()));
+        answer
+    }
+
+    fn no_content() -> Self {
+        Self {
+            status: 204,
+            headers: Vec::new(),
+            body: String::new(),
+        }
+    }
+}
+
+fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let Some(mut request) = read_head(&mut reader)? else {
+            return Ok(());
+        };
+        if let Some(asked) = request.param("bucket") {
+            request.bucket = state
+                .lock()
+                .unwrap()
+                .find(asked)
+                .map_or(asked.to_owned(), |b| b.name.clone());
+        }
+        // Before the body is read only the head can tell: rules that look at the body see it empty here.
+        if let Some(Fault::ResetBefore) = take_fault(state, &request, true) {
+            record(state, &request, 0);
+            reset(stream);
+            return Ok(());
+        }
+        let wire = read_body(&mut reader, &request)?;
+        request.wire = wire.len();
+        let mut broken_gzip = false;
+        request.body = match request.headers.get("content-encoding").map(String::as_str) {
+            Some("gzip") => {
+                let mut plain = Vec::new();
+                broken_gzip = flate2::read::MultiGzDecoder::new(&wire[..])
+                    .read_to_end(&mut plain)
+                    .is_err();
+                plain
+            }
+            _ => wire,
+        };
+        let fault = take_fault(state, &request, false);
+        let right = |request: &Request| {
+            if broken_gzip {
+                Answer::error(
+                    500,
+                    "internal error",
+                    "An internal error has occurred - check server logs",
+                )
+            } else {
+                answer(&mut state.lock().unwrap(), request)
+            }
+        };
+        let answer = match fault {
+            None => right(&request),
+            Some(Fault::Gate(gate)) => {
+                gate.pass();
+                right(&request)
+            }
+            Some(Fault::GateThen(gate, status, message)) => {
+                gate.pass();
+                Answer::error(status, "invalid", message)
+            }
+            Some(Fault::GateAfter(gate)) => {
+                let answer = right(&request);
+                gate.pass();
+                answer
+            }
+            Some(Fault::Status(status, body)) => {
+                let mut answer = Answer::json(status, json!(null));
+                answer.body = body;
+                answer
+            }
+            Some(Fault::StatusWith(status, headers, body)) => Answer {
+                status,
+                headers,
+                body,
+            },
+            Some(Fault::Html(status)) => Answer {
+                status,
+                headers: vec![("Content-Type", "text/html".into())],
+                body: format!(
+                    "<html>\r\n<head><title>{status} from a proxy</title></head>\r\n<body><center><h1>{status} from a proxy\
+                     </h1></center>\u{1b}[31m</body>\r\n</html>\r\n"
+                ),
+            },
+            Some(Fault::Redirect(status, to)) => Answer {
+                status,
+                headers: vec![("Location", to)],
+                body: String::new(),
+            },
+            Some(Fault::ResetBefore) => {
+                record(state, &request, 0);
+                reset(stream);
+                return Ok(());
+            }
+            Some(Fault::ResetAfterApply) => {
+                right(&request);
+                record(state, &request, 0);
+                reset(stream);
+                return Ok(());
+            }
+            Some(Fault::CutAnswer) => {
+                right(&request);
+                record(state, &request, 0);
+                let mut out = stream;
+                out.write_all(b"HTTP/1.1 204 No Con")?;
+                return Ok(());
+            }
+            Some(Fault::CutErrorBody(status)) => {
+                right(&request);
+                record(state, &request, status);
+                let mut out = stream;
+                out.write_all(
+                    format!("HTTP/1.1 {status} Cut\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{\"co")
+                        .as_bytes(),
+                )?;
+                return Ok(());
+            }
+            Some(Fault::Silence) => {
+                record(state, &request, 0);
+                return wait_for_the_client_to_leave(&mut reader);
+            }
+            Some(Fault::SilenceAfterApply) => {
+                right(&request);
+                record(state, &request, 0);
+                return wait_for_the_client_to_leave(&mut reader);
+            }
+            Some(Fault::PartialWrite) => {
+                let mut kept = request.clone();
+                let cut = kept
+                    .body
+                    .iter()
+                    .position(|b| *b == b'\n')
+                    .map_or(kept.body.len(), |i| i + 1);
+                kept.body.drain(..cut);
+                answer_of_partial_write(right(&kept))
+            }
+        };
+        record(state, &request, answer.status);
+        let mut out = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
+        for (key, value) in &answer.headers {
+            out.push_str(&format!("{key}: {value}\r\n"));
+        }
+        if answer.status != 204 {
+            out.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
+        }
+        out.push_str("X-Influxdb-Version: v2.8.0\r\n\r\n");
+        out.push_str(&answer.body);
+        let mut stream = stream;
+        stream.write_all(out.as_bytes())?;
+    }
+}
+
+fn answer_of_partial_write(kept: Answer) -> Answer {
+    if kept.status != 204 {
+        return kept;
+    }
+    Answer::error(
+        422,
+        "unprocessable entity",
+        "failure writing points to database: partial write: field type conflict: input field \"value\" on measurement \
+         \"site\" is type float, already exists as type string dropped=1",
+    )
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        204 => "No Content",
+        _ => "As It Is",
+    }
+}
+
+/// The rule that this request meets. Before the body is read only resets are looked for, and only by rules that do not
+/// need the body; a rule counts a request once.
+fn take_fault(state: &Mutex<State>, request: &Request, before_body: bool) -> Option<Fault> {
+    let mut state = state.lock().unwrap();
+    for rule in &mut state.rules {
+        if matches!(rule.fault, Fault::ResetBefore) != before_body {
+            continue;
+        }
+        if rule.times == 0 || !(rule.matches)(request) {
+            continue;
+        }
+        if rule.skip > 0 {
+            rule.skip -= 1;
+            continue;
+        }
+        rule.times -= 1;
+        return Some(rule.fault.clone());
+    }
+    None
+}
+
+fn record(state: &Mutex<State>, request: &Request, status: u16) {
+    let mut request = request.clone();
+    request.status = status;
+    state.lock().unwrap().requests.push(request);
+}
+
+/// A reset, not a polite end: what was sent and not read makes the kernel answer RST, and so does a linger of zero.
+fn reset(stream: &TcpStream) {
+    let _best_effort = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+fn wait_for_the_client_to_leave(reader: &mut BufReader<TcpStream>) -> std::io::Result<()> {
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).map(|_| ())
+}
+
+fn read_head(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace();
+    let method = words.next().unwrap_or_default().to_owned();
+    let target = words.next().unwrap_or_default().to_owned();
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if let Some((key, value)) = line.split_once(':') {
+            headers.insert(key.to_ascii_lowercase(), value.trim().to_owned());
+        }
+    }
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let query = url::form_urlencoded::parse(query.as_bytes())
+        .into_owned()
+        .collect();
+    Ok(Some(Request {
+        method,
+        path: path.to_owned(),
+        query,
+        headers,
+        body: Vec::new(),
+        bucket: String::new(),
+        wire: 0,
+        status: 0,
+    }))
+}
+
+fn read_body(reader: &mut BufReader<TcpStream>, head: &Request) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if head
+        .headers
+        .get("transfer-encoding")
+        .is_some_and(|t| t.contains("chunked"))
+    {
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let size = usize::from_str_radix(line.trim(), 16).map_err(std::io::Error::other)?;
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk)?;
+            if size == 0 {
+                return Ok(body);
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    let length = head
+        .headers
+        .get("content-length")
+        .and_then(|l| l.parse().ok())
+        .unwrap_or(0);
+    body.resize(length, 0);
+    reader.read_exact(&mut body)?;
+    Ok(body)
+}
+
+fn answer(state: &mut State, request: &Request) -> Answer {
+    let path = request.path.as_str();
+    match (request.method.as_str(), path) {
+        ("GET", "/health") => {
+            return Answer::json(
+                200,
+                json!({"name": "influxdb", "message": "ready for queries and writes", "status": "pass", "checks": [],
+                       "version": "v2.8.0", "commit": "0"}),
+            );
+        }
+        ("GET" | "HEAD", "/ping") => return Answer::no_content(),
+        _ => {}
+    }
+    let authorized = request.headers.get("authorization").and_then(|a| {
+        a.strip_prefix("Token ")
+            .or_else(|| a.strip_prefix("Bearer "))
+    }) == Some(TOKEN);
+    if !authorized {
+        return Answer::error(401, "unauthorized", "unauthorized access");
+    }
+    match (request.method.as_str(), path) {
+        ("GET", "/api/v2/orgs") => orgs(request),
+        ("GET", "/api/v2/buckets") => list_buckets(state, request),
+        ("POST", "/api/v2/buckets") => create_bucket(state, request),
+        ("POST", "/api/v2/write") => write(state, request),
+        _ => Answer::error(404, "not found", "path not found"),
+    }
+}
+
+fn orgs(request: &Request) -> Answer {
+    match request.param("org") {
+        Some(name) if name != ORG => Answer::error(
+            404,
+            "not found",
+            format!("organization name \"{name}\" not found"),
+        ),
+        _ => Answer::json(
+            200,
+            json!({"links": {"self": "/api/v2/orgs"}, "orgs": [{"links": {"self": format!("/api/v2/orgs/{ORG_ID}")},
+                   "id": ORG_ID, "name": ORG, "description": "", "createdAt": "2026-11-23T18:09:36.157758635Z",
+                   "updatedAt": "2026-11-23T18:09:36.157758705Z"}]}),
+        ),
+    }
+}
+
+/// None where the organisation is the right one, by name or by id.
+fn wrong_org(request: &Request) -> Option<Answer> {
+    if request.param("orgID").is_some_and(|id| id == ORG_ID) {
+        return None;
+    }
+    match request.param("org") {
+        Some(org) if org == ORG || org == ORG_ID => None,
+        Some(org) => Some(Answer::error(
+            404,
+            "not found",
+            format!("organization name \"{org}\" not found"),
+        )),
+        None => None,
+    }
+}
+
+fn bucket_json(bucket: &Bucket) -> serde_json::Value {
+    let id = &bucket.id;
+    json!({
+        "id": id, "orgID": ORG_ID, "type": if bucket.name.starts_with('_') {"system"} else {"user"}, "name": bucket.name,
+        "retentionRules": [{"type": "expire", "everySeconds": 0, "shardGroupDurationSeconds": 604_800}],
+        "createdAt": "2026-11-23T18:25:25.878023527Z", "updatedAt": "2026-11-23T18:25:25.878023607Z",
+        "links": {
+            "labels": format!("/api/v2/buckets/{id}/labels"), "members": format!("/api/v2/buckets/{id}/members"),
+            "org": format!("/api/v2/orgs/{ORG_ID}"), "owners": format!("/api/v2/buckets/{id}/owners"),
+            "self": format!("/api/v2/buckets/{id}"),
+            "write": format!("/api/v2/write?org={ORG_ID}&bucket={id}"),
+        },
+        "labels": [],
+    })
+}
+
+fn list_buckets(state: &State, request: &Request) -> Answer {
+    if let Some(answer) = wrong_org(request) {
+        return answer;
+    }
+    let found: Vec<&Bucket> = state
+        .buckets
+        .iter()
+        .filter(|b| request.param("name").is_none_or(|n| n == b.name))
+        .filter(|b| request.param("id").is_none_or(|i| i == b.id))
+        .collect();
+    if let (Some(name), true) = (request.param("name"), found.is_empty()) {
+        return Answer::error(404, "not found", format!("bucket \"{name}\" not found"));
+    }
+    let number = |key: &str, otherwise: usize| {
+        request
+            .param(key)
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(otherwise)
+    };
+    let page: Vec<_> = found
+        .into_iter()
+        .skip(number("offset", 0))
+        .take(number("limit", 20).min(100))
+        .map(bucket_json)
+        .collect();
+    Answer::json(
+        200,
+        json!({"links": {"self": "/api/v2/buckets?limit=20&offset=0"}, "buckets": page}),
+    )
+}
+
+fn create_bucket(state: &mut State, request: &Request) -> Answer {
+    let Ok(asked) = serde_json::from_slice::<serde_json::Value>(&request.body) else {
+        return Answer::error(400, "invalid", "invalid json");
+    };
+    if !state.may_create {
+        return Answer::error(
+            401,
+            "unauthorized",
+            format!("write:orgs/{ORG_ID}/buckets is unauthorized"),
+        );
+    }
+    if asked["orgID"] != ORG_ID {
+        return Answer::error(400, "invalid", "id must have a length of 16 bytes");
+    }
+    let name = asked["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        return Answer::error(400, "invalid", "bucket name is empty");
+    }
+    if name.starts_with('_') {
+        let text = format!("bucket name {name} is invalid. Buckets may not start with underscore");
+        return Answer::error(400, "invalid", text);
+    }
+    if name.contains('"') {
+        let text =
+            format!("bucket name {name} is invalid. Bucket names may not include quotation marks");
+        return Answer::error(400, "invalid", text);
+    }
+    if state.buckets.iter().any(|b| b.name == name) {
+        return Answer::error(
+            422,
+            "conflict",
+            format!("bucket with name {name} already exists"),
+        );
+    }
+    state.create(name);
+    Answer::json(201, bucket_json(state.buckets.last().expect("just made")))
+}
+
+fn write(state: &mut State, request: &Request) -> Answer {
+    if state.max_wire.is_some_and(|max| request.wire > max) {
+        return Answer::error(413, "request too large", "request body too large");
+    }
+    if let Some(answer) = wrong_org(request) {
+        return answer;
+    }
+    let factor: i64 = match request.param("precision") {
+        None | Some("ns") => 1,
+        Some("us") => 1_000,
+        Some("ms") => 1_000_000,
+        Some("s") => 1_000_000_000,
+        Some(_) => {
+            return Answer::error(
+                400,
+                "invalid",
+                "invalid precision; valid precision units are ns, us, ms, and s",
+            );
+        }
+    };
+    let asked = request.param("bucket").unwrap_or_default();
+    let Some(bucket) = state.find(asked).map(|b| b.id.clone()) else {
+        return Answer::error(404, "not found", format!("bucket \"{asked}\" not found"));
+    };
+    if !state.may_write {
+        return Answer::error(403, "forbidden", "insufficient permissions for write");
+    }
+    let lines = match line_protocol::parse(&request.body) {
+        Ok(lines) => lines,
+        Err(message) => return Answer::error(400, "invalid", message),
+    };
+    for line in &lines {
+        if line.time.is_some_and(|t| t.checked_mul(factor).is_none()) {
+            let text = format!(
+                "unable to parse '{}': time outside range -9223372036854775806 - 9223372036854775806",
+                line.raw
+            );
+            return Answer::error(400, "invalid", text);
+        }
+    }
+    let store = state.points.entry(bucket).or_default();
+    let mut conflicts = Vec::new();
+    for line in lines {
+        let known = |name: &str| {
+            let of_measurement = store.iter().filter(|((m, _), _)| *m == line.measurement);
+            of_measurement
+                .flat_map(|(_, times)| times.values())
+                .find_map(|f| f.get(name).map(Value::kind))
+        };
+        // Looking through everything is slow; the series itself is enough nearly always.
+        let key = (line.measurement.clone(), line.tags.clone());
+        let conflict = line.fields.iter().find_map(|(name, value)| {
+            let here = store.get(&key).and_then(|times| times.values().next()).and_then(|f| f.get(name));
+            let kind = match here {
+                Some(value) => Some(value.kind()),
+                None if store.contains_key(&key) => None,
+                None => known(name),
+            };
+            kind.filter(|k| *k != value.kind()).map(|k| {
+                format!(
+                    "input field \"{name}\" on measurement \"{}\" is type {}, already exists as type {k}",
+                    line.measurement,
+                    value.kind()
+                )
+            })
+        });
+        if let Some(conflict) = conflict {
+            conflicts.push(conflict);
+            continue;
+        }
+        let time = line.time.map_or_else(now_ns, |t| t * factor);
+        store
+            .entry(key)
+            .or_default()
+            .entry(time)
+            .or_default()
+            .extend(line.fields);
+    }
+    if let Some(first) = conflicts.first() {
+        let text = format!(
+            "failure writing points to database: partial write: field type conflict: {first} dropped={}",
+            conflicts.len()
+        );
+        return Answer::error(422, "unprocessable entity", text);
+    }
+    Answer::no_content()
+}
+
+fn now_ns() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as i64)
+}
+
+mod tests {
+    use super::*;
+
+    fn ask(double: &Double, head: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(double.address).expect("listening");
+        write!(
+            stream,
+            "{head} HTTP/1.1\r\nHost: x\r\nAuthorization: Token {TOKEN}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("sent");
+        stream.shutdown(Shutdown::Write).expect("half closed");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+
+    #[test]
+    fn the_double_answers_as_recorded() {
+        let double = Double::start();
+        let missing = ask(&double, "GET /api/v2/buckets?name=none&org=powerview", "");
+        assert!(
+            missing.starts_with("HTTP/1.1 404")
+                && missing.contains("bucket \\\"none\\\" not found"),
+            "{missing}"
+        );
+        let create = json!({"orgID": ORG_ID, "name": "acme rec"}).to_string();
+        assert!(ask(&double, "POST /api/v2/buckets", &create).starts_with("HTTP/1.1 201"));
+        let again = ask(&double, "POST /api/v2/buckets", &create);
+        assert!(
+            again.starts_with("HTTP/1.1 422") && again.contains("\"conflict\""),
+            "{again}"
+        );
+        let target = "POST /api/v2/write?org=powerview&precision=s&bucket=acme%20rec";
+        assert!(
+            ask(
+                &double,
+                target,
+                "m,a=b value=1 1700000000\nm,a=b value=2 1700000000\n"
+            )
+            .starts_with("HTTP/1.1 204")
+        );
+        let points = double.points("acme rec");
+        assert_eq!(points.len(), 1);
+        assert_eq!(points[0].fields["value"], Value::Float(2.0));
+        assert_eq!(points[0].time, Some(1_700_000_000_000_000_000));
+        let empty_tag = ask(&double, target, "m,a= value=1 1700000000\n");
+        assert!(
+            empty_tag.starts_with("HTTP/1.1 400") && empty_tag.contains("missing tag value"),
+            "{empty_tag}"
+        );
+        let conflict = ask(&double, target, "m,a=b value=\"x\" 1700000001\n");
+        assert!(
+            conflict.starts_with("HTTP/1.1 422") && conflict.contains("partial write"),
+            "{conflict}"
+        );
+    }
+
+    #[test]
+    fn the_double_shows_twenty_buckets_at_a_time() {
+        let double = Double::start();
+        for i in 0..25 {
+            double.add_bucket(&format!("b{i}"));
+        }
+        let first = ask(&double, "GET /api/v2/buckets?org=powerview", "");
+        assert!(
+            first.contains("\"b17\"") && !first.contains("\"b18\""),
+            "{first}"
+        );
+        assert!(ask(&double, "GET /api/v2/buckets?org=powerview&name=b24", "").contains("\"b24\""));
+    }
+}

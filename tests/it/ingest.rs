@@ -1,0 +1,977 @@
+//! Folders, moves, reports and the meta bucket: what an operator sees of a run that goes well.
+
+use crate::harness::{DEVICE, HEADER, Site, file_of, good_file, points_in, stored};
+use crate::influx_double::{Double, Fault, Gate, META, is_data_write};
+use crate::line_protocol::{self, Line, Value as Field};
+use crate::second_reader;
+use serde_json::Value;
+
+const RUN_KEYS: [&str; 13] = [
+    "run_id",
+    "start_time",
+    "end_time",
+    "duration_s",
+    "base_folder",
+    "nb_files_total",
+    "nb_files_success",
+    "nb_files_failed",
+    "nb_files_skipped",
+    "nb_points_total",
+    "status",
+    "dry_run",
+    "files",
+];
+
+const FILE_KEYS: [&str; 21] = [
+    "file_path",
+    "moved_to",
+    "bucket",
+    "campaign",
+    "device_master_sn",
+    "file_format",
+    "status",
+    "error",
+    "retryable",
+    "truncated",
+    "nb_rows",
+    "nb_channels",
+    "nb_points",
+    "nb_invalid_timestamps",
+    "nb_invalid_values",
+    "nb_malformed_rows",
+    "time_start",
+    "time_end",
+    "file_header_meta",
+    "channels",
+    "nb_rows",
+];
+
+#[test]
+fn a_file_is_written_moved_and_reported() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let run = site.lp_run().ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(
+        site.read(format!("{DEVICE}/parsed/a.tsv")),
+        good_file(1, 3).as_bytes()
+    );
+    assert_eq!(site.lp_points("acme").len(), 6);
+
+    let report = site.report();
+    for key in RUN_KEYS {
+        assert!(
+            report.get(key).is_some(),
+            "the report lacks {key}: {report:#}"
+        );
+    }
+    assert_eq!(report["nb_files_total"], 1);
+    assert_eq!(report["nb_files_success"], 1);
+    assert_eq!(report["nb_files_failed"], 0);
+    assert_eq!(report["nb_files_skipped"], 0);
+    assert_eq!(report["nb_points_total"], 6);
+    assert_eq!(report["status"], "success");
+    assert_eq!(report["dry_run"], false);
+    let file = file_of(&report, "a.tsv");
+    for key in FILE_KEYS {
+        assert!(
+            file.get(key).is_some(),
+            "the file's report lacks {key}: {file:#}"
+        );
+    }
+    assert_eq!(file["status"], "success");
+    assert_eq!(file["bucket"], "acme");
+    assert_eq!(file["campaign"], "site");
+    assert_eq!(file["device_master_sn"], "02001171");
+    assert_eq!(file["error"], Value::Null);
+    assert!(
+        file["moved_to"]
+            .as_str()
+            .is_some_and(|p| p.ends_with(&format!("{DEVICE}/parsed/a.tsv"))),
+        "{file:#}"
+    );
+    let channel = &file["channels"]["S04000466_Ch1_M02001171"];
+    assert_eq!(channel["channel_name"], "Voie1");
+    assert_eq!(channel["unit"], "W");
+    assert_eq!(channel["nb_points"], 3);
+    assert_eq!(channel["min"], -3.25);
+    assert_eq!(channel["max"], -1.25);
+    assert_eq!(channel["mean"], -2.25);
+    // One line for a person: files, points, where the report is.
+    let reports = site.reports_dir().to_string_lossy().into_owned();
+    assert!(
+        run.stderr.contains(&reports),
+        "where the report is: {}",
+        run.stderr
+    );
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn the_report_is_named_by_its_run_and_holds_iso_times() {
+    let site = Site::new();
+    site.lp_run().ok();
+    let report = site.report();
+    let id = report["run_id"].as_str().expect("an id");
+    let name = format!("tsv_parser_{}.json", id.replace(':', "-"));
+    let names: Vec<String> = std::fs::read_dir(site.reports_dir())
+        .expect("reports")
+        .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(names, [name]);
+    for key in ["start_time", "end_time"] {
+        let time = chrono::DateTime::parse_from_rfc3339(report[key].as_str().expect("a time"))
+            .expect("ISO 8601");
+        assert_eq!(time.offset().local_minus_utc(), 0, "{key} is UTC");
+    }
+    assert!(
+        report["duration_s"]
+            .as_f64()
+            .is_some_and(|d| (0.0..30.0).contains(&d))
+    );
+}
+
+#[test]
+fn incident_two_runs_in_the_same_second_overwrote_each_others_report() {
+    let site = Site::new();
+    let runs: Vec<_> = (0..6).map(|_| site.lp_run().start()).collect();
+    for run in runs {
+        run.wait().expect(0);
+    }
+    assert_eq!(site.reports().len(), 6);
+    let meta = line_protocol::all(&site.lp_text(META));
+    let times: std::collections::BTreeSet<_> =
+        meta.iter().map(|l| (l.tags.clone(), l.time)).collect();
+    assert_eq!((meta.len(), times.len()), (6, 6));
+}
+
+#[test]
+fn reports_lie_beside_the_data_folder_where_nothing_else_is_said() {
+    let site = Site::new();
+    site.lp_run().no_env("TSV_REPORT_DIR").ok();
+    let reports = std::fs::read_dir(site.dir.path().join("logs/reports"))
+        .expect("made")
+        .count();
+    assert_eq!(reports, 1);
+}
+
+#[test]
+fn a_sweep_takes_what_is_raw_and_nothing_else() {
+    let site = Site::new();
+    let good = good_file(1, 1);
+    site.put_old("acme/site/02001171/b.tsv", &good);
+    site.put_old("acme/site/02001171/a.tsv", &good);
+    site.put_old("acme/site/02001171/parsed/old.tsv", &good);
+    site.put_old("acme/site/02001171/error/bad.tsv", &good);
+    site.put_old("acme/site/02001171/.hidden.tsv", &good);
+    site.put_old(
+        "acme/site/02001171/.sftpgo-upload.abcdefghijklmnopqrst.x.tsv",
+        &good,
+    );
+    site.put_old("acme/site/02001171/notes.txt", "hello");
+    site.put_old("acme/site/02001171/x.tsv.part", &good);
+    site.put_old("acme/another site/02001171/a.tsv", &good);
+    site.put_old("Besançon énergie/été/02001171/a.tsv", &good);
+    site.lp_run().args(["--jobs", "1"]).ok();
+    let report = site.report();
+    let files = report["files"].as_array().expect("a list");
+    let paths: Vec<&str> = files
+        .iter()
+        .map(|f| f["file_path"].as_str().expect("a path"))
+        .collect();
+    let expected = [
+        "Besançon énergie/été/02001171/a.tsv",
+        "acme/another site/02001171/a.tsv",
+        "acme/site/02001171/a.tsv",
+        "acme/site/02001171/b.tsv",
+    ];
+    assert_eq!(paths.len(), expected.len(), "{paths:?}");
+    for (path, end) in paths.iter().zip(expected) {
+        assert!(path.ends_with(end), "sorted by path: {paths:?}");
+    }
+    assert_eq!(
+        site.tree(),
+        [
+            "Besançon énergie/été/02001171/parsed/a.tsv",
+            "acme/another site/02001171/parsed/a.tsv",
+            "acme/site/02001171/.hidden.tsv",
+            "acme/site/02001171/.sftpgo-upload.abcdefghijklmnopqrst.x.tsv",
+            "acme/site/02001171/error/bad.tsv",
+            "acme/site/02001171/notes.txt",
+            "acme/site/02001171/parsed/a.tsv",
+            "acme/site/02001171/parsed/b.tsv",
+            "acme/site/02001171/parsed/old.tsv",
+            "acme/site/02001171/x.tsv.part",
+        ]
+    );
+    assert_eq!(site.lp_points("Besançon énergie").len(), 2);
+}
+
+#[test]
+fn a_file_too_high_in_the_tree_is_reported_and_left() {
+    for place in ["x.tsv", "acme/x.tsv", "acme/site/x.tsv"] {
+        let site = Site::new();
+        site.put_old(place, good_file(1, 1));
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.lp_run().run().expect(1);
+        let report = site.report();
+        assert_eq!(file_of(&report, "x.tsv")["status"], "error", "{place}");
+        assert_eq!(file_of(&report, "a.tsv")["status"], "success", "{place}");
+        assert!(site.exists(place), "{place}");
+        assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    }
+}
+
+#[test]
+fn incident_a_rename_overwrote_a_file_of_the_same_name() {
+    let site = Site::new();
+    for n in 0..4 {
+        site.put_old(format!("{DEVICE}/a.b.tsv"), good_file(n, 1));
+        site.lp_run().ok();
+    }
+    let parsed = |name: &str| site.read(format!("{DEVICE}/parsed/{name}"));
+    assert_eq!(parsed("a.b.tsv"), good_file(0, 1).as_bytes());
+    assert_eq!(parsed("a.b.1.tsv"), good_file(1, 1).as_bytes());
+    assert_eq!(parsed("a.b.2.tsv"), good_file(2, 1).as_bytes());
+    assert_eq!(parsed("a.b.3.tsv"), good_file(3, 1).as_bytes());
+}
+
+#[test]
+fn failed_files_of_one_name_keep_their_own_sidecars() {
+    let site = Site::new();
+    for n in 0..3 {
+        site.put_old(format!("{DEVICE}/a.tsv"), format!("{HEADER}rubbish {n}\n"));
+        site.lp_run().run().expect(1);
+    }
+    let error = |name: &str| format!("{DEVICE}/error/{name}");
+    assert_eq!(
+        site.tree(),
+        [
+            "a.1.tsv",
+            "a.1.tsv.error.json",
+            "a.2.tsv",
+            "a.2.tsv.error.json",
+            "a.tsv",
+            "a.tsv.error.json"
+        ]
+        .map(error)
+    );
+    for n in ["a.tsv", "a.1.tsv", "a.2.tsv"] {
+        let sidecar = site.sidecar(&error(n));
+        assert_eq!(sidecar["retryable"], false, "{sidecar:#}");
+        assert!(
+            sidecar.to_string().len() > 40,
+            "what went wrong, when: {sidecar:#}"
+        );
+    }
+}
+
+#[test]
+fn a_named_file_alone_is_taken() {
+    let site = Site::new();
+    for name in ["a.tsv", "b.tsv", "c.tsv"] {
+        site.put_old(format!("{DEVICE}/{name}"), good_file(1, 1));
+    }
+    site.lp_run().named(format!("{DEVICE}/b.tsv")).ok();
+    assert_eq!(
+        site.tree(),
+        ["a.tsv", "c.tsv", "parsed/b.tsv"].map(|n| format!("{DEVICE}/{n}"))
+    );
+    site.lp_run()
+        .named(format!("{DEVICE}/a.tsv"))
+        .named(format!("{DEVICE}/c.tsv"))
+        .ok();
+    assert_eq!(
+        site.tree(),
+        ["parsed/a.tsv", "parsed/b.tsv", "parsed/c.tsv"].map(|n| format!("{DEVICE}/{n}"))
+    );
+}
+
+#[test]
+fn a_named_file_in_parsed_is_ingested_again_and_stays() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/parsed/a.tsv"), good_file(1, 2));
+    site.lp_run().named(format!("{DEVICE}/parsed/a.tsv")).ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.lp_points("acme").len(), 4);
+    let report = site.report();
+    let file = file_of(&report, "a.tsv");
+    assert_eq!(
+        (&file["campaign"], &file["bucket"]),
+        (&"site".into(), &"acme".into())
+    );
+    assert_eq!(site.lp_points("acme")[0].measurement, "site");
+}
+
+#[test]
+fn a_named_file_in_error_that_succeeds_leaves_with_its_sidecar() {
+    let site = Site::new();
+    let file = format!("{DEVICE}/error/a.tsv");
+    site.put_old(format!("{DEVICE}/a.tsv"), format!("{HEADER}rubbish\n"));
+    site.lp_run().run().expect(1);
+    assert!(site.exists(format!("{file}.error.json")));
+    site.put_old(&file, good_file(1, 1)); // the operator mended it
+    site.lp_run().named(&file).ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn a_named_file_in_error_that_fails_again_stays_with_one_sidecar() {
+    let site = Site::new();
+    let file = format!("{DEVICE}/error/a.tsv");
+    site.put_old(&file, format!("{HEADER}rubbish\n"));
+    site.lp_run().named(&file).run().expect(1);
+    assert_eq!(site.tree(), [file.clone(), format!("{file}.error.json")]);
+}
+
+#[test]
+fn a_named_file_in_parsed_that_fails_goes_to_error() {
+    let site = Site::new();
+    site.put_old(
+        format!("{DEVICE}/parsed/a.tsv"),
+        format!("{HEADER}rubbish\n"),
+    );
+    site.lp_run()
+        .named(format!("{DEVICE}/parsed/a.tsv"))
+        .run()
+        .expect(1);
+    assert_eq!(
+        site.tree(),
+        ["a.tsv", "a.tsv.error.json"].map(|n| format!("{DEVICE}/error/{n}"))
+    );
+}
+
+#[test]
+fn a_named_file_that_was_dealt_with_meanwhile_is_no_error() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/parsed/a.tsv"), good_file(1, 1));
+    site.lp_run().named(format!("{DEVICE}/a.tsv")).ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn a_named_file_outside_the_data_folder_is_refused() {
+    let site = Site::new();
+    let outside = site.dir.path().join("outside/acme/site/02001171");
+    std::fs::create_dir_all(&outside).expect("made");
+    std::fs::write(outside.join("a.tsv"), good_file(1, 1)).expect("written");
+    site.link("../outside", "link");
+    for path in [
+        outside.join("a.tsv"),
+        site.path("../outside/acme/site/02001171/a.tsv"),
+        site.path("link/acme/site/02001171/a.tsv"),
+    ] {
+        let run = site.lp_run().arg("--tsvFile").arg(&path).run().clean();
+        assert!([1, 2].contains(&run.code()), "{}: {run:?}", path.display());
+        assert!(outside.join("a.tsv").exists(), "{}", path.display());
+        assert_eq!(site.lp_points("acme"), [], "{}", path.display());
+    }
+}
+
+#[test]
+fn names_that_cannot_be_a_bucket_or_a_tag_are_refused_before_anything_is_written() {
+    for folder in [
+        "_acme/site/02001171",
+        "powerview_meta/site/02001171",
+        "ac\"me/site/02001171",
+        "ac\nme/site/02001171",
+        "ac\u{7f}me/site/02001171",
+        "ac\u{9b}me/site/02001171",
+        "acme/_site/02001171",
+        "acme/si\nte/02001171",
+        "acme/si\tte/02001171",
+        "acme/si\u{1b}[31mte/02001171",
+    ] {
+        let site = Site::new();
+        site.put_old(format!("{folder}/a.tsv"), good_file(1, 1));
+        site.put_old("other/site/02001171/a.tsv", good_file(1, 1));
+        let double = Double::start();
+        site.run_to(&double).run().expect(1);
+        let report = site.report();
+        assert_eq!(report["nb_files_failed"], 1, "{folder}");
+        assert_eq!(report["nb_files_success"], 1, "{folder}");
+        let mut buckets = double.bucket_names();
+        buckets.sort();
+        assert_eq!(
+            buckets,
+            ["_monitoring", "_tasks", "other", META],
+            "{folder}"
+        );
+        assert_eq!(points_in(&double, "other").len(), 2, "{folder}");
+        let tree = site.tree();
+        assert_eq!(
+            tree.iter().filter(|p| p.ends_with("a.tsv")).count(),
+            2,
+            "{tree:?}"
+        );
+    }
+}
+
+#[test]
+fn a_campaign_that_looks_like_a_comment_is_not_lost() {
+    // InfluxDB passes over lines that start with '#'.
+    let site = Site::new();
+    site.put_old("acme/#1 site/02001171/a.tsv", good_file(1, 1));
+    let double = Double::start();
+    let run = site.run_to(&double).run().clean();
+    let arrived = points_in(&double, "acme").len();
+    assert!(
+        (run.code(), arrived) == (0, 2) || (run.code(), arrived) == (1, 0),
+        "either refused or written, not both or neither: {run:?}, {arrived} points"
+    );
+}
+
+#[test]
+fn a_campaign_that_ends_in_a_backslash_swallows_no_separator() {
+    let site = Site::new();
+    site.put_old("acme/site\\/02001171/a.tsv", good_file(1, 1));
+    site.put_old("acme/si\\te/02001171/a.tsv", good_file(1, 1));
+    let double = Double::start();
+    let run = site.run_to(&double).run().clean();
+    let points = points_in(&double, "acme");
+    assert_eq!(
+        points
+            .iter()
+            .filter(|p| p.measurement == "si\\te" && p.tags["campaign"] == "si\\te")
+            .count(),
+        2
+    );
+    assert!(run.code() == 1 || points.len() == 4, "{run:?}");
+    assert!(
+        points
+            .iter()
+            .all(|p| p.tags["channel_type"] == "master" || p.tags["channel_type"] == "slave")
+    );
+}
+
+#[test]
+fn a_company_named_like_another_buckets_id_gets_its_own_bucket() {
+    let double = Double::start();
+    let victim = double.add_bucket("victim");
+    let site = Site::new();
+    site.put_old(format!("{victim}/site/02001171/a.tsv"), good_file(1, 1));
+    site.run_to(&double).ok();
+    assert_eq!(points_in(&double, "victim"), []);
+    assert_eq!(points_in(&double, &victim).len(), 2);
+}
+
+#[test]
+fn old_script_failed_25_buckets() {
+    // It paged through the first twenty only, and created what it did not see.
+    let double = Double::start();
+    for i in 0..25 {
+        double.add_bucket(&format!("company{i:02}"));
+    }
+    let site = Site::new();
+    site.put_old("company24/site/02001171/a.tsv", good_file(1, 1));
+    site.run_to(&double).ok();
+    assert_eq!(points_in(&double, "company24").len(), 2);
+    let requests = double.requests();
+    let created: Vec<String> = requests
+        .iter()
+        .filter(|r| r.path == "/api/v2/buckets" && r.method == "POST")
+        .map(|r| r.text())
+        .collect();
+    assert!(
+        created.iter().all(|c| !c.contains("company24")),
+        "{created:?}"
+    );
+    let unnamed = requests
+        .iter()
+        .filter(|r| r.path == "/api/v2/buckets" && r.method == "GET");
+    assert_eq!(
+        unnamed.filter(|r| r.param("name").is_none()).count(),
+        0,
+        "never by paging"
+    );
+}
+
+#[test]
+fn a_bucket_is_looked_up_once_a_run() {
+    let double = Double::start();
+    let site = Site::new();
+    for n in 0..5 {
+        site.put_old(format!("acme/site/0200117{n}/a.tsv"), good_file(1, 1));
+        site.put_old(format!("acme/site/0200117{n}/b.tsv"), good_file(9, 1));
+    }
+    site.run_to(&double).ok();
+    let requests = double.requests();
+    let asked = |name: &str| {
+        requests
+            .iter()
+            .filter(|r| {
+                r.path == "/api/v2/buckets" && r.method == "GET" && r.param("name") == Some(name)
+            })
+            .count()
+    };
+    // Once, and perhaps once more for the id of the bucket that was just made.
+    assert!(asked("acme") <= 2, "{} times", asked("acme"));
+    let created = requests
+        .iter()
+        .filter(|r| r.path == "/api/v2/buckets" && r.method == "POST");
+    assert_eq!(created.filter(|r| r.text().contains("\"acme\"")).count(), 1);
+}
+
+#[test]
+fn bodies_are_gzip_by_default_and_seconds() {
+    for (gzip, expected) in [(None, Some("gzip")), (Some("0"), None)] {
+        let double = Double::start();
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 50));
+        let mut call = site.run_to(&double);
+        if let Some(gzip) = gzip {
+            call = call.env("TSV_GZIP", gzip);
+        }
+        call.ok();
+        let writes = double.data_writes();
+        assert_eq!(writes.len(), 1);
+        assert_eq!(
+            writes[0]
+                .headers
+                .get("content-encoding")
+                .map(String::as_str),
+            expected
+        );
+        assert_eq!(writes[0].param("precision"), Some("s"));
+        assert_eq!(writes[0].nb_lines(), 100);
+        assert_eq!(points_in(&double, "acme").len(), 100);
+    }
+}
+
+#[test]
+fn batch_size_changes_nothing() {
+    let file = good_file(1, 101);
+    let whole =
+        second_reader::read(file.as_bytes(), "site", chrono_tz::Europe::Paris).expect("good");
+    for lines in ["1", "2", "7", "100", "202", "203", "100000"] {
+        let site = Site::new();
+        let double = Double::start();
+        site.put_old(format!("{DEVICE}/a.tsv"), &file);
+        site.run_to(&double).env("TSV_BATCH_LINES", lines).ok();
+        assert_eq!(
+            points_in(&double, "acme"),
+            stored(&whole.points),
+            "batches of {lines}"
+        );
+        let most = double
+            .data_writes()
+            .iter()
+            .map(|w| w.nb_lines())
+            .max()
+            .expect("some");
+        // A row of two values is not torn.
+        assert!(
+            most <= lines.parse::<usize>().expect("a number") + 1,
+            "{most} lines in batches of {lines}"
+        );
+    }
+}
+
+#[test]
+fn rows_of_one_second_in_different_batches_end_as_the_last_one_says() {
+    // The same second again and again, batches of two lines: they must not overtake each other.
+    let mut text = HEADER.to_owned();
+    for i in 0..200 {
+        text.push_str(&format!("03/08/25 03:20:{:02}\t{i}\t{}\n", i % 5, i * 2));
+    }
+    let whole =
+        second_reader::read(text.as_bytes(), "site", chrono_tz::Europe::Paris).expect("good");
+    let site = Site::new();
+    let double = Double::start();
+    site.put_old(format!("{DEVICE}/a.tsv"), &text);
+    site.run_to(&double).env("TSV_BATCH_LINES", "2").ok();
+    assert_eq!(points_in(&double, "acme"), stored(&whole.points));
+}
+
+#[test]
+fn a_batch_that_is_sent_again_does_not_overtake_a_later_one() {
+    // Each batch has the same seconds as the one before it.
+    let mut text = HEADER.to_owned();
+    for i in 0..30 {
+        text.push_str(&format!("03/08/25 03:20:{:02}\t{i}\t{}\n", i % 2, i * 2));
+    }
+    let whole =
+        second_reader::read(text.as_bytes(), "site", chrono_tz::Europe::Paris).expect("good");
+    for fault in [
+        Fault::status(503, "down"),
+        Fault::ResetBefore,
+        Fault::ResetAfterApply,
+        Fault::CutAnswer,
+        Fault::SilenceAfterApply,
+    ] {
+        for n in [1, 2, 7] {
+            let site = Site::new();
+            let double = Double::start();
+            double.fault_nth_write(n, fault.clone());
+            site.put_old(format!("{DEVICE}/a.tsv"), &text);
+            site.run_to(&double)
+                .env("TSV_BATCH_LINES", "4")
+                .env("TSV_RETRY_FOR", "20")
+                .env("TSV_REQUEST_TIMEOUT_S", "0.3")
+                .ok();
+            assert_eq!(points_in(&double, "acme"), stored(&whole.points));
+        }
+    }
+}
+
+#[test]
+fn files_that_are_tried_again_keep_their_place_among_the_others() {
+    // f0 met an outage; f1, with the same times, has arrived meanwhile: the later name wins.
+    for (failed, raw) in [("f0.tsv", "f1.tsv"), ("f1.tsv", "f0.tsv")] {
+        let site = Site::new();
+        let double = Double::start();
+        double.fault_writes(usize::MAX, Fault::status(503, "down"));
+        let content = |name: &str| {
+            if name == "f0.tsv" {
+                good_file(100, 3)
+            } else {
+                good_file(200, 3)
+            }
+        };
+        site.put_old(format!("{DEVICE}/{failed}"), content(failed));
+        site.run_to(&double)
+            .args(["--retry-for", "0"])
+            .run()
+            .expect(1);
+        double.clear_faults();
+        site.put_old(format!("{DEVICE}/{raw}"), content(raw));
+        site.run_to(&double).arg("--retry-errors").ok();
+        let last = second_reader::read(
+            content("f1.tsv").as_bytes(),
+            "site",
+            chrono_tz::Europe::Paris,
+        );
+        assert_eq!(
+            points_in(&double, "acme"),
+            stored(&last.expect("good").points),
+            "{failed} failed"
+        );
+    }
+}
+
+#[test]
+fn a_sidecar_without_a_file_is_not_taken_for_that_of_a_new_one() {
+    let site = Site::new();
+    let file = format!("{DEVICE}/error/a.tsv");
+    site.put_old(
+        format!("{file}.error.json"),
+        r#"{"error":"old","retryable":true}"#,
+    );
+    site.put_old(format!("{DEVICE}/a.tsv"), format!("{HEADER}rubbish\n"));
+    site.lp_run().run().expect(1);
+    let failed: Vec<String> = site
+        .tree()
+        .into_iter()
+        .filter(|p| p.ends_with(".tsv"))
+        .collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(site.sidecar(&failed[0])["retryable"], false, "{failed:?}");
+    site.lp_run().arg("--retry-errors").run().clean();
+    assert!(site.exists(&failed[0]), "its own fault: not tried again");
+}
+
+#[test]
+fn a_file_that_is_named_twice_is_taken_once() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.lp_run()
+        .named(format!("{DEVICE}/a.tsv"))
+        .named(format!("{DEVICE}/../02001171/a.tsv"))
+        .ok();
+    assert_eq!(site.lp_points("acme").len(), 2);
+    assert_eq!(site.report()["nb_files_success"], 1);
+}
+
+#[test]
+fn a_file_too_deep_in_the_tree_is_not_lost() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/deeper/x.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(2, 1));
+    let run = site.lp_run().run().clean();
+    assert!([0, 1].contains(&run.code()), "{run:?}");
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(
+        site.tree()
+            .iter()
+            .any(|p| site.read(p) == good_file(1, 1).as_bytes())
+    );
+}
+
+#[test]
+fn the_data_folder_may_be_a_link() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    let link = site.dir.path().join("link");
+    std::os::unix::fs::symlink(site.data(), &link).expect("linked");
+    let call = || {
+        site.bare()
+            .arg("-d")
+            .arg(&link)
+            .arg("--line-protocol-dir")
+            .arg(site.lp_dir())
+    };
+    call().arg("-t").arg(link.join(DEVICE).join("a.tsv")).ok();
+    assert!(
+        site.exists(format!("{DEVICE}/parsed/a.tsv")) && site.exists(format!("{DEVICE}/b.tsv"))
+    );
+    call().ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/b.tsv")));
+}
+
+#[test]
+fn memory_does_not_grow_with_the_file() {
+    // 600,000 points.
+    let mut text = String::from("02001171");
+    text += &"\t02001171".repeat(30);
+    text += "\nMV_T302_V002";
+    for i in 0..30 {
+        text += &format!("\tVoie{i} W");
+    }
+    text.push('\n');
+    for i in 0..20_000 {
+        text += &format!(
+            "{:02}/{:02}/25 {:02}:{:02}:00",
+            1 + i / 1440 % 28,
+            1 + i / 40_320,
+            i / 60 % 24,
+            i % 60
+        );
+        for c in 0..30 {
+            text += &format!("\t{}.{c}", i % 977);
+        }
+        text.push('\n');
+    }
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::Status(204, String::new()));
+    for to_lp in [true, false] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), &text);
+        let call = if to_lp {
+            site.lp_run()
+        } else {
+            site.run_to(&double)
+        };
+        let mut run = call.start();
+        let peak = crate::hostile::peak_kib(&mut run);
+        run.wait().expect(0);
+        assert_eq!(site.report()["nb_points_total"], 600_000);
+        assert!(peak < 20 * 1024, "{peak} KiB");
+    }
+}
+
+#[test]
+fn different_devices_go_side_by_side() {
+    let site = Site::new();
+    let double = Double::start();
+    site.put_old("acme/site/02001171/a.tsv", good_file(1, 1));
+    site.put_old("acme/site/02001172/a.tsv", good_file(50, 1));
+    let gate = Gate::new();
+    double.fault(is_data_write, 0, 2, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).args(["--jobs", "2"]).start();
+    gate.wait_for(2);
+    gate.open();
+    run.wait().expect(0);
+}
+
+#[test]
+fn a_later_file_of_a_device_wins_over_an_earlier_one() {
+    let site = Site::new();
+    let double = Double::start();
+    for n in 0..9 {
+        site.put_old(format!("{DEVICE}/f{n}.tsv"), good_file(n, 3));
+    }
+    site.run_to(&double).env("TSV_JOBS", "4").ok();
+    let last = second_reader::read(good_file(8, 3).as_bytes(), "site", chrono_tz::Europe::Paris)
+        .expect("good");
+    assert_eq!(points_in(&double, "acme"), stored(&last.points));
+}
+
+fn only<'a>(lines: &'a [Line], measurement: &str) -> Vec<&'a Line> {
+    lines
+        .iter()
+        .filter(|l| l.measurement == measurement)
+        .collect()
+}
+
+#[test]
+fn the_meta_bucket_has_a_point_a_run_and_a_point_a_file() {
+    let site = Site::new();
+    let double = Double::start();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.put_old(format!("{DEVICE}/b.tsv"), format!("{HEADER}rubbish\n"));
+    let before = chrono::Utc::now()
+        .timestamp_nanos_opt()
+        .expect("this century");
+    site.run_to(&double).run().expect(1);
+    let after = chrono::Utc::now()
+        .timestamp_nanos_opt()
+        .expect("this century");
+
+    let lines = double.points(META);
+    let runs = only(&lines, "tsv_parser_run");
+    assert_eq!(runs.len(), 1);
+    assert_eq!(runs[0].tags["status"], "partial_failure");
+    let number = |field: &Field| match field {
+        Field::Float(v) => *v,
+        Field::Int(v) => *v as f64,
+        other => panic!("not a number: {other:?}"),
+    };
+    for (key, value) in [
+        ("nb_files_total", 2.0),
+        ("nb_files_success", 1.0),
+        ("nb_files_failed", 1.0),
+        ("nb_points_total", 4.0),
+    ] {
+        assert_eq!(number(&runs[0].fields[key]), value, "{key}");
+    }
+    assert!(runs[0].fields.contains_key("duration_s"));
+    assert!(runs[0].fields.contains_key("base_folder"));
+
+    let files = only(&lines, "tsv_parser_file");
+    assert_eq!(files.len(), 2);
+    for file in &files {
+        assert_eq!(file.tags["bucket"], "acme");
+        assert_eq!(file.tags["campaign"], "site");
+        assert_eq!(file.tags["device_master_sn"], "02001171");
+        let Field::Text(report) = &file.fields["report"] else {
+            panic!("{file:?}")
+        };
+        let report: Value = serde_json::from_str(report).expect("the report is JSON");
+        assert_eq!(report["status"], file.tags["status"].as_str());
+        assert_eq!(
+            file.fields["file_name"],
+            Field::Text(
+                if file.tags["status"] == "success" {
+                    "a.tsv"
+                } else {
+                    "b.tsv"
+                }
+                .into()
+            )
+        );
+    }
+    let good = files
+        .iter()
+        .find(|f| f.tags["status"] == "success")
+        .expect("one");
+    assert_eq!(number(&good.fields["nb_points"]), 4.0);
+    let bad = files
+        .iter()
+        .find(|f| f.tags["status"] == "error")
+        .expect("one");
+    assert!(matches!(&bad.fields["error"], Field::Text(t) if !t.is_empty()));
+    for line in &lines {
+        let time = line.time.expect("a time");
+        assert!(
+            (before..=after).contains(&time),
+            "nanoseconds of now: {time}"
+        );
+    }
+}
+
+#[test]
+fn the_meta_buckets_report_stays_below_64_kib() {
+    let columns = 1500;
+    let mut text = "02001171".to_owned() + &"\t02001171".repeat(columns) + "\nMV_T302_V002";
+    for i in 0..columns {
+        text.push_str(&format!("\tUne voie au nom assez long {i} W"));
+    }
+    text.push_str(&format!("\n03/08/25 03:20:00{}\n", "\t1.5".repeat(columns)));
+    let site = Site::new();
+    let double = Double::start();
+    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    site.run_to(&double).ok();
+    let lines = double.points(META);
+    let files = only(&lines, "tsv_parser_file");
+    let Field::Text(report) = &files[0].fields["report"] else {
+        panic!("a text")
+    };
+    assert!(report.len() < 65_536, "{} bytes", report.len());
+    let report: Value = serde_json::from_str(report).expect("JSON");
+    assert_eq!(report["nb_channels"], columns);
+    assert_eq!(
+        site.report()["files"][0]["channels"]
+            .as_object()
+            .map(|c| c.len()),
+        Some(columns),
+        "whole on disk"
+    );
+}
+
+#[test]
+fn the_meta_bucket_may_have_another_name() {
+    let site = Site::new();
+    let double = Double::start();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old("powerview_meta/site/02001171/a.tsv", good_file(1, 1));
+    site.put_old("runs/site/02001171/a.tsv", good_file(1, 1));
+    site.run_to(&double)
+        .env("TSV_META_BUCKET", "runs")
+        .run()
+        .expect(1);
+    assert_eq!(only(&double.points("runs"), "tsv_parser_run").len(), 1);
+    assert_eq!(
+        only(&double.points("runs"), "site").len(),
+        0,
+        "no company writes into the meta bucket"
+    );
+    assert_eq!(
+        points_in(&double, META).len(),
+        2,
+        "a company like any other now"
+    );
+}
+
+#[test]
+fn a_half_line_that_a_killed_run_left_is_cut_off() {
+    let site = Site::new();
+    std::fs::create_dir(site.lp_dir()).expect("made");
+    let whole = "site,campaign=site value=1 1754184000\n";
+    std::fs::write(
+        site.lp_dir().join("acme.lp"),
+        format!("{whole}site,campaign=site,channel_id=M0200"),
+    )
+    .expect("written");
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.lp_run().ok();
+    let text = site.lp_text("acme");
+    assert!(text.starts_with(whole), "{text}");
+    assert_eq!(line_protocol::all(&text).len(), 3);
+}
+
+#[test]
+fn a_damaged_file_does_not_fill_the_log() {
+    let mut text = HEADER.to_owned();
+    for i in 0..2000 {
+        text.push_str(&format!(
+            "03/08/25 03:20:00\tbad{i}\t1\nrubbish {i}\t1\n03/08/25 03:20:00\t1\t2\t3\t{i}\n"
+        ));
+    }
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    let run = site.lp_run().ok();
+    assert!(run.stderr.lines().count() < 12, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("2000"),
+        "with the count: {}",
+        run.stderr
+    );
+}
+
+#[test]
+fn a_folder_that_differs_from_the_header_is_said_once() {
+    let site = Site::new();
+    site.put_old("acme/site/02009999/a.tsv", good_file(1, 50));
+    let run = site.lp_run().ok();
+    let said = run
+        .stderr
+        .lines()
+        .filter(|l| l.contains("02009999") && l.contains("02001171"))
+        .count();
+    assert_eq!(said, 1, "{}", run.stderr);
+    assert_eq!(
+        site.lp_points("acme")[0].tags["device_master_sn"],
+        "02001171"
+    );
+}

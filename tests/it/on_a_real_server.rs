@@ -1,0 +1,207 @@
+//! What the other tests ask of the double, asked of a real InfluxDB where `INFLUXD_BIN` names one.
+
+use crate::crowd_and_kill;
+use crate::fixtures;
+use crate::harness::{Call, DEVICE, Site, good_file, samples, stored};
+use crate::real_influx::RealInflux;
+use crate::samples as all_samples;
+use crate::second_reader::Point;
+
+fn call<'a>(site: &'a Site, server: &RealInflux) -> Call<'a> {
+    site.call()
+        .env("INFLUXDB_HOST", server.url())
+        .env("INFLUXDB_ADMIN_TOKEN", server.token())
+        .env("INFLUXDB_ORG", server.org())
+        .env("TSV_RETRY_FOR", "20")
+        .env("TSV_REQUEST_TIMEOUT_S", "30")
+}
+
+/// All points of a bucket.
+pub fn points(server: &RealInflux, bucket: &str) -> Vec<Point> {
+    let bucket = bucket.replace('\\', "\\\\").replace('"', "\\\"");
+    let flux = format!(
+        "from(bucket: \"{bucket}\") |> range(start: 1990-01-01T00:00:00Z, stop: 2110-01-01T00:00:00Z)"
+    );
+    let points: Vec<Point> = server
+        .rows(&flux)
+        .into_iter()
+        .map(|mut row| {
+            let time = chrono::DateTime::parse_from_rfc3339(&row["_time"]).expect("a time");
+            let point = (
+                row["_value"].parse().expect("a number"),
+                row["_measurement"].clone(),
+            );
+            row.retain(|key, _| !key.starts_with('_'));
+            Point {
+                measurement: point.1,
+                tags: row,
+                value: point.0,
+                epoch: time.timestamp(),
+            }
+        })
+        .collect();
+    stored(&points)
+}
+
+#[track_caller]
+fn assert_same(got: Vec<Point>, expected: Vec<Point>, what: &str) {
+    if got == expected {
+        return;
+    }
+    let lacks: Vec<_> = expected
+        .iter()
+        .filter(|p| !got.contains(p))
+        .take(3)
+        .collect();
+    let more: Vec<_> = got
+        .iter()
+        .filter(|p| !expected.contains(p))
+        .take(3)
+        .collect();
+    panic!(
+        "{what}: {} points, not {}; lacks {lacks:#?}, has {more:#?}",
+        got.len(),
+        expected.len()
+    );
+}
+
+#[test]
+fn each_fixture_arrives_at_a_real_server() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    for (i, f) in fixtures::all().iter().enumerate() {
+        if f.lines.is_none() {
+            continue;
+        }
+        let company = format!("company {i}");
+        let site = Site::new();
+        site.put_old(
+            format!("{company}/{}/{}/input.tsv", f.campaign, f.device),
+            &f.input,
+        );
+        let mut call = call(&site, &server);
+        for (key, value) in &f.env {
+            call = match value {
+                Some(value) => call.env(key, value),
+                None => call.no_env(key),
+            };
+        }
+        let run = call.run().clean();
+        assert_eq!(run.code(), 0, "{}: {}", f.name, run.stderr);
+        assert_same(points(&server, &company), stored(&f.points()), &f.name);
+    }
+}
+
+#[test]
+fn all_samples_arrive_at_a_real_server() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let Some(dir) = samples() else { return };
+    let samples = all_samples::read_all(&dir);
+    let site = Site::new();
+    all_samples::copy_to(&site, &dir, &samples);
+    call(&site, &server).run().expect(1);
+    for (bucket, expected) in all_samples::expected(&samples) {
+        assert_same(points(&server, &bucket), stored(&expected), &bucket);
+    }
+    // The run's own report can be asked for.
+    let files = server.rows(
+        r#"from(bucket: "powerview_meta") |> range(start: -1h)
+           |> filter(fn: (r) => r._measurement == "tsv_parser_file" and r._field == "nb_points")"#,
+    );
+    assert_eq!(files.len(), 12);
+}
+
+#[test]
+fn a_company_named_like_a_real_buckets_id_gets_its_own_bucket() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    server.ensure_bucket("victim");
+    let id = server.bucket_id("victim").expect("made");
+    let site = Site::new();
+    site.put_old(format!("{id}/site/02001171/a.tsv"), good_file(1, 1));
+    call(&site, &server).ok();
+    assert_eq!(points(&server, "victim"), []);
+    assert_eq!(points(&server, &id).len(), 2);
+}
+
+#[test]
+fn a_real_server_refuses_in_words_that_reach_the_operator() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    // A value that is a text already.
+    server.write(
+        "acme",
+        "site,campaign=site,x=y value=\"text\" 1754184000",
+        "s",
+    );
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    call(&site, &server).run().expect(1);
+    let sidecar = site.sidecar(&format!("{DEVICE}/error/a.tsv"));
+    assert_eq!(sidecar["retryable"], false);
+    assert!(
+        sidecar.to_string().contains("field type conflict"),
+        "{sidecar:#}"
+    );
+
+    // A wrong token, a wrong organisation.
+    for (key, value) in [
+        ("INFLUXDB_ADMIN_TOKEN", "wrong"),
+        ("INFLUXDB_ORG", "nobody"),
+    ] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        call(&site, &server).env(key, value).run().expect(1);
+        assert_eq!(
+            site.sidecar(&format!("{DEVICE}/error/a.tsv"))["retryable"],
+            true,
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn a_run_over_25_real_buckets_finds_its_own() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    for n in 0..25 {
+        site.put_old(
+            format!("company{n:02}/site/02001171/a.tsv"),
+            good_file(n, 1),
+        );
+    }
+    call(&site, &server).ok();
+    for n in [0, 12, 24] {
+        assert_eq!(points(&server, &format!("company{n:02}")).len(), 2);
+    }
+    site.put_old("company24/site/02001171/b.tsv", good_file(9, 2));
+    call(&site, &server).ok();
+    assert_eq!(points(&server, "company24").len(), 4);
+}
+
+#[test]
+fn killed_at_any_instant_beside_a_real_server() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    crowd_and_kill::kill_and_look(
+        |site| call(site, &server),
+        |load, _, what| {
+            for company in load.companies() {
+                assert_same(points(&server, &company), load.points(&company), what);
+                // Emptied for the next round: it writes the same series.
+                let id = server.bucket_id(&company).expect("there");
+                let (status, answer) =
+                    server.request("DELETE", &format!("/api/v2/buckets/{id}"), "", "");
+                assert_eq!(status, 204, "{answer}");
+            }
+        },
+    );
+}

@@ -1,0 +1,589 @@
+//! Files that are still being uploaded, or uploaded again while they are worked on. SFTPGo's default mode writes an upload
+//! of an existing name into the same inode, wherever that has been moved meanwhile.
+
+use crate::harness::{DEVICE, HEADER, Site, age, file_of, good_file, points_in};
+use crate::influx_double::{Double, Fault, Gate};
+use crate::second_reader::{self, Point};
+use rustix::process::Signal;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+fn points_of(file: &str) -> Vec<Point> {
+    second_reader::read(file.as_bytes(), "site", chrono_tz::Europe::Paris)
+        .expect("good")
+        .points
+}
+
+#[track_caller]
+fn assert_holds(double: &Double, files: &[&str]) {
+    let got = points_in(double, "acme");
+    for file in files {
+        for point in points_of(file) {
+            assert!(got.contains(&point), "{point:?} is missing");
+        }
+    }
+}
+
+/// Two contents whose times do not touch, so that both can be looked for.
+fn first() -> String {
+    good_file(1, 10)
+}
+
+fn second() -> String {
+    let mut text = HEADER.to_owned();
+    for i in 0..14 {
+        text.push_str(&format!("05/11/25 10:{:02}:00\t{i}.125\t{i}\n", i * 4));
+    }
+    text
+}
+
+fn begin_overwrite(path: &Path) -> File {
+    File::options()
+        .write(true)
+        .truncate(true)
+        .open(path)
+        .expect("opened for writing")
+}
+
+#[test]
+fn a_file_that_is_open_for_writing_stays_in_a_sweep() {
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    let writer = File::options().append(true).open(&path).expect("opened");
+    site.lp_run().ok();
+    assert_eq!(
+        site.tree(),
+        [format!("{DEVICE}/a.tsv"), format!("{DEVICE}/parsed/b.tsv")]
+    );
+    let report = site.report();
+    assert_eq!(file_of(&report, "a.tsv")["status"], "skipped");
+    assert_eq!(report["nb_files_skipped"], 1);
+    assert_eq!(report["status"], "success");
+    drop(writer);
+    site.lp_run().ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+}
+
+#[test]
+fn a_file_that_is_open_for_reading_is_taken() {
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let _reader = File::open(&path).expect("opened");
+    site.lp_run().ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+}
+
+#[test]
+fn a_truncated_file_stays_while_it_is_young() {
+    let cut = good_file(1, 3).trim_end().to_owned();
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), &cut);
+    let headed = site.put(
+        format!("{DEVICE}/h.tsv"),
+        format!(
+            "START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{}",
+            good_file(9, 2)
+        ),
+    );
+    site.put(format!("{DEVICE}/whole.tsv"), good_file(20, 1));
+    site.lp_run().ok();
+    assert_eq!(
+        site.tree(),
+        ["a.tsv", "h.tsv", "parsed/whole.tsv"].map(|n| format!("{DEVICE}/{n}"))
+    );
+    let report = site.report();
+    for name in ["a.tsv", "h.tsv"] {
+        assert_eq!(file_of(&report, name)["status"], "skipped", "{name}");
+    }
+    assert_eq!(
+        site.lp_points("acme").len(),
+        2,
+        "nothing of them is written"
+    );
+    age(&path, 599);
+    site.lp_run().ok();
+    assert!(path.exists());
+    age(&path, 601);
+    age(&headed, 601);
+    site.lp_run().ok();
+    assert_eq!(
+        site.tree(),
+        ["parsed/a.tsv", "parsed/h.tsv", "parsed/whole.tsv"].map(|n| format!("{DEVICE}/{n}"))
+    );
+}
+
+#[test]
+fn the_grace_is_a_setting() {
+    let cut = good_file(1, 3).trim_end().to_owned();
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), &cut);
+    age(&path, 30);
+    site.lp_run().env("TSV_INCOMPLETE_GRACE_S", "60").ok();
+    assert!(path.exists());
+    site.lp_run().env("TSV_INCOMPLETE_GRACE_S", "20").ok();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_file_from_the_future_is_taken_one_day() {
+    // A server whose clock was set back: the age of such a file is no reason to leave it for ever.
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let file = File::options().append(true).open(&path).expect("opened");
+    file.set_modified(SystemTime::now() + Duration::from_secs(86_400))
+        .expect("set");
+    drop(file);
+    site.lp_run().ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+}
+
+#[test]
+fn a_named_file_is_whole_by_the_hooks_word() {
+    let site = Site::new();
+    site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3).trim_end());
+    site.lp_run().named(format!("{DEVICE}/a.tsv")).ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.lp_points("acme").len(), 5);
+}
+
+#[test]
+fn incident_files_were_read_while_they_were_still_being_uploaded() {
+    let double = Double::start();
+    let site = Site::new();
+    let whole = first();
+    let (a, b) = whole.split_at(whole.len() / 2);
+    let path = site.put(format!("{DEVICE}/a.tsv"), a);
+    let mut writer = File::options().append(true).open(&path).expect("opened");
+    site.run_to(&double).ok();
+    writer.write_all(b.as_bytes()).expect("written");
+    site.run_to(&double).ok();
+    drop(writer);
+    site.run_to(&double).ok();
+    assert_holds(&double, &[&whole]);
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+/// How the stages below call the program.
+const CALLS: [bool; 2] = [true, false];
+
+#[test]
+fn overwritten_before_it_is_read() {
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        site.run_to(&double).ok();
+        let path = {
+            assert!(!path.exists());
+            site.put_old(format!("{DEVICE}/a.tsv"), second())
+        };
+        let call = site.run_to(&double);
+        if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .ok();
+        assert!(!path.exists());
+        assert_holds(&double, &[&first(), &second()]);
+        assert_eq!(
+            site.tree(),
+            ["a.1.tsv", "a.tsv"].map(|n| format!("{DEVICE}/parsed/{n}"))
+        );
+    }
+}
+
+#[test]
+fn overwritten_between_read_and_move() {
+    // The first content has been read and is being written to the server; the upload comes and goes meanwhile.
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let call = site.run_to(&double);
+        let run = if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .start();
+        gate.wait_for(1);
+        let mut writer = begin_overwrite(&path);
+        writer.write_all(second().as_bytes()).expect("written");
+        drop(writer);
+        gate.open();
+        run.wait().clean();
+        assert!(
+            path.exists(),
+            "given back, named {named}: {:?}",
+            site.tree()
+        );
+        age(&path, 3600);
+        site.run_to(&double).ok();
+        assert_holds(&double, &[&first(), &second()]);
+        assert_eq!(
+            site.tree(),
+            [format!("{DEVICE}/parsed/a.tsv")],
+            "named {named}"
+        );
+    }
+}
+
+#[test]
+fn overwritten_during_the_read() {
+    // A file larger than a batch: what was read is written, the rest is replaced under the reader.
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let long = good_file(1, 4000);
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), &long);
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let call = site.run_to(&double).env("TSV_BATCH_LINES", "10");
+        let run = if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .start();
+        gate.wait_for(1);
+        let mut writer = begin_overwrite(&path);
+        writer.write_all(second().as_bytes()).expect("written");
+        gate.open();
+        let run = run.wait().clean();
+        assert!(
+            path.exists(),
+            "given back, named {named}: {:?}, {}",
+            site.tree(),
+            run.stderr
+        );
+        drop(writer);
+        age(&path, 3600);
+        site.run_to(&double).ok();
+        assert_holds(&double, &[&second()]);
+        assert_eq!(
+            site.tree(),
+            [format!("{DEVICE}/parsed/a.tsv")],
+            "named {named}"
+        );
+        // Nothing that neither content holds got in.
+        let both: Vec<Point> = points_of(&long)
+            .into_iter()
+            .chain(points_of(&second()))
+            .collect();
+        let invented: Vec<_> = points_in(&double, "acme")
+            .into_iter()
+            .filter(|p| !both.contains(p))
+            .take(3)
+            .collect();
+        assert_eq!(invented, [], "named {named}");
+    }
+}
+
+#[test]
+fn an_upload_that_goes_on_after_the_move_is_taken_by_the_next_run() {
+    // The upload has begun when the file is moved, and ends when the program has left.
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let call = site.run_to(&double);
+        let run = if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .start();
+        gate.wait_for(1);
+        let mut writer = begin_overwrite(&path);
+        let text = second();
+        let (a, b) = text.split_at(text.len() / 3);
+        writer.write_all(a.as_bytes()).expect("written");
+        gate.open();
+        run.wait().clean();
+        writer.write_all(b.as_bytes()).expect("written");
+        drop(writer);
+        assert!(
+            path.exists(),
+            "given back, named {named}: {:?}",
+            site.tree()
+        );
+        // The upload's own hook.
+        site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+        assert_holds(&double, &[&first(), &second()]);
+        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    }
+}
+
+#[test]
+fn an_upload_that_holds_a_named_file_open_all_the_time_loses_nothing() {
+    // The hook of the first upload runs late: the second one has the file open already and goes on after the program left.
+    let double = Double::start();
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let mut writer = begin_overwrite(&path);
+    let text = second();
+    let (a, b) = text.split_at(text.len() / 3);
+    writer.write_all(a.as_bytes()).expect("written");
+    site.run_to(&double)
+        .named(format!("{DEVICE}/a.tsv"))
+        .run()
+        .clean();
+    writer.write_all(b.as_bytes()).expect("written");
+    drop(writer);
+    site.run_to(&double)
+        .named(format!("{DEVICE}/a.tsv"))
+        .run()
+        .clean();
+    if path.exists() {
+        age(&path, 3600);
+    }
+    site.run_to(&double).run().clean();
+    assert_holds(&double, &[&second()]);
+}
+
+#[test]
+fn given_back_beside_a_new_file_of_its_name() {
+    // While the old inode goes on being written, a client renames a new file to the name.
+    let double = Double::start();
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site
+        .run_to(&double)
+        .named(format!("{DEVICE}/a.tsv"))
+        .start();
+    gate.wait_for(1);
+    // The inode that is being read goes away under another name, and is changed there.
+    let new = site.put_old(format!("{DEVICE}/new.tmp"), second());
+    std::fs::rename(&new, &path).expect("renamed over it");
+    gate.open();
+    run.wait().clean();
+    // The old inode has no name any more; the new file must still be there and be taken.
+    site.run_to(&double).run().expect(0);
+    assert_holds(&double, &[&first(), &second()]);
+    let tree = site.tree();
+    assert!(
+        tree.iter()
+            .any(|p| site.read(p) == second().as_bytes() && p.contains("/parsed/")),
+        "{tree:?}"
+    );
+}
+
+#[test]
+fn appended_to_between_read_and_move() {
+    let double = Double::start();
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).start();
+    gate.wait_for(1);
+    let mut writer = File::options().append(true).open(&path).expect("opened");
+    writer
+        .write_all(b"05/11/25 10:00:00\t7\t8\n")
+        .expect("written");
+    drop(writer);
+    gate.open();
+    run.wait().clean();
+    assert!(path.exists(), "given back: {:?}", site.tree());
+    age(&path, 3600);
+    site.run_to(&double).ok();
+    let whole = first() + "05/11/25 10:00:00\t7\t8\n";
+    assert_holds(&double, &[&whole]);
+    assert_eq!(
+        site.read(format!("{DEVICE}/parsed/a.tsv")),
+        whole.as_bytes()
+    );
+}
+
+#[test]
+fn touched_between_read_and_move() {
+    let double = Double::start();
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).start();
+    gate.wait_for(1);
+    age(&path, 1800);
+    gate.open();
+    run.wait().clean();
+    assert!(path.exists(), "given back: {:?}", site.tree());
+    site.run_to(&double).ok();
+    assert_holds(&double, &[&first()]);
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn overwritten_before_it_goes_to_error() {
+    // The first content is refused by the server, or the server goes away; the second one is good.
+    for (status, message) in [(400, "unable to parse"), (503, "down")] {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::GateThen(gate.clone(), status, message));
+        let run = site.run_to(&double).args(["--retry-for", "0"]).start();
+        gate.wait_for(1);
+        let mut writer = begin_overwrite(&path);
+        writer.write_all(second().as_bytes()).expect("written");
+        gate.open();
+        run.wait().clean();
+        assert!(path.exists(), "{status}: given back: {:?}", site.tree());
+        drop(writer);
+        age(&path, 3600);
+        site.run_to(&double).ok();
+        assert_holds(&double, &[&second()]);
+        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")], "{status}");
+    }
+}
+
+#[test]
+fn a_process_that_hangs_does_not_block_the_others_for_ever() {
+    let double = Double::start();
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let hanging = site
+        .run_to(&double)
+        .named(format!("{DEVICE}/a.tsv"))
+        .env("TSV_REQUEST_TIMEOUT_S", "50")
+        .start();
+    gate.wait_for(1);
+    site.put_old(format!("{DEVICE}/b.tsv"), second());
+    site.put_old("other/site/02001171/c.tsv", first());
+    let run = site
+        .run_to(&double)
+        .env("TSV_LOCK_WAIT_S", "0.3")
+        .run()
+        .clean();
+    assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
+    assert!(
+        run.stderr.contains(&hanging.pid().to_string()),
+        "the holder's pid is named: {}",
+        run.stderr
+    );
+    assert!(
+        site.exists("other/site/02001171/parsed/c.tsv"),
+        "others go on"
+    );
+    assert!(site.exists(format!("{DEVICE}/a.tsv")) && site.exists(format!("{DEVICE}/b.tsv")));
+    gate.open();
+    hanging.wait().expect(0);
+    site.run_to(&double).ok();
+    assert_holds(&double, &[&first(), &second()]);
+}
+
+#[test]
+fn removed_by_the_client_while_it_is_read() {
+    let double = Double::start();
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    site.put_old(format!("{DEVICE}/b.tsv"), second());
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).start();
+    gate.wait_for(1);
+    std::fs::remove_file(&path).expect("removed");
+    gate.open();
+    run.wait().clean();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/b.tsv")]);
+}
+
+#[test]
+fn a_first_signal_ends_the_run_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let double = Double::start();
+        let site = Site::new();
+        let of = |n: u32| good_file(n * 10, 3).replace("02001171", &format!("0200117{n}"));
+        for n in 0..5 {
+            site.put_old(format!("acme/site/0200117{n}/a.tsv"), of(n));
+        }
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let run = site.run_to(&double).env("TSV_JOBS", "1").start();
+        gate.wait_for(1);
+        run.signal(signal);
+        std::thread::sleep(Duration::from_millis(100));
+        gate.open();
+        let run = run.wait().clean();
+        assert_ne!(run.code(), 0);
+        assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
+        let tree = site.tree();
+        assert!(tree.iter().all(|p| !p.contains("/error/")), "{tree:?}");
+        assert!(
+            tree.iter().filter(|p| !p.contains("/parsed/")).count() >= 4,
+            "it does not go on: {tree:?}"
+        );
+        assert_eq!(site.reports().len(), 1, "the report is written");
+        double.clear_faults();
+        site.run_to(&double).ok();
+        for n in 0..5 {
+            assert_holds(&double, &[&of(n)]);
+            assert!(site.exists(format!("acme/site/0200117{n}/parsed/a.tsv")));
+        }
+    }
+}
+
+#[test]
+fn a_signal_during_the_wait_for_a_dead_server_does_not_wait_on() {
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(503, "down"));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let run = site.run_to(&double).env("TSV_RETRY_FOR", "50").start();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while double.data_writes().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "no write came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run.signal(Signal::TERM);
+    let run = run.wait().clean();
+    assert_ne!(run.code(), 0);
+    assert!(run.took < Duration::from_secs(25), "{:?}", run.took);
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")], "given back");
+    assert_eq!(site.reports().len(), 1);
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let double = Double::start();
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site
+        .run_to(&double)
+        .env("TSV_REQUEST_TIMEOUT_S", "50")
+        .start();
+    gate.wait_for(1);
+    run.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(200));
+    let at = std::time::Instant::now();
+    if !run_is_gone(&run) {
+        run.signal(Signal::TERM);
+    }
+    let run = run.wait();
+    assert_ne!(run.code(), 0);
+    assert!(at.elapsed() < Duration::from_secs(2), "{:?}", at.elapsed());
+    gate.open();
+    let path = site.path(format!("{DEVICE}/a.tsv"));
+    assert!(path.exists(), "{:?}", site.tree());
+    site.run_to(&double).ok();
+    assert_holds(&double, &[&first()]);
+}
+
+fn run_is_gone(run: &crate::harness::Running) -> bool {
+    std::fs::read_to_string(format!("/proc/{}/stat", run.pid()))
+        .map_or(true, |s| s.contains(") Z "))
+}

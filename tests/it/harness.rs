@@ -296,7 +296,7 @@ impl Call<'_> {
 
     /// As a user who may do little: what is the data folder's belongs to that user from now on. None where this test
     /// cannot become another user, or that user cannot start the binary.
-    pub fn as_nobody(mut self) -> Option<Self> {
+    pub fn without_rights(mut self) -> Option<Self> {
         use std::os::unix::process::CommandExt;
         if !rustix::process::geteuid().is_root() {
             return Some(self);

@@ -589,7 +589,7 @@ fn a_company_cannot_write_out_of_the_line_protocol_folder() {
 /// Runs as a user without rights after `closed` got `mode`.
 fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::harness::Run> {
     use std::os::unix::fs::PermissionsExt;
-    let Some(call) = site.lp_run().as_nobody() else {
+    let Some(call) = site.lp_run().without_rights() else {
         skipped("no other user may run the binary");
         return None;
     };
@@ -668,7 +668,7 @@ fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
     // The writer is this test, which is root; the program runs as somebody who may not look into it.
     let site = Site::new();
     let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
-    let call = || site.lp_run().as_nobody();
+    let call = || site.lp_run().without_rights();
     if call().is_none() {
         return skipped("no other user may run the binary");
     }
@@ -686,7 +686,7 @@ fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
         .expect("written");
     drop(writer);
     crate::harness::age(&path, 601);
-    let call = site.lp_run().as_nobody().expect("as before");
+    let call = site.lp_run().without_rights().expect("as before");
     mine();
     call.ok();
     assert!(

@@ -1005,6 +1005,106 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: 
     );
 }
 
+/// Every campaign lacks something; no panel may answer with an error.
+#[test]
+fn a_campaign_may_lack_anything() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    // Six measurements in an hour, of the value 60, tagged as an older program did it: without `device`.
+    let lines = |campaign: &str, number: u32, name: &str, unit: &str| {
+        let unit = if unit.is_empty() {
+            String::new()
+        } else {
+            format!(",unit={unit}")
+        };
+        let tags = format!(
+            "campaign={campaign},channel_id=M{TRI}_Ch{number}_M{TRI},channel_name={name},channel_number={number},\
+             channel_type=master,device_master_sn={TRI},device_sn={TRI}{unit}"
+        );
+        let line = |i: i64| {
+            format!(
+                "{campaign},{tags} value=60 {}\n",
+                at(EVENING).timestamp() - 3600 + 600 * i
+            )
+        };
+        (0..6).map(line).collect::<String>()
+    };
+    let cases = [
+        ("powers", lines("powers", 4, "Voie1", "W")),
+        ("voltages", lines("voltages", 1, "Ph\\ 1", "V")),
+        ("counters", lines("counters", 1, "Eau", "Wh")),
+        ("unitless", lines("unitless", 1, "Eau", "")),
+        (
+            "twins",
+            lines("twins", 1, "Voie1", "W") + &lines("twins", 2, "Voie1", "W"),
+        ),
+        (
+            "one",
+            lines("one", 1, "Voie1", "W")
+                .lines()
+                .next()
+                .expect("a line")
+                .to_owned(),
+        ),
+    ];
+    let views: BTreeMap<_, _> = cases
+        .iter()
+        .map(|(campaign, lines)| {
+            server.write("acme", lines, "s");
+            (
+                *campaign,
+                View::of(
+                    &master,
+                    "acme",
+                    campaign,
+                    ("2025-11-20T17:00:00Z", EVENING),
+                    600,
+                ),
+            )
+        })
+        .collect();
+    for view in views.values() {
+        for p in panels(&master) {
+            view.frames(&server, p);
+        }
+    }
+    let phases = |campaign: &str| {
+        let rows = views[campaign].rows(
+            &server,
+            panel(&master, "barchart", "Énergie par phase (kWh)"),
+        );
+        rows.iter()
+            .map(|r| (r["Phase"].clone(), number(&r["Énergie"])))
+            .collect::<Vec<_>>()
+    };
+    // Without voltages there is one phase: 60 W in 50 minutes.
+    assert_eq!(phases("powers"), [("Phase 1".to_owned(), 0.05)]);
+    assert_eq!(phases("voltages"), []);
+    assert_eq!(phases("counters"), []);
+    let shown = |campaign: &str, title: &str| {
+        let series = views[campaign].series(&server, panel(&master, "timeseries", title));
+        series.into_iter().map(|s| s.0).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        shown("unitless", "Autres mesures"),
+        [format!("SN: {TRI} - Ch: Eau")]
+    );
+    // Two channels of one name stay two.
+    assert_eq!(
+        shown("twins", "Consommation par voie (W)"),
+        [
+            format!("SN: {TRI} - Ch: Voie1"),
+            format!("SN: {TRI} - Ch: Voie1")
+        ]
+    );
+    let total = views["twins"]
+        .value(&server, panel(&master, "stat", "Énergie"))
+        .expect("an energy");
+    near(number(&total), 0.1, "two channels of 60 W in 50 minutes");
+}
+
 /// Real files, with what loggers do to them: clocks that start in 2020, the same second twice, a silent spring.
 #[test]
 fn the_master_dashboard_shows_the_channels_of_real_files() {

@@ -240,10 +240,9 @@ impl Inner {
     fn await_block(&mut self) {
         if let Some(ticket) = self.flying.take()
             && let Err(failure) = ticket.wait()
+            && !std::mem::replace(&mut self.meta_lost, true)
         {
-            if !std::mem::replace(&mut self.meta_lost, true) {
-                tracing::warn!("points about this run are not written: {failure}");
-            }
+            tracing::warn!("points about this run are not written: {failure}");
         }
     }
 }

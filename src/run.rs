@@ -121,16 +121,27 @@ fn refuse(shared: &Shared<'_>, file: &Path) {
             Ok(_) => return,
         };
     let path = shared.settings.data_folder.join(file);
-    shared
-        .ledger
-        .add(FileReport::unread(&path, None, Status::Error, words));
+    tell(
+        shared,
+        FileReport::unread(&path, None, Status::Error, words),
+    );
 }
 
 fn sweep_device(shared: &Shared<'_>, relative: &Path) {
     match Location::of_folder(relative, &shared.settings.meta_bucket) {
         Ok(location) => match Device::open(shared, location, relative) {
             Ok(device) => device.sweep(),
-            Err(error) => tracing::info!("{}: passed over: {error}", shown(relative)),
+            Err(error) if is_gone_or_link(&error) => {
+                tracing::info!("{}: passed over: {error}", shown(relative));
+            }
+            Err(error) => {
+                let path = shared.settings.data_folder.join(relative);
+                let words = format!("the folder cannot be opened: {error}; check its rights");
+                tell(
+                    shared,
+                    FileReport::unread(&path, None, Status::Error, words),
+                );
+            }
         },
         Err(error) => {
             // Nothing can be written for this folder; each file that waits in it says so.
@@ -151,12 +162,20 @@ fn sweep_device(shared: &Shared<'_>, relative: &Path) {
     }
 }
 
+/// Whether a folder that was listed a moment ago is no longer one.
+fn is_gone_or_link(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::NOENT, Errno::LOOP, Errno::NOTDIR]
+        .contains(&Errno::from_io_error(error).unwrap_or(Errno::IO))
+}
+
 /// Deals with a file that somebody named.
 fn take_named(shared: &Shared<'_>, given: &Path) {
     let told = |words: String| {
-        shared
-            .ledger
-            .add(FileReport::unread(given, None, Status::Error, words))
+        tell(
+            shared,
+            FileReport::unread(given, None, Status::Error, words),
+        )
     };
     let settings = shared.settings;
     let (folder, name) =

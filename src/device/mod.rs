@@ -15,11 +15,12 @@ use crate::stop::Stop;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Files are dealt with in groups: what costs the same for one and for many (looking through `/proc`, syncing folders) is done
 /// once a group, and between groups another process may have the lock.
-const GROUP_FILES: usize = 32;
+const GROUP_FILES: usize = 96;
 const GROUP_TIME: Duration = Duration::from_millis(250);
 
 /// After having held the lock for this long in all, it is left to others for [`PAUSE`].
@@ -44,7 +45,7 @@ pub struct Shared<'a> {
 pub struct Device<'a> {
     shared: &'a Shared<'a>,
     location: Location,
-    folder: Folder,
+    folder: Arc<Folder>,
 }
 
 impl<'a> Device<'a> {
@@ -56,7 +57,7 @@ impl<'a> Device<'a> {
         Ok(Self {
             shared,
             location,
-            folder: shared.data.open_below(relative)?,
+            folder: Arc::new(shared.data.open_below(relative)?),
         })
     }
 

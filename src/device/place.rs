@@ -8,6 +8,7 @@ use crate::shown::shown;
 use chrono::Utc;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What should become of a file.
 pub(super) enum Fate {
@@ -32,7 +33,7 @@ pub(super) struct Taken {
     pub open: OpenFile,
     /// The processes that had it open for writing when it was taken.
     pub writers: Vec<u32>,
-    pub from: Folder,
+    pub from: Arc<Folder>,
     pub name: OsString,
 }
 
@@ -218,7 +219,7 @@ impl Device<'_> {
         }
         let mut synced: Vec<&Path> = Vec::new();
         for moved in group.iter().filter_map(|(_, moved)| moved.as_ref()) {
-            for folder in [&moved.to, &moved.taken.from] {
+            for folder in [&moved.to, moved.taken.from.as_ref()] {
                 if synced.contains(&folder.path()) {
                     continue;
                 }

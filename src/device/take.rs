@@ -4,7 +4,7 @@ use super::Device;
 use super::place::{Dealt, Fate, Taken};
 use crate::batch::Shape;
 use crate::cli::OnOutage;
-use crate::folder::{OpenError, OpenFile, Writers};
+use crate::folder::{Folder, OpenError, OpenFile, Writers};
 use crate::ingest::{self, Fault, Found, Setup};
 use crate::logger_file::{Container, FormatError, HeaderMeta};
 use crate::report::{FileReport, Status};
@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The end of a file that is searched for its end marker, in bytes.
@@ -30,7 +31,7 @@ impl Device<'_> {
         writers: Option<&Writers>,
     ) -> Option<Dealt> {
         let told = |report| Some(Dealt::left(report));
-        let from = match self.folder.open_below(sub) {
+        let from = match self.folder_of(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -137,6 +138,15 @@ impl Device<'_> {
                 name: name.to_owned(),
             }),
         })
+    }
+
+    /// The folder that holds the file: mostly the device's own.
+    fn folder_of(&self, sub: &Path) -> io::Result<Arc<Folder>> {
+        if sub.as_os_str().is_empty() {
+            Ok(Arc::clone(&self.folder))
+        } else {
+            self.folder.open_below(sub).map(Arc::new)
+        }
     }
 
     fn fate_in_outage(&self) -> Fate {

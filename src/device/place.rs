@@ -147,6 +147,7 @@ impl Device<'_> {
         let as_name = from.move_into(name, &parsed, name, 0, |_| Ok(true))?;
         // The sidecar of a file that was tried again, or one that a killed run wrote before it could move the file.
         if let Ok(errors) = self.folder.open_below(Path::new(ERROR)) {
+            errors.remove_unfinished_sidecar()?;
             let left = (0..).map(|n| numbered(name, n, SIDECAR_ROOM));
             for candidate in left {
                 if errors.inode_of(&candidate)?.is_none() {

@@ -200,7 +200,7 @@ impl Device<'_> {
                 &tail[..tail_read],
             ))
         };
-        if writers.partly_blind() {
+        if writers.may_miss_one_of(open.owner) {
             return Some(format!(
                 "it is younger than {} s, and whether it is still being written cannot be seen: other users' processes are hidden; left for the next run",
                 grace.as_secs()

@@ -47,6 +47,8 @@ pub struct OpenFile {
     pub file: File,
     /// Device and inode.
     pub inode: Inode,
+    /// The user it belongs to: mostly the one whose process uploads it.
+    pub owner: u32,
     /// In bytes.
     pub size: u64,
     /// Last change of the content, in nanoseconds since 1970.
@@ -143,6 +145,7 @@ impl Folder {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(OpenFile {
                 inode: (stat.st_dev, stat.st_ino),
+                owner: stat.st_uid,
                 size: u64::try_from(stat.st_size).unwrap_or_default(),
                 modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
                 changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),

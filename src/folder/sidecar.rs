@@ -15,6 +15,9 @@ use std::io::{self, Read as _, Write as _};
 /// What follows a file's name, and so the room that the name must leave.
 pub const SUFFIX: &str = ".error.json";
 
+/// A sidecar that is to replace another. Always the same name: what a killed run left is used up by the next one.
+const TEMPORARY: &str = ".powerview-sidecar.tmp";
+
 /// Sidecars are a few hundred bytes; a larger one is nobody's.
 const MAX_SIZE: u64 = 64 * 1024;
 
@@ -54,14 +57,20 @@ impl Folder {
     /// # Errors
     /// Those of the file system.
     pub fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
-        // Always the same name: what a killed run left is used up by the next one.
-        let temporary = OsStr::new(".powerview-sidecar.tmp");
-        match unlinkat(&self.fd, temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
+        self.remove_unfinished_sidecar()?;
+        self.write_new(OsStr::new(TEMPORARY), sidecar)?;
+        Ok(renameat(&self.fd, TEMPORARY, &self.fd, name_for(file))?)
+    }
+
+    /// Removes what a run left that was killed while it replaced a sidecar; the caller holds the device's lock.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove_unfinished_sidecar(&self) -> io::Result<()> {
+        match unlinkat(&self.fd, TEMPORARY, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        self.write_new(temporary, sidecar)?;
-        Ok(renameat(&self.fd, temporary, &self.fd, name_for(file))?)
     }
 
     fn write_new(&self, name: &OsStr, sidecar: &Sidecar) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use super::{Folder, Inode};
 use rustix::fs::{AtFlags, Dir, FileType, statat};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use std::path::Path;
 #[derive(Debug, Default)]
 pub struct Writers {
     open: HashMap<Inode, Vec<u32>>,
-    /// Whether some process could not be looked into: another user's.
-    partly_blind: bool,
+    /// The users whose processes could not all be looked into; none where it is not even known whose they are.
+    hidden: HashSet<Option<u32>>,
 }
 
 impl Writers {
@@ -28,7 +28,7 @@ impl Writers {
     fn look(wanted: impl Fn(Inode) -> bool) -> Self {
         let mut found = Self::default();
         let Ok(processes) = fs::read_dir("/proc") else {
-            found.partly_blind = true;
+            found.hidden.insert(None);
             return found;
         };
         let own = std::process::id();
@@ -54,8 +54,9 @@ impl Writers {
                 // Gone meanwhile, or a thread of the kernel, which has no command line and opens no file.
                 let is_kernels =
                     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
-                self.partly_blind |=
-                    error.kind() == std::io::ErrorKind::PermissionDenied && !is_kernels;
+                if error.kind() == std::io::ErrorKind::PermissionDenied && !is_kernels {
+                    self.hidden.insert(user_of(pid));
+                }
                 return;
             }
         };
@@ -84,10 +85,22 @@ impl Writers {
         self.open.get(&inode).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a writer may have gone unseen.
-    pub fn partly_blind(&self) -> bool {
-        self.partly_blind
+    /// Whether a writer of a file that belongs to `owner` may have gone unseen. An upload's file belongs to the user who
+    /// uploads it, and of our own user's processes only those with special rights are hidden.
+    pub fn may_miss_one_of(&self, owner: u32) -> bool {
+        if owner == rustix::process::geteuid().as_raw() {
+            self.hidden.contains(&Some(owner)) || self.hidden.contains(&None)
+        } else {
+            !self.hidden.is_empty()
+        }
     }
+}
+
+/// The user of a process, which anybody may know.
+fn user_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -95,6 +108,31 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt as _;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_user_of_a_process_is_known() {
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(user_of(std::process::id()), Some(own));
+        assert_eq!(user_of(0), None);
+    }
+
+    #[test]
+    fn hidden_processes_of_others_count_for_the_files_of_others_only() {
+        let own = rustix::process::geteuid().as_raw();
+        let hides = |users: &[Option<u32>]| Writers {
+            hidden: users.iter().copied().collect(),
+            ..Writers::default()
+        };
+        assert!(!hides(&[]).may_miss_one_of(own + 1));
+        assert!(!hides(&[Some(own + 1)]).may_miss_one_of(own));
+        assert!(hides(&[Some(own + 1)]).may_miss_one_of(own + 1));
+        assert!(
+            hides(&[Some(own + 1)]).may_miss_one_of(own + 2),
+            "root may write any file"
+        );
+        assert!(hides(&[Some(own)]).may_miss_one_of(own));
+        assert!(hides(&[None]).may_miss_one_of(own));
+    }
 
     #[test]
     fn another_process_with_the_file_open_for_writing_is_seen_and_a_reader_is_not() {

@@ -6,6 +6,7 @@ use crate::config::{ConfigError, Environment, Settings};
 use crate::exit::{DONE, FAILED, MISUSED};
 use crate::ledger::Summary;
 use crate::log::start_log;
+use crate::progress::Progress;
 use crate::run;
 use crate::shown::shown;
 use crate::stop::Stop;
@@ -40,11 +41,12 @@ pub fn run(cli: &Cli) -> ExitCode {
 
 fn ingest(args: &Ingest) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
-    start_log(&args.common, &env)?;
+    let progress = Progress::on_terminal(!args.common.quiet);
+    start_log(&args.common, &env, &progress)?;
     let settings = Settings::resolve(args, &env)?;
     let stop = Stop::on_signals()?;
     raise_file_limit();
-    let summary = run::run(&settings, &stop)?;
+    let summary = run::run(&settings, &stop, &progress)?;
     tell(&summary, args.common.quiet, stop.is_requested());
     // A dry run has nothing but its report.
     let failed = summary.counts.failed > 0 || (settings.dry_run && summary.report_lost);

@@ -4,6 +4,7 @@ use crate::cli::Check;
 use crate::config::{self, Environment};
 use crate::exit::{DONE, FAILED};
 use crate::log::start_log;
+use crate::progress::Progress;
 use crate::shown::shown;
 use crate::sink::Influx;
 use crate::stop::Stop;
@@ -18,7 +19,7 @@ use std::path::Path;
 /// Only where nothing can be looked at: an unusable `.env`.
 pub fn check(args: &Check) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
-    start_log(&args.common, &env)?;
+    start_log(&args.common, &env, &Progress::none())?;
     let mut points: Vec<(&str, Result<String, String>)> = Vec::new();
     let words = |error: config::ConfigError| error.to_string();
 

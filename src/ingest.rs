@@ -4,6 +4,7 @@ use crate::batch::{Batch, BatchBuilder, Shape};
 use crate::line_protocol::{Prefix, Span};
 use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, Tally};
 use crate::names::Location;
+use crate::progress::Progress;
 use crate::sink::{Failure, Precision, Sink, Ticket};
 use crate::stop::Stop;
 use chrono_tz::Tz;
@@ -29,6 +30,8 @@ pub struct Setup<'a> {
     pub sink: &'a Sink,
     /// Whether the run should end.
     pub stop: &'a Stop,
+    /// Where points are counted for a person.
+    pub progress: &'a Progress,
 }
 
 /// Why a file did not arrive whole.
@@ -148,11 +151,11 @@ fn send_rows<R: Read>(
     let mut batch = BatchBuilder::new(setup.shape);
     let mut courier = Courier::new(setup.sink, setup.location.company.as_str());
     let mut send = |batch: Batch| {
-        if same() {
-            Ok(courier.send(batch)?)
-        } else {
-            Err(Fault::Changed)
+        if !same() {
+            return Err(Fault::Changed);
         }
+        setup.progress.points(batch.lines);
+        Ok(courier.send(batch)?)
     };
     let mut rows = 0;
     while let Some(row) = file.next_row()? {

@@ -19,6 +19,7 @@ pub mod log;
 pub mod logger_file;
 pub mod meta;
 pub mod names;
+pub mod progress;
 pub mod queue;
 pub mod report;
 pub mod run;

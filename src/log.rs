@@ -2,6 +2,7 @@
 
 use crate::cli::Common;
 use crate::config::{ConfigError, Environment};
+use crate::progress::{Beside, Progress};
 use crate::shown::shown;
 use std::io::IsTerminal as _;
 use tracing::level_filters::LevelFilter;
@@ -10,7 +11,11 @@ use tracing::level_filters::LevelFilter;
 ///
 /// # Errors
 /// A level that does not exist.
-pub fn start_log(common: &Common, env: &Environment) -> Result<(), ConfigError> {
+pub fn start_log(
+    common: &Common,
+    env: &Environment,
+    progress: &Progress,
+) -> Result<(), ConfigError> {
     let level = if common.quiet {
         LevelFilter::ERROR
     } else if common.verbose > 0 {
@@ -40,12 +45,13 @@ pub fn start_log(common: &Common, env: &Environment) -> Result<(), ConfigError> 
             }
         }
     };
+    let progress = progress.clone();
     // A second call, as in a test, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(move || Beside(progress.clone()))
         // A log on a full disk must not end the run: the library would complain to the same stderr, and panic.
         .log_internal_errors(false)
         .try_init();

@@ -5,6 +5,7 @@ use crate::device::{Device, Shared};
 use crate::folder::{EntryKind, Folder, names_after};
 use crate::ledger::{Ledger, Summary};
 use crate::names::{Location, is_done_folder};
+use crate::progress::Progress;
 use crate::queue::{CHUNK, is_tsv};
 use crate::report::{FileReport, Status};
 use crate::shown::shown;
@@ -18,7 +19,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 ///
 /// # Errors
 /// Only where the run cannot begin; what goes wrong with a file is in the summary.
-pub fn run(settings: &Settings, stop: &Stop) -> anyhow::Result<Summary> {
+pub fn run(settings: &Settings, stop: &Stop, progress: &Progress) -> anyhow::Result<Summary> {
     let data = Folder::open(&settings.data_folder).map_err(|error| {
         ConfigError(format!(
             "the data folder {} cannot be opened: {error}; check its rights",
@@ -33,6 +34,7 @@ pub fn run(settings: &Settings, stop: &Stop) -> anyhow::Result<Summary> {
         stop,
         data: &data,
         ledger: &ledger,
+        progress,
     };
     if settings.files.is_empty() {
         sweep(&shared);
@@ -41,6 +43,7 @@ pub fn run(settings: &Settings, stop: &Stop) -> anyhow::Result<Summary> {
             take_named(&shared, file);
         }
     }
+    progress.finish();
     Ok(ledger.finish(&sink))
 }
 
@@ -49,6 +52,13 @@ fn sweep(shared: &Shared<'_>) {
     let (sender, receiver) = mpsc::sync_channel::<PathBuf>(16);
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
+        if shared.progress.is_watched() {
+            scope.spawn(|| {
+                shared
+                    .progress
+                    .count(&shared.settings.data_folder, shared.stop)
+            });
+        }
         for _ in 0..shared.settings.jobs.get() {
             scope.spawn(|| {
                 loop {

@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::folder::{Busy, DeviceLock, Folder, Writers};
 use crate::ledger::Ledger;
 use crate::names::{ERROR, Location, PARSED};
+use crate::progress::Progress;
 use crate::queue::{Item, Queue};
 use crate::report::{FileReport, Status};
 use crate::sink::Sink;
@@ -39,6 +40,8 @@ pub struct Shared<'a> {
     pub data: &'a Folder,
     /// Where results are told.
     pub ledger: &'a Ledger,
+    /// Where a person sees how far it is.
+    pub progress: &'a Progress,
 }
 
 /// One device's folder, open.
@@ -235,5 +238,6 @@ impl<'a> Device<'a> {
 
     fn tell(&self, report: FileReport) {
         self.shared.ledger.add(report);
+        self.shared.progress.file_done();
     }
 }

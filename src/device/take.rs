@@ -76,12 +76,13 @@ impl Device<'_> {
             });
         }
         let path = from.path().join(name);
+        let progress = self.shared.progress;
         let same = || !open.has_changed().unwrap_or(true);
         let ((found, result), writing) = std::thread::scope(|scope| {
             // Who writes to a named file as it is taken is looked up while the server takes its points.
             let look = (writers.is_none() && !self.shared.settings.dry_run)
                 .then(|| scope.spawn(|| Writers::now_of(&[open.inode])));
-            let ingested = ingest::ingest(&open.file, &self.setup(), &same);
+            let ingested = ingest::ingest(progress.reading(&open.file), &self.setup(), &same);
             let writers = look.and_then(|look| look.join().ok()).unwrap_or_default();
             (ingested, writers.of(open.inode).to_vec())
         });
@@ -167,6 +168,7 @@ impl Device<'_> {
             },
             sink: self.shared.sink,
             stop: self.shared.stop,
+            progress: self.shared.progress,
         }
     }
 

@@ -4,11 +4,13 @@ use crate::check;
 use crate::cli::{Cli, Command, Ingest};
 use crate::config::{ConfigError, Environment, Settings};
 use crate::exit::{DONE, FAILED, MISUSED};
+use crate::heartbeat;
 use crate::ledger::Summary;
 use crate::log::start_log;
 use crate::progress::Progress;
 use crate::run;
 use crate::shown::shown;
+use crate::status;
 use crate::stop::Stop;
 use clap::CommandFactory as _;
 use std::io::Write as _;
@@ -19,6 +21,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         None => ingest(&cli.ingest),
         Some(Command::Check(args)) => check::check(args),
+        Some(Command::Status(args)) => status::status(args),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(
                 *shell,
@@ -48,6 +51,14 @@ fn ingest(args: &Ingest) -> anyhow::Result<u8> {
     raise_file_limit();
     let summary = run::run(&settings, &stop, &progress)?;
     tell(&summary, args.common.quiet, stop.is_requested());
+    let ended_well = summary.counts.failed == 0 && !stop.is_requested();
+    if let Some(url) = settings
+        .heartbeat
+        .as_ref()
+        .filter(|_| ended_well && settings.files.is_empty() && !settings.dry_run)
+    {
+        heartbeat::beat(url);
+    }
     // A dry run has nothing but its report.
     let failed = summary.counts.failed > 0 || (settings.dry_run && summary.report_lost);
     Ok(if failed || stop.is_requested() {

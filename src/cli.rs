@@ -15,6 +15,8 @@ Examples:
         what would be done, as JSON on stdout; nothing is written, moved or sent
   powerview check -d /srv/sftpgo/data
         is everything set up?
+  powerview status -d /srv/sftpgo/data --silent-after 26h
+        does every logger arrive?
 
 Environment (or .env; what is set in the environment wins):
   INFLUXDB_HOST           server, http(s)://name:port (else INFLUXDB_URL)
@@ -59,6 +61,8 @@ pub struct Cli {
 pub enum Command {
     /// Look whether everything is set up: one line a point, exit 1 if one fails
     Check(Check),
+    /// Show how every device is doing, the worst first; exit 1 if something is wrong
+    Status(Status),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -109,6 +113,29 @@ pub struct Check {
         value_name = "DIR"
     )]
     pub data_folder: Option<PathBuf>,
+    /// Options that an ingestion has too.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Folder of the data
+    #[arg(
+        short = 'd',
+        long = "dataFolder",
+        alias = "data-folder",
+        value_name = "DIR",
+        required = true
+    )]
+    pub data_folder: Option<PathBuf>,
+    /// A device without a new file for this long is silent: 26h, 90m, 2d
+    #[arg(long, value_name = "TIME", default_value = "26h", value_parser = humantime::parse_duration)]
+    pub silent_after: std::time::Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     /// Options that an ingestion has too.
     #[command(flatten)]
     pub common: Common,

@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
@@ -167,6 +168,23 @@ impl Folder {
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The last change of a file's content; none where there is no such file, or it is something else.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn modified(&self, name: &OsStr) -> io::Result<Option<SystemTime>> {
+        let stat = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => stat,
+            Ok(_) | Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let since_1970 = Duration::new(
+            u64::try_from(stat.st_mtime).unwrap_or_default(),
+            u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+        );
+        Ok(SystemTime::UNIX_EPOCH.checked_add(since_1970))
     }
 
     /// Brings renames in this folder to the disk.

@@ -119,6 +119,24 @@ fn instants(zone: Tz, wall: NaiveDateTime) -> (DateTime<Utc>, Option<DateTime<Ut
     }
 }
 
+/// The instant of the last row of a file of which only the two ends were read, in seconds since 1970. `whole` tells whether
+/// `tail` begins at a line's beginning. In the doubled hour of autumn it may be an hour too early.
+pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, default_zone: Tz) -> Option<i64> {
+    let meta = super::container::unwrap(head)
+        .map(|file| file.meta)
+        .unwrap_or_default();
+    let mut clock = Clock::new(Zone::of_file(&meta, default_zone));
+    tail.split(|byte| *byte == b'\n')
+        .skip(usize::from(!whole))
+        .filter_map(|line| {
+            // A time that no tab follows may be cut off.
+            let (time, _) = line.split_at(memchr::memchr(b'\t', line)?);
+            parse_wall_time(super::value::trim_spaces(time))
+        })
+        .map(|wall| clock.instant(wall))
+        .last()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,6 +369,25 @@ mod tests {
             times(&mut clock("Europe/Paris"), &["01/07/99 12:00:00"]),
             ["01 10:00:00"]
         );
+    }
+
+    #[test]
+    fn the_last_row_is_read_off_the_two_ends_of_a_file() {
+        let paris = chrono_tz::Europe::Paris;
+        let plain =
+            b"1\t1\nMV_T302_V002\tA W\n03/08/25 03:20:00\t1\n03/08/25 03:30:00\t2\n03/08/25 03:4";
+        assert_eq!(last_instant(plain, plain, true, paris), Some(1_754_184_600));
+        assert_eq!(
+            last_instant(plain, b"5 03:20:00\t1\n03/08/25 03:30:00\t", false, paris),
+            Some(1_754_184_600)
+        );
+        let headed =
+            b"START_HEADER\n{\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n1\t1\n";
+        assert_eq!(
+            last_instant(headed, b"03/08/25 03:30:00\t2\nEND_DATA\n", true, paris),
+            Some(1_754_191_800)
+        );
+        assert_eq!(last_instant(b"", b"", true, paris), None);
     }
 
     #[test]

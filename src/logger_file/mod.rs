@@ -11,7 +11,7 @@ mod table;
 mod value;
 
 pub use channel::{Channel, Channels, MARKERS, Role};
-pub use clock::{Clock, Zone};
+pub use clock::{Clock, Zone, last_instant};
 pub use container::{Container, HeaderMeta};
 pub use lines::MAX_LINE;
 pub use table::{LoggerFile, Row, Tally};

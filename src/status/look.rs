@@ -1,0 +1,209 @@
+//! What the folders of each device hold. Each file is listed and looked at from outside; of the newest few, head and tail are
+//! read.
+
+use crate::folder::{EntryKind, Folder, names_after};
+use crate::logger_file::{Container, last_instant};
+use crate::names::{ERROR, PARSED, is_done_folder};
+use crate::queue::{Item, Queue, is_tsv};
+use chrono_tz::Tz;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// How many of the newest files are opened.
+pub const NEWEST: usize = 3;
+
+/// What is read of the head and of the tail of a file, in bytes.
+const BLOCK: usize = 16 * 1024;
+
+/// What was found of a device.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Below the data folder: company, campaign, device; shorter where there is no device.
+    pub path: PathBuf,
+    /// Why it could not be looked into.
+    pub unreadable: Option<String>,
+    /// Files that wait.
+    pub waiting: u64,
+    /// When the one that waits longest arrived.
+    pub oldest_waiting: Option<SystemTime>,
+    /// Files in `error/` that may be tried again.
+    pub errors_retryable: u64,
+    /// The others there.
+    pub errors_other: u64,
+    /// The newest files, the newest first.
+    pub newest: Vec<Newest>,
+}
+
+/// One of the newest files.
+#[derive(Debug)]
+pub struct Newest {
+    /// Its name.
+    pub name: OsString,
+    /// Its folder below the device's.
+    pub sub: PathBuf,
+    /// Its last change.
+    pub time: SystemTime,
+    /// The last instant in it, in seconds since 1970.
+    pub last_measurement: Option<i64>,
+    /// Whether it is cut off.
+    pub truncated: bool,
+}
+
+/// All devices below the data folder, and campaigns without any.
+pub fn all(data: &Path, zone: Tz) -> Vec<Found> {
+    let mut found = Vec::new();
+    descend(data, Path::new(""), 0, zone, &mut found);
+    found
+}
+
+fn descend(data: &Path, relative: &Path, depth: usize, zone: Tz, found: &mut Vec<Found>) {
+    if depth == 3 {
+        found.push(device(data, relative, zone));
+        return;
+    }
+    let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::Folder && !is_done_folder(name);
+    let folders = match names_after(&data.join(relative), None, usize::MAX, wanted) {
+        Ok(folders) => folders,
+        Err(error) => {
+            found.push(Found {
+                path: relative.to_owned(),
+                unreadable: Some(error.to_string()),
+                ..Found::default()
+            });
+            return;
+        }
+    };
+    if depth == 2 && folders.is_empty() {
+        found.push(Found {
+            path: relative.to_owned(),
+            ..Found::default()
+        });
+    }
+    for folder in folders {
+        descend(data, &relative.join(folder.name), depth + 1, zone, found);
+    }
+}
+
+fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
+    let mut found = Found {
+        path: relative.to_owned(),
+        ..Found::default()
+    };
+    let look = |found: &mut Found| -> io::Result<()> {
+        let folder = Folder::open(data)?.open_below(relative)?;
+        waiting(&folder, found);
+        for sub in [PARSED, ERROR] {
+            match folder.open_below(Path::new(sub)) {
+                Ok(done) => list(&done, Path::new(sub), found)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for newest in &mut found.newest {
+            let folder = folder.open_below(&newest.sub)?;
+            if let Ok(open) = folder.open_file(&newest.name) {
+                newest.look_inside(&open.file, open.size, zone)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = look(&mut found) {
+        found.unreadable = Some(error.to_string());
+    }
+    found
+}
+
+/// The files that wait.
+fn waiting(folder: &Folder, found: &mut Found) {
+    for item in Queue::new(folder.path(), false) {
+        let Item::File(sub, name) = item else {
+            continue;
+        };
+        found.waiting += 1;
+        if let Ok(below) = folder.open_below(&sub)
+            && let Ok(Some(time)) = below.modified(&name)
+        {
+            let oldest = found.oldest_waiting.get_or_insert(time);
+            *oldest = time.min(*oldest);
+            found.keep(sub, name, time);
+        }
+    }
+}
+
+/// The files of `parsed/` or `error/`.
+fn list(folder: &Folder, sub: &Path, found: &mut Found) -> io::Result<()> {
+    let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::File && is_tsv(name);
+    for entry in names_after(folder.path(), None, usize::MAX, wanted)? {
+        if let Some(time) = folder.modified(&entry.name)? {
+            if sub == Path::new(ERROR) {
+                match folder.read_sidecar(&entry.name) {
+                    Some(sidecar) if sidecar.retryable => found.errors_retryable += 1,
+                    _ => found.errors_other += 1,
+                }
+            }
+            found.keep(sub.to_owned(), entry.name, time);
+        }
+    }
+    Ok(())
+}
+
+impl Found {
+    /// Keeps a file if it is among the newest.
+    fn keep(&mut self, sub: PathBuf, name: OsString, time: SystemTime) {
+        let place = self
+            .newest
+            .partition_point(|other| (other.time, &other.name) > (time, &name));
+        if place < NEWEST {
+            self.newest.truncate(NEWEST - 1);
+            let newest = Newest {
+                name,
+                sub,
+                time,
+                last_measurement: None,
+                truncated: false,
+            };
+            self.newest.insert(place.min(self.newest.len()), newest);
+        }
+    }
+}
+
+impl Newest {
+    fn look_inside(&mut self, file: &std::fs::File, size: u64, zone: Tz) -> io::Result<()> {
+        let block = |start: u64| -> io::Result<Vec<u8>> {
+            let mut bytes = vec![0; BLOCK];
+            let read = file.read_at(&mut bytes, start)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        };
+        let head = block(0)?;
+        let tail_start = size.saturating_sub(BLOCK as u64);
+        let tail = block(tail_start)?;
+        self.truncated = Container::looks_truncated(&head, &tail);
+        self.last_measurement = last_instant(&head, &tail, tail_start == 0, zone);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_newest_files_are_kept_in_order() {
+        let mut found = Found::default();
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (name, time) in [("a", 5), ("b", 9), ("c", 1), ("d", 7), ("e", 9), ("f", 2)] {
+            found.keep(PathBuf::new(), name.into(), at(time));
+        }
+        let names: Vec<_> = found
+            .newest
+            .iter()
+            .map(|n| n.name.to_str().unwrap())
+            .collect();
+        assert_eq!(names, ["e", "b", "d"]);
+    }
+}

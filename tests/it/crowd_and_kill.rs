@@ -343,6 +343,57 @@ fn killed_at_any_instant_line_protocol_files_stay_whole() {
 }
 
 #[test]
+fn killed_at_any_instant_of_an_outage_nothing_is_lost_or_left_over() {
+    // Runs die while files go to error/ and their sidecars are written; then the server is back.
+    let random = RandomState::new();
+    let double = Double::start();
+    let mut killed = 0;
+    let mut longest = Duration::from_millis(60);
+    while killed < kills() {
+        let mut load = Load::new(2, 1, 6, 5, false);
+        load.files.retain(|(_, text)| !text.contains("rubbish"));
+        let site = Site::new();
+        load.put(&site);
+        double.fault(|r| r.is_write(), 0, usize::MAX, Fault::status(503, "down"));
+        for round in 0..4 {
+            let call = site
+                .run_to(&double)
+                .args(["--retry-for", "0", "--retry-errors"]);
+            let micros = random.hash_one((round, killed))
+                % u64::try_from(longest.as_micros()).expect("short");
+            let mut run = call.start();
+            std::thread::sleep(Duration::from_micros(micros));
+            if run.is_done() {
+                longest = run.wait().clean().took.max(Duration::from_millis(10));
+            } else {
+                run.kill();
+                killed += 1;
+            }
+            for path in site
+                .tree()
+                .iter()
+                .filter(|p| p.contains("/error/") && p.ends_with(".tsv"))
+            {
+                assert_eq!(
+                    site.sidecar(path)["retryable"],
+                    true,
+                    "{path}: {:?}",
+                    site.tree()
+                );
+            }
+        }
+        double.clear_faults();
+        site.run_to(&double).arg("--retry-errors").ok();
+        let what = format!("after {killed} kills");
+        load.assert_moved(&site, &what);
+        load.assert_arrived(&double, &what);
+        for company in load.companies() {
+            double.delete_bucket(&company);
+        }
+    }
+}
+
+#[test]
 fn a_crowd_before_a_server_that_comes_and_goes_loses_nothing() {
     let load = Load::new(3, 3, 5, 30, false);
     let double = Double::start();

@@ -600,6 +600,22 @@ fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::ha
 }
 
 #[test]
+fn a_folder_that_may_not_be_read_stops_nothing() {
+    for folder in [DEVICE, "acme/site", "acme"] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        with_other(&site);
+        let Some(run) = run_without_rights(&site, &site.path(folder), 0o000) else {
+            return;
+        };
+        assert_eq!(run.code(), 1, "{run:?}");
+        assert_other_done(&site);
+        assert!(site.exists(format!("{DEVICE}/a.tsv")));
+        assert!(run.stderr.contains(folder), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn a_file_that_may_not_be_read_stops_nothing() {
     let site = Site::new();
     let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
@@ -658,6 +674,22 @@ fn a_report_folder_that_may_not_be_written_is_a_warning() {
     assert_eq!(run.code(), 0, "{run:?}");
     assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
     assert!(run.stderr.contains("WARN"), "{}", run.stderr);
+}
+
+#[test]
+fn a_whole_young_file_of_our_own_user_is_taken_by_a_sweep_without_rights() {
+    // SFTPGo's own sweep after a session: root's processes are closed to it, but root did not upload.
+    let site = Site::new();
+    site.put(format!("{DEVICE}/whole.tsv"), good_file(1, 3));
+    site.put(format!("{DEVICE}/cut.tsv"), good_file(9, 3).trim_end());
+    let Some(call) = site.lp_run().without_rights() else {
+        return skipped("no other user may run the binary");
+    };
+    call.ok();
+    assert_eq!(
+        site.tree(),
+        ["cut.tsv", "parsed/whole.tsv"].map(|n| format!("{DEVICE}/{n}"))
+    );
 }
 
 #[test]

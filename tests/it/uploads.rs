@@ -2,12 +2,14 @@
 //! of an existing name into the same inode, wherever that has been moved meanwhile.
 
 use crate::harness::{DEVICE, HEADER, Site, age, file_of, good_file, points_in};
-use crate::influx_double::{Double, Fault, Gate};
+use crate::influx_double::{Double, Fault, Gate, is_data_write};
 use crate::second_reader::{self, Point};
 use rustix::process::Signal;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 fn points_of(file: &str) -> Vec<Point> {
@@ -498,6 +500,119 @@ fn removed_by_the_client_while_it_is_read() {
     gate.open();
     run.wait().clean();
     assert_eq!(site.tree(), [format!("{DEVICE}/parsed/b.tsv")]);
+}
+
+#[test]
+fn the_last_upload_of_each_name_is_never_lost() {
+    // Clients overwrite the same names again and again, in pieces, into the same inode; each upload is followed by its
+    // hook, some hooks are killed, sweeps go on all the time, the server comes and goes. What a client overwrites before
+    // anybody has read it is gone by the client's will; the last upload of a name is not.
+    let random = RandomState::new();
+    let double = Double::start();
+    for fault in [
+        Fault::status(503, "down"),
+        Fault::ResetAfterApply,
+        Fault::ResetBefore,
+    ]
+    .into_iter()
+    .cycle()
+    .take(30)
+    {
+        double.fault(is_data_write, 3, 1, fault);
+    }
+    let site = Site::new();
+    let names = ["a.tsv", "b.tsv", "c.tsv"];
+    let uploads = 12;
+    let content = |name: usize, upload: usize| {
+        let mut text = HEADER.to_owned();
+        for row in 0..20 {
+            // Every row of every upload has its own second and its own value.
+            let second = (name * uploads + upload) * 20 + row;
+            text.push_str(&format!(
+                "07/11/25 {:02}:{:02}:{:02}\t{second}.5\t{second}\n",
+                second / 3600,
+                second / 60 % 60,
+                second % 60
+            ));
+        }
+        text
+    };
+    let call = || {
+        site.run_to(&double)
+            .args(["--retry-errors", "--retry-for", "0.2"])
+            .env("TSV_BATCH_LINES", "16")
+            .env("TSV_INCOMPLETE_GRACE_S", "1")
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                call().run().clean();
+            }
+        });
+        let clients: Vec<_> = (0..names.len())
+            .map(|n| {
+                let (random, site, content, call) = (&random, &site, &content, &call);
+                scope.spawn(move || {
+                    let pause = |what: usize, upload: usize, most: u64| {
+                        std::thread::sleep(Duration::from_micros(
+                            random.hash_one((n, what, upload)) % most,
+                        ));
+                    };
+                    let path = site.path(format!("{DEVICE}/{}", names[n]));
+                    std::fs::create_dir_all(site.path(DEVICE)).expect("folders");
+                    for upload in 0..uploads {
+                        let mut file = File::create(&path).expect("opened");
+                        for (i, piece) in content(n, upload).as_bytes().chunks(150).enumerate() {
+                            file.write_all(piece).expect("written");
+                            pause(i, upload, 3000);
+                        }
+                        drop(file);
+                        let hook = call().named(format!("{DEVICE}/{}", names[n])).start();
+                        pause(1000, upload, 60_000);
+                        if random.hash_one((n, upload)) % 3 == 0 {
+                            hook.kill();
+                        } else {
+                            // It goes on beside the next upload.
+                            scope.spawn(move || hook.wait().clean());
+                        }
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("no client fails");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    double.clear_faults();
+    for path in site.tree().iter().filter(|p| p.ends_with(".tsv")) {
+        age(&site.path(path), 3600);
+    }
+    call().ok();
+    let tree = site.tree();
+    for (n, name) in names.iter().enumerate() {
+        let last = content(n, uploads - 1);
+        assert_holds(&double, &[&last]);
+        assert!(
+            tree.iter()
+                .any(|p| p.contains("/parsed/") && site.read(p) == last.as_bytes()),
+            "{name}: its last upload is accounted for: {tree:?}"
+        );
+    }
+    assert!(
+        tree.iter().all(|p| p.contains("/parsed/")),
+        "nothing is left to do: {tree:?}"
+    );
+    // Nothing was invented: every point is one of an upload's.
+    let all: Vec<Point> = (0..names.len())
+        .flat_map(|n| (0..uploads).flat_map(move |u| points_of(&content(n, u))))
+        .collect();
+    let invented: Vec<Point> = points_in(&double, "acme")
+        .into_iter()
+        .filter(|p| !all.contains(p))
+        .collect();
+    assert_eq!(invented, []);
 }
 
 #[test]

@@ -736,16 +736,19 @@ fn a_hooks_call_does_not_dawdle() {
         );
     }
     let double = Double::start();
+    // The double's own reading of the lines is what would take longest.
+    double.fault_writes(usize::MAX, Fault::Status(204, String::new()));
     let site = Site::new();
-    let mut best = std::time::Duration::MAX;
+    let mut best = u64::MAX;
     for n in 0..10 {
         let name = format!("{DEVICE}/{n}.tsv");
         site.put(&name, &text);
-        best = best.min(site.run_to(&double).named(&name).ok().took);
+        let mut run = site.run_to(&double).named(&name).start();
+        best = best.min(run.cpu_ms());
+        run.wait().expect(0);
     }
-    // Milliseconds in a release build; this one is not optimised and shares the machine.
-    assert!(best.as_millis() < 250, "{best:?}");
-    eprintln!("the best of ten: {best:?}");
+    // Time of the processor, for the machine is shared; this build is not optimised.
+    assert!(best < 150, "{best} ms");
 }
 
 #[test]

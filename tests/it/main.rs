@@ -11,11 +11,13 @@ mod cli;
 mod crowd_and_kill;
 mod faults;
 mod fixtures;
+mod heartbeat;
 mod hostile;
 mod ingest;
 mod on_a_real_server;
 mod properties;
 mod samples;
+mod status;
 mod uploads;
 
 mod dashboards;

@@ -1,0 +1,173 @@
+//! `powerview status`: a scene of loggers, well and ailing, each told apart by the folders alone.
+
+use crate::harness::{Site, age};
+use chrono::{Duration, TimeDelta, Utc};
+use serde_json::Value;
+
+const HOUR: u64 = 3600;
+
+/// A file of which the last row lies `measured` hours back and which arrived `arrived` hours ago.
+fn put(site: &Site, path: &str, measured: i64, arrived: u64, tail: &str) {
+    let last = Utc::now() - Duration::hours(measured);
+    let before = last - TimeDelta::minutes(10);
+    let row = |at: chrono::DateTime<Utc>| at.format("%d/%m/%y %H:%M:%S").to_string();
+    let text = format!(
+        "02001171\t02001171\nMV_T302_V002\tVoie1 W\n{}\t1.5\n{}\t2.5{tail}",
+        row(before),
+        row(last)
+    );
+    age(&site.put(path, text), arrived * HOUR);
+}
+
+/// One device well, and one with each ailment that status knows.
+fn scene() -> Site {
+    let site = Site::new();
+    put(&site, "acme/site/well/parsed/b.tsv", 3, 3, "\n");
+    put(&site, "acme/site/well/parsed/a.tsv", 27, 27, "\n");
+    put(&site, "acme/site/silent/parsed/a.tsv", 50, 50, "\n");
+    put(&site, "acme/site/ahead/parsed/a.tsv", -30, 2, "\n");
+    put(&site, "acme/site/behind/parsed/a.tsv", 24 * 200, 2, "\n");
+    for (name, hours) in [("a", 20), ("b", 10), ("c", 2)] {
+        put(
+            &site,
+            &format!("acme/site/cut/parsed/{name}.tsv"),
+            hours,
+            hours as u64,
+            "",
+        );
+    }
+    put(&site, "acme/site/waits/a.tsv", 5, 5, "\n");
+    put(&site, "acme/site/retry/error/a.tsv", 5, 5, "\n");
+    site.put(
+        "acme/site/retry/error/a.tsv.error.json",
+        r#"{"error":"no server","retryable":true,"time":"2026-01-01T00:00:00Z","run_id":"x"}"#,
+    );
+    put(&site, "acme/site/errors/error/a.tsv", 5, 5, "\n");
+    put(&site, "acme/site/errors/error/b.tsv", 5, 5, "\n");
+    site.put("acme/site/errors/error/b.tsv.error.json", "{ not json");
+    std::fs::create_dir_all(site.path("acme/empty")).unwrap();
+    std::fs::create_dir_all(site.path("acme/site/never")).unwrap();
+    site
+}
+
+fn status(site: &Site) -> crate::harness::Call<'_> {
+    site.bare()
+        .arg("status")
+        .arg("-d")
+        .arg(site.data())
+        .env("TSV_TIMEZONE", "UTC")
+}
+
+#[test]
+fn each_ailment_is_named_and_only_the_well_device_has_none() {
+    let site = scene();
+    let run = status(&site).arg("--json").run().expect(1);
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(report["well"], false);
+    let devices = report["devices"].as_array().expect("devices");
+    let kinds = |name: &str| -> Vec<&str> {
+        let device = devices
+            .iter()
+            .find(|d| d["device"] == name || (name == "empty" && d["campaign"] == "empty"))
+            .unwrap_or_else(|| panic!("no {name}"));
+        device["problems"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["kind"].as_str().unwrap())
+            .collect()
+    };
+    for (name, expected) in [
+        ("well", vec![]),
+        ("silent", vec!["silent"]),
+        ("ahead", vec!["clock"]),
+        ("behind", vec!["clock"]),
+        ("cut", vec!["truncated"]),
+        ("waits", vec!["waiting"]),
+        ("retry", vec!["retryable"]),
+        ("errors", vec!["errors"]),
+        ("empty", vec!["empty"]),
+        ("never", vec!["empty"]),
+    ] {
+        assert_eq!(kinds(name), expected, "{name}");
+    }
+    let errors = devices.iter().find(|d| d["device"] == "errors").unwrap();
+    assert_eq!(
+        errors["errors_other"], 2,
+        "neither a missing nor a broken sidecar makes a file retryable"
+    );
+    let well = devices.iter().find(|d| d["device"] == "well").unwrap();
+    assert_eq!(well["last_file"], "parsed/b.tsv");
+    let last: chrono::DateTime<Utc> = well["last_measurement"].as_str().unwrap().parse().unwrap();
+    assert!(
+        (Utc::now() - Duration::hours(3) - last).num_seconds().abs() < 60,
+        "{last}"
+    );
+}
+
+#[test]
+fn the_worst_comes_first_and_says_what_to_do() {
+    let site = scene();
+    let run = status(&site).run().expect(1);
+    assert!(!run.stdout.contains('\u{1b}'), "a pipe gets no colours");
+    let lines: Vec<_> = run.stdout.lines().collect();
+    assert!(lines[1].starts_with("SILENT"), "{}", run.stdout);
+    let retry = format!(
+        "powerview -d '{}/' --retry-errors",
+        site.data().canonicalize().unwrap().display()
+    );
+    assert!(run.stdout.contains(&retry), "{}", run.stdout);
+    assert!(
+        lines.last().unwrap().contains("9 of 10 need a look"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn the_time_after_which_a_logger_is_silent_is_a_setting() {
+    let site = Site::new();
+    put(&site, "acme/site/1/parsed/a.tsv", 50, 50, "\n");
+    status(&site).args(["--silent-after", "3d"]).run().expect(0);
+    status(&site)
+        .args(["--silent-after", "49h"])
+        .run()
+        .expect(1);
+    status(&site)
+        .args(["--silent-after", "soon"])
+        .run()
+        .expect(2);
+    site.bare()
+        .args(["status", "-d", "/nowhere"])
+        .run()
+        .expect(2);
+}
+
+#[test]
+fn names_of_strangers_are_shown_escaped_and_links_are_not_followed() {
+    let site = Site::new();
+    put(&site, "acme/site/a\u{1b}[2Jb/parsed/a.tsv", 50, 50, "\n");
+    put(&site, "other/site/1/parsed/a.tsv", 1, 1, "\n");
+    site.link(site.path("other/site"), "acme/linked");
+    let run = status(&site).run().expect(1);
+    assert!(
+        !run.stdout.contains('\u{1b}') && !run.stdout.contains("linked"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn nothing_yet_is_well() {
+    let site = Site::new();
+    let run = status(&site).run().expect(0);
+    assert!(run.stdout.contains("no device yet"), "{}", run.stdout);
+}
+
+#[test]
+fn status_touches_nothing() {
+    let site = scene();
+    let before = site.tree();
+    status(&site).run().expect(1);
+    assert_eq!(site.tree(), before);
+}

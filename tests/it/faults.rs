@@ -34,7 +34,7 @@ fn assert_in_error(site: &Site, retryable: bool, what: &str) -> serde_json::Valu
     assert!(
         entry["error"]
             .as_str()
-            .is_some_and(|e| !e.is_empty() && e.len() < 2000),
+            .is_some_and(|e| !e.is_empty() && e.len() < 5000),
         "{what}: {entry:#}"
     );
     entry.clone()
@@ -443,6 +443,28 @@ fn a_refused_line_fails_its_file_with_the_servers_own_words() {
         assert_eq!(double.data_writes().len(), 2, "{code}: one try a file");
         assert!(site.exists(format!("{DEVICE}/error/a.tsv.error.json")));
     }
+}
+
+#[test]
+fn an_answer_of_megabytes_is_cut_short_and_shown_escaped() {
+    let message = format!(
+        "unable to parse \u{1b}[31m{}",
+        "é\u{202e}\n".repeat(500_000)
+    );
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(400, &message));
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 5));
+    let run = site.run_to(&double).run().expect(1);
+    let entry = assert_in_error(&site, false, "400");
+    assert!(
+        entry["error"]
+            .as_str()
+            .expect("text")
+            .contains("unable to parse"),
+        "{entry:#}"
+    );
+    assert!(run.stderr.len() < 10_000 && !run.stderr.contains('\u{202e}'));
 }
 
 #[test]

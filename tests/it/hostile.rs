@@ -231,6 +231,50 @@ fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
 }
 
 #[test]
+fn a_header_block_that_never_ends_is_a_clear_error_and_flat_memory() {
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), "START_HEADER\n");
+    let mut file = std::fs::File::options()
+        .append(true)
+        .open(&path)
+        .expect("opened");
+    let block = "\"a line of a header\",\n".repeat(50_000);
+    for _ in 0..150 {
+        file.write_all(block.as_bytes()).expect("written");
+    }
+    drop(file);
+    crate::harness::age(&path, 3600);
+    with_other(&site);
+    let mut run = site.lp_run().start();
+    let peak = peak_kib(&mut run);
+    run.wait().expect(1);
+    assert_other_done(&site);
+    assert!(peak < 64 * 1024, "{peak} KiB");
+    assert!(
+        site.exists(format!("{DEVICE}/error/a.tsv")),
+        "{:?}",
+        site.tree()
+    );
+}
+
+#[test]
+fn a_company_whose_name_leaves_no_room_for_lp_stops_nothing() {
+    let long = "c".repeat(254);
+    let site = Site::new();
+    site.put_old(format!("{long}/site/02001171/a.tsv"), good_file(1, 1));
+    with_other(&site);
+    let run = site.lp_run().run().expect(1);
+    assert_other_done(&site);
+    let kept = site
+        .tree()
+        .into_iter()
+        .filter(|p| p.starts_with('c') && p.ends_with("a.tsv"))
+        .count();
+    assert_eq!(kept, 1, "{:?}", site.tree());
+    assert!(run.stderr.len() < 10_000);
+}
+
+#[test]
 fn a_hundred_thousand_columns_do_not_stop_a_sweep() {
     let columns = 100_000;
     let mut text = "02001171".to_owned()

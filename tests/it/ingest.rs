@@ -992,6 +992,110 @@ fn a_damaged_file_does_not_fill_the_log() {
 }
 
 #[test]
+fn damage_that_does_not_stop_a_file_is_a_warning_each() {
+    let good = good_file(1, 2);
+    for (what, text) in [
+        ("truncated plain", good.trim_end().to_owned()),
+        (
+            "truncated headed",
+            format!("START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{good}"),
+        ),
+        (
+            "broken JSON",
+            format!("START_HEADER\n{{\nEND_HEADER\nSTART_DATA\n{good}END_DATA\n"),
+        ),
+        ("invalid value", good.replace("1.5", "1,5")),
+        ("invalid time", format!("{good}rubbish\t1\t2\n")),
+        (
+            "malformed row",
+            format!("{good}03/08/25 10:00:00\t1\t2\t3\n"),
+        ),
+    ] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), &text);
+        let run = site.lp_run().ok();
+        let warnings = run.stderr.lines().filter(|l| l.contains("WARN"));
+        let of_file = warnings.filter(|l| l.contains("a.tsv")).count();
+        // A value that is cut off is missing too.
+        assert!((1..=2).contains(&of_file), "{what}: {}", run.stderr);
+    }
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good);
+    assert!(
+        !site.lp_run().ok().stderr.contains("WARN"),
+        "nothing to warn of"
+    );
+}
+
+#[test]
+fn a_header_of_any_json_is_read_or_warned_of() {
+    let deep = "[".repeat(200_000);
+    let long = format!("{{\"x\":\"{}\"}}", "y".repeat(100_000));
+    for json in [
+        "null",
+        "[]",
+        "[1,2]",
+        "\"text\"",
+        "5",
+        "",
+        r#"{"TimeZoneName":5,"DataTimeSettings":["UTC"]}"#,
+        r#"{"TimeZoneName":""}"#,
+        r#"{"TimeZoneName":"../../etc/passwd"}"#,
+        r#"{"DataTimeSettings":"UTC","DataTimeSettings":"LOCAL"}"#,
+        r#"{"x":1e999}"#,
+        r#"{"x":123456789012345678901234567890}"#,
+        "{\"x\":\"\\ud800\"}",
+        &deep,
+        &long,
+    ] {
+        let site = Site::new();
+        let text = format!(
+            "START_HEADER\n{json}\nEND_HEADER\nSTART_DATA\n{}END_DATA\n",
+            good_file(1, 2)
+        );
+        site.put_old(format!("{DEVICE}/a.tsv"), text);
+        let run = site.lp_run().ok();
+        let shown = &json[..json.len().min(60)];
+        assert_eq!(site.lp_points("acme").len(), 4, "{shown}");
+        assert!(run.stderr.len() < 5000, "{shown}");
+        let report = site.report();
+        assert_eq!(file_of(&report, "a.tsv")["status"], "success", "{shown}");
+    }
+}
+
+#[test]
+fn a_named_file_too_high_in_the_tree_fails_and_stays() {
+    for place in [
+        "x.tsv",
+        "acme/x.tsv",
+        "acme/site/x.tsv",
+        "acme/parsed/x.tsv",
+    ] {
+        let site = Site::new();
+        site.put_old(place, good_file(1, 1));
+        site.lp_run().named(place).run().expect(1);
+        assert_eq!(site.tree(), [place]);
+        assert_eq!(
+            file_of(&site.report(), "x.tsv")["status"],
+            "error",
+            "{place}"
+        );
+    }
+}
+
+#[test]
+fn the_meta_buckets_file_has_nanoseconds() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.lp_run().ok();
+    let lines = line_protocol::all(&site.lp_text(META));
+    assert_eq!(only(&lines, "tsv_parser_run").len(), 1);
+    assert_eq!(only(&lines, "tsv_parser_file").len(), 1);
+    let year_2020 = 1_577_836_800_000_000_000;
+    assert!(lines.iter().all(|l| l.time.is_some_and(|t| t > year_2020)));
+}
+
+#[test]
 fn a_folder_that_differs_from_the_header_is_said_once() {
     let site = Site::new();
     site.put_old("acme/site/02009999/a.tsv", good_file(1, 50));

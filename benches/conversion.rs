@@ -1,0 +1,132 @@
+//! What each stage of a conversion costs, beside the machine's own floor: copying the same bytes.
+//!
+//!     cargo bench --bench conversion
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use powerview::batch::{Batch, BatchBuilder, Shape, compressed};
+use powerview::line_protocol::{Prefix, append_row};
+use powerview::logger_file::LoggerFile;
+use powerview::names::Campaign;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::hint::black_box;
+
+const CHANNELS: usize = 30;
+
+/// A logger's file: `rows` rows, ten minutes apart.
+fn file(rows: usize) -> Vec<u8> {
+    let mut text = String::from("02001171");
+    for channel in 0..CHANNELS {
+        let _ = write!(
+            text,
+            "\t{:08}",
+            if channel < 6 {
+                2_001_171
+            } else {
+                4_000_000 + channel / 6
+            }
+        );
+    }
+    text.push_str("\nMV_T302_V002");
+    for channel in 0..CHANNELS {
+        let _ = write!(text, "\tVoie{} W", channel % 6 + 1);
+    }
+    text.push('\n');
+    let mut seed = 1_u64;
+    for row in 0..rows {
+        let (day, minute) = (row / 144, row % 144 * 10);
+        let (month, day) = (day / 28 % 12 + 1, day % 28 + 1);
+        let _ = write!(
+            text,
+            "{day:02}/{month:02}/25 {:02}:{:02}:00",
+            minute / 60,
+            minute % 60
+        );
+        for _ in 0..CHANNELS {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let _ = write!(text, "\t{}.{}", seed >> 52, (seed >> 40) % 10);
+        }
+        text.push('\n');
+    }
+    text.into_bytes()
+}
+
+fn prefixes(input: &[u8]) -> Vec<Prefix> {
+    let file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    let campaign = Campaign::new(OsStr::new("site1")).expect("a campaign");
+    let channels = file.channels();
+    channels
+        .list
+        .iter()
+        .map(|c| Prefix::new(&campaign, &channels.master, c))
+        .collect()
+}
+
+fn read(input: &[u8]) -> u64 {
+    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    while file.next_row().expect("a row").is_some() {}
+    file.tally().points
+}
+
+fn lines(input: &[u8], prefixes: &[Prefix], out: &mut Vec<u8>) {
+    out.clear();
+    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    while let Some(row) = file.next_row().expect("a row") {
+        append_row(out, prefixes, &row);
+    }
+}
+
+fn batches(input: &[u8], gzip: bool) -> Vec<Batch> {
+    let prefixes = prefixes(input);
+    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    let mut builder = BatchBuilder::new(Shape {
+        gzip,
+        lines: 10_000,
+    });
+    let mut done = Vec::new();
+    while let Some(row) = file.next_row().expect("a row") {
+        builder.push(&prefixes, &row).expect("memory");
+        if builder.is_full() {
+            // Kept no longer than a request would keep it.
+            done.clear();
+            done.extend(builder.take().expect("memory"));
+        }
+    }
+    done.extend(builder.take().expect("memory"));
+    done
+}
+
+fn conversion(c: &mut Criterion) {
+    for (name, rows) in [("a day, 143 x 30", 143), ("20,000 x 30", 20_000)] {
+        let input = file(rows);
+        let prefixes = prefixes(&input);
+        let mut out = Vec::new();
+        lines(&input, &prefixes, &mut out);
+        let mut group = c.benchmark_group(name);
+        group.sample_size(10);
+        group.throughput(Throughput::Elements((rows * CHANNELS) as u64));
+        group.bench_function("reader", |b| b.iter(|| read(black_box(&input))));
+        group.bench_function("reader and line protocol", |b| {
+            let mut buffer = Vec::with_capacity(out.len());
+            b.iter(|| lines(black_box(&input), &prefixes, &mut buffer));
+        });
+        group.bench_function("whole, plain bodies", |b| {
+            b.iter(|| batches(black_box(&input), false))
+        });
+        group.bench_function("whole, gzip bodies", |b| {
+            b.iter(|| batches(black_box(&input), true))
+        });
+        group.throughput(Throughput::Bytes(out.len() as u64));
+        group.bench_function("compression alone", |b| {
+            b.iter(|| compressed(black_box(&out)))
+        });
+        group.bench_function("floor: copying the lines", |b| {
+            let mut buffer = vec![0_u8; out.len()];
+            b.iter(|| buffer.copy_from_slice(black_box(&out)));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, conversion);
+criterion_main!(benches);

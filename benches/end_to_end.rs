@@ -1,0 +1,345 @@
+//! The whole program against the same bodies sent ready-made, in alternating runs: how much longer does it take than the server
+//! needs anyway?
+//!
+//!     cargo bench --bench end_to_end                      against a double that swallows everything
+//!     INFLUXD_BIN=... cargo bench --bench end_to_end      and against a real server
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+const TOKEN: &str = "bench-token";
+const RUNS: usize = 5;
+
+/// Requests in flight, as many as the program has for one file and for many devices.
+const IN_FLIGHT_ONE_FILE: usize = 3;
+const IN_FLIGHT_DEVICES: usize = 2;
+
+fn main() {
+    let binary = built_binary();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let swallowing = swallow();
+    let mut servers = vec![("a double that swallows everything", swallowing)];
+    let real =
+        std::env::var_os("INFLUXD_BIN").map(|influxd| Real::start(Path::new(&influxd), dir.path()));
+    match &real {
+        Some(real) => servers.push(("a real server", real.address.clone())),
+        None => println!("skipped: INFLUXD_BIN is not set, no real server"),
+    }
+    for (scene, devices, files, rows, in_flight) in [
+        ("one file of 20,000 x 30", 1, 1, 20_000, IN_FLIGHT_ONE_FILE),
+        (
+            "40 devices with 50 day-files of 143 x 30",
+            40,
+            50,
+            143,
+            IN_FLIGHT_DEVICES,
+        ),
+    ] {
+        let bodies = bodies(&binary, dir.path(), devices, files, rows);
+        for (server, address) in &servers {
+            let mut pairs = Vec::new();
+            for run in 0..=RUNS {
+                let ready = send_ready_made(address, &bodies, in_flight);
+                let program = run_program(&binary, dir.path(), address, devices, files, rows);
+                // The first pair warms up.
+                if run > 0 {
+                    pairs.push((program, ready));
+                }
+            }
+            tell(scene, server, &mut pairs);
+        }
+    }
+}
+
+fn tell(scene: &str, server: &str, pairs: &mut [(Duration, Duration)]) {
+    let mut ratios: Vec<_> = pairs
+        .iter()
+        .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let middle = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    };
+    println!(
+        "{scene}, {server}: powerview {:.2} s, ready-made bodies {:.2} s, ratio {:.2} ({:.2} to {:.2}, {} pairs)",
+        middle(pairs.iter().map(|p| p.0).collect()),
+        middle(pairs.iter().map(|p| p.1).collect()),
+        ratios[ratios.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1],
+        pairs.len()
+    );
+}
+
+/// The binary of this build; cargo builds it beside the benches.
+fn built_binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_powerview"))
+}
+
+fn logger_file(device: usize, day: usize, rows: usize) -> String {
+    let mut text = format!("{device:08}");
+    for channel in 0..30 {
+        let _ = write!(
+            text,
+            "\t{:08}",
+            if channel < 6 {
+                device
+            } else {
+                4_000_000 + device * 10 + channel / 6
+            }
+        );
+    }
+    text.push_str("\nMV_T302_V002");
+    for channel in 0..30 {
+        let _ = write!(text, "\tVoie{} W", channel % 6 + 1);
+    }
+    text.push('\n');
+    let mut seed = (device * 1000 + day) as u64 + 1;
+    for row in 0..rows {
+        let (date, minute) = (day + row / 144, row % 144 * 10);
+        let (month, date) = (date / 28 % 12 + 1, date % 28 + 1);
+        let _ = write!(
+            text,
+            "{date:02}/{month:02}/25 {:02}:{:02}:00",
+            minute / 60,
+            minute % 60
+        );
+        for _ in 0..30 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let _ = write!(text, "\t{}.{}", seed >> 52, (seed >> 40) % 10);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Makes the tree that the program is to ingest, old enough to be taken.
+fn make_tree(dir: &Path, devices: usize, files: usize, rows: usize) -> PathBuf {
+    let data = dir.join("data");
+    let _ = std::fs::remove_dir_all(&data);
+    for device in 0..devices {
+        let folder = data.join(format!("acme/site/{device:08}"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for day in 0..files {
+            std::fs::write(
+                folder.join(format!("{day:04}.tsv")),
+                logger_file(device, day, rows),
+            )
+            .expect("a file");
+        }
+    }
+    data
+}
+
+/// The program, from its start to its end; making the tree is not counted.
+fn run_program(
+    binary: &Path,
+    dir: &Path,
+    address: &str,
+    devices: usize,
+    files: usize,
+    rows: usize,
+) -> Duration {
+    let data = make_tree(dir, devices, files, rows);
+    let start = Instant::now();
+    let status = Command::new(binary)
+        .args(["--quiet", "--timezone", "Europe/Paris", "--dataFolder"])
+        .arg(&data)
+        .env_clear()
+        .env("INFLUXDB_HOST", format!("http://{address}"))
+        .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
+        .env("INFLUXDB_ORG", "bench")
+        .env("TSV_REPORT_DIR", dir.join("reports"))
+        .current_dir(dir)
+        .status()
+        .expect("the program starts");
+    assert!(status.success(), "the program failed");
+    start.elapsed()
+}
+
+/// The request bodies that the program would send, made by itself: its line protocol, in its batches, compressed as it does.
+fn bodies(binary: &Path, dir: &Path, devices: usize, files: usize, rows: usize) -> Vec<Vec<u8>> {
+    let data = make_tree(dir, devices, files, rows);
+    let lines = dir.join("lp");
+    let _ = std::fs::remove_dir_all(&lines);
+    let status = Command::new(binary)
+        .args([
+            "--quiet",
+            "--timezone",
+            "Europe/Paris",
+            "--jobs",
+            "1",
+            "--dataFolder",
+        ])
+        .arg(&data)
+        .arg("--line-protocol-dir")
+        .arg(&lines)
+        .env_clear()
+        .env("TSV_REPORT_DIR", dir.join("reports"))
+        .current_dir(dir)
+        .status()
+        .expect("the program starts");
+    assert!(status.success(), "the program failed");
+    let text = std::fs::read(lines.join("acme.lp")).expect("its lines");
+    let per_body = (rows * 30).min(10_000 / 30 * 30 + 30);
+    let mut lines = text.split_inclusive(|b| *b == b'\n').peekable();
+    let mut bodies = Vec::new();
+    while lines.peek().is_some() {
+        let body: Vec<u8> = lines.by_ref().take(per_body).flatten().copied().collect();
+        bodies.push(powerview::batch::compressed(&body).expect("memory"));
+    }
+    bodies
+}
+
+/// Sends ready-made bodies over as many connections as requests may be in flight.
+fn send_ready_made(address: &str, bodies: &[Vec<u8>], in_flight: usize) -> Duration {
+    let next = Mutex::new(bodies.iter());
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..in_flight {
+            scope.spawn(|| {
+                let stream = TcpStream::connect(address).expect("a connection");
+                stream.set_nodelay(true).expect("a socket");
+                let mut answers = BufReader::new(stream.try_clone().expect("a socket"));
+                let mut stream = stream;
+                loop {
+                    let Some(body) = next.lock().expect("a lock").next() else { return };
+                    let head = format!(
+                        "POST /api/v2/write?bucket=acme&org=bench&precision=s HTTP/1.1\r\nHost: {address}\r\nAuthorization: Token {TOKEN}\r\n\
+                         Content-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    stream.write_all(&[head.as_bytes(), body].concat()).expect("sent");
+                    let mut line = String::new();
+                    answers.read_line(&mut line).expect("an answer");
+                    assert!(line.contains(" 204"), "{line}");
+                    while line.trim() != "" {
+                        line.clear();
+                        answers.read_line(&mut line).expect("an answer");
+                    }
+                }
+            });
+        }
+    });
+    start.elapsed()
+}
+
+/// A server that has every bucket and takes every write.
+fn swallow() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer_all(stream));
+        }
+    });
+    address
+}
+
+fn answer_all(stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let Ok(mut out) = stream.try_clone() else {
+        return;
+    };
+    let mut requests = BufReader::new(stream);
+    loop {
+        let (mut line, mut length, mut first) = (String::new(), 0, String::new());
+        loop {
+            line.clear();
+            if requests.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if first.is_empty() {
+                first.clone_from(&line);
+            }
+            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = n.trim().parse().unwrap_or(0);
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        if std::io::copy(&mut requests.by_ref().take(length), &mut std::io::sink()).is_err() {
+            return;
+        }
+        let answer = if first.starts_with("GET") {
+            let json =
+                r#"{"buckets":[{"id":"0000000000000001","name":"acme","retentionRules":[]}]}"#;
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+                json.len()
+            )
+        } else {
+            "HTTP/1.1 204 No Content\r\n\r\n".to_owned()
+        };
+        if out.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// A real server in a directory of its own, ended when this is dropped.
+struct Real {
+    child: Child,
+    address: String,
+}
+
+impl Real {
+    fn start(influxd: &Path, dir: &Path) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a port")
+            .to_string();
+        let at = |name: &str| dir.join("influx").join(name);
+        std::fs::create_dir_all(at("")).expect("a folder");
+        let child = Command::new(influxd)
+            .args(["--http-bind-address", &address, "--reporting-disabled"])
+            .arg("--bolt-path")
+            .arg(at("bolt"))
+            .arg("--sqlite-path")
+            .arg(at("sqlite"))
+            .arg("--engine-path")
+            .arg(at("engine"))
+            .env("INFLUXD_CONFIG_PATH", at(""))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("influxd starts");
+        let real = Self { child, address };
+        let setup = format!(
+            r#"{{"username":"bench","password":"bench-password","org":"bench","bucket":"acme","token":"{TOKEN}","retentionPeriodSeconds":0}}"#
+        );
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while real.post("/api/v2/setup", &setup) != Some(201) {
+            assert!(Instant::now() < deadline, "influxd does not answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        real
+    }
+
+    fn post(&self, path: &str, body: &str) -> Option<u16> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split_whitespace().nth(1)?.parse().ok()
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -11,6 +11,7 @@ mod cli;
 mod crowd_and_kill;
 mod faults;
 mod fixtures;
+mod fuzz_corpus;
 mod heartbeat;
 mod hostile;
 mod ingest;

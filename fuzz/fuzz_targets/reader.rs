@@ -1,0 +1,7 @@
+//! Any bytes, read as a logger's file.
+#![no_main]
+
+#[path = "../invariants.rs"]
+mod invariants;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| invariants::reader(bytes));

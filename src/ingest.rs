@@ -59,9 +59,14 @@ pub struct ChannelTally {
     pub min: f64,
     /// The largest value.
     pub max: f64,
-    /// Of all values.
-    pub sum: f64,
+    /// Of all values; infinite where it overflows.
+    sum: f64,
+    /// The same, of values made so small that it cannot.
+    small_sum: f64,
 }
+
+/// A power of two: what is multiplied by it and divided again is the same number.
+const SMALL: f64 = 1.0 / (1_u64 << 40) as f64;
 
 impl ChannelTally {
     fn new(channel: Channel) -> Self {
@@ -71,7 +76,21 @@ impl ChannelTally {
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             sum: 0.0,
+            small_sum: 0.0,
         }
+    }
+
+    /// The mean of all values; none where there are none.
+    pub fn mean(&self) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let points = self.points as f64;
+        (self.points > 0).then(|| {
+            if self.sum.is_finite() {
+                self.sum / points
+            } else {
+                self.small_sum / points / SMALL
+            }
+        })
     }
 
     fn add(&mut self, value: f64) {
@@ -79,6 +98,7 @@ impl ChannelTally {
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         self.sum += value;
+        self.small_sum += value * SMALL;
     }
 }
 

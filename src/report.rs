@@ -114,15 +114,13 @@ impl Serialize for Channels {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|tally| {
             let any = tally.points > 0;
-            #[expect(clippy::cast_precision_loss, reason = "a count")]
-            let mean = tally.sum / tally.points as f64;
             let report = ChannelReport {
                 channel_name: &tally.channel.name,
                 unit: &tally.channel.unit,
                 nb_points: tally.points,
                 min: any.then_some(tally.min),
                 max: any.then_some(tally.max),
-                mean: any.then_some(mean).filter(|mean| mean.is_finite()),
+                mean: tally.mean(),
             };
             (&tally.channel.id, report)
         }))

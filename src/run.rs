@@ -83,7 +83,7 @@ fn walk(shared: &Shared<'_>, folder: &Path, depth: usize, devices: &mpsc::SyncSe
     let path = shared.settings.data_folder.join(folder);
     let wanted = |name: &OsStr, kind| match kind {
         EntryKind::File => is_tsv(name),
-        EntryKind::Folder => !is_done_folder(name),
+        EntryKind::Folder => true,
     };
     let mut last = None;
     loop {
@@ -107,6 +107,11 @@ fn walk(shared: &Shared<'_>, folder: &Path, depth: usize, devices: &mpsc::SyncSe
             let below = folder.join(&entry.name);
             match entry.kind {
                 EntryKind::File => refuse(shared, &below),
+                EntryKind::Folder if is_done_folder(&entry.name) => {
+                    let path = shared.settings.data_folder.join(&below);
+                    let words = "a folder of this name is never entered; give the company, campaign or device another";
+                    shared.ledger.warn(&path, words);
+                }
                 // The receivers outlive the walk.
                 EntryKind::Folder if depth == 2 => drop(devices.send(below)),
                 EntryKind::Folder => walk(shared, &below, depth + 1, devices),

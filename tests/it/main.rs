@@ -23,3 +23,6 @@ mod uploads;
 
 mod dashboards;
 mod grafana;
+
+mod hook;
+mod hostile_names;

@@ -1,0 +1,795 @@
+//! `on-upload.sh`, called as SFTPGo calls it: an environment with nothing but `SFTPGO_ACTION_*` (and the places).
+//! The two programs that it starts are stood in for by scripts that write down how they were called.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::hostile_names::{HONEST, HOSTILE};
+
+const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/on-upload.sh");
+
+/// Writes its arguments, each ended by NUL, and its environment into a folder of the call's own, which appears whole;
+/// then says something on both outputs. `wait` beside it makes it wait for `go`; `status` holds its exit status.
+const RECORDER: &str = r#"#!/bin/bash
+here=${0%/*}
+[[ -e $here/wait ]] && until [[ -e $here/go ]]; do read -rt 0.02 <> <(:); done
+call=$(mktemp -d "$here/calls/.XXXXXXXX")
+printf '%s\0' "$@" >"$call/args"
+env -0 >"$call/env"
+pwd >"$call/pwd"
+mv "$call" "$here/calls/${call##*/.}"
+echo "said by ${0##*/}"
+echo "and on stderr" >&2
+exit "$(cat "$here/status" 2>/dev/null || echo 0)"
+"#;
+
+struct Call {
+    args: Vec<OsString>,
+    env: Vec<OsString>,
+}
+
+impl Call {
+    fn env(&self, key: &str) -> Option<String> {
+        let prefix = format!("{key}=");
+        let line = self
+            .env
+            .iter()
+            .find(|e| e.as_bytes().starts_with(prefix.as_bytes()))?;
+        Some(String::from_utf8_lossy(&line.as_bytes()[prefix.len()..]).into_owned())
+    }
+}
+
+/// A server's folders in a temporary place: `base` (POWERVIEW_BASE), `sftpgo/data`, `sftpgo/logs`.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        for folder in [
+            "base",
+            "sftpgo/data",
+            "sftpgo/logs",
+            "powerview/calls",
+            "ansible/calls",
+        ] {
+            fs::create_dir_all(dir.path().join(folder)).expect("a folder");
+        }
+        let place = Self { dir };
+        for (folder, name) in [("powerview", "powerview"), ("ansible", "ansible-playbook")] {
+            let program = place.path(folder).join(name);
+            fs::write(&program, RECORDER).expect("a script");
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn data(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.path("sftpgo/data").join(name.as_ref())
+    }
+
+    fn hook(&self) -> Command {
+        let mut command = Command::new(HOOK);
+        command
+            .env_clear()
+            .env("POWERVIEW_BASE", self.path("base"))
+            .env("SFTPGO_BASE", self.path("sftpgo"))
+            .env("POWERVIEW_BIN", self.path("powerview/powerview"))
+            .env(
+                "ANSIBLE_PLAYBOOK_BIN",
+                self.path("ansible/ansible-playbook"),
+            )
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The hook in the foreground, for one action.
+    fn act(
+        &self,
+        action: &str,
+        path: impl AsRef<OsStr>,
+        target: impl AsRef<OsStr>,
+        status: &str,
+    ) -> ExitStatus {
+        let mut command = self.hook();
+        command
+            .env("POWERVIEW_HOOK_FOREGROUND", "1")
+            .env("SFTPGO_ACTION", action)
+            .env("SFTPGO_ACTION_PATH", path)
+            .env("SFTPGO_ACTION_TARGET", target)
+            .env("SFTPGO_ACTION_STATUS", status);
+        command.status().expect("the hook starts")
+    }
+
+    fn calls(&self, program: &str) -> Vec<Call> {
+        let split = |file: PathBuf| -> Vec<OsString> {
+            let all = fs::read(file).expect("a record");
+            let mut parts: Vec<_> = all
+                .split(|b| *b == 0)
+                .map(|b| OsString::from_vec(b.to_vec()))
+                .collect();
+            parts.pop();
+            parts
+        };
+        let folders = fs::read_dir(self.path(program).join("calls")).expect("a folder");
+        folders
+            .map(|f| f.expect("an entry").path())
+            .filter(|f| {
+                !f.file_name()
+                    .is_some_and(|n| n.as_bytes().starts_with(b"."))
+            })
+            .map(|f| Call {
+                args: split(f.join("args")),
+                env: split(f.join("env")),
+            })
+            .collect()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()
+    }
+
+    /// Waits for what a detached hook's work brings about; it must be there within ten seconds.
+    fn until(&self, what: &str, there: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !there() {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{what}; the log says:\n{}",
+                self.log()
+            );
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn has_time(line: &str) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    let start: String = line.chars().take(24).map(shape).collect();
+    ["0000-00-00T00:00:00+0000", "0000-00-00T00:00:00-0000"].contains(&start.as_str())
+}
+
+#[test]
+fn an_upload_is_handed_to_powerview() {
+    let place = Place::new();
+    let file = place.data("acme/été 1/02001171/a b'c$(id).tsv");
+    assert!(place.act("upload", &file, "", "1").success());
+    let calls = place.calls("powerview");
+    assert_eq!(calls.len(), 1);
+    let data = place.path("sftpgo/data").into_os_string();
+    assert_eq!(
+        calls[0].args,
+        [
+            "--dataFolder".into(),
+            data,
+            "--tsvFile".into(),
+            file.into_os_string()
+        ]
+    );
+    assert!(
+        calls[0].env("PATH").is_some_and(|p| p.contains("/usr/bin")),
+        "SFTPGo gives no PATH"
+    );
+}
+
+/// All that a real SFTPGo 2.7 passes for an upload.
+#[test]
+fn the_whole_environment_of_a_real_call_changes_nothing() {
+    let place = Place::new();
+    let file = place.data("acme/c/02001171/x.tsv");
+    let mut hook = place.hook();
+    for (key, value) in [
+        ("ACTION", "upload"),
+        ("ACTION_BUCKET", ""),
+        ("ACTION_ELAPSED", "0"),
+        ("ACTION_ENDPOINT", ""),
+        ("ACTION_FILE_SIZE", "5"),
+        ("ACTION_FS_PROVIDER", "0"),
+        ("ACTION_IP", "127.0.0.1"),
+        ("ACTION_OPEN_FLAGS", "0"),
+        ("ACTION_PROTOCOL", "SFTP"),
+        ("ACTION_ROLE", ""),
+        ("ACTION_SESSION_ID", "SFTP_ff0f71f7_1"),
+        ("ACTION_SSH_CMD", ""),
+        ("ACTION_STATUS", "1"),
+        ("ACTION_TARGET", ""),
+        ("ACTION_TIMESTAMP", "1795458403667644821"),
+        ("ACTION_USERNAME", "acme"),
+        ("ACTION_VIRTUAL_PATH", "/c/02001171/x.tsv"),
+        ("ACTION_VIRTUAL_TARGET", ""),
+    ] {
+        hook.env(format!("SFTPGO_{key}"), value);
+    }
+    assert!(
+        hook.env("SFTPGO_ACTION_PATH", &file)
+            .status()
+            .expect("the hook starts")
+            .success()
+    );
+    place.until("powerview is called", || {
+        place.calls("powerview").len() == 1
+    });
+}
+
+#[test]
+fn a_session_s_end_starts_a_sweep() {
+    let place = Place::new();
+    let mut hook = place.hook();
+    hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
+        .env("SFTPGO_ACTION", "upload");
+    hook.env("SFTPGO_CONNECTION_USERNAME", "acme")
+        .env("SFTPGO_CONNECTION_DURATION", "1007");
+    assert!(hook.status().expect("the hook starts").success());
+    let calls = place.calls("powerview");
+    assert_eq!(calls.len(), 1);
+    assert_eq!(
+        calls[0].args,
+        [
+            OsString::from("--dataFolder"),
+            place.path("sftpgo/data").into()
+        ]
+    );
+}
+
+#[test]
+fn only_whole_measurement_files_are_taken() {
+    for (action, path, target, status, taken) in [
+        ("upload", "a/c/d/x.tsv", "", "1", true),
+        ("upload", "a/c/d/x.tsv", "", "", true),
+        ("upload", "a/c/d/x.tsv", "", "2", false),
+        ("upload", "a/c/d/x.tsv", "", "3", false),
+        ("upload", "a/c/d/x.tmp", "", "1", false),
+        ("upload", "a/c/d/x.tsv.filepart", "", "1", false),
+        ("upload", "a/c/d/.x.tsv", "", "1", false),
+        ("upload", "a/c/d/x.tsv\nx", "", "1", false),
+        ("rename", "a/c/d/x.tmp", "a/c/d/x.tsv", "1", true),
+        ("rename", "a/c/d/x.tmp", "a/c/d/x.tsv", "3", false),
+        ("rename", "a/c/d/x.tmp", "a/c/d/.x.tsv", "1", false),
+        ("rename", "a/c/d/x.tsv", "a/c/d/x.old", "1", false),
+        ("rename", "a/c/d/x.tsv", "a/c/x.tsv", "1", false),
+        ("rename", "a/c/d/x.tsv", "a/c/d/parsed/x.tsv", "1", false),
+        ("rename", "a/c/d/x.tsv", "a/c/parsed/x.tsv", "1", false),
+        ("rename", "a/c/d/x.tsv", "a/c/../d/x.tsv", "1", false),
+        ("rename", "a/c/d/x.tsv", "", "1", false),
+        ("delete", "a/c/d/x.tsv", "", "1", false),
+        ("download", "a/c/d/x.tsv", "", "1", false),
+        ("", "a/c/d/x.tsv", "", "1", false),
+    ] {
+        let place = Place::new();
+        let target = if target.is_empty() {
+            PathBuf::new()
+        } else {
+            place.data(target)
+        };
+        let exit = place.act(action, place.data(path), &target, status);
+        let case = format!("{action} {path} {status}");
+        assert!(exit.success(), "{case}");
+        let calls = place.calls("powerview");
+        assert_eq!(calls.len(), usize::from(taken), "{case}");
+        if taken {
+            let named = if action == "rename" {
+                target
+            } else {
+                place.data(path)
+            };
+            assert_eq!(calls[0].args[3], named.as_os_str(), "{case}");
+        }
+        let broke_off = matches!(status, "2" | "3");
+        assert_eq!(
+            place.log().contains(&format!("status {status}")),
+            broke_off,
+            "{case}: {}",
+            place.log()
+        );
+        assert!(place.calls("ansible").is_empty(), "{case}");
+    }
+}
+
+#[test]
+fn only_a_new_campaign_gets_a_dashboard() {
+    for (path, status, made) in [
+        ("acme/campaign", "1", true),
+        ("acme/campaign/", "1", true),
+        ("acme/campaign", "2", false),
+        ("acme", "1", false),
+        ("acme/campaign/02001171", "1", false),
+        ("acme/parsed", "1", false),
+        ("acme/error", "1", false),
+        ("acme/campaign/02001171/parsed", "1", false),
+        ("acme//campaign", "1", false),
+        ("acme/..", "1", false),
+        ("../x", "1", false),
+        ("./x", "1", false),
+        ("acme/../../etc", "1", false),
+        ("powerview_meta/x", "1", false),
+    ] {
+        let place = Place::new();
+        assert!(
+            place
+                .act("mkdir", place.path("sftpgo/data").join(path), "", status)
+                .success(),
+            "{path}"
+        );
+        let calls = place.calls("ansible");
+        assert_eq!(
+            calls.len(),
+            usize::from(made),
+            "{path} {status}: {}",
+            place.log()
+        );
+        assert!(place.calls("powerview").is_empty());
+    }
+    for elsewhere in ["/etc/x/y", "relative/x", "", "/"] {
+        let place = Place::new();
+        assert!(place.act("mkdir", elsewhere, "", "1").success());
+        assert!(place.calls("ansible").is_empty(), "{elsewhere}");
+    }
+}
+
+#[test]
+fn honest_names_reach_ansible_as_one_json_document() {
+    for name in HONEST {
+        let place = Place::new();
+        assert!(
+            place
+                .act("mkdir", place.data(format!("{name}/{name}")), "", "1")
+                .success()
+        );
+        let calls = place.calls("ansible");
+        assert_eq!(calls.len(), 1, "{name}: {}", place.log());
+        let args: Vec<String> = calls[0]
+            .args
+            .iter()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect();
+        let playbook = place.path("base/grafana-automation/playbooks/create_grafana_resources.yml");
+        assert_eq!(
+            args[..4],
+            [&playbook.display().to_string(), "-i", "localhost,", "-e"]
+        );
+        let vars: Value = serde_json::from_str(&args[4]).expect("JSON");
+        assert_eq!(vars, json!({"company_name": name, "campaign_name": name}));
+        assert_eq!(args.len(), 5);
+        assert!(
+            calls[0].env("HOME").is_some_and(|h| !h.is_empty()),
+            "Ansible needs a home"
+        );
+    }
+}
+
+#[test]
+fn hostile_names_are_refused_and_none_of_them_runs() {
+    let place = Place::new();
+    let canary = place.path("canary");
+    assert!(HOSTILE.len() >= 60);
+    for (at, name) in HOSTILE.iter().enumerate() {
+        let canary_name = canary.to_string_lossy().replace('/', "%");
+        let name = String::from_utf8(name.to_vec())
+            .map(|n| n.replace("CANARY", &canary_name).into_bytes())
+            .unwrap_or_else(|e| e.into_bytes());
+        let name = OsStr::from_bytes(&name);
+        for path in [
+            place.data("acme").join(name),
+            place.path("sftpgo/data").join(name).join("campaign"),
+        ] {
+            let before = place.log().lines().count();
+            assert!(place.act("mkdir", &path, "", "1").success());
+            if name.as_bytes().contains(&b'/') || matches!(name.as_bytes(), b"." | b"..") {
+                continue; // no name of one folder: the path leads elsewhere, and nothing is to be done for it
+            }
+            let log = place.log();
+            let new: Vec<&str> = log.lines().skip(before).collect();
+            assert_eq!(
+                new.len(),
+                1,
+                "name {at} has one line, and forges none: {new:?}"
+            );
+            assert!(new[0].contains("name is refused"), "name {at}: {new:?}");
+            assert!(new[0].is_ascii() && !new[0].contains('\x1b'), "{new:?}");
+        }
+        // The same name reaches the binary as it is, and nothing else does.
+        let file = place
+            .data("acme/c/d")
+            .join([name.as_bytes(), b".tsv"].concat().to_os());
+        place.act("upload", &file, "", "1");
+        place.act("rename", place.data("x"), &file, "1");
+    }
+    assert!(place.calls("ansible").is_empty());
+    for call in place.calls("powerview") {
+        assert_eq!(call.args.len(), 4);
+    }
+    assert!(place.log().lines().all(has_time));
+    let ran = |dir: &Path| {
+        fs::read_dir(dir).expect("a folder").any(|f| {
+            f.expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .contains("canary")
+        })
+    };
+    assert!(
+        !canary.exists() && !ran(Path::new("/")) && !ran(place.dir.path()),
+        "a name ran"
+    );
+}
+
+trait ToOs {
+    fn to_os(self) -> OsString;
+}
+
+impl ToOs for Vec<u8> {
+    fn to_os(self) -> OsString {
+        OsString::from_vec(self)
+    }
+}
+
+#[test]
+fn a_failing_program_is_logged_and_its_status_returned() {
+    let place = Place::new();
+    fs::write(place.path("powerview/status"), "7").expect("a file");
+    fs::write(place.path("ansible/status"), "4").expect("a file");
+    assert_eq!(
+        place
+            .act("upload", place.data("a/c/d/x.tsv"), "", "1")
+            .code(),
+        Some(7)
+    );
+    assert_eq!(
+        place.act("mkdir", place.data("a/c"), "", "1").code(),
+        Some(4)
+    );
+    let log = place.log();
+    for line in [
+        "said by powerview",
+        "and on stderr",
+        "powerview failed with exit status 7",
+        "said by ansible-playbook",
+        "ansible-playbook failed with exit status 4",
+    ] {
+        assert!(
+            log.lines().any(|l| l.ends_with(line)),
+            "{line} is not in\n{log}"
+        );
+    }
+    assert!(log.lines().all(has_time), "{log}");
+}
+
+#[test]
+fn a_program_that_is_missing_is_logged() {
+    let place = Place::new();
+    fs::remove_file(place.path("powerview/powerview")).expect("a file");
+    assert_eq!(
+        place
+            .act("upload", place.data("a/c/d/x.tsv"), "", "1")
+            .code(),
+        Some(127)
+    );
+    assert!(
+        place
+            .log()
+            .contains("powerview failed with exit status 127"),
+        "{}",
+        place.log()
+    );
+}
+
+#[test]
+fn the_hook_returns_at_once_and_its_work_outlives_it() {
+    let place = Place::new();
+    fs::write(place.path("powerview/wait"), "").expect("a file");
+    let mut hook = place.hook();
+    hook.env("SFTPGO_ACTION", "upload")
+        .env("SFTPGO_ACTION_PATH", place.data("a/c/d/x.tsv"));
+    let start = Instant::now();
+    let mut child = hook.process_group(0).spawn().expect("the hook starts");
+    assert!(child.wait().expect("an end").success());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "the hook waited for its work"
+    );
+    // What SFTPGo does after its time-out, and more: the whole group of the hook is killed.
+    let group = format!("-{}", child.id());
+    let _ = Command::new("kill")
+        .args(["-KILL", "--", &group])
+        .stderr(Stdio::null())
+        .status();
+    assert!(
+        place.calls("powerview").is_empty(),
+        "the work is still waiting"
+    );
+    fs::write(place.path("powerview/go"), "").expect("a file");
+    place.until("the work is finished", || {
+        place.log().contains("said by powerview")
+    });
+    assert_eq!(place.calls("powerview").len(), 1);
+}
+
+#[test]
+fn twenty_uploads_at_once_are_all_taken_and_their_lines_stay_whole() {
+    let place = Place::new();
+    let children: Vec<_> = (0..20)
+        .map(|n| {
+            let mut hook = place.hook();
+            hook.env("SFTPGO_ACTION", "upload")
+                .env("SFTPGO_ACTION_STATUS", "1");
+            hook.env("SFTPGO_ACTION_PATH", place.data(format!("a/c/d{n}/x.tsv")))
+                .spawn()
+                .expect("the hook starts")
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().expect("an end").success());
+    }
+    place.until("all lines are there", || place.log().lines().count() == 40);
+    let mut files: Vec<_> = place
+        .calls("powerview")
+        .iter()
+        .map(|c| c.args[3].clone())
+        .collect();
+    files.sort();
+    files.dedup();
+    assert_eq!(files.len(), 20);
+    let log = place.log();
+    assert!(
+        log.lines()
+            .all(|l| has_time(l)
+                && (l.ends_with("said by powerview") || l.ends_with("and on stderr")))
+    );
+}
+
+/// A client that makes ten campaigns must not start ten Ansibles at once.
+#[test]
+fn ansible_runs_one_at_a_time() {
+    let place = Place::new();
+    let playbooks = place.path("base/grafana-automation/playbooks");
+    fs::create_dir_all(&playbooks).expect("a folder");
+    fs::write(playbooks.join("create_grafana_resources.yml"), "").expect("a file");
+    let busy = "#!/bin/bash\nhere=${0%/*}\nmkdir \"$here/busy\" || touch \"$here/two\"\nread -rt 0.1 <> <(:)\n\
+        rmdir \"$here/busy\"\necho done >>\"$here/count\"\n";
+    fs::write(place.path("ansible/ansible-playbook"), busy).expect("a script");
+    for n in 0..5 {
+        let mut hook = place.hook();
+        hook.env("SFTPGO_ACTION", "mkdir")
+            .env("SFTPGO_ACTION_PATH", place.data(format!("acme/c{n}")));
+        assert!(hook.status().expect("the hook starts").success());
+    }
+    let count = || {
+        fs::read_to_string(place.path("ansible/count"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    place.until("five runs are done", || count() == 5);
+    assert!(!place.path("ansible/two").exists());
+}
+
+#[test]
+fn an_upload_is_ingested_even_if_nothing_can_be_logged() {
+    for spoil in [
+        |logs: PathBuf| fs::remove_dir(logs),
+        |logs: PathBuf| fs::create_dir(logs.join("uploads.log")),
+        |logs: PathBuf| fs::remove_dir(&logs).and_then(|()| fs::write(logs, "a file")),
+        // A disk that is full.
+        |logs: PathBuf| std::os::unix::fs::symlink("/dev/full", logs.join("uploads.log")),
+    ] {
+        let place = Place::new();
+        spoil(place.path("sftpgo/logs")).expect("spoiling");
+        assert!(
+            place
+                .act("upload", place.data("a/c/d/x.tsv"), "", "1")
+                .success()
+        );
+        assert_eq!(place.calls("powerview").len(), 1);
+    }
+}
+
+#[test]
+fn dot_env_is_data() {
+    let place = Place::new();
+    let canary = place.path("canary");
+    let touch = format!("touch {}", canary.display());
+    let text = format!(
+        "# a comment\n\n\
+         INFLUXDB_HOST=http://127.0.0.1:8086 # the server\r\n\
+         export INFLUXDB_ORG = power view  \n\
+         TSV_A='single $({touch}) `{touch}` \"x\" # y'\n\
+         TSV_B=\"double $({touch}) \\\"x\\\" \\\\ \\$HOME\" # z\n\
+         TSV_C=bare $({touch}) `{touch}` a#b; {touch}\n\
+         TSV_D=\n\
+         TSV_E=\"two\\nlines\"\n\
+         TSV_F=from the file\n\
+         GRAFANA_PASSWORD=p=a=s=s\n\
+         not a line\n\
+         1X=y\n\
+         A B=c\n\
+         $({touch})\n\
+         PATH=/nowhere\n\
+         LD_PRELOAD={0}\n\
+         BASH_ENV={0}\n\
+         SFTPGO_ACTION=mkdir\n\
+         TSV_G=no line break",
+        place.path("evil").display()
+    );
+    fs::write(place.path("base/.env"), text).expect("a file");
+    fs::write(place.path("evil"), &touch).expect("a file");
+    let mut hook = place.hook();
+    hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
+        .env("TSV_F", "from the environment");
+    hook.env("SFTPGO_ACTION", "upload")
+        .env("SFTPGO_ACTION_PATH", place.data("a/c/d/x.tsv"));
+    assert!(hook.status().expect("the hook starts").success());
+    let calls = place.calls("powerview");
+    for (key, value) in [
+        ("INFLUXDB_HOST", "http://127.0.0.1:8086".to_owned()),
+        ("INFLUXDB_ORG", "power view".to_owned()),
+        ("TSV_A", format!("single $({touch}) `{touch}` \"x\" # y")),
+        ("TSV_B", format!("double $({touch}) \"x\" \\ $HOME")),
+        ("TSV_C", format!("bare $({touch}) `{touch}` a#b; {touch}")),
+        ("TSV_D", String::new()),
+        ("TSV_E", "two\nlines".to_owned()),
+        ("TSV_F", "from the environment".to_owned()),
+        ("TSV_G", "no line break".to_owned()),
+        ("GRAFANA_PASSWORD", "p=a=s=s".to_owned()),
+    ] {
+        assert_eq!(calls[0].env(key), Some(value), "{key}");
+    }
+    for key in ["LD_PRELOAD", "BASH_ENV", "1X", "A B"] {
+        assert_eq!(calls[0].env(key), None, "{key}");
+    }
+    assert!(calls[0].env("PATH").is_some_and(|p| p.contains("/usr/bin")));
+    assert!(!canary.exists(), "a value ran");
+}
+
+#[test]
+fn the_binary_of_the_base_folder_comes_before_the_path() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("base/bin")).expect("a folder");
+    fs::rename(
+        place.path("powerview/powerview"),
+        place.path("base/bin/powerview"),
+    )
+    .expect("a move");
+    fs::create_dir(place.path("base/bin/calls")).expect("a folder");
+    let mut hook = place.hook();
+    hook.env_remove("POWERVIEW_BIN")
+        .env("POWERVIEW_HOOK_FOREGROUND", "1")
+        .env("SFTPGO_ACTION", "upload");
+    assert!(hook.status().expect("the hook starts").success());
+    assert_eq!(place.calls("base/bin").len(), 1);
+}
+
+#[test]
+fn shellcheck_has_nothing_to_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Ok(output) = Command::new("shellcheck")
+        .current_dir(root)
+        .args(["on-upload.sh", ".ci/setup-deploy"])
+        .output()
+    else {
+        println!("skipped: shellcheck is not installed");
+        return;
+    };
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+/// The call of the hook that the old system had, word for word what it did; the file behind it is ours now.
+#[test]
+fn the_old_hook_drives_the_stand_in() {
+    let place = Place::new();
+    let base = place.path("base");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::copy(root.join("tsv_parser.py"), base.join("tsv_parser.py")).expect("a copy");
+    fs::write(
+        base.join(".env"),
+        "INFLUXDB_HOST=http://127.0.0.1:8086\nINFLUXDB_ORG='power view'\n",
+    )
+    .expect("a file");
+    let venv = Command::new("python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(base.join("venv"))
+        .status();
+    assert!(venv.expect("python3 starts").success());
+    fs::create_dir_all(base.join("bin")).expect("a folder");
+    fs::create_dir(base.join("bin/calls")).expect("a folder");
+    fs::rename(
+        place.path("powerview/powerview"),
+        base.join("bin/powerview"),
+    )
+    .expect("a move");
+
+    let old = r#"source "$BASE/venv/bin/activate"; set -a; source "$BASE/.env"; set +a
+        python3 "$BASE/tsv_parser.py" --dataFolder "$DATA" --tsvFile "$FILE""#;
+    let file = place.data("acme/c/d/été 1.tsv");
+    let old_hook = || {
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", old])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("BASE", &base);
+        command
+            .env("DATA", place.path("sftpgo/data"))
+            .env("FILE", &file)
+            .stderr(Stdio::piped());
+        command
+    };
+    assert!(old_hook().status().expect("bash starts").success());
+    let calls = place.calls("base/bin");
+    let data = place.path("sftpgo/data").into_os_string();
+    assert_eq!(
+        calls[0].args,
+        [
+            "--dataFolder".into(),
+            data,
+            "--tsvFile".into(),
+            file.clone().into_os_string()
+        ]
+    );
+    assert_eq!(calls[0].env("INFLUXDB_ORG").as_deref(), Some("power view"));
+
+    // The exit status is the binary's; POWERVIEW_BIN comes first; without any, the message names the remedy.
+    fs::write(base.join("bin/status"), "1").expect("a file");
+    assert_eq!(old_hook().status().expect("bash starts").code(), Some(1));
+    assert_eq!(
+        old_hook()
+            .env("POWERVIEW_BIN", "/bin/false")
+            .status()
+            .expect("bash starts")
+            .code(),
+        Some(1)
+    );
+    assert_eq!(place.calls("base/bin").len(), 2);
+    fs::remove_file(base.join("bin/powerview")).expect("a file");
+    let output = old_hook().output().expect("bash starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("POWERVIEW_BIN"));
+}
+
+/// The real binary in the hook's bare environment, its settings from `.env` alone; the server is away.
+#[test]
+fn the_real_binary_finds_its_settings_and_its_words_reach_the_log() {
+    let place = Place::new();
+    let device = place.data("acme/c/02001171");
+    fs::create_dir_all(&device).expect("a folder");
+    let rows = "02001171\t02001171\nMV_T302_V002\tVoie1 W\n03/08/25 03:20:00\t31.5\n";
+    fs::write(device.join("x.tsv"), rows).expect("a file");
+    fs::write(
+        place.path("base/.env"),
+        "INFLUXDB_HOST=http://127.0.0.1:1\nINFLUXDB_ORG=o\nINFLUXDB_ADMIN_TOKEN='s3cret#token'\nTSV_RETRY_FOR=0.2\n",
+    )
+    .expect("a file");
+    let mut hook = place.hook();
+    hook.env("POWERVIEW_BIN", env!("CARGO_BIN_EXE_powerview"))
+        .env("POWERVIEW_HOOK_FOREGROUND", "1")
+        .env("SFTPGO_ACTION", "upload")
+        .env("SFTPGO_ACTION_STATUS", "1")
+        .env("SFTPGO_ACTION_PATH", device.join("x.tsv"));
+    assert_eq!(hook.status().expect("the hook starts").code(), Some(1));
+    let log = place.log();
+    assert!(log.contains("127.0.0.1:1"), "the server is named: {log}");
+    assert!(log.contains("powerview failed with exit status 1"), "{log}");
+    assert!(!log.contains("s3cret#token"), "{log}");
+    assert!(log.lines().all(has_time));
+    assert!(device.join("error/x.tsv").exists() && device.join("error/x.tsv.error.json").exists());
+    let reports = fs::read_dir(place.path("sftpgo/logs/reports")).expect("the reports' folder");
+    assert_eq!(reports.count(), 1);
+}

@@ -24,5 +24,7 @@ mod uploads;
 mod dashboards;
 mod grafana;
 
+mod ansible;
+mod grafana_double;
 mod hook;
 mod hostile_names;

@@ -1,0 +1,718 @@
+//! The playbooks, run by a real Ansible against a double of Grafana and InfluxDB (`grafana_double`).
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::grafana_double::{ADMIN_TOKEN, Double, ORG, PASSWORD, State, USER};
+use crate::real_influx::RealInflux;
+
+/// The programs to test with: the one that is asked for, else every one that is there.
+fn ansibles() -> Vec<PathBuf> {
+    if let Some(named) = std::env::var_os("ANSIBLE_PLAYBOOK_BIN") {
+        return vec![named.into()];
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![
+        root.join("target/ansible/bin/ansible-playbook"),
+        "/usr/bin/ansible-playbook".into(),
+    ];
+    found.retain(|p| p.exists());
+    found
+}
+
+/// One server's worth of things: the double, the data folder, an Ansible.
+pub struct Scene {
+    pub double: Double,
+    pub dir: tempfile::TempDir,
+    ansible: PathBuf,
+}
+
+impl Scene {
+    /// None, said aloud, where there is no Ansible.
+    pub fn new() -> Option<Self> {
+        let Some(ansible) = ansibles().into_iter().next() else {
+            println!("skipped: ansible-playbook is not installed");
+            return None;
+        };
+        Some(Self::with(ansible))
+    }
+
+    fn with(ansible: PathBuf) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(dir.path().join("data")).expect("a folder");
+        Self {
+            double: Double::start(),
+            dir,
+            ansible,
+        }
+    }
+
+    pub fn ansible(&self) -> &Path {
+        &self.ansible
+    }
+
+    pub fn campaign(&self, company: &str, campaign: &str) -> PathBuf {
+        let path = self.dir.path().join("data").join(company).join(campaign);
+        fs::create_dir_all(&path).expect("a folder");
+        path
+    }
+
+    pub fn command(&self, playbook: &str, vars: &Value) -> Command {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana-automation");
+        let mut command = Command::new(&self.ansible);
+        command
+            .arg(root.join("playbooks").join(playbook))
+            .args(["-i", "localhost,", "-e", &vars.to_string()])
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", self.dir.path())
+            .env("LC_ALL", "C.UTF-8")
+            .env("ANSIBLE_CONFIG", root.join("ansible.cfg"))
+            .env("GRAFANA_URL", &self.double.url)
+            .env("GRAFANA_USERNAME", USER)
+            .env("GRAFANA_PASSWORD", PASSWORD)
+            .env("INFLUXDB_HOST", &self.double.url)
+            .env("INFLUXDB_ORG", ORG)
+            .env("INFLUXDB_ADMIN_TOKEN", ADMIN_TOKEN)
+            .env("GRAFANA_INFLUXDB_URL", "http://influxdb:8086")
+            .env("SFTPGO_BASE", self.dir.path());
+        command
+    }
+
+    fn create(&self, company: &str, campaign: &str) -> Output {
+        self.campaign(company, campaign);
+        run(&mut self.command("create_grafana_resources.yml", &names(company, campaign)))
+    }
+
+    fn created(&self, company: &str, campaign: &str) {
+        let output = self.create(company, campaign);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    fn deleted(&self, company: &str) -> Output {
+        let vars = json!({"company_name": company, "confirm_delete": "yes"});
+        let output = run(&mut self.command("delete_grafana_resources.yml", &vars));
+        assert!(output.status.success(), "{}", text(&output));
+        output
+    }
+}
+
+fn names(company: &str, campaign: &str) -> Value {
+    json!({"company_name": company, "campaign_name": campaign})
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().expect("Ansible starts")
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Everything that a campaign's run must leave behind, whatever was there before it.
+fn assert_served(state: &State, company: &str, campaign: &str) {
+    let team = state.team_id(company).expect("a team");
+    let view = json!([{"teamId": team, "permission": 1}]);
+    let folder = state.folder_uid(company).expect("a folder");
+    assert_eq!(json!(state.folders[&folder].1), view, "who sees the folder");
+
+    let bucket = state.bucket_id(company).expect("a bucket");
+    let (source, secrets) = &state.data_sources[&format!("influxdb_{company}")];
+    assert_eq!(source["type"], "influxdb");
+    assert_eq!(source["url"], "http://influxdb:8086");
+    assert_eq!(source["jsonData"]["version"], "Flux");
+    assert_eq!(source["jsonData"]["organization"], ORG);
+    assert_eq!(source["jsonData"]["defaultBucket"], company);
+    let held: Vec<&Value> = state
+        .tokens
+        .values()
+        .filter(|t| t["token"] == secrets["token"])
+        .collect();
+    assert_eq!(
+        held.len(),
+        1,
+        "the data source's token is one of InfluxDB's"
+    );
+    let permissions = held[0]["permissions"].as_array().expect("a list");
+    assert_eq!(permissions.len(), 1);
+    assert_eq!(permissions[0]["action"], "read");
+    assert_eq!(permissions[0]["resource"]["type"], "buckets");
+    assert_eq!(permissions[0]["resource"]["id"], json!(bucket));
+    let of_company = state
+        .tokens
+        .values()
+        .filter(|t| t["permissions"][0]["resource"]["id"] == json!(bucket));
+    assert_eq!(of_company.count(), 1, "no token is left behind");
+
+    let (_, dashboard) = state
+        .dashboards
+        .iter()
+        .find(|d| d.1.0 == folder && d.1.1["title"] == campaign)
+        .expect("a dashboard in the folder");
+    assert_eq!(json!(dashboard.2), view, "who sees the dashboard");
+}
+
+fn assert_marked(scene: &Scene, company: &str, campaign: &str) {
+    let marker = scene.campaign(company, campaign).join(".dashboard.created");
+    assert!(fs::symlink_metadata(marker).expect("a marker").is_file());
+}
+
+#[test]
+fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
+    if ansibles().is_empty() {
+        println!("skipped: ansible-playbook is not installed");
+    }
+    for ansible in ansibles() {
+        let scene = Scene::with(ansible);
+        let mut command = scene.command(
+            "create_grafana_resources.yml",
+            &names("Société Été", "Atelier 1.a_b-c"),
+        );
+        scene.campaign("Société Été", "Atelier 1.a_b-c");
+        let first = run(command.arg("-vvv"));
+        let said = text(&first);
+        assert!(first.status.success(), "{said}");
+        assert_served(&scene.double.state(), "Société Été", "Atelier 1.a_b-c");
+        assert_marked(&scene, "Société Été", "Atelier 1.a_b-c");
+        for secret in [PASSWORD, ADMIN_TOKEN, "read-secret-", "YWRtaW46"] {
+            assert!(
+                !said.contains(secret),
+                "{secret} in the output of -vvv:\n{said}"
+            );
+        }
+
+        scene.created("Société Été", "second");
+        let token_before = scene.double.state().tokens.clone();
+        {
+            let state = scene.double.state();
+            assert_served(&state, "Société Été", "Atelier 1.a_b-c");
+            assert_served(&state, "Société Été", "second");
+            let master = &state.folders["powerview"];
+            assert!(
+                master.1.is_empty(),
+                "the master is for admins: {:?}",
+                master.1
+            );
+        }
+
+        let changes = scene.double.state().changes.len();
+        let again = text(&scene.create("Société Été", "second"));
+        assert!(
+            again.contains("changed=0") && again.contains("failed=0"),
+            "{again}"
+        );
+        let state = scene.double.state();
+        assert_eq!(
+            state.changes.len(),
+            changes,
+            "{:?}",
+            &state.changes[changes..]
+        );
+        assert_eq!(state.tokens, token_before);
+    }
+}
+
+/// Breaks off after the n-th change, for each n with this remainder (two tests share the work of one).
+fn broken_off_after(remainder: usize) {
+    let Some(whole) = Scene::new() else { return };
+    whole.created("acme", "one");
+    let steps = whole.double.state().changes.len();
+    assert!(steps >= 11, "{:?}", whole.double.state().changes);
+    for n in (1..=steps).filter(|n| n % 2 == remainder) {
+        let scene = Scene::new().expect("Ansible is there");
+        scene.double.state().break_after = Some(n);
+        let output = scene.create("acme", "one");
+        assert!(
+            !output.status.success(),
+            "broken off after {n} of {steps}: {}",
+            text(&output)
+        );
+        assert!(
+            text(&output).contains("run this again"),
+            "{}",
+            text(&output)
+        );
+        let marker = scene.campaign("acme", "one").join(".dashboard.created");
+        assert!(!marker.exists(), "the marker comes last");
+
+        scene.double.state().break_after = None;
+        scene.created("acme", "one");
+        assert_served(&scene.double.state(), "acme", "one");
+        assert_marked(&scene, "acme", "one");
+        let state = scene.double.state();
+        assert_eq!(
+            (
+                state.teams.len(),
+                state.folders.len(),
+                state.dashboards.len()
+            ),
+            (1, 2, 2)
+        );
+    }
+}
+
+#[test]
+fn a_run_that_broke_off_after_an_odd_step_is_run_again() {
+    broken_off_after(1);
+}
+
+#[test]
+fn a_run_that_broke_off_after_an_even_step_is_run_again() {
+    broken_off_after(0);
+}
+
+/// A server that the old way set up by hand: everything is there, open to all viewers, the admin token in the source.
+#[test]
+fn what_is_there_already_is_kept_and_closed_to_others() {
+    let Some(scene) = Scene::new() else { return };
+    {
+        let mut state = scene.double.state();
+        let id = state.id();
+        state.teams.push((id, "acme".into()));
+        state.add_folder("by-hand", "acme");
+        state.add_dashboard(
+            "old",
+            "by-hand",
+            json!({"title": "one", "panels": [{"title": "mine"}]}),
+        );
+        state.add_dashboard("elsewhere", "", json!({"title": "two"}));
+        state
+            .buckets
+            .insert("00000000000000bb".into(), "acme".into());
+        let source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
+            "url": "http://old:8086", "version": 3, "isDefault": true,
+            "jsonData": {"version": "Flux", "organization": ORG, "defaultBucket": "acme", "maxSeries": 5000}});
+        state.data_sources.insert(
+            "influxdb_acme".into(),
+            (source, json!({"token": ADMIN_TOKEN})),
+        );
+    }
+    scene.created("acme", "one");
+    scene.created("acme", "two");
+    let state = scene.double.state();
+    assert_served(&state, "acme", "one");
+    assert_served(&state, "acme", "two");
+    assert_eq!(
+        state
+            .folders
+            .keys()
+            .filter(|k| *k != "powerview")
+            .collect::<Vec<_>>(),
+        ["by-hand"]
+    );
+    assert_eq!(
+        state.dashboards["old"].1["panels"],
+        json!([{"title": "mine"}]),
+        "somebody's dashboard stays as it is"
+    );
+    assert_eq!(
+        state.dashboards["elsewhere"].0, "",
+        "a dashboard of another folder is not taken"
+    );
+    let source = &state.data_sources["influxdb_acme"].0;
+    assert_eq!(
+        (&source["uid"], &source["isDefault"]),
+        (&json!("src"), &json!(true))
+    );
+    assert_eq!(source["jsonData"]["maxSeries"], 5000);
+}
+
+#[test]
+fn a_token_that_may_too_much_or_is_gone_is_replaced() {
+    let Some(scene) = Scene::new() else { return };
+    scene.created("acme", "one");
+    for spoil in [
+        |token: &mut Value| token["permissions"][0]["action"] = json!("write"),
+        |token: &mut Value| token["status"] = json!("inactive"),
+        |token: &mut Value| *token = Value::Null,
+    ] {
+        let spoiled = {
+            let mut state = scene.double.state();
+            let id = state.tokens.keys().next().expect("a token").clone();
+            spoil(state.tokens.get_mut(&id).expect("a token"));
+            if state.tokens[&id].is_null() {
+                state.tokens.remove(&id);
+            }
+            id
+        };
+        scene.created("acme", "one");
+        let state = scene.double.state();
+        assert!(!state.tokens.contains_key(&spoiled));
+        assert_served(&state, "acme", "one");
+    }
+}
+
+#[test]
+fn the_master_in_grafana_comes_before_the_shipped_one_and_is_never_a_template() {
+    let Some(scene) = Scene::new() else { return };
+    let canary = scene.dir.path().join("canary");
+    let code = format!("{{{{ lookup('pipe', 'touch {}') }}}}", canary.display());
+    {
+        let mut state = scene.double.state();
+        let own = json!({"title": "ours", "description": code, "__inputs": [], "templating": {"list": [
+                {"type": "datasource", "name": "ds", "query": "influxdb"},
+                {"type": "query", "name": "channels", "datasource": {"type": "influxdb", "uid": "x"}}]},
+            "annotations": {"list": [{"datasource": {"type": "grafana", "uid": "-- Grafana --"}}]},
+            "panels": [{"datasource": {"type": "influxdb", "uid": "${ds}"}, "targets": [
+                {"datasource": {"type": "influxdb", "uid": "x"}, "query": code}]}]});
+        state.add_folder("powerview", "PowerView");
+        state.add_folder("x7f", "PowerView - alertes");
+        state.add_dashboard("powerview-master", "powerview", own);
+    }
+    scene.created("acme", "one");
+    assert!(!canary.exists(), "text of a dashboard ran");
+    let state = scene.double.state();
+    let (uid, (_, made, _)) = state.dashboard("one").expect("the dashboard");
+    let source = json!({"type": "influxdb", "uid": state.data_sources["influxdb_acme"].0["uid"]});
+    assert_eq!(made["panels"][0]["datasource"], source);
+    assert_eq!(
+        made["panels"][0]["targets"][0],
+        json!({"datasource": source, "query": code})
+    );
+    assert_eq!(
+        made["annotations"]["list"][0]["datasource"]["uid"],
+        "-- Grafana --"
+    );
+    assert_eq!(
+        made["templating"]["list"],
+        json!([{"type": "query", "name": "channels", "datasource": source}])
+    );
+    assert_eq!(
+        (&made["description"], made.get("__inputs")),
+        (&json!(code), None)
+    );
+    assert_ne!(uid, "powerview-master");
+    assert_eq!(state.dashboards["powerview-master"].1["title"], "ours");
+    for folder in ["powerview", "x7f"] {
+        let rights = &state.folders[folder].1;
+        assert!(rights.is_empty(), "{folder} is for admins: {rights:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_named_with_the_remedy() {
+    let Some(scene) = Scene::new() else { return };
+    let cases = [
+        (
+            "GRAFANA_URL",
+            "http://127.0.0.1:1",
+            &[
+                "Grafana does not answer",
+                "docker compose up",
+                "GRAFANA_URL",
+            ][..],
+        ),
+        (
+            "GRAFANA_PASSWORD",
+            "wrong-secret-99",
+            &["Grafana answered 401", "GRAFANA_PASSWORD"],
+        ),
+        (
+            "INFLUXDB_HOST",
+            "http://127.0.0.1:1",
+            &["InfluxDB does not answer", "INFLUXDB_HOST"],
+        ),
+        (
+            "INFLUXDB_ADMIN_TOKEN",
+            "wrong-secret-99",
+            &["InfluxDB answered 401", "INFLUXDB_ADMIN_TOKEN"],
+        ),
+        (
+            "INFLUXDB_ORG",
+            "nobody",
+            &["InfluxDB answered 404", "INFLUXDB_ORG"],
+        ),
+    ];
+    for (variable, value, words) in cases {
+        let mut command = scene.command("create_grafana_resources.yml", &names("acme", "one"));
+        let output = run(command.env(variable, value));
+        let said = text(&output);
+        assert!(!output.status.success(), "{variable}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{variable}: {word} is not in\n{said}");
+        }
+        assert!(!said.contains("secret"), "{said}");
+    }
+    assert_eq!(
+        scene.double.state().changes,
+        [""; 0],
+        "nothing is made before both servers answered"
+    );
+}
+
+#[test]
+fn two_companies_are_made_at_once() {
+    let Some(scene) = Scene::new() else { return };
+    let companies = ["acme", "zenith"];
+    let runs: Vec<_> = companies
+        .map(|c| {
+            scene.campaign(c, "one");
+            let mut command = scene.command("create_grafana_resources.yml", &names(c, "one"));
+            command
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("Ansible starts")
+        })
+        .into();
+    for run in runs {
+        let output = run.wait_with_output().expect("an end");
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    for company in companies {
+        assert_served(&scene.double.state(), company, "one");
+        assert_marked(&scene, company, "one");
+    }
+    let state = scene.double.state();
+    assert_ne!(
+        state.data_sources["influxdb_acme"].1,
+        state.data_sources["influxdb_zenith"].1
+    );
+}
+
+#[test]
+fn delete_asks_removes_what_was_made_and_can_be_repeated() {
+    let Some(scene) = Scene::new() else { return };
+    scene.created("acme", "one");
+    scene.created("zenith", "one");
+    let changes = scene.double.state().changes.len();
+
+    for vars in [
+        json!({"company_name": "acme"}),
+        json!({"company_name": "acme", "confirm_delete": "no"}),
+    ] {
+        let output = run(&mut scene.command("delete_grafana_resources.yml", &vars));
+        assert!(!output.status.success(), "{}", text(&output));
+        assert!(
+            text(&output).contains("confirm_delete"),
+            "{}",
+            text(&output)
+        );
+    }
+    assert_eq!(
+        scene.double.state().changes.len(),
+        changes,
+        "nothing goes without consent"
+    );
+
+    scene.deleted("acme");
+    {
+        let state = scene.double.state();
+        assert_eq!(
+            (state.team_id("acme"), state.folder_uid("acme")),
+            (None, None)
+        );
+        assert!(!state.data_sources.contains_key("influxdb_acme"));
+        assert_eq!(
+            state.tokens.len(),
+            1,
+            "only the other company's token is left"
+        );
+        assert!(state.bucket_id("acme").is_some(), "the measurements stay");
+        assert_served(&state, "zenith", "one");
+    }
+    assert!(
+        !scene
+            .campaign("acme", "one")
+            .join(".dashboard.created")
+            .exists()
+    );
+    assert_marked(&scene, "zenith", "one");
+
+    let again = text(&scene.deleted("acme"));
+    assert!(again.contains("changed=0"), "{again}");
+    scene.created("acme", "one");
+    assert_served(&scene.double.state(), "acme", "one");
+}
+
+#[test]
+fn delete_leaves_what_others_put_into_the_folder() {
+    let Some(scene) = Scene::new() else { return };
+    scene.created("acme", "one");
+    let folder = scene.double.state().folder_uid("acme").expect("a folder");
+    scene
+        .double
+        .state()
+        .add_dashboard("mine", &folder, json!({"title": "by hand"}));
+    let said = text(&scene.deleted("acme"));
+    assert!(said.contains("by hand"), "{said}");
+    let state = scene.double.state();
+    assert_eq!(
+        state.dashboards.keys().collect::<Vec<_>>(),
+        ["mine", "powerview-master"]
+    );
+    assert_eq!(state.folder_uid("acme"), Some(folder));
+}
+
+#[test]
+fn a_marker_never_follows_a_link_out_of_the_campaign() {
+    let Some(scene) = Scene::new() else { return };
+    let outside = scene.dir.path().join("outside");
+    fs::create_dir(&outside).expect("a folder");
+
+    // The marker itself is a link: it is replaced, its target untouched.
+    let campaign = scene.campaign("acme", "one");
+    symlink(outside.join("planted"), campaign.join(".dashboard.created")).expect("a link");
+    scene.created("acme", "one");
+    assert_marked(&scene, "acme", "one");
+    assert!(!outside.join("planted").exists());
+
+    // The campaign's folder is a link: nothing is written behind it.
+    symlink(&outside, scene.dir.path().join("data/acme/two")).expect("a link");
+    let output = run(&mut scene.command("create_grafana_resources.yml", &names("acme", "two")));
+    assert!(!output.status.success());
+    assert!(text(&output).contains("symbolic link"), "{}", text(&output));
+    assert_eq!(fs::read_dir(&outside).expect("a folder").count(), 0);
+}
+
+/// Names that YAML or Python take for something else.
+#[test]
+fn a_name_that_looks_like_another_thing_stays_a_name() {
+    for ansible in ansibles() {
+        let scene = Scene::with(ansible);
+        scene.created("True", "1e9");
+        let state = scene.double.state();
+        assert_served(&state, "True", "1e9");
+        assert!(state.bucket_id("True").is_some());
+    }
+}
+
+#[test]
+fn the_playbooks_refuse_names_by_themselves() {
+    let Some(scene) = Scene::new() else { return };
+    for (company, campaign) in [
+        ("PowerView", "one"),
+        ("../x", "one"),
+        ("acme", "a\"b"),
+        ("acme", ""),
+        ("acme", "_x"),
+    ] {
+        let output =
+            run(&mut scene.command("create_grafana_resources.yml", &names(company, campaign)));
+        assert!(!output.status.success());
+        assert!(
+            text(&output).contains("name is refused"),
+            "{}",
+            text(&output)
+        );
+    }
+    assert_eq!(scene.double.state().requests, [""; 0]);
+}
+
+/// One request to a real InfluxDB with a token that is not the operator's; the status and the answer.
+fn asked(influx: &RealInflux, token: &str, path: &str, body: &str) -> (u16, String) {
+    let address = influx.url().trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let org = influx.org();
+    let head = format!(
+        "POST {path}org={org} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: Token {token}\r\n\
+         Content-Type: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        if path.contains("query") {
+            "application/vnd.flux"
+        } else {
+            "text/plain"
+        },
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    (answer[9..12].parse().expect("a status"), answer)
+}
+
+/// The token reads its bucket, reads no other, writes neither, and makes nothing.
+pub fn assert_reads_only(influx: &RealInflux, token: &str, bucket: &str, other: &str) {
+    let query = |bucket: &str| format!("from(bucket: \"{bucket}\") |> range(start: 0) |> first()");
+    let own = asked(influx, token, "/api/v2/query?", &query(bucket));
+    assert!(own.0 == 200 && own.1.contains("_result"), "{own:?}");
+    let not_found = asked(influx, token, "/api/v2/query?", &query(other));
+    assert!(
+        !not_found.1.contains("_result") && not_found.0 == 404,
+        "{not_found:?}"
+    );
+    for bucket in [bucket, other] {
+        let url = url::form_urlencoded::byte_serialize(bucket.as_bytes()).collect::<String>();
+        let written = asked(
+            influx,
+            token,
+            &format!("/api/v2/write?bucket={url}&"),
+            "m value=1",
+        );
+        assert!(matches!(written.0, 401 | 403 | 404), "{written:?}");
+    }
+    let made = asked(influx, token, "/api/v2/buckets?", "{\"name\": \"new\"}");
+    assert!(matches!(made.0, 400 | 401 | 403), "{made:?}");
+}
+
+#[test]
+fn the_token_of_the_data_source_can_only_read_its_bucket_on_a_real_server() {
+    let Some(scene) = Scene::new() else { return };
+    let Some(influx) = RealInflux::start() else {
+        return;
+    };
+    influx.write("zenith", "m value=1 1700000000", "s");
+    influx.write("Société Été", "m value=1 1700000000", "s");
+    let create = |company: &str| {
+        scene.campaign(company, "one");
+        let mut command = scene.command("create_grafana_resources.yml", &names(company, "one"));
+        command
+            .env("INFLUXDB_HOST", influx.url())
+            .env("INFLUXDB_ORG", influx.org());
+        let output = run(command.env("INFLUXDB_ADMIN_TOKEN", influx.token()));
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    create("Société Été");
+    let token = || {
+        let state = scene.double.state();
+        state.data_sources["influxdb_Société Été"].1["token"]
+            .as_str()
+            .expect("a token")
+            .to_owned()
+    };
+    let first = token();
+    assert_reads_only(&influx, &first, "Société Été", "zenith");
+    assert!(
+        create("Société Été").contains("changed=0"),
+        "the second time nothing changes"
+    );
+    assert_eq!(token(), first);
+
+    // A company whose bucket is missing, and one whose token somebody took away in InfluxDB.
+    create("new company");
+    assert!(influx.bucket_id("new company").is_some());
+    let id =
+        scene.double.state().data_sources["influxdb_Société Été"].0["jsonData"]["powerviewTokenId"]
+            .clone();
+    let path = format!("/api/v2/authorizations/{}", id.as_str().expect("an id"));
+    assert_eq!(influx.request("DELETE", &path, "", "").0, 204);
+    create("Société Été");
+    assert_ne!(token(), first);
+    assert_reads_only(&influx, &token(), "Société Été", "zenith");
+
+    let vars = json!({"company_name": "Société Été", "confirm_delete": "yes"});
+    let mut command = scene.command("delete_grafana_resources.yml", &vars);
+    command
+        .env("INFLUXDB_HOST", influx.url())
+        .env("INFLUXDB_ADMIN_TOKEN", influx.token());
+    let (before, output) = (token(), run(&mut command));
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(
+        asked(&influx, &before, "/api/v2/query?", "buckets()").0,
+        401,
+        "the token is taken back"
+    );
+    assert!(
+        influx.bucket_id("Société Été").is_some(),
+        "the measurements stay"
+    );
+}

@@ -25,6 +25,7 @@ mod dashboards;
 mod grafana;
 
 mod ansible;
+mod deploy_files;
 mod grafana_double;
 mod hook;
 mod hostile_names;

@@ -1,0 +1,535 @@
+//! What is copied onto a server: compose.yaml, .env.sample and the files of `deploy/`, each judged by the program that
+//! reads it there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SECRETS: [&str; 3] = [
+    "INFLUXDB_ADMIN_TOKEN",
+    "INFLUXDB_ADMIN_PASSWORD",
+    "GRAFANA_PASSWORD",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn installed(program: &str) -> bool {
+    let there = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/bin"]
+        .iter()
+        .any(|d| Path::new(d).join(program).exists());
+    if !there {
+        println!("skipped: {program} is not installed");
+    }
+    there
+}
+
+/// A copy of compose.yaml beside a `.env` of these lines.
+fn compose_folder(env: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("compose.yaml"), read("compose.yaml")).expect("a file");
+    fs::write(dir.path().join(".env"), env).expect("a file");
+    dir
+}
+
+/// The sample with its secrets put in, but for one.
+fn filled_in(without: &str) -> String {
+    let fill = |line: &str| match SECRETS.iter().find(|s| line == format!("# {s}=")) {
+        Some(secret) if *secret != without => format!("{secret}=s3cret-{}", secret.len()),
+        _ => line.to_owned(),
+    };
+    read(".env.sample")
+        .lines()
+        .map(|l| fill(l) + "\n")
+        .collect()
+}
+
+/// `docker compose` where the client has it, else Debian's docker-compose.
+fn docker_compose() -> Option<Command> {
+    let plugin = Command::new("docker")
+        .args(["compose", "version"])
+        .output()
+        .is_ok_and(|o| o.status.success());
+    let mut command = Command::new(if plugin { "docker" } else { "docker-compose" });
+    if plugin {
+        command.arg("compose");
+    } else if !installed("docker-compose") {
+        return None;
+    }
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", "/nonexistent");
+    Some(command)
+}
+
+#[test]
+fn compose_is_valid_with_the_sample_filled_in_and_open_to_this_machine_alone() {
+    let dir = compose_folder(&filled_in(""));
+    let Some(mut command) = docker_compose() else {
+        return;
+    };
+    let output = command
+        .arg("config")
+        .current_dir(dir.path())
+        .output()
+        .expect("compose starts");
+    assert!(output.status.success(), "{}", text(&output));
+    let shown = text(&output);
+    for secret in SECRETS {
+        assert!(
+            shown.contains(&format!("s3cret-{}", secret.len())),
+            "{secret} is not used:\n{shown}"
+        );
+    }
+    let compose = read("compose.yaml");
+    let ports: Vec<&str> = compose
+        .lines()
+        .map(str::trim)
+        .filter(|l| l.starts_with("- \"") && l.contains(':'))
+        .collect();
+    assert_eq!(
+        ports,
+        ["- \"127.0.0.1:8086:8086\"", "- \"127.0.0.1:8088:3000\""]
+    );
+    let images: Vec<&str> = compose
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("image: "))
+        .collect();
+    assert_eq!(images.len(), 2);
+    for image in images {
+        let tag = image.rsplit(':').next().expect("a tag");
+        assert_eq!(tag.split('.').count(), 3, "{image} is not pinned");
+    }
+    assert_eq!(compose.matches("healthcheck:").count(), 2);
+    let mounts: Vec<&str> = compose
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("- ./"))
+        .collect();
+    assert_eq!(mounts.len(), 4);
+    for mount in mounts {
+        let (here, there) = mount.split_once(':').expect("a mount");
+        assert!(root().join(here).exists(), "{here} is not there");
+        assert!(there.ends_with(":ro"), "{mount}");
+    }
+}
+
+#[test]
+fn compose_starts_nothing_without_a_secret() {
+    for missing in SECRETS {
+        let Some(mut command) = docker_compose() else {
+            return;
+        };
+        let dir = compose_folder(&filled_in(missing));
+        let output = command
+            .arg("config")
+            .current_dir(dir.path())
+            .output()
+            .expect("compose starts");
+        assert!(!output.status.success(), "started without {missing}");
+        assert!(
+            text(&output).contains(&format!("{missing} is not set in .env")),
+            "{}",
+            text(&output)
+        );
+        // Set to nothing is not set.
+        let empty = filled_in(missing).replace(&format!("# {missing}="), &format!("{missing}="));
+        fs::write(dir.path().join(".env"), empty).expect("a file");
+        let mut command = docker_compose().expect("it is there");
+        let output = command
+            .arg("config")
+            .current_dir(dir.path())
+            .output()
+            .expect("compose starts");
+        assert!(!output.status.success(), "started with an empty {missing}");
+    }
+}
+
+/// podman-compose has no `config`; its dry run prints the commands. A podman of ours stands in: none is needed.
+#[test]
+fn podman_compose_reads_it_the_same_way() {
+    if !installed("podman-compose") {
+        return;
+    }
+    let up = |env: &str| {
+        let dir = compose_folder(env);
+        let podman = dir.path().join("podman");
+        fs::write(&podman, "#!/bin/sh\necho podman version 4.3.1\n").expect("a script");
+        fs::set_permissions(&podman, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let mut command = Command::new("podman-compose");
+        command
+            .args(["--dry-run", "up", "-d"])
+            .current_dir(dir.path())
+            .env_clear();
+        command
+            .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
+            .output()
+            .expect("it starts")
+    };
+    let output = up(&filled_in(""));
+    let shown = text(&output);
+    assert!(output.status.success(), "{shown}");
+    assert!(
+        shown.contains("-p 127.0.0.1:8088:3000") && shown.contains("-p 127.0.0.1:8086:8086"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("GF_SECURITY_ADMIN_PASSWORD=s3cret-16"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("--healthcheck-command /bin/sh -c 'influx ping'"),
+        "{shown}"
+    );
+    for missing in SECRETS {
+        let output = up(&filled_in(missing));
+        assert!(
+            !output.status.success(),
+            "started without {missing}: {}",
+            text(&output)
+        );
+    }
+}
+
+#[test]
+fn caddy_accepts_the_caddyfile() {
+    if !installed("caddy") {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let output = Command::new("caddy")
+        .args(["validate", "--adapter", "caddyfile", "--config"])
+        .arg(root().join("deploy/Caddyfile"))
+        .env("HOME", home.path())
+        .output()
+        .expect("caddy starts");
+    assert!(output.status.success(), "{}", text(&output));
+    for port in ["8080", "8086", "8088"] {
+        assert!(
+            read("deploy/Caddyfile").contains(&format!("reverse_proxy 127.0.0.1:{port}")),
+            "{port}"
+        );
+    }
+}
+
+#[test]
+fn systemd_accepts_service_and_timer() {
+    if !installed("systemd-analyze") {
+        return;
+    }
+    // The binary is not at its place on this machine; all else is judged as it stands.
+    let dir = tempfile::tempdir().expect("a folder");
+    let service = read("deploy/powerview-sweep.service");
+    let here = service.replace(
+        "/srv/powerview/bin/powerview",
+        env!("CARGO_BIN_EXE_powerview"),
+    );
+    assert_ne!(here, service);
+    fs::write(dir.path().join("powerview-sweep.service"), here).expect("a file");
+    fs::write(
+        dir.path().join("powerview-sweep.timer"),
+        read("deploy/powerview-sweep.timer"),
+    )
+    .expect("a file");
+    let output = Command::new("systemd-analyze")
+        .args([
+            "verify",
+            "--man=no",
+            "powerview-sweep.service",
+            "powerview-sweep.timer",
+        ])
+        .current_dir(dir.path())
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", dir.path().display()))
+        .output()
+        .expect("systemd-analyze starts");
+    let complaints: Vec<String> = text(&output)
+        .lines()
+        .filter(|l| l.contains("powerview-sweep"))
+        .map(str::to_owned)
+        .collect();
+    assert!(
+        output.status.success() && complaints.is_empty(),
+        "{}",
+        text(&output)
+    );
+
+    for line in [
+        "ExecStart=/srv/powerview/bin/powerview --dataFolder /srv/sftpgo/data --retry-errors",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "ReadWritePaths=/srv/sftpgo/data /srv/sftpgo/logs",
+        "User=sftpgo",
+    ] {
+        assert!(service.lines().any(|l| l == line), "{line}");
+    }
+}
+
+/// A root folder in which the user sftpgo is whoever runs the tests.
+fn with_sftpgo() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(dir.path().join("etc")).expect("a folder");
+    let id = |flag: &str| {
+        let output = Command::new("id").arg(flag).output().expect("id starts");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let (user, group) = (id("-u"), id("-g"));
+    fs::write(
+        dir.path().join("etc/passwd"),
+        format!("sftpgo:x:{user}:{group}::/:/bin/false\n"),
+    )
+    .expect("a file");
+    fs::write(dir.path().join("etc/group"), format!("sftpgo:x:{group}:\n")).expect("a file");
+    dir
+}
+
+#[test]
+fn reports_go_after_ninety_days_and_nothing_else_does() {
+    if !installed("systemd-tmpfiles") {
+        return;
+    }
+    let dir = with_sftpgo();
+    let logs = dir.path().join("srv/sftpgo/logs");
+    let tmpfiles = |what: &str| {
+        let mut command = Command::new("systemd-tmpfiles");
+        command
+            .arg(format!("--root={}", dir.path().display()))
+            .arg(what)
+            .arg(root().join("deploy/tmpfiles.conf"));
+        let output = command.output().expect("systemd-tmpfiles starts");
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    tmpfiles("--create");
+    let old = |path: PathBuf, days: &str| {
+        fs::write(&path, "{}").expect("a file");
+        let set = Command::new("touch")
+            .args(["-d", &format!("{days} days ago")])
+            .arg(&path)
+            .status();
+        assert!(set.expect("touch starts").success());
+        path
+    };
+    let gone = old(logs.join("reports/tsv_parser_old.json"), "91");
+    let kept = old(logs.join("reports/tsv_parser_young.json"), "89");
+    let log = old(logs.join("uploads.log"), "400");
+    tmpfiles("--clean");
+    assert!(!gone.exists() && kept.exists() && log.exists());
+}
+
+#[test]
+fn logrotate_accepts_its_file() {
+    if !installed("logrotate") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let id = |flag: &str| {
+        let output = Command::new("id").arg(flag).output().expect("id starts");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let shipped = read("deploy/logrotate");
+    let logs = dir.path().join("srv/sftpgo/logs");
+    fs::create_dir_all(&logs).expect("a folder");
+    fs::write(logs.join("uploads.log"), "a line\n").expect("a file");
+    // Here there is no user sftpgo, and the log is elsewhere.
+    let here = shipped
+        .replace("sftpgo sftpgo", &format!("{} {}", id("-un"), id("-gn")))
+        .replace("/srv/sftpgo/logs", &logs.display().to_string());
+    let file = dir.path().join("logrotate");
+    fs::write(&file, here).expect("a file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("a mode");
+    let rotate = |option: &str| {
+        let path = "/usr/sbin:/sbin:/usr/bin:/bin";
+        let mut command = Command::new("logrotate");
+        command
+            .arg(option)
+            .arg("--state")
+            .arg(dir.path().join("state"))
+            .arg(&file)
+            .env("PATH", path);
+        let output = command.output().expect("logrotate starts");
+        assert!(
+            output.status.success() && !text(&output).contains("error:"),
+            "{}",
+            text(&output)
+        );
+        text(&output)
+    };
+    let said = rotate("--debug");
+    assert!(
+        said.contains("considering log") && said.contains("uploads.log"),
+        "{said}"
+    );
+    rotate("--force");
+    assert!(logs.join("uploads.log.1").exists(), "the rotation itself");
+}
+
+/// The names that a text reads by this pattern: what stands between `before` and the first character of no name.
+fn names_after<'a>(text: &'a str, before: &str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(before).map(|(at, found)| {
+        let rest = &text[at + found.len()..];
+        let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all.extend(files(&path, endings));
+        } else if endings.iter().any(|e| path.to_string_lossy().ends_with(e)) {
+            all.push(path);
+        }
+    }
+    all
+}
+
+/// Every variable that the binary, the hook, the stand-in, compose and the playbooks read, and where.
+fn variables_read() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let ours = |name: &str| {
+        name == "TZ"
+            || [
+                "TSV_",
+                "INFLUXDB_",
+                "GRAFANA_",
+                "POWERVIEW_",
+                "SFTPGO_",
+                "ANSIBLE_PLAYBOOK_",
+                "GF_SMTP_",
+            ]
+            .iter()
+            .any(|p| name.starts_with(p) && name.len() > p.len())
+    };
+    let mut note = |name: &str, place: &Path| {
+        // What SFTPGo says to its hook is no setting, nor is what the hook says to Ansible about temporary files.
+        if ours(name)
+            && !name.starts_with("SFTPGO_ACTION")
+            && !name.starts_with("SFTPGO_CONNECTION")
+        {
+            found.insert(name.to_owned(), place.display().to_string());
+        }
+    };
+    for path in files(&root().join("src"), &[".rs"]) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        names_after(&text, "\"").for_each(|n| note(n, &path));
+    }
+    for path in files(
+        &root().join("grafana-automation"),
+        &[".yml", ".yaml", ".py", ".cfg"],
+    ) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        names_after(&text, ".env', '").for_each(|n| note(n, &path));
+        names_after(&text, "$__env{").for_each(|n| note(n, &path));
+        names_after(&text, "environ[\"").for_each(|n| note(n, &path));
+    }
+    for name in ["compose.yaml", "on-upload.sh", "tsv_parser.py"] {
+        let text = read(name);
+        for before in ["${", "environ.get(\"", "environ[\""] {
+            names_after(&text, before).for_each(|n| note(n, Path::new(name)));
+        }
+    }
+    found
+}
+
+/// The variables of `.env.sample`, in force or shown; each must stand below a line of comment.
+fn variables_of_the_sample() -> BTreeSet<String> {
+    let text = read(".env.sample");
+    let name_of = |line: &str| {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let (name, _) = line.split_once('=')?;
+        let is_name = !name.is_empty()
+            && name
+                .chars()
+                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        is_name.then(|| name.to_owned())
+    };
+    let mut names = BTreeSet::new();
+    let mut before = "";
+    for line in text.lines() {
+        if let Some(name) = name_of(line) {
+            assert!(
+                before.starts_with("# ") && name_of(before).is_none(),
+                "{name} has no line of comment before it"
+            );
+            assert!(names.insert(name), "{line} stands twice");
+        }
+        before = line;
+    }
+    names
+}
+
+#[test]
+fn the_sample_lists_every_variable_that_is_read_and_no_other() {
+    let read = variables_read();
+    assert!(read.len() > 25, "{read:?}");
+    let listed = variables_of_the_sample();
+    for (name, place) in &read {
+        assert!(
+            listed.contains(name),
+            "{place} reads {name}, which .env.sample lacks"
+        );
+    }
+    for name in &listed {
+        assert!(
+            read.contains_key(name),
+            ".env.sample has {name}, which nothing reads"
+        );
+    }
+}
+
+#[test]
+fn the_readme_s_table_has_every_variable() {
+    let readme = read("README.md");
+    let rows: BTreeSet<String> = readme
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `"))
+        .filter_map(|l| l.split_once('`'))
+        .map(|(name, _)| name.to_owned())
+        .filter(|n| {
+            n.chars()
+                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        })
+        .collect();
+    assert_eq!(rows, variables_of_the_sample());
+}
+
+#[test]
+fn the_files_agree_on_the_places() {
+    let sftpgo = read("deploy/sftpgo.env");
+    let settings: Vec<&str> = sftpgo
+        .lines()
+        .filter(|l| !l.starts_with('#') && !l.is_empty())
+        .collect();
+    for line in [
+        "SFTPGO_COMMON__ACTIONS__EXECUTE_ON=upload,rename,mkdir",
+        "SFTPGO_COMMON__ACTIONS__HOOK=/srv/powerview/on-upload.sh",
+        "SFTPGO_COMMON__UPLOAD_MODE=1",
+        "SFTPGO_DATA_PROVIDER__USERS_BASE_DIR=/srv/sftpgo/data",
+    ] {
+        assert!(settings.contains(&line), "{line}");
+    }
+    for line in [
+        "SFTPGO_COMMON__POST_DISCONNECT_HOOK=/srv/powerview/on-upload.sh",
+        "SFTPGO_COMMAND__COMMANDS__0__ENV=SFTPGO_ACTION=upload",
+        "SFTPGO_COMMAND__COMMANDS__0__HOOK=post_disconnect",
+    ] {
+        assert!(sftpgo.contains(&format!("# {line}")), "{line}");
+    }
+    assert!(read("on-upload.sh").contains("POWERVIEW_BASE:-/srv/powerview"));
+}

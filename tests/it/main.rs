@@ -29,3 +29,4 @@ mod deploy_files;
 mod grafana_double;
 mod hook;
 mod hostile_names;
+mod whole_way;

@@ -1,0 +1,483 @@
+//! The whole way with real servers: an SFTP client, SFTPGo with both configurations, the hook, the binary, InfluxDB (and
+//! Ansible, with a double of Grafana). Where `INFLUXD_BIN` and `SFTPGO_BIN` do not name them, that is said aloud.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use influxdb_line_protocol::parse_lines;
+use serde_json::json;
+
+use crate::ansible;
+use crate::grafana_double::{Double, PASSWORD, USER};
+use crate::real_influx::RealInflux;
+
+const SFTP_PASSWORD: &str = "s3cret-pw";
+const COMPANIES: [&str; 3] = ["base", "client_v003", "company1"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn wait_for(what: &str, seconds: u64, there: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+    let start = Instant::now();
+    while !there() {
+        assert!(
+            start.elapsed() < Duration::from_secs(seconds),
+            "{what} does not come; {}",
+            otherwise()
+        );
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// A server in a temporary folder: SFTPGo on a free port, its users' homes, our hook with its `.env`.
+struct Site {
+    dir: tempfile::TempDir,
+    sftpgo: Child,
+    port: u16,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.sftpgo.kill();
+        let _ = self.sftpgo.wait();
+    }
+}
+
+impl Site {
+    /// `settings` are SFTPGo's, as in `deploy/sftpgo.env`, with HOOK in place of the hook's path; `env` goes into `.env`.
+    fn start(sftpgo: &Path, settings: &[(&str, &str)], env: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["base", "conf", "sftpgo/data", "sftpgo/logs"] {
+            fs::create_dir_all(path(folder)).expect("a folder");
+        }
+        fs::write(path("base/.env"), env).expect("a file");
+        // SFTPGo passes no variables on; on a real server the hook's defaults are the places.
+        let hook = format!(
+            "#!/bin/bash\nexport POWERVIEW_BASE='{}' SFTPGO_BASE='{}' POWERVIEW_BIN='{}'\nexec '{}' \"$@\"\n",
+            path("base").display(),
+            path("sftpgo").display(),
+            env!("CARGO_BIN_EXE_powerview"),
+            root().join("on-upload.sh").display()
+        );
+        fs::write(path("hook.sh"), hook).expect("a file");
+        fs::set_permissions(path("hook.sh"), fs::Permissions::from_mode(0o755)).expect("a mode");
+        std::os::unix::fs::symlink(
+            root().join("grafana-automation"),
+            path("base/grafana-automation"),
+        )
+        .expect("a link");
+        let users: Vec<_> = COMPANIES
+            .iter()
+            .map(|c| {
+                json!({"username": c, "password": SFTP_PASSWORD, "status": 1, "permissions": {"/": ["*"]},
+                    "home_dir": path("sftpgo/data").join(c)})
+            })
+            .collect();
+        fs::write(
+            path("users.json"),
+            json!({"version": 17, "users": users}).to_string(),
+        )
+        .expect("a file");
+
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
+        let prefix = sftpgo.ancestors().nth(2).unwrap_or(Path::new("/usr"));
+        let share = [prefix.join("share/sftpgo"), "/usr/share/sftpgo".into()]
+            .into_iter()
+            .find(|p| p.join("templates").exists())
+            .expect(
+                "SFTPGo's templates, in share/sftpgo beside its bin folder or in /usr/share/sftpgo",
+            );
+        let log = File::create(path("sftpgo.log")).expect("a file");
+        let mut command = Command::new(sftpgo);
+        command
+            .args([
+                "serve",
+                "--log-file-path",
+                "",
+                "--log-level",
+                "info",
+                "--config-dir",
+            ])
+            .arg(path("conf"))
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("SFTPGO_DATA_PROVIDER__DRIVER", "memory")
+            .env("SFTPGO_DATA_PROVIDER__NAME", "")
+            .env("SFTPGO_LOADDATA_FROM", path("users.json"))
+            .env("SFTPGO_SFTPD__BINDINGS__0__ADDRESS", "127.0.0.1")
+            .env("SFTPGO_SFTPD__BINDINGS__0__PORT", port.to_string())
+            .env("SFTPGO_HTTPD__BINDINGS__0__PORT", "0")
+            .env("SFTPGO_HTTPD__TEMPLATES_PATH", share.join("templates"))
+            .env("SFTPGO_SMTP__TEMPLATES_PATH", share.join("templates"))
+            .env("SFTPGO_HTTPD__STATIC_FILES_PATH", share.join("static"))
+            .env("SFTPGO_HTTPD__OPENAPI_PATH", share.join("openapi"));
+        for (key, value) in settings {
+            command.env(
+                key,
+                value.replace("HOOK", &path("hook.sh").display().to_string()),
+            );
+        }
+        command.current_dir(dir.path()).stdin(Stdio::null());
+        command
+            .stdout(log.try_clone().expect("a handle"))
+            .stderr(log);
+        let site = Self {
+            sftpgo: command.spawn().expect("SFTPGo starts"),
+            port,
+            dir,
+        };
+        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        wait_for("SFTPGo", 60, answers, || {
+            fs::read_to_string(site.path("sftpgo.log")).unwrap_or_default()
+        });
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()
+    }
+
+    /// An SFTP session of a company that does these commands.
+    fn session(&self, company: &str, commands: &str, options: &[&str]) -> Child {
+        let batch = tempfile::NamedTempFile::new_in(self.dir.path()).expect("a file");
+        fs::write(batch.path(), commands).expect("a file");
+        let (_, batch) = batch.keep().expect("a file");
+        Command::new("sshpass")
+            .args([
+                "-p",
+                SFTP_PASSWORD,
+                "sftp",
+                "-q",
+                "-P",
+                &self.port.to_string(),
+            ])
+            .args([
+                "-oBatchMode=no",
+                "-oStrictHostKeyChecking=no",
+                "-oUserKnownHostsFile=/dev/null",
+            ])
+            .args(options)
+            .arg("-b")
+            .arg(batch)
+            .arg(format!("{company}@127.0.0.1"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("sshpass starts")
+    }
+
+    fn does(&self, company: &str, commands: &str) {
+        let status = self.session(company, commands, &[]).wait().expect("an end");
+        assert!(status.success(), "{company}: {commands}");
+    }
+}
+
+/// Everything that lies below a folder as a measurement file: its path in the folder.
+fn measurement_files(folder: &Path) -> BTreeSet<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "tsv") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(folder, &mut found);
+    found
+        .into_iter()
+        .filter_map(|p| p.strip_prefix(folder).map(Path::to_path_buf).ok())
+        .collect()
+}
+
+type Points = BTreeMap<(String, String, i64), f64>;
+
+/// What the samples become without any of this around them: ingested in one undisturbed sweep, into files.
+fn undisturbed(samples: &Path) -> (BTreeSet<PathBuf>, BTreeMap<String, Points>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = dir.path().join("data");
+    for file in measurement_files(samples) {
+        let to = data.join(&file);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        fs::write(to, fs::read(samples.join(file)).expect("a sample")).expect("a copy");
+    }
+    let out = dir.path().join("lp");
+    fs::create_dir(&out).expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_powerview"));
+    command
+        .arg("-d")
+        .arg(&data)
+        .arg("--line-protocol-dir")
+        .arg(&out)
+        .current_dir(dir.path());
+    command
+        .env_clear()
+        .env("TSV_TIMEZONE", "Europe/Paris")
+        .env("TSV_INCOMPLETE_GRACE_S", "0");
+    let output = command.output().expect("powerview starts");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "some of the samples cannot be ingested"
+    );
+    let mut all = BTreeMap::new();
+    for company in COMPANIES {
+        let text = fs::read_to_string(out.join(format!("{company}.lp"))).expect("line protocol");
+        let mut points = Points::new();
+        for line in parse_lines(&text) {
+            let line = line.expect("a valid line");
+            let tag = |key: &str| {
+                line.tag_value(key)
+                    .map(|v| v.to_string())
+                    .unwrap_or_default()
+            };
+            let value = match line.field_value("value").expect("a value") {
+                influxdb_line_protocol::FieldValue::F64(v) => *v,
+                other => panic!("{other:?}"),
+            };
+            points.insert(
+                (
+                    tag("campaign"),
+                    tag("channel_id"),
+                    line.timestamp.expect("a time"),
+                ),
+                value,
+            );
+        }
+        all.insert(company.to_owned(), points);
+    }
+    (measurement_files(&data), all)
+}
+
+/// What the database holds of a company.
+fn stored(influx: &RealInflux, company: &str) -> Points {
+    let flux = format!(
+        "from(bucket: \"{company}\") |> range(start: 0) |> filter(fn: (r) => r._field == \"value\")"
+    );
+    let rows = influx.rows(&flux);
+    let mut points = Points::new();
+    for row in &rows {
+        assert_eq!(row["_measurement"], row["campaign"]);
+        assert_eq!(row["device"], row["device_sn"]);
+        let time = chrono::DateTime::parse_from_rfc3339(&row["_time"])
+            .expect("a time")
+            .timestamp();
+        let value = row["_value"].parse().expect("a number");
+        points.insert(
+            (row["campaign"].clone(), row["channel_id"].clone(), time),
+            value,
+        );
+    }
+    assert_eq!(
+        points.len(),
+        rows.len(),
+        "{company}: a series stands there twice, under different tags"
+    );
+    points
+}
+
+struct Servers {
+    influx: RealInflux,
+    sftpgo: PathBuf,
+    samples: PathBuf,
+}
+
+fn servers() -> Option<Servers> {
+    let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
+        println!("skipped: SFTPGO_BIN is not set");
+        return None;
+    };
+    let samples = root().join("../shared/samples");
+    if !samples.exists() {
+        println!("skipped: ../shared is not there");
+        return None;
+    }
+    if !["sshpass", "sftp"]
+        .iter()
+        .all(|p| Path::new("/usr/bin").join(p).exists())
+    {
+        println!("skipped: sshpass or sftp is not installed");
+        return None;
+    }
+    Some(Servers {
+        influx: RealInflux::start()?,
+        sftpgo: sftpgo.into(),
+        samples,
+    })
+}
+
+impl Servers {
+    fn dot_env(&self, more: &str) -> String {
+        format!(
+            "INFLUXDB_HOST={}\nINFLUXDB_ORG={}\nINFLUXDB_ADMIN_TOKEN={}\nTSV_TIMEZONE=Europe/Paris\n{more}",
+            self.influx.url(),
+            self.influx.org(),
+            self.influx.token()
+        )
+    }
+
+    /// Sends all samples as a careful client would and a careless one: half of them under a temporary name that is then
+    /// changed, each company's folders made first, two sessions of one company at once.
+    fn send_samples(&self, site: &Site) {
+        let mut sessions = Vec::new();
+        for company in COMPANIES {
+            let files = measurement_files(&self.samples.join(company));
+            let folders: BTreeSet<_> = files.iter().flat_map(|f| f.ancestors().skip(1)).collect();
+            let mut mkdirs = String::new();
+            for folder in folders.into_iter().filter(|f| !f.as_os_str().is_empty()) {
+                mkdirs += &format!("-mkdir \"{}\"\n", folder.display());
+            }
+            site.does(company, &mkdirs);
+            let mut batches = [String::new(), String::new()];
+            for (at, file) in files.iter().enumerate() {
+                let local = self.samples.join(company).join(file);
+                let (local, remote) = (local.display(), file.display());
+                batches[at / 2 % 2] += &if at % 2 == 0 {
+                    format!("put \"{local}\" \"{remote}\"\n")
+                } else {
+                    format!(
+                        "put \"{local}\" \"{remote}.tmp\"\nrename \"{remote}.tmp\" \"{remote}\"\n"
+                    )
+                };
+            }
+            sessions.extend(batches.iter().map(|b| site.session(company, b, &[])));
+        }
+        for mut session in sessions {
+            assert!(session.wait().expect("an end").success());
+        }
+    }
+
+    fn compare(&self, site: &Site) {
+        let (files, points) = undisturbed(&self.samples);
+        let data = site.path("sftpgo/data");
+        wait_for(
+            "every file's fate",
+            180,
+            || measurement_files(&data) == files,
+            || {
+                format!(
+                    "there are {:#?}\nand the log says\n{}",
+                    measurement_files(&data),
+                    site.log()
+                )
+            },
+        );
+        for company in COMPANIES {
+            let (want, got) = (&points[company], stored(&self.influx, company));
+            assert!(!want.is_empty());
+            assert_eq!(want.len(), got.len(), "{company}");
+            assert!(*want == got, "{company}: other points than the samples'");
+        }
+    }
+}
+
+#[test]
+fn the_recommended_configuration_brings_every_sample_into_the_database() {
+    let Some(servers) = servers() else { return };
+    let double = Double::start();
+    let with_ansible = ansible::Scene::new();
+    let mut more = format!(
+        "GRAFANA_URL={}\nGRAFANA_USERNAME={USER}\nGRAFANA_PASSWORD={PASSWORD}\nANSIBLE_PLAYBOOK_BIN=/bin/true\n",
+        double.url
+    );
+    if let Some(scene) = &with_ansible {
+        more = more.replace("/bin/true", &scene.ansible().display().to_string());
+    }
+    let site = Site::start(
+        &servers.sftpgo,
+        &[
+            ("SFTPGO_COMMON__UPLOAD_MODE", "1"),
+            ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "upload,rename,mkdir"),
+            ("SFTPGO_COMMON__ACTIONS__HOOK", "HOOK"),
+        ],
+        &servers.dot_env(&more),
+    );
+
+    // A client that is cut off in the middle leaves nothing, and the hook hears of it.
+    let sample = servers
+        .samples
+        .join("company1/campaign1/02001084/T302_251012_031720.tsv");
+    site.does("company1", "mkdir campaign1\nmkdir campaign1/02001084\n");
+    let put = format!("put \"{}\" campaign1/02001084/cut.tsv\n", sample.display());
+    let mut cut = site.session("company1", &put, &["-l", "16", "-B", "1024"]);
+    let device = site.path("sftpgo/data/company1/campaign1/02001084");
+    let begun = || {
+        let files = fs::read_dir(&device).into_iter().flatten().flatten();
+        files
+            .into_iter()
+            .any(|f| f.metadata().is_ok_and(|m| m.is_file() && m.len() > 0))
+    };
+    wait_for("the upload's beginning", 30, begun, || site.log());
+    cut.kill().expect("sshpass ends");
+    cut.wait().expect("an end");
+    wait_for(
+        "the end of the transfer",
+        30,
+        || site.log().contains("broke off"),
+        || site.log(),
+    );
+    assert!(!device.join("cut.tsv").exists() && !device.join("error").exists());
+
+    servers.send_samples(&site);
+    servers.compare(&site);
+
+    let Some(_) = with_ansible else { return };
+    let campaigns = [
+        "base/camp_base",
+        "client_v003/mono",
+        "client_v003/tri",
+        "company1/campaign1",
+    ]
+    .map(|c| site.path("sftpgo/data").join(c));
+    let marked = || {
+        campaigns
+            .iter()
+            .all(|c| c.join(".dashboard.created").exists())
+    };
+    wait_for("four dashboards", 300, marked, || site.log());
+    for company in COMPANIES {
+        let state = double.state();
+        let (_, secrets) = &state.data_sources[&format!("influxdb_{company}")];
+        let token = secrets["token"].as_str().expect("a token").to_owned();
+        drop(state);
+        ansible::assert_reads_only(&servers.influx, &token, company, "powerview_meta");
+    }
+}
+
+#[test]
+fn the_configuration_in_use_today_brings_every_sample_into_the_database() {
+    let Some(servers) = servers() else { return };
+    let site = Site::start(
+        &servers.sftpgo,
+        &[
+            ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "mkdir"),
+            ("SFTPGO_COMMON__ACTIONS__HOOK", "HOOK"),
+            ("SFTPGO_COMMON__POST_DISCONNECT_HOOK", "HOOK"),
+            ("SFTPGO_COMMAND__COMMANDS__0__PATH", "HOOK"),
+            ("SFTPGO_COMMAND__COMMANDS__0__ENV", "SFTPGO_ACTION=upload"),
+            ("SFTPGO_COMMAND__COMMANDS__0__HOOK", "post_disconnect"),
+        ],
+        // Some samples are cut off, and no later run comes to this test.
+        &servers.dot_env("ANSIBLE_PLAYBOOK_BIN=/bin/true\nTSV_INCOMPLETE_GRACE_S=0\n"),
+    );
+    servers.send_samples(&site);
+    servers.compare(&site);
+}

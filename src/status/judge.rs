@@ -35,7 +35,11 @@ pub fn judge(
         .max()
         .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
     let age = |time: DateTime<Utc>| (now - time).to_std().unwrap_or_default();
-    let quoted = |path: &Path| format!("'{}'", shown(data.join(path)).replace('\'', "'\\''"));
+    // Built of its parts: joining an empty path would leave a slash at the end.
+    let quoted = |path: &Path| {
+        let whole: std::path::PathBuf = data.iter().chain(path).collect();
+        format!("'{}'", shown(whole).replace('\'', "'\\''"))
+    };
     let mut problems = Vec::new();
     let mut problem = |kind, words: String, remedy: String| {
         problems.push(Problem {
@@ -257,7 +261,7 @@ mod tests {
         assert_eq!(kinds, [Kind::Errors, Kind::Retryable, Kind::Waiting]);
         assert_eq!(
             status.problems[1].remedy,
-            r"powerview -d '/da'\''ta/' --retry-errors"
+            r"powerview -d '/da'\''ta' --retry-errors"
         );
     }
 

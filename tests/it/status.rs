@@ -113,7 +113,7 @@ fn the_worst_comes_first_and_says_what_to_do() {
     let lines: Vec<_> = run.stdout.lines().collect();
     assert!(lines[1].starts_with("SILENT"), "{}", run.stdout);
     let retry = format!(
-        "powerview -d '{}/' --retry-errors",
+        "powerview -d '{}' --retry-errors",
         site.data().canonicalize().unwrap().display()
     );
     assert!(run.stdout.contains(&retry), "{}", run.stdout);

@@ -228,38 +228,38 @@ fn caddy_accepts_the_caddyfile() {
 }
 
 #[test]
-fn systemd_accepts_service_and_timer() {
+fn systemd_accepts_every_unit() {
     if !installed("systemd-analyze") {
         return;
     }
-    // The binary is not at its place on this machine; all else is judged as it stands.
+    let units = [
+        "powerview-sweep.service",
+        "powerview-sweep.timer",
+        "powerview-status.service",
+        "powerview-failure@.service",
+    ];
+    // What the units start is not at its place on this machine; all else is judged as it stands.
     let dir = tempfile::tempdir().expect("a folder");
-    let service = read("deploy/powerview-sweep.service");
-    let here = service.replace(
-        "/srv/powerview/bin/powerview",
-        env!("CARGO_BIN_EXE_powerview"),
-    );
-    assert_ne!(here, service);
-    fs::write(dir.path().join("powerview-sweep.service"), here).expect("a file");
-    fs::write(
-        dir.path().join("powerview-sweep.timer"),
-        read("deploy/powerview-sweep.timer"),
-    )
-    .expect("a file");
+    let tell = format!("{}/deploy/tell-failure", env!("CARGO_MANIFEST_DIR"));
+    for unit in units {
+        let here = read(&format!("deploy/{unit}"))
+            .replace(
+                "/srv/powerview/bin/powerview",
+                env!("CARGO_BIN_EXE_powerview"),
+            )
+            .replace("/srv/powerview/deploy/tell-failure", &tell);
+        fs::write(dir.path().join(unit), here).expect("a file");
+    }
     let output = Command::new("systemd-analyze")
-        .args([
-            "verify",
-            "--man=no",
-            "powerview-sweep.service",
-            "powerview-sweep.timer",
-        ])
+        .args(["verify", "--man=no"])
+        .args(units.map(|unit| unit.replace("@.", "@x.")))
         .current_dir(dir.path())
         .env("SYSTEMD_UNIT_PATH", format!("{}:", dir.path().display()))
         .output()
         .expect("systemd-analyze starts");
     let complaints: Vec<String> = text(&output)
         .lines()
-        .filter(|l| l.contains("powerview-sweep"))
+        .filter(|l| l.contains("powerview-"))
         .map(str::to_owned)
         .collect();
     assert!(
@@ -268,15 +268,103 @@ fn systemd_accepts_service_and_timer() {
         text(&output)
     );
 
-    for line in [
-        "ExecStart=/srv/powerview/bin/powerview --dataFolder /srv/sftpgo/data --retry-errors",
-        "NoNewPrivileges=yes",
-        "ProtectSystem=strict",
-        "ReadWritePaths=/srv/sftpgo/data /srv/sftpgo/logs",
-        "User=sftpgo",
+    for (unit, lines) in [
+        (
+            "powerview-sweep.service",
+            vec![
+                "ExecStart=/srv/powerview/bin/powerview --dataFolder /srv/sftpgo/data --retry-errors",
+                "OnSuccess=powerview-status.service",
+                "OnFailure=powerview-failure@%n.service powerview-status.service",
+                "NoNewPrivileges=yes",
+                "ProtectSystem=strict",
+                "ReadWritePaths=/srv/sftpgo/data /srv/sftpgo/logs",
+                "User=sftpgo",
+            ],
+        ),
+        (
+            "powerview-status.service",
+            vec![
+                "ExecStart=/srv/powerview/bin/powerview status --dataFolder /srv/sftpgo/data --silent-after 26h",
+                "OnFailure=powerview-failure@%n.service",
+                "ProtectSystem=strict",
+            ],
+        ),
     ] {
-        assert!(service.lines().any(|l| l == line), "{line}");
+        let text = read(&format!("deploy/{unit}"));
+        for line in lines {
+            assert!(text.lines().any(|l| l == line), "{unit}: {line}");
+        }
     }
+}
+
+/// Runs `deploy/tell-failure` with doubles of what it calls; returns what was logged and what was mailed.
+fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String, String) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bin = dir.join("bin");
+    fs::create_dir_all(&bin).expect("a folder");
+    for (name, script) in [
+        ("logger", "echo \"$@\" >>\"$OUT/log\""),
+        ("sendmail", "cat >>\"$OUT/mail\""),
+        ("journalctl", "echo 'the journal says why'"),
+    ] {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("rights");
+    }
+    fs::write(dir.join(".env"), env_file).expect("a file");
+    for _ in 0..times {
+        let output = Command::new(format!(
+            "{}/deploy/tell-failure",
+            env!("CARGO_MANIFEST_DIR")
+        ))
+        .arg("powerview-sweep.service")
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .env("OUT", dir)
+        .env("STATE_DIRECTORY", dir)
+        .output()
+        .expect("tell-failure starts");
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let said = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    (said("log"), said("mail"))
+}
+
+#[test]
+fn a_failed_unit_is_logged_each_time_and_mailed_once_where_env_has_an_address() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, mail) = tell_failure(
+        dir.path(),
+        "POWERVIEW_ALERT_EMAIL='a@example.org;b@example.org'\n",
+        2,
+    );
+    assert_eq!(
+        log.matches("powerview-sweep.service failed").count(),
+        2,
+        "{log}"
+    );
+    assert!(mail.contains("To: a@example.org, b@example.org"), "{mail}");
+    assert!(mail.contains("the journal says why"), "{mail}");
+    assert_eq!(
+        mail.matches("Subject:").count(),
+        1,
+        "one mail, not one an hour: {mail}"
+    );
+}
+
+#[test]
+fn without_an_address_a_failed_unit_is_only_logged_and_env_is_not_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let canary = dir.path().join("canary");
+    let env = format!(
+        "# POWERVIEW_ALERT_EMAIL=x@example.org\nOTHER=$(touch {})\n",
+        canary.display()
+    );
+    let (log, mail) = tell_failure(dir.path(), &env, 1);
+    assert!(log.contains("powerview-sweep.service failed"), "{log}");
+    assert_eq!(mail, "");
+    assert!(!canary.exists());
 }
 
 /// A root folder in which the user sftpgo is whoever runs the tests.

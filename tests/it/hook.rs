@@ -678,7 +678,13 @@ fn shellcheck_has_nothing_to_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let Ok(output) = Command::new("shellcheck")
         .current_dir(root)
-        .args(["on-upload.sh", ".ci/setup-deploy"])
+        .args([
+            "on-upload.sh",
+            ".ci/run",
+            ".ci/setup-deploy",
+            ".ci/setup-dashboards",
+        ])
+        .args(["deploy/tell-failure", "fixtures/demo/run"])
         .output()
     else {
         println!("skipped: shellcheck is not installed");

@@ -31,16 +31,22 @@ impl Environment {
         let default = Path::new(".env");
         let path = env_file.unwrap_or(default);
         let mut variables = HashMap::new();
-        match dotenvy::from_path_iter(path) {
-            Ok(entries) => {
-                for entry in entries {
-                    let (key, value) = entry.map_err(|error| unusable_env(path, &error))?;
+        match std::fs::read(path) {
+            Ok(text) => {
+                let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+                for entry in dotenvy::from_read_iter(text) {
+                    let (key, value) =
+                        entry.map_err(|error| unreadable_line(path, text, &error))?;
                     variables.insert(key, value);
                 }
             }
-            Err(dotenvy::Error::Io(e))
-                if e.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
-            Err(error) => return Err(unusable_env(path, &error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
+            Err(error) => {
+                return wrong(format!(
+                    "the file {} cannot be read: {error}; correct its rights or name another with --env-file",
+                    shown(path)
+                ));
+            }
         }
         for (key, value) in std::env::vars_os() {
             if let (Ok(key), false) = (key.into_string(), value.is_empty()) {
@@ -83,16 +89,20 @@ impl Environment {
     }
 }
 
-fn unusable_env(path: &Path, error: &dotenvy::Error) -> ConfigError {
-    let reason = match error {
-        // The parser's own words would repeat the line, which may hold a secret.
-        dotenvy::Error::LineParse(_, at) => {
-            format!("a line is not KEY=VALUE (stopped at its character {at})")
+/// Names the line, never what stands in it: it may hold a secret.
+fn unreadable_line(path: &Path, text: &[u8], error: &dotenvy::Error) -> ConfigError {
+    let place = match error {
+        dotenvy::Error::LineParse(line, _) => {
+            // The parser gives the line, or what stands behind its `=`.
+            let line = line.lines().next().unwrap_or_default().trim();
+            text.split(|byte| *byte == b'\n')
+                .position(|other| !line.is_empty() && other.trim_ascii().ends_with(line.as_bytes()))
+                .map_or_else(|| "a line".to_owned(), |at| format!("line {}", at + 1))
         }
-        other => other.to_string(),
+        _ => "a line".to_owned(),
     };
     ConfigError(format!(
-        "the file {} cannot be read: {reason}; correct it or name another with --env-file",
+        "the file {}: {place} is not KEY=VALUE; put a value with blanks, #, $ or \\ into '...'",
         shown(path)
     ))
 }
@@ -558,6 +568,25 @@ mod tests {
                 "{name}={value}"
             );
         }
+    }
+
+    #[test]
+    fn a_line_of_env_that_cannot_be_read_is_named_by_its_number_and_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        std::fs::write(
+            &path,
+            "\u{feff}A=1\n# a comment\nINFLUXDB_ORG=my secret org\nB=2\n",
+        )
+        .unwrap();
+        let words = Environment::load(Some(&path)).unwrap_err().to_string();
+        assert!(
+            words.contains("line 3") && !words.contains("secret"),
+            "{words}"
+        );
+        std::fs::write(&path, "\u{feff}A_VARIABLE_OF_THIS_TEST='a b'\n").unwrap();
+        let env = Environment::load(Some(&path)).unwrap();
+        assert_eq!(env.get("A_VARIABLE_OF_THIS_TEST"), Some("a b"));
     }
 
     #[test]

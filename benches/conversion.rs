@@ -10,6 +10,7 @@ use powerview::names::Campaign;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::time::Duration;
 
 const CHANNELS: usize = 30;
 
@@ -104,6 +105,8 @@ fn conversion(c: &mut Criterion) {
         lines(&input, &prefixes, &mut out);
         let mut group = c.benchmark_group(name);
         group.sample_size(10);
+        group.warm_up_time(Duration::from_millis(500));
+        group.measurement_time(Duration::from_secs(2));
         group.throughput(Throughput::Elements((rows * CHANNELS) as u64));
         group.bench_function("reader", |b| b.iter(|| read(black_box(&input))));
         group.bench_function("reader and line protocol", |b| {
@@ -122,7 +125,7 @@ fn conversion(c: &mut Criterion) {
         });
         group.bench_function("floor: copying the lines", |b| {
             let mut buffer = vec![0_u8; out.len()];
-            b.iter(|| buffer.copy_from_slice(black_box(&out)));
+            b.iter(|| black_box(&mut buffer).copy_from_slice(black_box(&out)));
         });
         group.finish();
     }

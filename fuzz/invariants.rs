@@ -108,7 +108,8 @@ pub fn check_line(line: &[u8]) {
             key
         })
         .collect();
-    assert!(keys.is_sorted() && keys.len() >= 7, "{keys:?}");
+    // Tags that consist of backslashes are left out; these four cannot.
+    assert!(keys.is_sorted() && keys.len() >= 4, "{keys:?}");
 }
 
 /// Splits at each separator that no backslash stands before, as the server does.
@@ -156,7 +157,7 @@ pub fn header(bytes: &[u8]) {
         assert!(!channel.unit.contains(' '));
         let label = format!("{} {}", channel.name, channel.unit);
         assert!(
-            !label.chars().any(char::is_control) && label.trim() != "",
+            !label.chars().any(char::is_control) && !label.trim_matches(' ').is_empty(),
             "{label:?}"
         );
     }

@@ -12,7 +12,7 @@ pub fn beat(url: &url::Url) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(async {
+        let answer = runtime.block_on(async {
             let client = reqwest::Client::builder()
                 .use_rustls_tls()
                 .tls_built_in_root_certs(url.scheme() == "https")
@@ -25,7 +25,10 @@ pub fn beat(url: &url::Url) {
                 .await
                 .map_err(reqwest::Error::without_url)?;
             Ok(answer.status().as_u16())
-        })
+        });
+        // A name that nobody resolves is not waited for.
+        runtime.shutdown_background();
+        answer
     };
     let host = url.host_str().unwrap_or_default();
     match ask() {

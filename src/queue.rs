@@ -151,7 +151,11 @@ impl Level {
             let names =
                 names_after(&folder, self.last.as_deref(), CHUNK, wanted).unwrap_or_else(|error| {
                     if error.kind() != std::io::ErrorKind::NotFound {
-                        tracing::warn!("{}: cannot be listed: {error}", shown(&folder));
+                        tracing::warn!(
+                            "{}: cannot be listed: {}",
+                            shown(&folder),
+                            shown(error.to_string())
+                        );
                     }
                     Vec::new()
                 });

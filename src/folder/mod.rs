@@ -170,7 +170,8 @@ impl Folder {
         }
     }
 
-    /// The last change of a file's content; none where there is no such file, or it is something else.
+    /// The last change of a file's content; none where there is no such file, or it is something else. Where the client has
+    /// set it to a time to come, the system's own mark of the last change counts, which nobody can set.
     ///
     /// # Errors
     /// Those of the file system.
@@ -180,11 +181,15 @@ impl Folder {
             Ok(_) | Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let since_1970 = Duration::new(
-            u64::try_from(stat.st_mtime).unwrap_or_default(),
-            u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-        );
-        Ok(SystemTime::UNIX_EPOCH.checked_add(since_1970))
+        let time = |seconds: i64, nanoseconds: u64| {
+            let since_1970 = Duration::new(
+                u64::try_from(seconds).unwrap_or_default(),
+                u32::try_from(nanoseconds).unwrap_or_default(),
+            );
+            SystemTime::UNIX_EPOCH.checked_add(since_1970)
+        };
+        let changed = time(stat.st_ctime, stat.st_ctime_nsec);
+        Ok(time(stat.st_mtime, stat.st_mtime_nsec).min(changed))
     }
 
     /// Brings renames in this folder to the disk.

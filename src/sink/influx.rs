@@ -20,7 +20,7 @@ use influxdb2::{Client, ClientBuilder, RequestError};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 
 /// Requests in flight at a time, of all devices together.
@@ -31,8 +31,19 @@ const MAX_ANSWER: usize = 1_000;
 
 /// A server, shared by all devices of a run.
 pub struct Influx {
-    runtime: Runtime,
+    /// Some until it is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
     link: Arc<Link>,
+}
+
+impl Drop for Influx {
+    /// Does not wait for a name that nobody resolves.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Influx {
@@ -49,7 +60,11 @@ impl Influx {
             .build()
             .context("the network thread cannot be started")?;
         let link = Arc::new(Link::new(settings, stop)?);
-        Ok(Self { runtime, link })
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+            link,
+        })
     }
 
     /// Sends a batch; blocks only while too many are in flight.
@@ -59,7 +74,7 @@ impl Influx {
         }
         let (sender, receiver) = oneshot::channel();
         let (link, bucket) = (Arc::clone(&self.link), Arc::clone(bucket));
-        self.runtime.spawn(async move {
+        self.handle.spawn(async move {
             let result = link.deliver(&bucket, batch, precision).await;
             // Nobody waits any more: the run has ended.
             let _ = sender.send(result);
@@ -79,7 +94,7 @@ impl Influx {
 
     /// Asks the server how it is, once each and without patience.
     pub fn probe(&self, meta_bucket: &str) -> Probe {
-        self.runtime.block_on(self.link.probe(meta_bucket))
+        self.handle.block_on(self.link.probe(meta_bucket))
     }
 }
 

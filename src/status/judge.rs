@@ -61,8 +61,13 @@ pub fn judge(
     } else if device.is_empty() {
         problem(
             Kind::Empty,
-            "the campaign has no device".to_owned(),
-            "check the folder that the logger uploads to, or remove the campaign".to_owned(),
+            if campaign.is_empty() {
+                "the company has no campaign"
+            } else {
+                "the campaign has no device"
+            }
+            .to_owned(),
+            "check the folder that the logger uploads to, or remove this one".to_owned(),
         );
     } else {
         match last_file_time {

@@ -4,7 +4,8 @@
 use crate::folder::{EntryKind, Folder, names_after};
 use crate::logger_file::{Container, last_instant};
 use crate::names::{ERROR, PARSED, is_done_folder};
-use crate::queue::{Item, Queue, is_tsv};
+use crate::queue::{CHUNK, Item, Queue, is_tsv};
+use crate::shown::shown;
 use chrono_tz::Tz;
 use std::ffi::OsString;
 use std::io;
@@ -70,13 +71,13 @@ fn descend(data: &Path, relative: &Path, depth: usize, zone: Tz, found: &mut Vec
         Err(error) => {
             found.push(Found {
                 path: relative.to_owned(),
-                unreadable: Some(error.to_string()),
+                unreadable: Some(shown(error.to_string())),
                 ..Found::default()
             });
             return;
         }
     };
-    if depth == 2 && folders.is_empty() {
+    if depth > 0 && folders.is_empty() {
         found.push(Found {
             path: relative.to_owned(),
             ..Found::default()
@@ -111,7 +112,7 @@ fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
         Ok(())
     };
     if let Err(error) = look(&mut found) {
-        found.unreadable = Some(error.to_string());
+        found.unreadable = Some(shown(error.to_string()));
     }
     found
 }
@@ -136,18 +137,26 @@ fn waiting(folder: &Folder, found: &mut Found) {
 /// The files of `parsed/` or `error/`.
 fn list(folder: &Folder, sub: &Path, found: &mut Found) -> io::Result<()> {
     let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::File && is_tsv(name);
-    for entry in names_after(folder.path(), None, usize::MAX, wanted)? {
-        if let Some(time) = folder.modified(&entry.name)? {
-            if sub == Path::new(ERROR) {
-                match folder.read_sidecar(&entry.name) {
-                    Some(sidecar) if sidecar.retryable => found.errors_retryable += 1,
-                    _ => found.errors_other += 1,
+    let mut last = None;
+    loop {
+        let entries = names_after(folder.path(), last.as_deref(), CHUNK, wanted)?;
+        let ended = entries.len() < CHUNK;
+        last = entries.last().map(|entry| entry.name.clone());
+        for entry in entries {
+            if let Some(time) = folder.modified(&entry.name)? {
+                if sub == Path::new(ERROR) {
+                    match folder.read_sidecar(&entry.name) {
+                        Some(sidecar) if sidecar.retryable => found.errors_retryable += 1,
+                        _ => found.errors_other += 1,
+                    }
                 }
+                found.keep(sub.to_owned(), entry.name, time);
             }
-            found.keep(sub.to_owned(), entry.name, time);
+        }
+        if ended {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 impl Found {

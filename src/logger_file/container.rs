@@ -102,7 +102,7 @@ pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, FormatError> {
         if input.read_until(b'\n', &mut line)? == 0 {
             return Err(FormatError::Empty);
         }
-        if lines_before == 0 && line.starts_with(BYTE_ORDER_MARK) {
+        while lines_before == 0 && line.starts_with(BYTE_ORDER_MARK) {
             line.drain(..BYTE_ORDER_MARK.len());
         }
         if !trimmed(&line).is_empty() {
@@ -141,11 +141,18 @@ pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, FormatError> {
             _ => return Err(FormatError::NoDataBlock { line: lines_before }),
         }
     }
+    // A file that was put together of others may have a mark here too. It is taken off here, for csv would do it or not,
+    // depending on how the bytes happen to arrive.
+    line.clear();
+    input.read_until(b'\n', &mut line)?;
+    while line.starts_with(BYTE_ORDER_MARK) {
+        line.drain(..BYTE_ORDER_MARK.len());
+    }
     Ok(Unwrapped {
         container: Container::Headed,
         meta: parse_meta(&json),
         lines_before,
-        table: Cursor::new(Vec::new()).chain(input),
+        table: Cursor::new(line).chain(input),
     })
 }
 

@@ -1111,3 +1111,16 @@ fn a_folder_that_differs_from_the_header_is_said_once() {
         "02001171"
     );
 }
+#[test]
+fn the_mean_of_large_values_is_a_number() {
+    let site = Site::new();
+    let text = format!(
+        "{HEADER}03/08/25 03:20:00\t1.7e308\t-1.7e308\n03/08/25 03:30:00\t1.7e308\t1.7e308\n"
+    );
+    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    site.lp_run().ok();
+    let report = site.report();
+    let channels = &file_of(&report, "a.tsv")["channels"];
+    assert_eq!(channels["M02001171_Ch1_M02001171"]["mean"], 1.7e308);
+    assert_eq!(channels["S04000466_Ch1_M02001171"]["mean"], 0.0);
+}

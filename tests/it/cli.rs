@@ -274,6 +274,20 @@ fn a_dot_env_is_read_and_the_environment_wins() {
 }
 
 #[test]
+fn a_dot_env_from_windows_with_comments_and_quotes_is_read() {
+    let double = Double::start();
+    let site = site();
+    let text = format!(
+        "# settings\r\n\r\nINFLUXDB_HOST={}\r\nINFLUXDB_ADMIN_TOKEN=\"{TOKEN}\"\r\nINFLUXDB_ORG='{ORG}' # ours\r\n\
+         GRAFANA_PASSWORD='pa$$ word#\"'\r\n",
+        double.url()
+    );
+    std::fs::write(site.dir.path().join("cwd/.env"), text).expect("written");
+    site.call().ok();
+    assert_eq!(points_in(&double, "acme").len(), 2);
+}
+
+#[test]
 fn the_flag_wins_over_the_environment() {
     let site = site();
     site.lp_run().args(["--timezone", "Asia/Tokyo"]).ok();

@@ -1064,6 +1064,32 @@ fn a_header_of_any_json_is_read_or_warned_of() {
 }
 
 #[test]
+fn a_company_or_campaign_called_parsed_or_error_does_not_vanish_without_a_word() {
+    for folder in ["parsed/site", "error/site", "acme/parsed", "acme/error"] {
+        let site = Site::new();
+        let path = site.put_old(format!("{folder}/02001171/x.tsv"), good_file(1, 1));
+        let run = site.lp_run().run().clean();
+        assert!(
+            path.exists() && site.lp_points("acme").is_empty(),
+            "{folder}: never entered"
+        );
+        let warned = run
+            .stderr
+            .lines()
+            .filter(|l| l.contains("WARN") || l.contains("failed"));
+        let named = folder
+            .rsplit('/')
+            .find(|n| ["parsed", "error"].contains(n))
+            .expect("one of them");
+        assert!(
+            warned.clone().any(|l| l.contains(named)),
+            "{folder}: {}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
 fn a_named_file_too_high_in_the_tree_fails_and_stays() {
     for place in [
         "x.tsv",

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "bench-token";
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 
 /// Requests in flight, as many as the program has for one file and for many devices.
 const IN_FLIGHT_ONE_FILE: usize = 3;

@@ -1,19 +1,14 @@
-//! One file's bytes become points and reach the sink; what came of it is told, nothing is moved.
+//! One file's bytes become points on their way; what was found is told, nothing is awaited or moved.
 
 use crate::batch::{Batch, BatchBuilder, Shape};
 use crate::line_protocol::{Prefix, Span};
 use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, Tally};
 use crate::names::Location;
 use crate::progress::Progress;
-use crate::sink::{Failure, Precision, Sink, Ticket};
+use crate::sink::Failure;
 use crate::stop::Stop;
 use chrono_tz::Tz;
-use std::collections::VecDeque;
 use std::io::Read;
-use std::sync::Arc;
-
-/// How many batches of one file may be in flight: while the server takes one, the next arrives.
-const WINDOW: usize = 3;
 
 /// How often, in rows, a long file looks whether the run should end.
 const ROWS_A_GLANCE: u64 = 256;
@@ -26,8 +21,8 @@ pub struct Setup<'a> {
     pub zone: Tz,
     /// How bodies are made.
     pub shape: Shape,
-    /// Where points go.
-    pub sink: &'a Sink,
+    /// Whether lines are worth making at all: a dry run only counts.
+    pub with_lines: bool,
     /// Whether the run should end.
     pub stop: &'a Stop,
     /// Where points are counted for a person.
@@ -105,13 +100,15 @@ impl ChannelTally {
 /// What was found in a file, as far as it was read.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The format marker and the container, once the header was read.
-    pub format: Option<(&'static str, Container)>,
+    /// Plain or headed, if that was seen.
+    pub container: Option<Container>,
+    /// The format marker, once the header was read.
+    pub marker: Option<&'static str>,
     /// The master's serial, from the file's header.
     pub master: Option<String>,
     /// The JSON of a headed file.
     pub meta: HeaderMeta,
-    /// Cut off before its end.
+    /// Cut off before its end; of a file whose header cannot be used, that is not seen here.
     pub truncated: bool,
     /// Rows, points and what was skipped.
     pub tally: Tally,
@@ -123,7 +120,7 @@ pub struct Found {
     pub bytes: u64,
 }
 
-/// Reads a file to its end and sends its points. Returns once every batch has arrived or failed.
+/// Reads a file to its end and hands its batches to `send`, until that fails. Where it succeeds they are on their way, no more.
 ///
 /// `same` tells whether the file is still the one that was opened; it is asked before each batch, and what was read of a
 /// changing file is not sent.
@@ -131,13 +128,19 @@ pub fn ingest(
     input: impl Read,
     setup: &Setup<'_>,
     same: &impl Fn() -> bool,
+    send: impl FnMut(Batch) -> Result<(), Failure>,
 ) -> (Found, Result<(), Fault>) {
     let mut found = Found::default();
     let mut file = match LoggerFile::open(input, setup.zone) {
         Ok(file) => file,
-        Err(error) => return (found, Err(error.into())),
+        Err(refused) => {
+            found.container = refused.container;
+            found.meta = refused.meta;
+            return (found, Err(refused.error.into()));
+        }
     };
-    found.format = Some((file.channels().marker, file.container()));
+    found.container = Some(file.container());
+    found.marker = Some(file.channels().marker);
     found.master = Some(file.channels().master.clone());
     found.meta = file.meta().clone();
     found.channels = file
@@ -147,8 +150,8 @@ pub fn ingest(
         .cloned()
         .map(ChannelTally::new)
         .collect();
-    let result =
-        send_rows(&mut file, &mut found, setup, same).and_then(|()| Ok(file.check_not_barren()?));
+    let result = send_rows(&mut file, &mut found, setup, same, send)
+        .and_then(|()| Ok(file.check_not_barren()?));
     found.tally = file.tally();
     found.truncated = file.truncated();
     found.bytes = file.bytes_read();
@@ -160,22 +163,22 @@ fn send_rows<R: Read>(
     found: &mut Found,
     setup: &Setup<'_>,
     same: &impl Fn() -> bool,
+    mut send: impl FnMut(Batch) -> Result<(), Failure>,
 ) -> Result<(), Fault> {
-    let prefixes: Vec<_> = if setup.sink.is_nowhere() {
-        Vec::new()
-    } else {
+    let prefixes: Vec<_> = if setup.with_lines {
         let channels = file.channels();
         let prefix = |channel| Prefix::new(&setup.location.campaign, &channels.master, channel);
         channels.list.iter().map(prefix).collect()
+    } else {
+        Vec::new()
     };
     let mut batch = BatchBuilder::new(setup.shape);
-    let mut courier = Courier::new(setup.sink, setup.location.company.as_str());
-    let mut send = |batch: Batch| {
+    let mut send_unchanged = |batch: Batch| {
         if !same() {
             return Err(Fault::Changed);
         }
         setup.progress.points(batch.lines);
-        Ok(courier.send(batch)?)
+        Ok(send(batch)?)
     };
     let mut rows = 0;
     while let Some(row) = file.next_row()? {
@@ -198,90 +201,11 @@ fn send_rows<R: Read>(
         if batch.is_full()
             && let Some(full) = batch.take().map_err(FormatError::Read)?
         {
-            send(full)?;
+            send_unchanged(full)?;
         }
     }
     if let Some(rest) = batch.take().map_err(FormatError::Read)? {
-        send(rest)?;
+        send_unchanged(rest)?;
     }
-    Ok(courier.finish()?)
-}
-
-/// Sends the batches of one file so that the result is as if they had been written one after another: batches whose times do
-/// not touch fly together, others wait for each other.
-struct Courier<'a> {
-    sink: &'a Sink,
-    bucket: Arc<str>,
-    flying: VecDeque<(Span, Ticket)>,
-    /// The first answer that said "not all of it"; the file's other batches are sent all the same.
-    partial: Option<Failure>,
-}
-
-impl<'a> Courier<'a> {
-    fn new(sink: &'a Sink, bucket: &str) -> Self {
-        Self {
-            sink,
-            bucket: bucket.into(),
-            flying: VecDeque::new(),
-            partial: None,
-        }
-    }
-
-    fn send(&mut self, batch: Batch) -> Result<(), Failure> {
-        let span = batch.span.clone();
-        while self.flying.len() >= WINDOW
-            || self.flying.iter().any(|(other, _)| touch(other, &span))
-        {
-            self.await_oldest()?;
-        }
-        let ticket = self.sink.send(&self.bucket, batch, Precision::Seconds);
-        self.flying.push_back((span, ticket));
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(), Failure> {
-        while !self.flying.is_empty() {
-            self.await_oldest()?;
-        }
-        self.partial.take().map_or(Ok(()), Err)
-    }
-
-    fn await_oldest(&mut self) -> Result<(), Failure> {
-        let Some((_, ticket)) = self.flying.pop_front() else {
-            return Ok(());
-        };
-        match ticket.wait() {
-            Err(partial @ Failure::Partial(_)) => {
-                self.partial.get_or_insert(partial);
-                Ok(())
-            }
-            result => result,
-        }
-    }
-}
-
-impl Drop for Courier<'_> {
-    /// Whatever the reason for giving up: nothing of this file is in flight any more when the next one begins.
-    fn drop(&mut self) {
-        for (_, ticket) in self.flying.drain(..) {
-            let _ = ticket.wait();
-        }
-    }
-}
-
-fn touch(a: &Span, b: &Span) -> bool {
-    a.start() <= b.end() && b.start() <= a.end()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_touch_where_they_share_a_second() {
-        assert!(touch(&(1..=5), &(5..=9)));
-        assert!(touch(&(5..=9), &(1..=5)));
-        assert!(touch(&(1..=9), &(3..=4)));
-        assert!(!touch(&(1..=4), &(5..=9)));
-    }
+    Ok(())
 }

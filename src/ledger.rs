@@ -8,7 +8,7 @@ use crate::shown::shown;
 use crate::sink::{Precision, Sink, Ticket};
 use chrono::Utc;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -29,6 +29,10 @@ pub struct Ledger {
     meta_bucket: Arc<str>,
     warnings: AtomicU32,
     inner: Mutex<Inner>,
+    /// A block of meta points on its way. Apart from the rest: nobody waits for a server with a lock on that.
+    flying: Mutex<Option<Ticket>>,
+    /// That meta points could not be written was said.
+    meta_lost: AtomicBool,
 }
 
 struct Inner {
@@ -37,12 +41,8 @@ struct Inner {
     told: Vec<(String, String)>,
     meta: Vec<u8>,
     meta_lines: u32,
-    /// A block of meta points on its way.
-    flying: Option<Ticket>,
     /// Blocks that are ready to be sent.
     ready: Vec<Batch>,
-    /// That meta points could not be written was said.
-    meta_lost: bool,
     ticks: Ticks,
     dry_run: bool,
 }
@@ -89,12 +89,12 @@ impl Ledger {
                 told: Vec::new(),
                 meta: Vec::new(),
                 meta_lines: 0,
-                flying: None,
                 ready: Vec::new(),
-                meta_lost: false,
                 ticks: Ticks::default(),
                 dry_run: settings.dry_run,
             }),
+            flying: Mutex::default(),
+            meta_lost: AtomicBool::new(false),
         }
     }
 
@@ -138,7 +138,7 @@ impl Ledger {
                 reason.as_deref().unwrap_or_default(),
             ),
         }
-        let mut inner = self.locked();
+        let mut inner = locked(&self.inner);
         inner.counts.add(&file);
         if let Some(report) = &mut inner.report {
             report.add(&file);
@@ -159,21 +159,32 @@ impl Ledger {
 
     /// Counts so far.
     pub fn counts(&self) -> Counts {
-        self.locked().counts
+        locked(&self.inner).counts
     }
 
     /// Sends the meta points that have gathered.
     pub fn send_meta(&self, sink: &Sink) {
-        let mut inner = self.locked();
-        for block in std::mem::take(&mut inner.ready) {
-            inner.send_block(block, &self.meta_bucket, sink);
+        let ready = std::mem::take(&mut locked(&self.inner).ready);
+        for block in ready {
+            let mut flying = locked(&self.flying);
+            self.await_block(&mut flying);
+            *flying = Some(sink.send(&self.meta_bucket, block, Precision::Nanoseconds));
+        }
+    }
+
+    fn await_block(&self, flying: &mut Option<Ticket>) {
+        if let Some(ticket) = flying.take()
+            && let Err(failure) = ticket.wait()
+            && !self.meta_lost.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("points about this run are not written: {failure}");
         }
     }
 
     /// Ends the report and sends the last meta points, the run's own among them.
     pub fn finish(&self, sink: &Sink) -> Summary {
         self.send_meta(sink);
-        let mut inner = self.locked();
+        let mut inner = locked(&self.inner);
         let counts = inner.counts;
         let duration_s = self.start.elapsed().as_secs_f64();
         let tail = RunTail {
@@ -194,6 +205,10 @@ impl Ledger {
         };
         let report = match inner.report.take().map(|report| report.finish(&tail)) {
             Some(Ok(place)) => Some(place),
+            Some(Err(error)) if inner.dry_run => {
+                tracing::warn!("the report cannot be written to the standard output: {error}");
+                None
+            }
             Some(Err(error)) => {
                 warn_of_report(&self.report_dir, &error);
                 None
@@ -206,22 +221,18 @@ impl Ledger {
             inner.meta.extend_from_slice(&line);
             inner.meta_lines += 1;
             inner.close_block();
-            for block in std::mem::take(&mut inner.ready) {
-                inner.send_block(block, &self.meta_bucket, sink);
-            }
-            inner.await_block();
         }
+        let failures = std::mem::take(&mut inner.told);
+        drop(inner);
+        self.send_meta(sink);
+        self.await_block(&mut locked(&self.flying));
         Summary {
             counts,
-            failures: std::mem::take(&mut inner.told),
+            failures,
             report_lost: report.is_none(),
             report: report.flatten(),
             duration_s,
         }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -231,20 +242,11 @@ impl Inner {
         let count = std::mem::take(&mut self.meta_lines);
         self.ready.push(Batch::plain(lines, count));
     }
+}
 
-    fn send_block(&mut self, block: Batch, bucket: &Arc<str>, sink: &Sink) {
-        self.await_block();
-        self.flying = Some(sink.send(bucket, block, Precision::Nanoseconds));
-    }
-
-    fn await_block(&mut self) {
-        if let Some(ticket) = self.flying.take()
-            && let Err(failure) = ticket.wait()
-            && !std::mem::replace(&mut self.meta_lost, true)
-        {
-            tracing::warn!("points about this run are not written: {failure}");
-        }
-    }
+/// A lock whose holder cannot panic.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn warn_of_report(dir: &Path, error: &std::io::Error) {

@@ -1,7 +1,7 @@
 //! PowerView: the measurements of MV2 loggers, written to InfluxDB 2 with none lost, doubled, shifted or invented.
 //!
-//! Data flow one way: `cli` -> `config` -> `run` (walk) -> `device` (lock, take, move) -> `ingest` (`logger_file` -> `line_protocol`
-//! -> `batch` -> `sink`) -> `ledger` (`report`, `meta`) -> exit code.
+//! Data flow one way: `cli` -> `config` -> `run` (walk) -> `device` (lock, take, land, move) -> `ingest` (`logger_file` ->
+//! `line_protocol` -> `batch`) -> `courier` -> `sink`; and from `device` -> `ledger` (`report`, `meta`) -> exit code.
 #![forbid(unsafe_code)]
 
 pub mod app;
@@ -9,6 +9,7 @@ pub mod batch;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod courier;
 pub mod device;
 pub mod exit;
 pub mod folder;

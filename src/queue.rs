@@ -108,6 +108,18 @@ fn sidecar_of(name: &OsStr) -> Option<OsString> {
     Some(OsStr::from_bytes(file).to_owned())
 }
 
+/// What the files of `error/` are ordered by: of those that came with the same name the later one has the higher number, so
+/// `x.tsv` comes before `x.1.tsv`, and what it corrects is not put back.
+fn order_of_arrival(name: &OsStr) -> (OsString, u32) {
+    let file = sidecar_of(name).unwrap_or_else(|| name.to_owned());
+    let path = Path::new(&file);
+    let numbered = path.file_stem().map(Path::new).and_then(|stem| {
+        let number = stem.extension()?.to_str()?.parse().ok()?;
+        Some((stem.file_stem()?.to_owned(), number))
+    });
+    numbered.unwrap_or_else(|| (path.file_stem().unwrap_or(&file).to_owned(), 0))
+}
+
 /// The entries of a folder and of those below it, depth first.
 struct Listing {
     root: PathBuf,
@@ -148,8 +160,8 @@ impl Level {
         if self.chunk.is_empty() && !self.ended {
             let wanted = |name: &OsStr, kind| pick.wants(name, kind);
             let folder = root.join(&self.sub);
-            let names =
-                names_after(&folder, self.last.as_deref(), CHUNK, wanted).unwrap_or_else(|error| {
+            let mut names = names_after(&folder, self.last.as_deref(), CHUNK, wanted)
+                .unwrap_or_else(|error| {
                     if error.kind() != std::io::ErrorKind::NotFound {
                         tracing::warn!(
                             "{}: cannot be listed: {}",
@@ -160,8 +172,11 @@ impl Level {
                     Vec::new()
                 });
             self.ended = names.len() < CHUNK;
+            self.last = names.last().map(|entry| entry.name.clone());
+            if pick == Pick::Errors {
+                names.sort_by_cached_key(|entry| order_of_arrival(&entry.name));
+            }
             self.chunk = names.into();
-            self.last = self.chunk.back().map(|entry| entry.name.clone());
         }
         self.chunk.pop_front()
     }
@@ -255,6 +270,19 @@ mod tests {
                 file("c.tsv")
             ]
         );
+    }
+
+    #[test]
+    fn of_files_in_error_that_came_with_one_name_the_first_comes_first() {
+        let names = ["w.tsv", "x.tsv", "x.1.tsv", "x.2.tsv", "x.10.tsv", "y.tsv"];
+        let dir = tree(
+            &names
+                .map(|name| format!("error/{name}"))
+                .each_ref()
+                .map(String::as_str),
+        );
+        let found: Vec<_> = Queue::new(dir.path(), true).collect();
+        assert_eq!(found, names.map(|name| Item::Retry(name.into())));
     }
 
     #[test]

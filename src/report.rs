@@ -2,7 +2,7 @@
 //! Source: SPEC section 5.
 
 use crate::ingest::{ChannelTally, Found};
-use crate::logger_file::HeaderMeta;
+use crate::logger_file::{Container, HeaderMeta};
 use crate::names::Location;
 use crate::shown::is_unsafe;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -169,8 +169,8 @@ impl FileReport {
         let instant = |seconds: i64| DateTime::from_timestamp(seconds, 0).map(iso);
         Self {
             error: None,
-            file_format: found.format.map(|(marker, _)| marker),
-            file_container: found.format.map(|(_, container)| container.name()),
+            file_format: found.marker,
+            file_container: found.container.map(Container::name),
             truncated: found.truncated,
             nb_rows: found.tally.rows,
             nb_channels: found.channels.len(),

@@ -40,6 +40,9 @@ pub fn run(settings: &Settings, stop: &Stop, progress: &Progress) -> anyhow::Res
         sweep(&shared);
     } else {
         for file in &settings.files {
+            if stop.is_requested() {
+                break;
+            }
             take_named(&shared, file);
         }
     }

@@ -3,8 +3,9 @@
 mod place;
 mod take;
 
-use self::place::Dealt;
+use self::take::InHand;
 use crate::config::Settings;
+use crate::courier::Courier;
 use crate::folder::{Busy, DeviceLock, Folder, Writers};
 use crate::ledger::Ledger;
 use crate::names::{ERROR, Location, PARSED};
@@ -79,19 +80,20 @@ impl<'a> Device<'a> {
                 Err(error) => return self.give_up(&error, std::iter::once(first).chain(queue)),
             };
             let writers = Writers::now();
-            let mut dealt = Vec::new();
+            let mut courier = self.courier();
+            let mut group = Vec::new();
             next = Some(first);
             while let Some(item) = next.take() {
-                dealt.extend(self.deal_with_item(&item, &writers));
+                group.extend(self.take_item(&item, &writers, &mut courier));
                 next = queue.next();
-                if dealt.len() >= GROUP_FILES
+                if group.len() >= GROUP_FILES
                     || start.elapsed() > GROUP_TIME
                     || self.shared.stop.is_requested()
                 {
                     break;
                 }
             }
-            self.place(dealt);
+            self.land_and_place(group, courier);
             drop(lock);
             held += start.elapsed();
             if next.is_some() && held > HOLD {
@@ -110,16 +112,26 @@ impl<'a> Device<'a> {
                 return self.give_up(&error, std::iter::once(item));
             }
         };
-        let dealt = self.deal_with_file(sub, name, None).or_else(|| {
-            // Not there any more. Where it was overwritten after it was moved, the upload has gone into the moved file.
-            self.written_after_its_move(sub, name)
-                .then(|| self.deal_with_file(Path::new(PARSED), name, None))
-                .flatten()
+        let mut courier = self.courier();
+        let in_hand = self.take(sub, name, None, &mut courier).or_else(|| {
+            // Not there any more. Where it was written to after it was moved, the upload has gone into the moved file.
+            let place = self.written_after_its_move(sub, name)?;
+            self.take(place, name, None, &mut courier)
         });
-        match dealt {
-            Some(dealt) => self.place(vec![dealt]),
+        match in_hand {
+            Some(in_hand) => self.land_and_place(vec![in_hand], courier),
             None => self.tell(self.missing(sub, name)),
         }
+    }
+
+    fn courier(&self) -> Courier<'_> {
+        Courier::new(self.shared.sink, self.location.company.as_str())
+    }
+
+    /// Nothing is in flight any more when a file is moved, or the lock let go.
+    fn land_and_place(&self, group: Vec<InHand>, mut courier: Courier<'_>) {
+        let land = |in_hand| self.land(in_hand, &mut courier);
+        self.place(group.into_iter().map(land).collect());
     }
 
     fn lock(&self) -> Result<Option<DeviceLock>, Busy> {
@@ -148,15 +160,20 @@ impl<'a> Device<'a> {
         }
     }
 
-    fn deal_with_item(&self, item: &Item, writers: &Writers) -> Option<Dealt> {
+    fn take_item(
+        &self,
+        item: &Item,
+        writers: &Writers,
+        courier: &mut Courier<'_>,
+    ) -> Option<InHand> {
         match item {
-            Item::File(sub, name) => self.deal_with_file(sub, name, Some(writers)),
+            Item::File(sub, name) => self.take(sub, name, Some(writers), courier),
             Item::Retry(name) => {
                 let errors = self.folder.open_below(Path::new(ERROR)).ok()?;
                 errors
                     .read_sidecar(name)
                     .is_some_and(|sidecar| sidecar.retryable)
-                    .then(|| self.deal_with_file(Path::new(ERROR), name, Some(writers)))
+                    .then(|| self.take(Path::new(ERROR), name, Some(writers), courier))
                     .flatten()
             }
             Item::Sidecar(name) => {
@@ -172,19 +189,19 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Whether `parsed/` holds a file of this name whose content was written after it was moved there: a move leaves a newer
-    /// mark on the name than on the content, a write leaves the same on both.
-    fn written_after_its_move(&self, sub: &Path, name: &OsStr) -> bool {
-        sub.as_os_str().is_empty()
-            && !self.shared.settings.dry_run
-            && self
-                .folder
-                .open_below(Path::new(PARSED))
-                .is_ok_and(|parsed| {
-                    parsed
-                        .open_file(name)
-                        .is_ok_and(|file| file.modified_ns >= file.changed_ns)
-                })
+    /// Which of `parsed/` and `error/` holds a file of this name whose content was written after it was moved there: a move
+    /// leaves a newer mark on the name than on the content, a write leaves the same on both.
+    fn written_after_its_move(&self, sub: &Path, name: &OsStr) -> Option<&'static Path> {
+        if !sub.as_os_str().is_empty() || self.shared.settings.dry_run {
+            return None;
+        }
+        [PARSED, ERROR].map(Path::new).into_iter().find(|place| {
+            self.folder.open_below(place).is_ok_and(|folder| {
+                folder
+                    .open_file(name)
+                    .is_ok_and(|file| file.modified_ns >= file.changed_ns)
+            })
+        })
     }
 
     /// A named file that is not there: another process has dealt with it, or it never was.
@@ -200,6 +217,7 @@ impl<'a> Device<'a> {
         match elsewhere {
             Some(place) => {
                 if sub == Path::new(ERROR)
+                    && !self.shared.settings.dry_run
                     && let Ok(errors) = self.folder.open_below(sub)
                 {
                     let _ = errors.remove_orphan_sidecar(name);

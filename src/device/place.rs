@@ -1,7 +1,7 @@
 //! A file is put where its fate has it, looked at once more, and only then told.
 
 use super::Device;
-use crate::folder::{Folder, MoveError, OpenFile, SIDECAR_ROOM, Sidecar, Writers, numbered};
+use crate::folder::{Folder, MoveError, OpenFile, Sidecar, Writers};
 use crate::names::{ERROR, PARSED};
 use crate::report::{FileReport, Status, iso};
 use crate::shown::shown;
@@ -119,6 +119,15 @@ impl Device<'_> {
                     .warn(&path, "taken away while it was being ingested");
                 (report, None)
             }
+            Err(MoveError::Replaced) => {
+                report.status = Status::Skipped;
+                report.retryable = true;
+                report.error = Some(format!(
+                    "{}; the next run takes that one",
+                    MoveError::Replaced
+                ));
+                (report, None)
+            }
             Err(error) => {
                 let done = match report.status {
                     Status::Success => "its points are written, but it",
@@ -144,17 +153,14 @@ impl Device<'_> {
         if parsed.holds(name, open.inode)? {
             return Ok(None);
         }
+        from.check_holds(name, open.inode)?;
         let as_name = from.move_into(name, &parsed, name, 0, |_| Ok(true))?;
-        // The sidecar of a file that was tried again, or one that a killed run wrote before it could move the file.
-        if let Ok(errors) = self.folder.open_below(Path::new(ERROR)) {
-            errors.remove_unfinished_sidecar()?;
-            let left = (0..).map(|n| numbered(name, n, SIDECAR_ROOM));
-            for candidate in left {
-                if errors.inode_of(&candidate)?.is_none() {
-                    errors.remove_sidecar(&candidate)?;
-                    break;
-                }
-            }
+        // The sidecar of a file that was tried again, or one that a killed run wrote before it could move the file. What hinders
+        // that is somebody's own folder of such a name: no reason to doubt the move.
+        if let Ok(errors) = self.folder.open_below(Path::new(ERROR))
+            && let Err(error) = errors.tidy_sidecars(name)
+        {
+            tracing::debug!("{}: not tidied: {error}", shown(errors.path()));
         }
         Ok(Some((parsed, as_name, false)))
     }
@@ -164,33 +170,22 @@ impl Device<'_> {
             from, name, open, ..
         } = taken;
         let errors = self.folder.open_or_make(ERROR)?;
-        let sidecar = Sidecar {
-            error: report.error.clone().unwrap_or_default(),
-            retryable: report.retryable,
-            time: iso(Utc::now()),
-            run_id: self.shared.ledger.run_id().to_owned(),
-        };
+        let sidecar = self.sidecar(report);
         if errors.holds(name, open.inode)? {
             errors.replace_sidecar(name, &sidecar)?;
             return Ok(None);
         }
-        let mut written = None;
-        let result = from.move_into(name, &errors, name, SIDECAR_ROOM, |candidate| {
-            if errors.inode_of(candidate)?.is_some() {
-                return Ok(false);
-            }
-            errors.write_sidecar(candidate, &sidecar)?;
-            written = Some(candidate.to_owned());
-            Ok(true)
-        });
-        match result {
-            Ok(as_name) => Ok(Some((errors, as_name, true))),
-            Err(error) => {
-                if let Some(candidate) = written {
-                    let _ = errors.remove_orphan_sidecar(&candidate);
-                }
-                Err(error)
-            }
+        from.check_holds(name, open.inode)?;
+        let as_name = from.move_into_error(name, &errors, name, &sidecar)?;
+        Ok(Some((errors, as_name, true)))
+    }
+
+    fn sidecar(&self, report: &FileReport) -> Sidecar {
+        Sidecar {
+            error: report.error.clone().unwrap_or_default(),
+            retryable: report.retryable,
+            time: iso(Utc::now()),
+            run_id: self.shared.ledger.run_id().to_owned(),
         }
     }
 
@@ -212,10 +207,10 @@ impl Device<'_> {
                 report.status = Status::Skipped;
                 report.retryable = true;
                 report.moved_to = None;
-                report.error = Some(match moved.give_back() {
-                    Ok(()) => format!("{reason}; given back for the next run"),
-                    Err(error) => format!("{reason}, but it cannot be given back: {error}"),
-                });
+                report.error = Some(format!("{reason}; given back for the next run"));
+                if let Err(error) = moved.give_back(&self.sidecar(report)) {
+                    report.error = Some(format!("{reason}, but it cannot be given back: {error}"));
+                }
             }
         }
         let mut synced: Vec<&Path> = Vec::new();
@@ -256,12 +251,16 @@ impl Moved {
             .map(|pid| format!("process {pid} began to write to it while it was being ingested"))
     }
 
-    fn give_back(&self) -> Result<(), MoveError> {
-        self.to
-            .move_into(&self.as_name, &self.taken.from, &self.taken.name, 0, |_| {
-                Ok(true)
-            })
-            .map(|_| ())?;
+    /// Back to where it was taken from; with a sidecar that asks for another try where that is `error/`.
+    fn give_back(&self, sidecar: &Sidecar) -> Result<(), MoveError> {
+        let Taken { from, name, .. } = &self.taken;
+        if from.path().ends_with(ERROR) {
+            self.to
+                .move_into_error(&self.as_name, from, name, sidecar)?;
+        } else {
+            self.to
+                .move_into(&self.as_name, from, name, 0, |_| Ok(true))?;
+        }
         if self.with_sidecar {
             self.to.remove_orphan_sidecar(&self.as_name)?;
         }

@@ -1,9 +1,11 @@
-//! One file is taken: opened, judged whether it has arrived, ingested, and its fate decided.
+//! One file is taken: opened, judged whether it has arrived, and its points sent off. Once they have landed, its fate is
+//! decided; until then the device's next files are taken.
 
 use super::Device;
 use super::place::{Dealt, Fate, Taken};
 use crate::batch::Shape;
 use crate::cli::OnOutage;
+use crate::courier::{Courier, Parcel};
 use crate::folder::{Folder, OpenError, OpenFile, Writers};
 use crate::ingest::{self, Fault, Found, Setup};
 use crate::logger_file::{Container, FormatError, HeaderMeta};
@@ -16,21 +18,41 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The end of a file that is searched for its end marker, in bytes.
-const TAIL: usize = 4096;
+/// How much of a file's two ends is looked at to tell whether it was cut off, in bytes.
+const ENDS: usize = 4096;
+
+/// A file that was taken.
+pub(super) enum InHand {
+    /// Its fate is known.
+    Decided(Dealt),
+    /// Its points are on their way.
+    Underway(Underway),
+}
+
+/// A file whose points are on their way, or as many as there were before something went wrong.
+pub(super) struct Underway {
+    parcel: Parcel,
+    found: Found,
+    read: Result<(), Fault>,
+    /// Looks who else writes a named file, meanwhile.
+    look: Option<JoinHandle<Writers>>,
+    taken: Taken,
+}
 
 impl Device<'_> {
-    /// Takes a file, ingests it and moves it. None where there is nothing to tell: it is gone, or in a sweep no file at all.
+    /// Takes a file and sends its points off. None where there is nothing to tell: it is gone, or in a sweep no file at all.
     /// `writers` are those that the sweep has found; a named file is taken without asking.
-    pub(super) fn deal_with_file(
+    pub(super) fn take(
         &self,
         sub: &Path,
         name: &OsStr,
         writers: Option<&Writers>,
-    ) -> Option<Dealt> {
-        let told = |report| Some(Dealt::left(report));
+        courier: &mut Courier<'_>,
+    ) -> Option<InHand> {
+        let told = |report| Some(InHand::Decided(Dealt::left(report)));
         let from = match self.folder_of(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -61,7 +83,7 @@ impl Device<'_> {
         if let Some(outage) = self.shared.sink.outage() {
             let mut report = self.unread(sub, name, Status::Error, outage.to_string());
             report.in_outage = true;
-            return Some(Dealt {
+            return Some(InHand::Decided(Dealt {
                 report,
                 fate: self.fate_in_outage(),
                 taken: Some(Taken {
@@ -73,72 +95,95 @@ impl Device<'_> {
                     from,
                     name: name.to_owned(),
                 }),
-            });
+            }));
         }
-        let path = from.path().join(name);
-        let progress = self.shared.progress;
+        let inode = open.inode;
+        let look = (writers.is_none() && !self.shared.settings.dry_run)
+            .then(|| std::thread::spawn(move || Writers::now_of(&[inode])));
+        let parcel = courier.begin();
         let same = || !open.has_changed().unwrap_or(true);
-        let ((found, result), writing) = std::thread::scope(|scope| {
-            // Who writes to a named file as it is taken is looked up while the server takes its points.
-            let look = (writers.is_none() && !self.shared.settings.dry_run)
-                .then(|| scope.spawn(|| Writers::now_of(&[open.inode])));
-            let ingested = ingest::ingest(progress.reading(&open.file), &self.setup(), &same);
-            let writers = look.and_then(|look| look.join().ok()).unwrap_or_default();
-            (ingested, writers.of(open.inode).to_vec())
-        });
-        self.warn_of(&path, &found);
-        let mut report = FileReport::read(&path, &self.location, found);
-        if self.shared.settings.dry_run {
-            if let Err(fault) = result {
-                report.status = Status::Error;
-                report.error = Some(fault.to_string());
-            }
-            return told(report);
+        let (mut found, read) = ingest::ingest(
+            self.shared.progress.reading(&open.file),
+            &self.setup(),
+            &same,
+            |batch| courier.send(parcel, batch),
+        );
+        if found.marker.is_none() {
+            found.truncated = looks_truncated(&open).unwrap_or(false);
         }
-        // Cut files fail for what they lack, and what they lack may just be arriving.
-        if !same() {
-            report.status = Status::Skipped;
-            report.error =
-                Some("it was changed while it was being read; left for the next run".to_owned());
-            return told(report);
-        }
-        let fate = match &result {
-            Ok(()) => {
-                set_delays(&mut report, &open);
-                Fate::Parsed
-            }
-            Err(fault) => {
-                report.status = Status::Error;
-                report.error = Some(fault.to_string());
-                match fault {
-                    Fault::Format(FormatError::Read(_)) | Fault::Sink(Failure::Storage(_)) => {
-                        report.retryable = true;
-                        Fate::Stay
-                    }
-                    Fault::Format(_) | Fault::Sink(Failure::Partial(_) | Failure::Rejected(_)) => {
-                        Fate::Error { retryable: false }
-                    }
-                    Fault::Sink(Failure::Outage(_)) => {
-                        report.in_outage = true;
-                        self.fate_in_outage()
-                    }
-                    Fault::Changed | Fault::Sink(Failure::Stopped) => {
-                        report.status = Status::Skipped;
-                        Fate::Stay
-                    }
-                }
-            }
-        };
-        Some(Dealt {
-            report,
-            fate,
-            taken: Some(Taken {
+        self.warn_of(&from.path().join(name), &found);
+        Some(InHand::Underway(Underway {
+            parcel,
+            found,
+            read,
+            look,
+            taken: Taken {
                 open,
-                writers: writing,
+                writers: Vec::new(),
                 from,
                 name: name.to_owned(),
-            }),
-        })
+            },
+        }))
+    }
+
+    /// Waits for the points of a file and decides what becomes of it.
+    pub(super) fn land(&self, in_hand: InHand, courier: &mut Courier<'_>) -> Dealt {
+        let Underway {
+            parcel,
+            found,
+            read,
+            look,
+            mut taken,
+        } = match in_hand {
+            InHand::Decided(dealt) => return dealt,
+            InHand::Underway(underway) => underway,
+        };
+        let landed = courier.land(parcel);
+        let result = read.and_then(|()| Ok(landed?));
+        let path = taken.from.path().join(&taken.name);
+        let mut report = FileReport::read(&path, &self.location, found);
+        if let Err(fault) = &result {
+            report.status = Status::Error;
+            report.error = Some(fault.to_string());
+        }
+        if self.shared.settings.dry_run {
+            return Dealt::left(report);
+        }
+        if let Some(writers) = look.and_then(|look| look.join().ok()) {
+            taken.writers = writers.of(taken.open.inode).to_vec();
+        }
+        // Cut files fail for what they lack, and what they lack may just be arriving.
+        if taken.open.has_changed().unwrap_or(true) {
+            report.status = Status::Skipped;
+            report.error = Some(Fault::Changed.to_string());
+            return Dealt::left(report);
+        }
+        let fate = match result {
+            Ok(()) => {
+                set_delays(&mut report, &taken.open);
+                Fate::Parsed
+            }
+            Err(Fault::Format(FormatError::Read(_)) | Fault::Sink(Failure::Storage(_))) => {
+                report.retryable = true;
+                Fate::Stay
+            }
+            Err(Fault::Format(_) | Fault::Sink(Failure::Partial(_) | Failure::Rejected(_))) => {
+                Fate::Error { retryable: false }
+            }
+            Err(Fault::Sink(Failure::Outage(_))) => {
+                report.in_outage = true;
+                self.fate_in_outage()
+            }
+            Err(Fault::Changed | Fault::Sink(Failure::Stopped)) => {
+                report.status = Status::Skipped;
+                Fate::Stay
+            }
+        };
+        Dealt {
+            report,
+            fate,
+            taken: Some(taken),
+        }
     }
 
     /// The folder that holds the file: mostly the device's own.
@@ -166,7 +211,7 @@ impl Device<'_> {
                 gzip: self.shared.sink.wants_gzip(settings.gzip),
                 lines: settings.batch_lines,
             },
-            sink: self.shared.sink,
+            with_lines: !self.shared.sink.is_nowhere(),
             stop: self.shared.stop,
             progress: self.shared.progress,
         }
@@ -191,24 +236,13 @@ impl Device<'_> {
         if age >= grace {
             return None;
         }
-        let looks_truncated = || -> io::Result<bool> {
-            let mut head = [0; 64];
-            let read = open.file.read_at(&mut head, 0)?;
-            let mut tail = [0; TAIL];
-            let start = open.size.saturating_sub(TAIL as u64);
-            let tail_read = open.file.read_at(&mut tail, start)?;
-            Ok(Container::looks_truncated(
-                &head[..read],
-                &tail[..tail_read],
-            ))
-        };
         if writers.may_miss_one_of(open.owner) {
             return Some(format!(
                 "it is younger than {} s, and whether it is still being written cannot be seen: other users' processes are hidden; left for the next run",
                 grace.as_secs()
             ));
         }
-        looks_truncated().unwrap_or(true).then(|| {
+        looks_truncated(open).unwrap_or(true).then(|| {
             format!("it is cut off and younger than {} s, so it may still be arriving; left for the next run", grace.as_secs())
         })
     }
@@ -217,7 +251,10 @@ impl Device<'_> {
     fn warn_of(&self, path: &Path, found: &Found) {
         let warn = |words: String| self.shared.ledger.warn(path, &words);
         if found.truncated {
-            warn("the file is cut off: its last value is not taken".to_owned());
+            warn(match found.container {
+                Some(Container::Headed) => "the file is cut off: END_DATA is missing".to_owned(),
+                _ => "the file is cut off: what follows its last tab is not taken".to_owned(),
+            });
         }
         if let HeaderMeta::Broken(reason) = &found.meta {
             warn(format!(
@@ -255,6 +292,19 @@ impl Device<'_> {
             }
         }
     }
+}
+
+/// Whether a file was cut off, by its two ends.
+fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
+    let mut head = [0; ENDS];
+    let read = open.file.read_at(&mut head, 0)?;
+    let mut tail = [0; ENDS];
+    let start = open.size.saturating_sub(ENDS as u64);
+    let tail_read = open.file.read_at(&mut tail, start)?;
+    Ok(Container::looks_truncated(
+        &head[..read],
+        &tail[..tail_read],
+    ))
 }
 
 fn set_delays(report: &mut FileReport, open: &OpenFile) {

@@ -1,6 +1,6 @@
 //! Renames that never overwrite and never copy. Source: SPEC section 1.
 
-use super::{Folder, Inode, numbered};
+use super::{Folder, Inode, SIDECAR_ROOM, Sidecar, numbered};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -12,6 +12,9 @@ pub enum MoveError {
     /// Another process, or the uploader, took it away.
     #[error("it is no longer there")]
     Gone,
+    /// Another file has its name now.
+    #[error("another file took its name while it was being ingested")]
+    Replaced,
     /// The target is another file system.
     #[error(
         "the target folder lies on another file system, and files are renamed, never copied; make it a plain folder"
@@ -50,6 +53,48 @@ impl Folder {
             }
         }
         Err(MoveError::Io(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// As [`Folder::move_into`], into a device's `error/`: at every instant the file there has its sidecar.
+    ///
+    /// # Errors
+    /// See [`MoveError`]; the file is then where it was.
+    pub fn move_into_error(
+        &self,
+        name: &OsStr,
+        errors: &Folder,
+        wanted: &OsStr,
+        sidecar: &Sidecar,
+    ) -> Result<OsString, MoveError> {
+        let mut written = None;
+        let result = self.move_into(name, errors, wanted, SIDECAR_ROOM, |candidate| {
+            if errors.inode_of(candidate)?.is_some() {
+                return Ok(false);
+            }
+            match errors.write_sidecar(candidate, sidecar) {
+                // Somebody made a folder of the sidecar's name.
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(false),
+                result => result?,
+            }
+            written = Some(candidate.to_owned());
+            Ok(true)
+        });
+        if let (Err(_), Some(candidate)) = (&result, written) {
+            let _ = errors.remove_orphan_sidecar(&candidate);
+        }
+        result
+    }
+
+    /// Makes sure that `name` still stands for this very file, so that no other is moved in its stead.
+    ///
+    /// # Errors
+    /// [`MoveError::Gone`], [`MoveError::Replaced`], and those of the file system.
+    pub fn check_holds(&self, name: &OsStr, inode: Inode) -> Result<(), MoveError> {
+        match self.inode_of(name)? {
+            Some(found) if found == inode => Ok(()),
+            Some(_) => Err(MoveError::Replaced),
+            None => Err(MoveError::Gone),
+        }
     }
 
     /// Whether `name` stands for this very file.

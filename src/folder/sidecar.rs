@@ -62,6 +62,22 @@ impl Folder {
         Ok(renameat(&self.fd, TEMPORARY, &self.fd, name_for(file))?)
     }
 
+    /// Removes the sidecar that is left of a file which went from here, under `file`'s name or a numbered one, to `parsed/`; the
+    /// caller holds the device's lock.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn tidy_sidecars(&self, file: &OsStr) -> io::Result<()> {
+        self.remove_unfinished_sidecar()?;
+        for n in 0.. {
+            let candidate = super::numbered(file, n, super::SIDECAR_ROOM);
+            if self.inode_of(&candidate)?.is_none() {
+                return self.remove_sidecar(&candidate);
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what a run left that was killed while it replaced a sidecar; the caller holds the device's lock.
     ///
     /// # Errors

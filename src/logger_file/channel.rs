@@ -61,12 +61,15 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// Makes channels of the cells of the two header lines; `line` is the number of the second one, for messages.
+    /// Makes channels of the cells of the two header lines, each with the number of its line, for messages.
     ///
     /// # Errors
     /// An unknown marker, lines of different length, no channel or too many, and a cell that is empty, too long or holds
     /// a control character.
-    pub fn new(serials: &[&[u8]], labels: &[&[u8]], line: u64) -> Result<Self, FormatError> {
+    pub fn new(
+        (serials, serials_line): (&[&[u8]], u64),
+        (labels, line): (&[&[u8]], u64),
+    ) -> Result<Self, FormatError> {
         let (serials, labels) = (without_tail(serials), without_tail(labels));
         let found = labels.first().copied().unwrap_or_default();
         let Some(marker) = MARKERS.into_iter().find(|m| m.as_bytes() == found) else {
@@ -89,7 +92,7 @@ impl Channels {
         if found > MAX_CHANNELS {
             return Err(FormatError::TooManyChannels { line, found });
         }
-        let serials = texts(&serials, line - 1, MAX_SERIAL, |line, column| {
+        let serials = texts(&serials, serials_line, MAX_SERIAL, |line, column| {
             FormatError::EmptySerial { line, column }
         })?;
         let labels = texts(&labels, line, MAX_LABEL, |line, column| {
@@ -187,9 +190,8 @@ mod tests {
     fn channels(serials: &str, labels: &str) -> Result<Channels, FormatError> {
         let split = |line: &'static str| line.split('\t').map(str::as_bytes).collect::<Vec<_>>();
         Channels::new(
-            &split(serials.to_owned().leak()),
-            &split(labels.to_owned().leak()),
-            2,
+            (&split(serials.to_owned().leak()), 1),
+            (&split(labels.to_owned().leak()), 2),
         )
     }
 
@@ -280,9 +282,8 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf8_are_read_as_windows_1252() {
         let found = Channels::new(
-            &[b"1", b"1"],
-            &[b"MV_T302_V002", b"Cuisine \xe9t\xe9 \x80"],
-            2,
+            (&[b"1", b"1"], 1),
+            (&[b"MV_T302_V002", b"Cuisine \xe9t\xe9 \x80"], 2),
         )
         .unwrap();
         assert_eq!(

@@ -1,6 +1,6 @@
 //! What a file wraps its table in. A new container is one more arm here.
 
-use super::FormatError;
+use super::{FormatError, Refused};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Chain, Cursor, Read};
 
@@ -37,10 +37,20 @@ impl Container {
     }
 
     /// Whether a file that starts with `head` and ends with `tail` was cut off: a plain one without a final line
-    /// break, a headed one without `END_DATA`. Looks at the two ends only, for a file that may still be growing.
-    pub fn looks_truncated(head: &[u8], tail: &[u8]) -> bool {
-        let head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
-        if head.starts_with(START_HEADER) {
+    /// break, a headed one without `END_DATA`. Looks at the two ends only, for a file that may still be growing, or
+    /// is not read to its end.
+    pub fn looks_truncated(mut head: &[u8], tail: &[u8]) -> bool {
+        // As `unwrap` passes over them.
+        loop {
+            let before = head.len();
+            head = head.trim_ascii_start();
+            head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
+            if head.len() == before {
+                break;
+            }
+        }
+        let first_line = head.split(|b| *b == b'\n').next().unwrap_or_default();
+        if trimmed(first_line) == START_HEADER {
             !tail
                 .split(|b| *b == b'\n')
                 .any(|line| Self::Headed.is_end(line))
@@ -92,24 +102,10 @@ const BLOCK: usize = 64 * 1024;
 ///
 /// # Errors
 /// An empty file, a header block that is not closed, data that do not start, a line that is too long.
-pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, FormatError> {
+pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, Refused> {
     let mut input = BufReader::with_capacity(BLOCK, input);
-    let mut line = Vec::new();
     let mut lines_before = 0;
-    // Blank lines before the first one say nothing, whatever the container.
-    loop {
-        line.clear();
-        if input.read_until(b'\n', &mut line)? == 0 {
-            return Err(FormatError::Empty);
-        }
-        while lines_before == 0 && line.starts_with(BYTE_ORDER_MARK) {
-            line.drain(..BYTE_ORDER_MARK.len());
-        }
-        if !trimmed(&line).is_empty() {
-            break;
-        }
-        lines_before += 1;
-    }
+    let line = first_line(&mut input, &mut lines_before)?;
     if trimmed(&line) != START_HEADER {
         return Ok(Unwrapped {
             container: Container::Plain,
@@ -119,26 +115,72 @@ pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, FormatError> {
         });
     }
     lines_before += 1;
+    let mut meta = HeaderMeta::None;
+    match table_start(&mut input, &mut lines_before, &mut meta) {
+        Ok(line) => Ok(Unwrapped {
+            container: Container::Headed,
+            meta,
+            lines_before,
+            table: Cursor::new(line).chain(input),
+        }),
+        Err(error) => Err(Refused {
+            error,
+            container: Some(Container::Headed),
+            meta,
+        }),
+    }
+}
+
+/// The first line that is not blank: what is blank before it says nothing, whatever the container.
+fn first_line(input: &mut impl BufRead, lines_before: &mut u64) -> Result<Vec<u8>, FormatError> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line)? == 0 {
+            return Err(FormatError::Empty);
+        }
+        while *lines_before == 0 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
+        if !trimmed(&line).is_empty() {
+            return Ok(line);
+        }
+        *lines_before += 1;
+    }
+}
+
+/// What stands between `START_HEADER` and the table, whose first line is given back.
+fn table_start(
+    input: &mut impl BufRead,
+    lines_before: &mut u64,
+    meta: &mut HeaderMeta,
+) -> Result<Vec<u8>, FormatError> {
+    let mut line = Vec::new();
     let mut json = Vec::new();
     loop {
         line.clear();
         if input.read_until(b'\n', &mut line)? == 0 || json.len() > super::MAX_LINE {
             return Err(FormatError::HeaderBlockOpen);
         }
-        lines_before += 1;
+        *lines_before += 1;
         if trimmed(&line) == END_HEADER {
             break;
         }
         json.extend_from_slice(&line);
     }
+    *meta = parse_meta(&json);
     loop {
         line.clear();
         let end = input.read_until(b'\n', &mut line)? == 0;
-        lines_before += 1;
+        *lines_before += 1;
         match trimmed(&line) {
             START_DATA => break,
             b"" if !end => (),
-            _ => return Err(FormatError::NoDataBlock { line: lines_before }),
+            _ => {
+                return Err(FormatError::NoDataBlock {
+                    line: *lines_before,
+                });
+            }
         }
     }
     // A file that was put together of others may have a mark here too. It is taken off here, for csv would do it or not,
@@ -148,12 +190,7 @@ pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, FormatError> {
     while line.starts_with(BYTE_ORDER_MARK) {
         line.drain(..BYTE_ORDER_MARK.len());
     }
-    Ok(Unwrapped {
-        container: Container::Headed,
-        meta: parse_meta(&json),
-        lines_before,
-        table: Cursor::new(line).chain(input),
-    })
+    Ok(line)
 }
 
 fn parse_meta(json: &[u8]) -> HeaderMeta {

@@ -14,7 +14,7 @@ pub use channel::{Channel, Channels, MARKERS, Role};
 pub use clock::{Clock, Zone, last_instant};
 pub use container::{Container, HeaderMeta};
 pub use lines::MAX_LINE;
-pub use table::{LoggerFile, Row, Tally};
+pub use table::{LoggerFile, Refused, Row, Tally};
 
 /// The most channels a file may have; real loggers have some thirty.
 pub const MAX_CHANNELS: usize = 10_000;

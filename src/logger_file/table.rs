@@ -27,6 +27,33 @@ pub struct Tally {
     pub lines_after_end: u64,
 }
 
+/// A file whose header cannot be used, and what is known of it all the same.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub error: FormatError,
+    /// Plain or headed, if that was seen.
+    pub container: Option<Container>,
+    /// The JSON of a headed file.
+    pub meta: HeaderMeta,
+}
+
+impl From<FormatError> for Refused {
+    fn from(error: FormatError) -> Self {
+        Self {
+            error,
+            container: None,
+            meta: HeaderMeta::None,
+        }
+    }
+}
+
+impl From<Refused> for FormatError {
+    fn from(refused: Refused) -> Self {
+        refused.error
+    }
+}
+
 /// One row that has an instant.
 #[derive(Debug, PartialEq)]
 pub struct Row<'a> {
@@ -54,10 +81,9 @@ impl<R: Read> LoggerFile<R> {
     /// Reads the header. `default_zone` is that of a file which names none.
     ///
     /// # Errors
-    /// What [`FormatError`] lists for headers, and errors of the disk.
-    pub fn open(input: R, default_zone: Tz) -> Result<Self, FormatError> {
+    /// What [`FormatError`] lists for headers, and errors of the disk, each with what is known of the file all the same.
+    pub fn open(input: R, default_zone: Tz) -> Result<Self, Refused> {
         let unwrapped = container::unwrap(Watched::new(input))?;
-        let before = unwrapped.lines_before;
         let mut rows = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -67,19 +93,16 @@ impl<R: Read> LoggerFile<R> {
             .terminator(Terminator::Any(b'\n'))
             .buffer_capacity(64 * 1024)
             .from_reader(unwrapped.table);
-        let mut serials = ByteRecord::new();
-        let mut labels = ByteRecord::new();
-        if !next_line(&mut rows, &mut serials)? {
-            return Err(match unwrapped.container {
-                Container::Plain => FormatError::Empty,
-                Container::Headed => FormatError::NoLabels { line: before + 1 },
-            });
-        }
-        if !next_line(&mut rows, &mut labels)? || unwrapped.container.is_end(labels.as_slice()) {
-            let line = before + line_of(&serials) + 1;
-            return Err(FormatError::NoLabels { line });
-        }
-        let channels = Channels::new(&cells(&serials), &cells(&labels), before + line_of(&labels))?;
+        let channels = match header(&mut rows, unwrapped.container, unwrapped.lines_before) {
+            Ok(channels) => channels,
+            Err(error) => {
+                return Err(Refused {
+                    error,
+                    container: Some(unwrapped.container),
+                    meta: unwrapped.meta,
+                });
+            }
+        };
         let zone = Zone::of_file(&unwrapped.meta, default_zone);
         Ok(Self {
             container: unwrapped.container,
@@ -217,6 +240,32 @@ impl<R: Read> LoggerFile<R> {
     }
 }
 
+/// Reads the two header lines of a table that has `before` lines before it.
+fn header<R: Read>(
+    rows: &mut csv::Reader<Table<Watched<R>>>,
+    container: Container,
+    before: u64,
+) -> Result<Channels, FormatError> {
+    let mut serials = ByteRecord::new();
+    let mut labels = ByteRecord::new();
+    if !next_line(rows, &mut serials)? {
+        return Err(match container {
+            Container::Plain => FormatError::Empty,
+            Container::Headed => FormatError::NoLabels { line: before + 1 },
+        });
+    }
+    let serials_line = before + last_line(rows);
+    if !next_line(rows, &mut labels)? || container.is_end(labels.as_slice()) {
+        let line = serials_line + 1;
+        return Err(FormatError::NoLabels { line });
+    }
+    let labels_line = before + last_line(rows);
+    Channels::new(
+        (&cells(&serials), serials_line),
+        (&cells(&labels), labels_line),
+    )
+}
+
 /// Reads the next line that is not blank, with the carriage return of a CRLF cut off its last cell.
 fn next_line<R: Read>(
     rows: &mut csv::Reader<R>,
@@ -253,9 +302,11 @@ fn cut_last_byte(record: &mut ByteRecord) {
     record.push_field(&cell.unwrap_or_default());
 }
 
-/// The number of a record's line, 1-based, counted from the table's first.
-fn line_of(record: &ByteRecord) -> u64 {
-    record.position().map_or(1, csv::Position::line)
+/// The number of the line that was read last, 1-based, counted from the table's first. (The record's own position is where
+/// the blank lines before it begin.)
+fn last_line<R: Read>(rows: &csv::Reader<Table<Watched<R>>>) -> u64 {
+    let unfinished = rows.get_ref().get_ref().1.get_ref().ended_inside_line();
+    rows.position().line() - u64::from(!unfinished)
 }
 
 fn cells(record: &ByteRecord) -> Vec<&[u8]> {

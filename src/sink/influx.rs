@@ -20,11 +20,15 @@ use influxdb2::{Client, ClientBuilder, RequestError};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 
 /// Requests in flight at a time, of all devices together.
 const MAX_IN_FLIGHT: usize = 4;
+
+/// How long the points about a run are tried, at most: files wait for them, and they are worth less.
+const META_RETRY_FOR: Duration = Duration::from_secs(10);
 
 /// How much of a server's answer is worth repeating, in bytes.
 const MAX_ANSWER: usize = 1_000;
@@ -69,7 +73,7 @@ impl Influx {
 
     /// Sends a batch; blocks only while too many are in flight.
     pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> Ticket {
-        if let Some(outage) = self.link.patience.outage() {
+        if let Some(outage) = self.link.patience(precision).outage() {
             return Ticket::Done(Err(outage));
         }
         let (sender, receiver) = oneshot::channel();
@@ -89,7 +93,7 @@ impl Influx {
 
     /// How many requests were sent again.
     pub fn retries(&self) -> u64 {
-        self.link.patience.retries()
+        self.link.patience.retries() + self.link.meta_patience.retries()
     }
 
     /// Asks the server how it is, once each and without patience.
@@ -115,9 +119,12 @@ struct Link {
     /// For all other requests.
     plain: Client,
     org: String,
-    token: String,
     address: String,
+    /// What is said must not hold the token, in any of these spellings.
+    secrets: Vec<String>,
     patience: Patience,
+    /// With the bucket of the reports, whose trouble must not touch the fate of any file.
+    meta_patience: Patience,
     in_flight: Semaphore,
     /// The buckets that are known to exist, by the name that a write gives.
     buckets: Mutex<HashMap<Arc<str>, Arc<OnceCell<String>>>>,
@@ -147,12 +154,32 @@ impl Link {
             compressed: client(gzip)?,
             plain: client(HeaderMap::new())?,
             org: settings.org.clone(),
-            token: settings.token.clone(),
             address: settings.url.as_str().trim_end_matches('/').to_owned(),
-            patience: Patience::new(settings.retry_for, settings.request_timeout, stop),
+            secrets: spellings(&settings.token),
+            patience: Patience::new(
+                settings.retry_for,
+                settings.request_timeout,
+                stop.clone(),
+                true,
+            ),
+            meta_patience: Patience::new(
+                settings.retry_for.min(META_RETRY_FOR),
+                settings.request_timeout,
+                stop,
+                false,
+            ),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             buckets: Mutex::default(),
         })
+    }
+
+    /// How a failing server is asked again for points of this kind. Without the server for measurements, there is none for
+    /// reports either.
+    fn patience(&self, precision: Precision) -> &Patience {
+        match precision {
+            Precision::Nanoseconds if self.patience.outage().is_none() => &self.meta_patience,
+            _ => &self.patience,
+        }
     }
 
     /// Writes a batch, whatever it takes: in halves where it is too large, into a bucket made anew where it is gone.
@@ -167,19 +194,20 @@ impl Link {
             .acquire()
             .await
             .map_err(|_| Failure::Stopped)?;
+        let patience = self.patience(precision);
         let mut remade = false;
         let mut partial = None;
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             // The bucket of the reports is not looked up: it is nearly always there, and a write says so if it is not.
             let name = match precision {
-                Precision::Seconds => self.known_bucket(bucket).await?,
+                Precision::Seconds => self.known_bucket(bucket, patience).await?,
                 Precision::Nanoseconds => bucket.to_string(),
             };
             let attempt = || self.write(&name, &part, precision);
-            let answer = match self.patience.insist(attempt).await {
+            let answer = match patience.insist(attempt).await {
                 Ok(()) => {
-                    self.patience.written();
+                    patience.written();
                     continue;
                 }
                 Err(Trouble::Over(failure)) => return Err(failure),
@@ -207,10 +235,11 @@ impl Link {
                 Answer::NotFound(_) => {
                     remade = true;
                     self.forget(bucket);
-                    self.known_bucket(bucket).await?;
+                    self.known_bucket(bucket, patience).await?;
                     parts.push(part);
                 }
                 Answer::Partial(words) => {
+                    patience.written();
                     partial
                         .get_or_insert_with(|| format!("bucket {:?}: {words}", shown(&**bucket)));
                 }
@@ -246,14 +275,18 @@ impl Link {
     }
 
     /// The name by which a write finds the bucket; looked up once a run, made if it is missing.
-    async fn known_bucket(&self, bucket: &Arc<str>) -> Result<String, Failure> {
+    async fn known_bucket(
+        &self,
+        bucket: &Arc<str>,
+        patience: &Patience,
+    ) -> Result<String, Failure> {
         let cell = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
         };
         cell.get_or_try_init(|| async {
             let attempt = || self.find_or_create(bucket);
-            self.patience
+            patience
                 .insist(attempt)
                 .await
                 .map_err(|trouble| match trouble {
@@ -393,17 +426,26 @@ impl Link {
 
     /// Status and message of an answer, safe to show. InfluxDB wraps its message in JSON; a proxy sends a page.
     fn said(&self, status: u16, text: &str) -> String {
-        let message = serde_json::from_str::<serde_json::Value>(text)
-            .ok()
-            .and_then(|json| Some(json.get("message")?.as_str()?.to_owned()));
-        let message = message.as_deref().unwrap_or(text).trim();
-        let message = message.replace(&self.token, "<token>");
-        let message = shown(&message[..message.floor_char_boundary(MAX_ANSWER)]);
+        let message = match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(json) => match json.get("message").and_then(|message| message.as_str()) {
+                Some(message) => message.to_owned(),
+                // Its escapes are undone, for they could hide the token.
+                None => json.to_string(),
+            },
+            Err(_) => text.to_owned(),
+        };
+        let message = self.safe(message.trim());
+        let message = &message[..message.floor_char_boundary(MAX_ANSWER)];
         if message.is_empty() {
             format!("status {status}")
         } else {
             format!("status {status}: {message}")
         }
+    }
+
+    /// What a server said, without the token and without what a terminal would obey.
+    fn safe(&self, text: &str) -> String {
+        shown(without_secrets(text, &self.secrets))
     }
 
     /// The innermost reason of a request that had no answer.
@@ -422,7 +464,7 @@ impl Link {
         while let Some(inner) = reason.source() {
             reason = inner;
         }
-        shown(reason.to_string().replace(&self.token, "<token>"))
+        self.safe(&reason.to_string())
     }
 
     async fn probe(&self, meta_bucket: &str) -> Probe {
@@ -438,12 +480,12 @@ impl Link {
             Ok(health) if matches!(health.status, influxdb2::models::Status::Pass) => Ok(format!(
                 "{} answers, version {}",
                 self.address,
-                shown(health.version.unwrap_or_default())
+                self.safe(&health.version.unwrap_or_default())
             )),
             Ok(health) => Err(format!(
                 "{}: {}",
                 self.address,
-                shown(health.message.unwrap_or_default())
+                self.safe(&health.message.unwrap_or_default())
             )),
             Err(error) => Err(words(self.answer(&error))),
         };
@@ -473,6 +515,35 @@ impl Link {
             write,
         }
     }
+}
+
+/// The ways in which an answer could spell the token: as it is, without the `=` that ends most tokens (they have as many
+/// spellings as there are encodings), and as in an address.
+fn spellings(token: &str) -> Vec<String> {
+    let stem = token.trim_end_matches('=');
+    let encoded: String = url::form_urlencoded::byte_serialize(stem.as_bytes()).collect();
+    let mut found = vec![token.to_owned(), stem.to_owned(), encoded];
+    found.retain(|spelling| !spelling.is_empty());
+    found.dedup();
+    found
+}
+
+/// `text` with each of the secrets replaced, whether in capitals or not.
+fn without_secrets(text: &str, secrets: &[String]) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets {
+        let (lower, wanted) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
+        let mut rest = 0;
+        let mut safe = String::with_capacity(text.len());
+        for (at, found) in lower.match_indices(&wanted) {
+            safe.push_str(&text[rest..at]);
+            safe.push_str("<token>");
+            rest = at + found.len();
+        }
+        safe.push_str(&text[rest..]);
+        text = safe;
+    }
+    text
 }
 
 fn status_of(error: &RequestError) -> Option<u16> {
@@ -541,6 +612,33 @@ mod tests {
             Answer::Refused(
                 "status 400: unable to parse 'm,a= value=': missing tag value <token>".to_owned()
             )
+        );
+    }
+
+    #[test]
+    fn the_token_is_known_in_other_spellings() {
+        let secrets = spellings("aB+cret/tok==");
+        for spelling in [
+            "aB+cret/tok==",
+            "aB+cret/tok%3D%3D",
+            "AB+CRET/TOK&#61;&#61;",
+            "aB%2Bcret%2Ftok%3D%3D",
+            "ab%2bcret%2ftok",
+        ] {
+            let found = without_secrets(&format!("é <{spelling}> é"), &secrets);
+            assert!(
+                found.starts_with("é <<token>") && !found.to_lowercase().contains("cret"),
+                "{found}"
+            );
+        }
+        let escaped: String = "s3cret"
+            .chars()
+            .map(|c| format!("\\u{:04x}", c as u32))
+            .collect();
+        let found = answer(400, &format!(r#"{{"error":"{escaped}"}}"#));
+        assert_eq!(
+            found,
+            Answer::Refused(r#"status 400: {"error":"<token>"}"#.to_owned())
         );
     }
 

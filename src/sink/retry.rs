@@ -41,8 +41,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(8);
 /// The last try before the time is up still gets this long.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
-/// The patience of one run with one server. All requests of the run share it: what one has waited, another does not wait
-/// again.
+/// The patience of one run with one server, for one kind of points. All their requests share it: what one has waited, another
+/// does not wait again.
 #[derive(Debug)]
 pub struct Patience {
     retry_for: Duration,
@@ -52,11 +52,19 @@ pub struct Patience {
     outage: Mutex<Option<String>>,
     retries: AtomicU64,
     stop: Stop,
+    /// Whether an outage is said here; else whoever sees the failure says it.
+    outspoken: bool,
 }
 
 impl Patience {
-    pub fn new(retry_for: Duration, request_timeout: Duration, stop: Stop) -> Self {
+    pub fn new(
+        retry_for: Duration,
+        request_timeout: Duration,
+        stop: Stop,
+        outspoken: bool,
+    ) -> Self {
         Self {
+            outspoken,
             retry_for,
             request_timeout,
             failing_since: Mutex::default(),
@@ -162,7 +170,7 @@ impl Patience {
     /// Decides that the server is gone, and says so once.
     fn declare_outage(&self, reason: &str) -> Failure {
         let mut outage = locked(&self.outage);
-        if outage.is_none() {
+        if outage.is_none() && self.outspoken {
             tracing::error!("{reason}; the remaining files are decided without asking again");
         }
         Failure::Outage(outage.get_or_insert_with(|| reason.to_owned()).clone())
@@ -184,7 +192,12 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn patience(retry_for: u64) -> Patience {
-        Patience::new(Duration::from_secs(retry_for), TIMEOUT, Stop::default())
+        Patience::new(
+            Duration::from_secs(retry_for),
+            TIMEOUT,
+            Stop::default(),
+            true,
+        )
     }
 
     fn busy() -> Answer {

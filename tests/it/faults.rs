@@ -470,7 +470,7 @@ fn an_answer_of_megabytes_is_cut_short_and_shown_escaped() {
 #[test]
 fn after_a_partial_write_the_other_batches_are_still_sent() {
     let double = Double::start();
-    double.fault_nth_write(2, Fault::PartialWrite);
+    double.fault_nth_write(1, Fault::PartialWrite);
     let site = Site::new();
     let file = good_file(1, 50);
     site.put_old(format!("{DEVICE}/a.tsv"), &file);
@@ -719,6 +719,89 @@ fn failing_to_write_the_meta_points_changes_no_files_fate() {
 }
 
 #[test]
+fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
+    // Reports of 300 columns fill a block of meta points every few files, so that it fails while files still wait.
+    let columns = 300;
+    let mut text = "02001171".to_owned() + &"\t02001171".repeat(columns) + "\nMV_T302_V002";
+    for i in 0..columns {
+        text.push_str(&format!("\tUne voie au nom assez long {i} W"));
+    }
+    text.push_str(&format!("\n03/08/25 03:20:00{}\n", "\t1.5".repeat(columns)));
+    let files = 40;
+    for (what, fault) in [
+        (
+            "403",
+            Fault::status(403, "insufficient permissions for write"),
+        ),
+        ("500", Fault::status(500, "internal error")),
+        ("silence", Fault::Silence),
+    ] {
+        let double = Double::start();
+        double.fault(|r| r.is_write() && r.bucket == META, 0, usize::MAX, fault);
+        let site = Site::new();
+        for n in 0..files {
+            site.put_old(format!("acme/site/{n:08}/a.tsv"), &text);
+        }
+        let run = site
+            .run_to(&double)
+            .env("TSV_RETRY_FOR", "0.5")
+            .env("TSV_REQUEST_TIMEOUT_S", "0.5")
+            .ok();
+        let tree = site.tree();
+        assert_eq!(tree.len(), files, "{what}: {tree:?}");
+        assert!(
+            tree.iter().all(|path| path.contains("/parsed/")),
+            "{what}: {tree:?}"
+        );
+        let requests = double.requests();
+        let first_meta = requests.iter().position(|r| r.bucket == META);
+        let last_data = requests.iter().rposition(is_data_write);
+        assert!(
+            first_meta.is_some() && first_meta < last_data,
+            "{what}: it fails before the end"
+        );
+        let said = run
+            .stderr
+            .lines()
+            .filter(|l| l.contains("about this run"))
+            .count();
+        assert_eq!(said, 1, "{what}: said once: {}", run.stderr);
+        assert_eq!(site.report()["status"], "success", "{what}");
+    }
+}
+
+#[test]
+fn a_partial_write_shows_that_the_server_is_there() {
+    // One 503, then 422 for longer than a failing server is waited for, then one more 503: that one is tried again, too.
+    let double = Double::start();
+    double.fault_nth_write(1, Fault::status(503, "down"));
+    let gate = Gate::new();
+    let site = Site::new();
+    for n in 0..3 {
+        site.put_old(format!("{DEVICE}/{n}.tsv"), good_file(1 + 10 * n, 3));
+    }
+    // Writes: 503, then the same again as 422; the second file's at the gate, then 422; the third's 503, then good.
+    double.fault_nth_write(1, Fault::PartialWrite);
+    double.fault_nth_write(
+        1,
+        Fault::GateThen(gate.clone(), 422, "partial write: dropped=1"),
+    );
+    double.fault_nth_write(1, Fault::status(503, "down"));
+    let run = site.run_to(&double).env("TSV_RETRY_FOR", "2").start();
+    gate.wait_for(1);
+    std::thread::sleep(Duration::from_millis(2500));
+    gate.open();
+    run.wait().expect(1);
+    assert_eq!(double.data_writes().len(), 5, "the last 503 is tried again");
+    assert!(
+        site.exists(format!("{DEVICE}/parsed/2.tsv")),
+        "{:?}",
+        site.tree()
+    );
+    assert_eq!(site.report()["nb_files_failed"], 2);
+}
+
+#[test]
 fn retry_errors_takes_what_is_retryable_and_nothing_else() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
@@ -771,6 +854,27 @@ fn retry_errors_takes_what_is_retryable_and_nothing_else() {
     assert_eq!(
         points_in(&double, "acme"),
         expected_points(&good_file(1, 2))
+    );
+}
+
+#[test]
+fn a_correction_of_the_same_name_wins_after_an_outage_as_without_one() {
+    // Both versions of x.tsv failed for the server's sake, the later one as x.1.tsv.
+    let double = Double::start();
+    double.fault_writes(usize::MAX, Fault::status(503, "down"));
+    let site = Site::new();
+    for from in [1, 100] {
+        site.put_old(format!("{DEVICE}/x.tsv"), good_file(from, 2));
+        site.run_to(&double)
+            .args(["--retry-for", "0"])
+            .run()
+            .expect(1);
+    }
+    double.clear_faults();
+    site.run_to(&double).arg("--retry-errors").ok();
+    assert_eq!(
+        points_in(&double, "acme"),
+        expected_points(&good_file(100, 2))
     );
 }
 

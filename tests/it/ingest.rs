@@ -325,6 +325,41 @@ fn a_named_file_in_error_that_fails_again_stays_with_one_sidecar() {
 }
 
 #[test]
+fn a_dry_run_leaves_even_a_sidecar_without_a_file() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/parsed/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/error/a.tsv.error.json"), "{}");
+    let before = site.tree();
+    site.call()
+        .arg("--dry-run")
+        .named(format!("{DEVICE}/error/a.tsv"))
+        .ok();
+    assert_eq!(site.tree(), before);
+}
+
+#[test]
+fn folders_named_like_sidecars_hinder_no_file() {
+    let site = Site::new();
+    for name in [
+        "a.tsv.error.json",
+        "b.tsv.error.json",
+        ".powerview-sidecar.tmp",
+    ] {
+        std::fs::create_dir_all(site.path(format!("{DEVICE}/error/{name}/x"))).expect("a folder");
+    }
+    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/b.tsv"), "rubbish");
+    site.lp_run().run().expect(1);
+    let report = site.report();
+    assert_eq!(file_of(&report, "a.tsv")["status"], "success", "{report:#}");
+    assert_eq!(
+        site.tree(),
+        ["error/b.1.tsv", "error/b.1.tsv.error.json", "parsed/a.tsv"]
+            .map(|n| format!("{DEVICE}/{n}"))
+    );
+}
+
+#[test]
 fn a_named_file_in_parsed_that_fails_goes_to_error() {
     let site = Site::new();
     site.put_old(
@@ -807,6 +842,103 @@ fn different_devices_go_side_by_side() {
 }
 
 #[test]
+fn files_of_one_device_are_in_flight_together_where_their_times_do_not_touch() {
+    let of_day = |day: u32| good_file(day, 3).replace("01/08/25", &format!("{day:02}/08/25"));
+    let site = Site::new();
+    let double = Double::start();
+    for day in 1..=3 {
+        site.put_old(format!("{DEVICE}/{day}.tsv"), of_day(day));
+    }
+    let gate = Gate::new();
+    double.fault(is_data_write, 0, usize::MAX, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).args(["--jobs", "1"]).start();
+    gate.wait_for(3);
+    assert!(
+        site.tree().iter().all(|path| !path.contains("/parsed/")),
+        "none is moved before its points have arrived: {:?}",
+        site.tree()
+    );
+    gate.open();
+    run.wait().expect(0);
+    assert_eq!(site.tree().len(), 3);
+    let all: Vec<_> = (1..=3)
+        .flat_map(|day| {
+            second_reader::read(of_day(day).as_bytes(), "site", chrono_tz::Europe::Paris)
+                .expect("good")
+                .points
+        })
+        .collect();
+    assert_eq!(points_in(&double, "acme"), stored(&all));
+}
+
+#[test]
+fn a_file_waits_for_the_one_before_it_where_their_times_touch() {
+    let site = Site::new();
+    let double = Double::start();
+    for n in 1..=3 {
+        site.put_old(format!("{DEVICE}/{n}.tsv"), good_file(n, 3));
+    }
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).args(["--jobs", "1"]).start();
+    gate.wait_for(1);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(double.data_writes().len(), 0, "no other has overtaken it");
+    gate.open();
+    run.wait().expect(0);
+    let last = second_reader::read(good_file(3, 3).as_bytes(), "site", chrono_tz::Europe::Paris)
+        .expect("good");
+    assert_eq!(points_in(&double, "acme"), stored(&last.points));
+}
+
+#[test]
+fn each_of_the_files_in_flight_has_its_own_fate() {
+    let of_day = |day: u32| good_file(day, 3).replace("01/08/25", &format!("{day:02}/08/25"));
+    let site = Site::new();
+    let double = Double::start();
+    for day in 1..=5 {
+        site.put_old(format!("{DEVICE}/{day}.tsv"), of_day(day));
+    }
+    let day_of = |request: &crate::influx_double::Request| {
+        request
+            .text()
+            .lines()
+            .next()
+            .map(|line| line.contains("value=2.5 ") || line.contains("value=4.5 "))
+    };
+    double.fault(
+        move |r| is_data_write(r) && day_of(r) == Some(true),
+        0,
+        usize::MAX,
+        Fault::status(400, "unable to parse"),
+    );
+    site.run_to(&double).args(["--jobs", "1"]).run().expect(1);
+    let tree = site.tree();
+    assert_eq!(
+        tree,
+        [
+            "error/2.tsv",
+            "error/2.tsv.error.json",
+            "error/4.tsv",
+            "error/4.tsv.error.json",
+            "parsed/1.tsv",
+            "parsed/3.tsv",
+            "parsed/5.tsv"
+        ]
+        .map(|path| format!("{DEVICE}/{path}"))
+    );
+    let kept: Vec<_> = [1, 3, 5]
+        .into_iter()
+        .flat_map(|day| {
+            second_reader::read(of_day(day).as_bytes(), "site", chrono_tz::Europe::Paris)
+                .expect("good")
+                .points
+        })
+        .collect();
+    assert_eq!(points_in(&double, "acme"), stored(&kept));
+}
+
+#[test]
 fn a_later_file_of_a_device_wins_over_an_earlier_one() {
     let site = Site::new();
     let double = Double::start();
@@ -932,6 +1064,45 @@ fn the_meta_buckets_report_stays_below_64_kib() {
 }
 
 #[test]
+fn the_meta_buckets_report_has_its_channels_up_to_64_kib() {
+    let file = |columns: usize| {
+        let mut text = "02001171".to_owned() + &"\t02001171".repeat(columns) + "\nMV_T302_V002";
+        for i in 0..columns {
+            text.push_str(&format!("\tVoie {i} W"));
+        }
+        text + &format!("\n03/08/25 03:20:00{}\n", "\t1.5".repeat(columns))
+    };
+    let report_of = |columns: usize| {
+        let site = Site::new();
+        let double = Double::start();
+        site.put_old(format!("{DEVICE}/a.tsv"), file(columns));
+        site.run_to(&double).ok();
+        let lines = double.points(META);
+        match &only(&lines, "tsv_parser_file")[0].fields["report"] {
+            Field::Text(report) => serde_json::from_str::<Value>(report).expect("JSON"),
+            other => panic!("{other:?}"),
+        }
+    };
+    // A channel takes a little over a hundred bytes: the largest report that fits is found from both sides.
+    let (mut fits, mut too_large) = (400, 800);
+    assert!(report_of(fits)["channels"].is_object());
+    assert!(report_of(too_large)["channels"].is_null());
+    while too_large - fits > 1 {
+        let middle = (fits + too_large) / 2;
+        if report_of(middle)["channels"].is_object() {
+            fits = middle;
+        } else {
+            too_large = middle;
+        }
+    }
+    let length = serde_json::to_string(&report_of(fits)).expect("JSON").len();
+    assert!(
+        (65_536 - 250..65_536).contains(&length),
+        "{fits} channels, {length} bytes"
+    );
+}
+
+#[test]
 fn the_meta_bucket_may_have_another_name() {
     let site = Site::new();
     let double = Double::start();
@@ -1025,6 +1196,86 @@ fn damage_that_does_not_stop_a_file_is_a_warning_each() {
         !site.lp_run().ok().stderr.contains("WARN"),
         "nothing to warn of"
     );
+}
+
+#[test]
+fn of_a_file_whose_header_is_refused_the_report_says_what_is_known() {
+    for (what, text, truncated, meta) in [
+        (
+            "cut in the serials",
+            "1\t1\t1".to_owned(),
+            true,
+            Value::Null,
+        ),
+        ("empty", String::new(), true, Value::Null),
+        (
+            "whole",
+            "1\t1\nMV_X\tA W\n03/08/25 03:20:00\t1\n".to_owned(),
+            false,
+            Value::Null,
+        ),
+        (
+            "headed, cut",
+            "START_HEADER\n{\"a\":1}\nEND_HEADER\nSTART_DATA\n1\t1\nMV_X\tA W\n".to_owned(),
+            true,
+            serde_json::json!({"a": 1}),
+        ),
+        (
+            "headed, whole",
+            "START_HEADER\n{\"a\":1}\nEND_HEADER\nSTART_DATA\n1\t1\nMV_X\tA W\nEND_DATA\n"
+                .to_owned(),
+            false,
+            serde_json::json!({"a": 1}),
+        ),
+        (
+            "no data block",
+            "START_HEADER\n{\"a\":1}\nEND_HEADER\n".to_owned(),
+            true,
+            serde_json::json!({"a": 1}),
+        ),
+    ] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), text);
+        let run = site.lp_run().run().expect(1);
+        let report = site.report();
+        let entry = file_of(&report, "a.tsv");
+        assert_eq!(entry["truncated"], truncated, "{what}");
+        assert_eq!(entry["file_header_meta"], meta, "{what}");
+        assert_eq!(
+            run.stderr.contains("cut off: "),
+            truncated,
+            "{what}: {}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn errors_in_a_header_name_the_line_that_an_editor_shows() {
+    for (text, line) in [
+        ("1\t1\n\n\nMV_T302_V009\tA W\n", 4),
+        ("\n\n1\t1\n\r\n\n\nMV_T302_V002\tA\x01 W\n", 7),
+        ("\n1\t\x01\n\nMV_T302_V002\tA W\n", 2),
+        ("1\t1\nMV_T302_V009\tA W", 2),
+        (
+            "START_HEADER\n{}\nEND_HEADER\nSTART_DATA\n\n1\t1\n\nMV_T302_V009\tA W\n",
+            8,
+        ),
+        ("1\t1\n\n\n", 2),
+    ] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), text);
+        site.lp_run().run().expect(1);
+        let report = site.report();
+        let error = file_of(&report, "a.tsv")["error"]
+            .as_str()
+            .expect("words")
+            .to_owned();
+        assert!(
+            error.contains(&format!("line {line}:")),
+            "{text:?}: {error}"
+        );
+    }
 }
 
 #[test]

@@ -450,6 +450,139 @@ fn overwritten_before_it_goes_to_error() {
 }
 
 #[test]
+fn a_file_of_error_that_is_given_back_is_tried_again() {
+    for named in CALLS {
+        let double = Double::start();
+        double.fault_writes(usize::MAX, Fault::status(503, "down"));
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), first());
+        site.run_to(&double)
+            .args(["--retry-for", "0"])
+            .run()
+            .expect(1);
+        double.clear_faults();
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let path = site.path(format!("{DEVICE}/error/a.tsv"));
+        let call = site.run_to(&double);
+        let run = if named {
+            call.named(format!("{DEVICE}/error/a.tsv"))
+        } else {
+            call.arg("--retry-errors")
+        }
+        .start();
+        gate.wait_for(1);
+        // Opened now, written to when the run is over.
+        let mut writer = File::options().append(true).open(&path).expect("opened");
+        gate.open();
+        run.wait().clean();
+        let rows = second()
+            .lines()
+            .skip(2)
+            .map(|l| format!("{l}\n"))
+            .collect::<String>();
+        writer.write_all(rows.as_bytes()).expect("written");
+        drop(writer);
+        assert!(
+            path.exists(),
+            "given back, named {named}: {:?}",
+            site.tree()
+        );
+        assert_eq!(
+            site.sidecar(&format!("{DEVICE}/error/a.tsv"))["retryable"],
+            true
+        );
+        age(&path, 3600);
+        site.run_to(&double).arg("--retry-errors").ok();
+        assert_holds(&double, &[&first(), &second()]);
+        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    }
+}
+
+#[test]
+fn an_upload_that_ends_in_a_file_that_went_to_error_is_taken_by_its_hook() {
+    // The hook of an earlier upload meets the file as the next one has just emptied it.
+    let double = Double::start();
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), first());
+    let mut writer = begin_overwrite(&path);
+    site.run_to(&double)
+        .named(format!("{DEVICE}/a.tsv"))
+        .run()
+        .expect(1);
+    assert!(
+        site.exists(format!("{DEVICE}/error/a.tsv")),
+        "{:?}",
+        site.tree()
+    );
+    writer.write_all(second().as_bytes()).expect("written");
+    drop(writer);
+    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    assert_holds(&double, &[&second()]);
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
+    // An atomic upload of the same name: a rename over it.
+    for (fault_status, retry) in [(None, "20"), (Some(400), "20"), (Some(503), "0")] {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let gate = Gate::new();
+        let fault = match fault_status {
+            None => Fault::Gate(gate.clone()),
+            Some(status) => Fault::GateThen(gate.clone(), status, "no"),
+        };
+        double.fault_nth_write(1, fault);
+        let run = site.run_to(&double).args(["--retry-for", retry]).start();
+        gate.wait_for(1);
+        let upload = site.put_old(format!("{DEVICE}/.sftpgo-upload.x.a.tsv"), second());
+        std::fs::rename(upload, &path).expect("renamed");
+        gate.open();
+        run.wait().clean();
+        assert_eq!(
+            site.tree(),
+            [format!("{DEVICE}/a.tsv")],
+            "{fault_status:?}: it stays, without ever having been moved"
+        );
+        let report = site.report();
+        let entry = file_of(&report, "a.tsv");
+        assert_eq!(entry["status"], "skipped", "{entry:#}");
+        assert!(
+            entry["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("took its name") && !e.contains("given back")),
+            "{entry:#}"
+        );
+        double.clear_faults();
+        site.run_to(&double).ok();
+        assert_holds(&double, &[&second()]);
+        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    }
+}
+
+#[test]
+fn a_young_headed_file_without_its_end_stays_whatever_stands_before_it() {
+    let site = Site::new();
+    let text = format!(
+        "START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{}",
+        good_file(9, 2)
+    );
+    for (n, before) in ["\n", "\r\n \n", "\u{feff}\n\n", "\u{feff}\u{feff}"]
+        .iter()
+        .enumerate()
+    {
+        site.put(format!("{DEVICE}/{n}.tsv"), format!("{before}{text}"));
+    }
+    site.lp_run().ok();
+    assert_eq!(
+        site.tree(),
+        ["0", "1", "2", "3"].map(|n| format!("{DEVICE}/{n}.tsv"))
+    );
+}
+
+#[test]
 fn a_process_that_hangs_does_not_block_the_others_for_ever() {
     let double = Double::start();
     let site = Site::new();
@@ -648,6 +781,31 @@ fn a_first_signal_ends_the_run_in_order() {
             assert!(site.exists(format!("acme/site/0200117{n}/parsed/a.tsv")));
         }
     }
+}
+
+#[test]
+fn a_signal_ends_a_run_over_many_named_files() {
+    let site = Site::new();
+    let mut call = site.lp_run();
+    let files = 1500;
+    for n in 0..files {
+        site.put(format!("{DEVICE}/{n:04}.tsv"), good_file(n, 40));
+        call = call.named(format!("{DEVICE}/{n:04}.tsv"));
+    }
+    let run = call.start();
+    let parsed = site.path(format!("{DEVICE}/parsed"));
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while std::fs::read_dir(&parsed).map_or(0, Iterator::count) < 5 {
+        assert!(std::time::Instant::now() < deadline, "no file was taken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    run.signal(Signal::TERM);
+    let run = run.wait().clean();
+    assert_ne!(run.code(), 0);
+    let done = std::fs::read_dir(&parsed).expect("parsed").count();
+    assert!(done < files as usize, "it goes on to the end");
+    assert_eq!(site.tree().len(), files as usize, "none is lost");
+    assert_eq!(site.report()["nb_files_total"], done);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //!     cargo bench --bench end_to_end                      against a double that swallows everything
 //!     INFLUXD_BIN=... cargo bench --bench end_to_end      and against a real server
+//!     cargo bench --bench end_to_end -- "one named file"  one of its scenes
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 const TOKEN: &str = "bench-token";
 const RUNS: usize = 5;
+const HOOK_RUNS: usize = 41;
 
 /// Requests in flight, as many as the program has for one file and for many devices.
 const IN_FLIGHT_ONE_FILE: usize = 3;
@@ -30,6 +32,16 @@ fn main() {
         Some(real) => servers.push(("a real server", real.address.clone())),
         None => println!("skipped: INFLUXD_BIN is not set, no real server"),
     }
+    // As other benches do: what is named on the command line, else all.
+    let names: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let wanted =
+        |scene: &str| names.is_empty() || names.iter().any(|name| scene.contains(name.as_str()));
+    for (server, address) in servers.iter().filter(|_| wanted("one named file")) {
+        hooks_call(&binary, dir.path(), server, address);
+    }
     for (scene, devices, files, rows, in_flight) in [
         ("one file of 20,000 x 30", 1, 1, 20_000, IN_FLIGHT_ONE_FILE),
         (
@@ -40,6 +52,9 @@ fn main() {
             IN_FLIGHT_DEVICES,
         ),
     ] {
+        if !wanted(scene) {
+            continue;
+        }
         let bodies = bodies(&binary, dir.path(), devices, files, rows);
         for (server, address) in &servers {
             let mut pairs = Vec::new();
@@ -61,6 +76,65 @@ fn main() {
             tell(scene, server, &mut pairs);
         }
     }
+}
+
+/// One named file of a day, as a hook calls for it, and in turn the same three requests by a client that does nothing else: how
+/// much longer does it take than the server's answers?
+fn hooks_call(binary: &Path, dir: &Path, server: &str, address: &str) {
+    let (mut beyond, mut whole) = (Vec::new(), Vec::new());
+    let body = bodies(binary, dir, 1, 1, 143).remove(0);
+    for run in 0..=HOOK_RUNS {
+        let data = make_tree(dir, 1, 1, 143);
+        let file = data.join("acme/site/00000000/0000.tsv");
+        let start = Instant::now();
+        let status = command(binary, dir, address, &data)
+            .arg("--tsvFile")
+            .arg(file)
+            .status()
+            .expect("the program starts");
+        let took = start.elapsed();
+        assert!(status.success(), "the program failed");
+        // What it wrote about itself stands in its report too.
+        let report = newest_report(dir);
+        let meta = format!("tsv_parser_file,bucket=acme report={report:?} {run}\n");
+        let start = Instant::now();
+        let mut link = Link::new(address);
+        link.ask("GET /api/v2/buckets?name=acme&org=bench", "", b"", " 200");
+        let write = "POST /api/v2/write?org=bench&bucket=acme&precision";
+        link.ask(
+            &format!("{write}=s"),
+            "Content-Encoding: gzip\r\n",
+            &body,
+            " 204",
+        );
+        link.ask(&format!("{write}=ns"), "", meta.as_bytes(), " 204");
+        let answers = start.elapsed();
+        if run > 0 {
+            whole.push(took);
+            beyond.push(took.saturating_sub(answers));
+        }
+    }
+    for times in [&mut whole, &mut beyond] {
+        times.sort();
+    }
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    println!(
+        "one named file of 143 x 30, {server}: {:.1} ms, of which beyond the server's answers {:.1} ms ({:.1} to {:.1}, {HOOK_RUNS} pairs)",
+        ms(whole[HOOK_RUNS / 2]),
+        ms(beyond[HOOK_RUNS / 2]),
+        ms(beyond[0]),
+        ms(beyond[HOOK_RUNS - 1]),
+    );
+}
+
+fn newest_report(dir: &Path) -> String {
+    let newest = std::fs::read_dir(dir.join("reports"))
+        .expect("reports")
+        .flatten()
+        .map(|entry| entry.path())
+        .max()
+        .expect("a report");
+    std::fs::read_to_string(newest).expect("its text")
 }
 
 fn tell(scene: &str, server: &str, pairs: &mut [(Duration, Duration)]) {
@@ -144,6 +218,21 @@ fn make_tree(dir: &Path, devices: usize, files: usize, rows: usize) -> PathBuf {
     data
 }
 
+/// The program with what it needs to write to a server.
+fn command(binary: &Path, dir: &Path, address: &str, data: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command
+        .args(["--quiet", "--timezone", "Europe/Paris", "--dataFolder"])
+        .arg(data)
+        .env_clear()
+        .env("INFLUXDB_HOST", format!("http://{address}"))
+        .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
+        .env("INFLUXDB_ORG", "bench")
+        .env("TSV_REPORT_DIR", dir.join("reports"))
+        .current_dir(dir);
+    command
+}
+
 /// The program, from its start to its end; making the tree is not counted.
 fn run_program(
     binary: &Path,
@@ -157,22 +246,8 @@ fn run_program(
     // The tree's own pages are not the program's business.
     rustix::fs::sync();
     let start = Instant::now();
-    let status = Command::new(binary)
-        .args([
-            "--quiet",
-            "--timezone",
-            "Europe/Paris",
-            "--jobs",
-            "2",
-            "--dataFolder",
-        ])
-        .arg(&data)
-        .env_clear()
-        .env("INFLUXDB_HOST", format!("http://{address}"))
-        .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
-        .env("INFLUXDB_ORG", "bench")
-        .env("TSV_REPORT_DIR", dir.join("reports"))
-        .current_dir(dir)
+    let status = command(binary, dir, address, &data)
+        .args(["--jobs", "2"])
         .status()
         .expect("the program starts");
     let took = start.elapsed();
@@ -228,30 +303,69 @@ fn send_ready_made(address: &str, bodies: &[Vec<u8>], in_flight: usize) -> Durat
     std::thread::scope(|scope| {
         for _ in 0..in_flight {
             scope.spawn(|| {
-                let stream = TcpStream::connect(address).expect("a connection");
-                stream.set_nodelay(true).expect("a socket");
-                let mut answers = BufReader::new(stream.try_clone().expect("a socket"));
-                let mut stream = stream;
+                let mut link = Link::new(address);
                 loop {
-                    let Some(body) = next.lock().expect("a lock").next() else { return };
-                    let head = format!(
-                        "POST /api/v2/write?bucket=acme&org=bench&precision=s HTTP/1.1\r\nHost: {address}\r\nAuthorization: Token {TOKEN}\r\n\
-                         Content-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
-                        body.len()
-                    );
-                    stream.write_all(&[head.as_bytes(), body].concat()).expect("sent");
-                    let mut line = String::new();
-                    answers.read_line(&mut line).expect("an answer");
-                    assert!(line.contains(" 204"), "{line}");
-                    while line.trim() != "" {
-                        line.clear();
-                        answers.read_line(&mut line).expect("an answer");
-                    }
+                    let Some(body) = next.lock().expect("a lock").next() else {
+                        return;
+                    };
+                    let write = "POST /api/v2/write?bucket=acme&org=bench&precision=s";
+                    link.ask(write, "Content-Encoding: gzip\r\n", body, " 204");
                 }
             });
         }
     });
     start.elapsed()
+}
+
+/// A connection to a server, for one request after another.
+struct Link {
+    address: String,
+    stream: TcpStream,
+    answers: BufReader<TcpStream>,
+}
+
+impl Link {
+    fn new(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_nodelay(true).expect("a socket");
+        Self {
+            address: address.to_owned(),
+            answers: BufReader::new(stream.try_clone().expect("a socket")),
+            stream,
+        }
+    }
+
+    /// Sends a request and reads its answer, which must have this status.
+    fn ask(&mut self, request: &str, headers: &str, body: &[u8], status: &str) {
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: {}\r\nAuthorization: Token {TOKEN}\r\n{headers}Content-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        self.stream
+            .write_all(&[head.as_bytes(), body].concat())
+            .expect("sent");
+        let (mut line, mut first, mut length) = (String::new(), String::new(), 0);
+        loop {
+            line.clear();
+            self.answers.read_line(&mut line).expect("an answer");
+            if first.is_empty() {
+                first.clone_from(&line);
+            }
+            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = n.trim().parse().unwrap_or(0);
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        assert!(first.contains(status), "{first}");
+        let body = std::io::copy(
+            &mut self.answers.by_ref().take(length),
+            &mut std::io::sink(),
+        );
+        assert_eq!(body.expect("a body"), length);
+    }
 }
 
 /// A server that has every bucket and takes every write.

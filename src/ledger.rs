@@ -172,6 +172,21 @@ impl Ledger {
         }
     }
 
+    /// Ends the report and gives it its place; none on stdout. That this fails is said.
+    fn publish(&self, report: Option<ReportWriter>, tail: &RunTail) -> Option<Option<PathBuf>> {
+        match report?.finish(tail) {
+            Ok(place) => Some(place),
+            Err(error) if self.head.dry_run => {
+                tracing::warn!("the report cannot be written to the standard output: {error}");
+                None
+            }
+            Err(error) => {
+                warn_of_report(&self.report_dir, &error);
+                None
+            }
+        }
+    }
+
     fn await_block(&self, flying: &mut Option<Ticket>) {
         if let Some(ticket) = flying.take()
             && let Err(failure) = ticket.wait()
@@ -203,18 +218,6 @@ impl Ledger {
                 "partial_failure"
             },
         };
-        let report = match inner.report.take().map(|report| report.finish(&tail)) {
-            Some(Ok(place)) => Some(place),
-            Some(Err(error)) if inner.dry_run => {
-                tracing::warn!("the report cannot be written to the standard output: {error}");
-                None
-            }
-            Some(Err(error)) => {
-                warn_of_report(&self.report_dir, &error);
-                None
-            }
-            None => None,
-        };
         if !inner.dry_run {
             let time = inner.ticks.next_ns();
             let line = run_line(&self.head, &tail, &counts, time);
@@ -222,9 +225,11 @@ impl Ledger {
             inner.meta_lines += 1;
             inner.close_block();
         }
-        let failures = std::mem::take(&mut inner.told);
+        let (failures, report) = (std::mem::take(&mut inner.told), inner.report.take());
         drop(inner);
+        // The report is brought to the disk while the server takes the last points.
         self.send_meta(sink);
+        let report = self.publish(report, &tail);
         self.await_block(&mut locked(&self.flying));
         Summary {
             counts,

@@ -190,7 +190,8 @@ impl Device<'_> {
     }
 
     /// The second look at files that were moved: one that is still being written, or was changed, is not finished and goes
-    /// back. Then the folders are synced, and only then it is told.
+    /// back. Only then it is told. Nobody waits for the disk to have the moves: one that a power cut takes back leaves a file to
+    /// be ingested once more, and the same points overwrite themselves.
     fn look_again(&self, mut group: Vec<(FileReport, Option<Moved>)>) {
         let inodes: Vec<_> = group
             .iter()
@@ -210,18 +211,6 @@ impl Device<'_> {
                 report.error = Some(format!("{reason}; given back for the next run"));
                 if let Err(error) = moved.give_back(&self.sidecar(report)) {
                     report.error = Some(format!("{reason}, but it cannot be given back: {error}"));
-                }
-            }
-        }
-        let mut synced: Vec<&Path> = Vec::new();
-        for moved in group.iter().filter_map(|(_, moved)| moved.as_ref()) {
-            for folder in [&moved.to, moved.taken.from.as_ref()] {
-                if synced.contains(&folder.path()) {
-                    continue;
-                }
-                synced.push(folder.path());
-                if let Err(error) = folder.sync() {
-                    tracing::warn!("{}: not synced to disk: {error}", shown(folder.path()));
                 }
             }
         }

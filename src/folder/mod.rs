@@ -114,7 +114,6 @@ impl Folder {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
-                self.sync()?;
                 self.open_below(Path::new(name))
             }
             result => result,
@@ -190,18 +189,6 @@ impl Folder {
         };
         let changed = time(stat.st_ctime, stat.st_ctime_nsec);
         Ok(time(stat.st_mtime, stat.st_mtime_nsec).min(changed))
-    }
-
-    /// Brings renames in this folder to the disk.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn sync(&self) -> io::Result<()> {
-        match rustix::fs::fsync(&self.fd) {
-            // Some file systems have nothing to sync for a folder.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Who has a file open for writing. Source: SPEC section 7: a file that is still being uploaded stays.
 
 use super::{Folder, Inode};
-use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::fs::{AtFlags, FileType, RawDir, statat};
+use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::fs;
+use std::mem::MaybeUninit;
 use std::path::Path;
 
 /// The files that other processes had open for writing at one moment.
@@ -27,20 +30,14 @@ impl Writers {
 
     fn look(wanted: impl Fn(Inode) -> bool) -> Self {
         let mut found = Self::default();
-        let Ok(processes) = fs::read_dir("/proc") else {
+        let Ok(processes) = Folder::open(Path::new("/proc")) else {
             found.hidden.insert(None);
             return found;
         };
         let own = std::process::id();
-        for process in processes.flatten() {
-            let Some(pid) = process
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            if pid != own {
+        for pid in names_in(&processes) {
+            let pid = pid.to_str().ok().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|pid| *pid != own) {
                 found.look_into(pid, &wanted);
             }
         }
@@ -60,21 +57,21 @@ impl Writers {
                 return;
             }
         };
-        let Ok(descriptors) = Dir::read_from(&folder.fd) else {
-            return;
-        };
-        for descriptor in descriptors.flatten() {
-            let stat = |flags| statat(&folder.fd, descriptor.file_name(), flags);
+        for descriptor in names_in(&folder) {
             // There are thousands of descriptors, and few are files: this one call is all that most of them cost.
-            let Ok(file) = stat(AtFlags::empty()) else {
-                continue;
+            let file = match statat(&folder.fd, &descriptor, AtFlags::empty()) {
+                Ok(file) => file,
+                // So it is with all of this process.
+                Err(Errno::ACCESS) => return,
+                Err(_) => continue,
             };
             let inode = (file.st_dev, file.st_ino);
             if FileType::from_raw_mode(file.st_mode) != FileType::RegularFile || !wanted(inode) {
                 continue;
             }
             // The link's own mode says how the file was opened: 0200 for writing.
-            if stat(AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|link| link.st_mode & 0o200 != 0) {
+            let link = statat(&folder.fd, &descriptor, AtFlags::SYMLINK_NOFOLLOW);
+            if link.is_ok_and(|link| link.st_mode & 0o200 != 0) {
                 self.open.entry(inode).or_default().push(pid);
             }
         }
@@ -94,6 +91,20 @@ impl Writers {
             !self.hidden.is_empty()
         }
     }
+}
+
+/// The names in a folder of `/proc`, but for `.` and `..`, until the first error: the process has ended. Read with as few calls
+/// as it takes, for there are hundreds of processes.
+fn names_in(folder: &Folder) -> Vec<CString> {
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(&folder.fd, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(Ok(entry)) = entries.next() {
+        if !entry.file_name().to_bytes().starts_with(b".") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names
 }
 
 /// The user of a process, which anybody may know.

@@ -744,8 +744,8 @@ fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
         }
         let run = site
             .run_to(&double)
-            .env("TSV_RETRY_FOR", "0.5")
-            .env("TSV_REQUEST_TIMEOUT_S", "0.5")
+            .env("TSV_RETRY_FOR", "4")
+            .env("TSV_REQUEST_TIMEOUT_S", "4")
             .ok();
         let tree = site.tree();
         assert_eq!(tree.len(), files, "{what}: {tree:?}");

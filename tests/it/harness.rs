@@ -380,27 +380,6 @@ impl Running {
         self.wait()
     }
 
-    /// Waits for its end; the milliseconds of processor time it took.
-    pub fn cpu_ms(&mut self) -> u64 {
-        loop {
-            // Of a process that ended and was not waited for, this is still there.
-            let stat =
-                std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its stat");
-            let fields: Vec<&str> = stat
-                .rsplit(')')
-                .next()
-                .expect("has fields")
-                .split_whitespace()
-                .collect();
-            assert!(self.started.elapsed() < self.timeout, "still running");
-            if fields[0] == "Z" {
-                let ticks = |i: usize| fields[i].parse::<u64>().expect("a number");
-                return (ticks(11) + ticks(12)) * 1000 / rustix::param::clock_ticks_per_second();
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
     pub fn is_done(&mut self) -> bool {
         self.child.try_wait().expect("waited").is_some()
     }

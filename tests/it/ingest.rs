@@ -755,38 +755,6 @@ fn the_data_folder_may_be_a_link() {
 }
 
 #[test]
-fn a_hooks_call_does_not_dawdle() {
-    // One named file as loggers write them: 143 rows, 30 channels.
-    let mut text = String::from("02001171") + &"\t02001171".repeat(30) + "\nMV_T302_V002";
-    for i in 0..30 {
-        text += &format!("\tVoie{i} W");
-    }
-    text.push('\n');
-    for i in 0..143 {
-        text += &format!(
-            "03/08/25 {:02}:{:02}:00{}\n",
-            i / 6,
-            i % 6 * 10,
-            "\t242.25".repeat(30)
-        );
-    }
-    let double = Double::start();
-    // The double's own reading of the lines is what would take longest.
-    double.fault_writes(usize::MAX, Fault::Status(204, String::new()));
-    let site = Site::new();
-    let mut best = u64::MAX;
-    for n in 0..10 {
-        let name = format!("{DEVICE}/{n}.tsv");
-        site.put(&name, &text);
-        let mut run = site.run_to(&double).named(&name).start();
-        best = best.min(run.cpu_ms());
-        run.wait().expect(0);
-    }
-    // Time of the processor, for the machine is shared; this build is not optimised.
-    assert!(best < 150, "{best} ms");
-}
-
-#[test]
 fn memory_does_not_grow_with_the_file() {
     // 600,000 points.
     let mut text = String::from("02001171");

@@ -42,7 +42,12 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
     points.push((
         "time zone",
         config::zone(&args.common, &env)
-            .map(|zone| format!("{zone}, for files that name none"))
+            .map(|found| {
+                format!(
+                    "{} by {}, for files that name none",
+                    found.zone, found.source
+                )
+            })
             .map_err(words),
     ));
     match (

@@ -1,6 +1,7 @@
 //! From options, `.env` and environment to one resolved set of settings.
 
 use crate::cli::{Common, Ingest, OnOutage};
+use crate::machine_zone::{FoundZone, Places, machine_zone};
 use crate::shown::shown;
 use chrono_tz::Tz;
 use std::collections::HashMap;
@@ -249,7 +250,7 @@ impl Settings {
             dry_run: args.dry_run,
             retry_errors: args.retry_errors,
             on_outage: on_outage(&args.common, env)?,
-            zone: zone(&args.common, env)?,
+            zone: zone(&args.common, env)?.zone,
             jobs,
             destination,
             meta_bucket: meta_bucket(env)?,
@@ -326,39 +327,27 @@ fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError
 /// The zone of files that name none: the option, the variable, else the machine's.
 ///
 /// # Errors
-/// A name that is no IANA zone.
-pub fn zone(common: &Common, env: &Environment) -> Result<Tz, ConfigError> {
+/// A name that is no IANA zone, and a machine whose zone cannot be told.
+pub fn zone(common: &Common, env: &Environment) -> Result<FoundZone, ConfigError> {
     let given = common
         .timezone
         .as_deref()
         .map(|zone| (zone, "--timezone"))
         .or_else(|| env.get("TSV_TIMEZONE").map(|zone| (zone, "TSV_TIMEZONE")));
-    if let Some((zone, source)) = given {
-        return zone.parse().or_else(|_| {
+    let Some((name, source)) = given else {
+        return machine_zone(env.get("TZ"), &Places::default()).or_else(|source| {
             wrong(format!(
-                "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
-                shown(zone)
+                "the machine's time zone cannot be told from {source}; set TSV_TIMEZONE, for instance to Europe/Paris"
             ))
         });
-    }
-    machine_zone(env.get("TZ")).or_else(|name| {
-        wrong(format!(
-            "the machine's time zone {:?} is no IANA name; set TSV_TIMEZONE, for instance to Europe/Paris",
+    };
+    let source = source.to_owned();
+    match name.parse() {
+        Ok(zone) => Ok(FoundZone { zone, source }),
+        Err(_) => wrong(format!(
+            "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
             shown(name)
-        ))
-    })
-}
-
-/// The zone of the machine: `TZ`, else what /etc/localtime links to; UTC where nothing is set.
-fn machine_zone(tz: Option<&str>) -> Result<Tz, String> {
-    if let Some(tz) = tz {
-        let name = tz.strip_prefix(':').unwrap_or(tz);
-        let name = name.split_once("zoneinfo/").map_or(name, |(_, zone)| zone);
-        return name.parse().map_err(|_| tz.to_owned());
-    }
-    match iana_time_zone::get_timezone() {
-        Ok(name) => name.parse().map_err(|_| name),
-        Err(_) => Ok(Tz::UTC),
+        )),
     }
 }
 
@@ -587,15 +576,5 @@ mod tests {
         std::fs::write(&path, "\u{feff}A_VARIABLE_OF_THIS_TEST='a b'\n").unwrap();
         let env = Environment::load(Some(&path)).unwrap();
         assert_eq!(env.get("A_VARIABLE_OF_THIS_TEST"), Some("a b"));
-    }
-
-    #[test]
-    fn the_machines_zone_is_tz_where_it_names_one() {
-        assert_eq!(machine_zone(Some(":Europe/Paris")), Ok(Tz::Europe__Paris));
-        assert_eq!(
-            machine_zone(Some("/usr/share/zoneinfo/Asia/Tokyo")),
-            Ok(Tz::Asia__Tokyo)
-        );
-        assert!(machine_zone(Some("CET-1CEST,M3.5.0,M10.5.0/3")).is_err());
     }
 }

@@ -294,6 +294,34 @@ fn the_flag_wins_over_the_environment() {
     assert_eq!(site.lp_points("acme")[0].epoch, 1_753_999_200 - 7 * 3600);
 }
 
+/// The zone of the machine is what libc takes it to be: a name, a file or rules. In Paris the first row is of 1 August
+/// 2025 00:00, 1_753_999_200.
+#[test]
+fn the_machines_zone_is_read_as_libc_reads_it() {
+    for (tz, hours) in [
+        ("Europe/Paris", 0),
+        (":Europe/Paris", 0),
+        ("CET-1CEST,M3.5.0,M10.5.0/3", 0),
+        ("UTC0", 2),
+        ("JST-9", -7),
+    ] {
+        let site = site();
+        site.lp_run().no_env("TSV_TIMEZONE").env("TZ", tz).ok();
+        assert_eq!(
+            site.lp_points("acme")[0].epoch,
+            1_753_999_200 + hours * 3600,
+            "{tz}"
+        );
+    }
+    let site = site();
+    let run = site
+        .lp_run()
+        .no_env("TSV_TIMEZONE")
+        .env("TZ", "Mars/Olympus")
+        .run();
+    wrong_usage(&site, run, &["Mars/Olympus", "TSV_TIMEZONE"]);
+}
+
 #[test]
 fn a_token_in_the_wrong_place_never_shows() {
     // Broken settings are shown with care: a token may stand in the URL, or have a line break.

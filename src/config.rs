@@ -4,6 +4,7 @@ use crate::cli::{Common, Ingest, OnOutage};
 use crate::machine_zone::{FoundZone, Places, machine_zone};
 use crate::shown::shown;
 use chrono_tz::Tz;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -34,10 +35,16 @@ impl Environment {
         let mut variables = HashMap::new();
         match std::fs::read(path) {
             Ok(text) => {
-                let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-                for entry in dotenvy::from_read_iter(text) {
+                let bytes = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+                // A comment may be in any encoding; a value may not, it would be another one.
+                let text = String::from_utf8_lossy(bytes);
+                let is_utf8 = matches!(text, Cow::Borrowed(_));
+                for entry in dotenvy::from_read_iter(text.as_bytes()) {
                     let (key, value) =
-                        entry.map_err(|error| unreadable_line(path, text, &error))?;
+                        entry.map_err(|error| unreadable_line(path, &text, &error))?;
+                    if !is_utf8 && value.contains(char::REPLACEMENT_CHARACTER) {
+                        return Err(foreign_value(path, bytes, &key));
+                    }
                     variables.insert(key, value);
                 }
             }
@@ -91,13 +98,13 @@ impl Environment {
 }
 
 /// Names the line, never what stands in it: it may hold a secret.
-fn unreadable_line(path: &Path, text: &[u8], error: &dotenvy::Error) -> ConfigError {
+fn unreadable_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
     let place = match error {
         dotenvy::Error::LineParse(line, _) => {
             // The parser gives the line, or what stands behind its `=`.
             let line = line.lines().next().unwrap_or_default().trim();
-            text.split(|byte| *byte == b'\n')
-                .position(|other| !line.is_empty() && other.trim_ascii().ends_with(line.as_bytes()))
+            text.lines()
+                .position(|other| !line.is_empty() && other.trim().ends_with(line))
                 .map_or_else(|| "a line".to_owned(), |at| format!("line {}", at + 1))
         }
         _ => "a line".to_owned(),
@@ -105,6 +112,24 @@ fn unreadable_line(path: &Path, text: &[u8], error: &dotenvy::Error) -> ConfigEr
     ConfigError(format!(
         "the file {}: {place} is not KEY=VALUE; put a value with blanks, #, $ or \\ into '...'",
         shown(path)
+    ))
+}
+
+/// Names the line of a value that is not UTF-8.
+fn foreign_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
+    let of_key = |line: &[u8]| {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_start();
+        text.strip_prefix("export")
+            .map_or(text, str::trim_start)
+            .starts_with(key)
+            && std::str::from_utf8(line).is_err()
+    };
+    let line = bytes.split(|byte| *byte == b'\n').position(of_key);
+    ConfigError(format!(
+        "the file {}{}: the value of {key} is not UTF-8; save the file as UTF-8",
+        shown(path),
+        line.map_or_else(String::new, |at| format!(", line {}", at + 1))
     ))
 }
 
@@ -576,5 +601,31 @@ mod tests {
         std::fs::write(&path, "\u{feff}A_VARIABLE_OF_THIS_TEST='a b'\n").unwrap();
         let env = Environment::load(Some(&path)).unwrap();
         assert_eq!(env.get("A_VARIABLE_OF_THIS_TEST"), Some("a b"));
+    }
+
+    #[test]
+    fn a_comment_of_env_may_be_in_any_encoding_and_a_value_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        let load = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            Environment::load(Some(&path))
+        };
+        let env =
+            load(b"# soci\xe9t\xe9\nA_TEST=1 # \xe9t\xe9\n  # \xff\nB_TEST='\xc3\xa9'\n").unwrap();
+        assert_eq!(
+            (env.get("A_TEST"), env.get("B_TEST")),
+            (Some("1"), Some("é"))
+        );
+        let words = load(b"# \xe9\nA_TEST=1\nexport B_TEST=secret\xe9\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            words.contains("line 3") && words.contains("B_TEST") && !words.contains("secret"),
+            "{words}"
+        );
+        // The line is counted over such a comment too.
+        let words = load(b"# \xe9\nnot a line\n").unwrap_err().to_string();
+        assert!(words.contains("line 2"), "{words}");
     }
 }

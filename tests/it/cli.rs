@@ -64,6 +64,13 @@ fn wrong_usage_is_exit_2_and_a_sentence() {
             .run(),
         &["/no/such/folder"],
     );
+    wrong_usage(
+        &site,
+        site.call()
+            .args(["--line-protocol-dir", "/dev/null/x"])
+            .run(),
+        &["/dev/null/x", "--line-protocol-dir"],
+    );
     let file = site.path(format!("{DEVICE}/a.tsv"));
     wrong_usage(
         &site,

@@ -460,6 +460,20 @@ fn completions_are_written_for_the_usual_shells() {
 }
 
 #[test]
+fn completions_into_a_pipe_that_closes_early_are_no_panic() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_powerview"))
+        .args(["completions", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ended");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), err.as_ref()), (Some(0), ""));
+}
+
+#[test]
 fn check_says_one_line_each() {
     let double = Double::start();
     let site = site();

@@ -866,6 +866,52 @@ fn the_old_hook_drives_the_stand_in() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("POWERVIEW_BIN"));
 }
 
+/// The old script read the `.env` in its own folder, so a hook that sourced none, called from anywhere, worked too.
+#[test]
+fn the_stand_in_finds_the_dot_env_beside_it() {
+    let place = Place::new();
+    let base = place.path("base");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::copy(root.join("tsv_parser.py"), base.join("tsv_parser.py")).expect("a copy");
+    fs::write(base.join(".env"), "INFLUXDB_HOST=ftp://beside\n").expect("a file");
+    fs::write(place.path("named"), "INFLUXDB_HOST=ftp://named\n").expect("a file");
+    let stand_in = |args: &[&str], org: &str| {
+        let mut command = Command::new("python3");
+        command
+            .arg(base.join("tsv_parser.py"))
+            .args(["--dataFolder", "data"])
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("POWERVIEW_BIN", env!("CARGO_BIN_EXE_powerview"))
+            .current_dir(place.path("sftpgo"));
+        if !org.is_empty() {
+            command.env("INFLUXDB_ORG", org);
+        }
+        let output = command.output().expect("python3 starts");
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let named = place.path("named").display().to_string();
+    for (args, org, words) in [
+        (&[][..], "", "ftp://beside"),
+        (&["--env-file", &named], "", "ftp://named"),
+        (&[&format!("--env-file={named}")], "", "ftp://named"),
+        // Whoever has the settings in the environment got them from there: nothing is passed but what was given.
+        (&[], "o", "INFLUXDB_HOST is not set"),
+    ] {
+        let said = stand_in(args, org);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+    fs::write(
+        place.path("sftpgo/.env"),
+        "INFLUXDB_HOST=ftp://working-directory\n",
+    )
+    .expect("a file");
+    let said = stand_in(&[], "");
+    assert!(said.contains("ftp://working-directory"), "{said}");
+}
+
 /// The real binary in the hook's bare environment, its settings from `.env` alone; the server is away.
 #[test]
 fn the_real_binary_finds_its_settings_and_its_words_reach_the_log() {

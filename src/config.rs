@@ -236,33 +236,15 @@ impl Settings {
         } else {
             Destination::Influx(influx(&args.common, env)?)
         };
-        let jobs = match args.jobs {
-            Some(n) => Some(n),
-            None => env.number("TSV_JOBS", "number of devices")?,
-        };
-        let jobs = match jobs.map(NonZeroUsize::new) {
-            None => std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
-                n.min(NonZeroUsize::MIN.saturating_add(3))
-            }),
-            Some(Some(n)) if n.get() <= 64 => n,
-            Some(_) => {
-                return wrong(
-                    "the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS",
-                );
-            }
-        };
-        let gzip = match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
-            None | Some("1" | "true" | "yes" | "on") => true,
-            Some("0" | "false" | "no" | "off") => false,
-            Some(_) => return wrong("TSV_GZIP must be 1 or 0; correct or unset it"),
-        };
-        let batch_lines = match env.number("TSV_BATCH_LINES", "number of points")? {
-            None => 10_000,
-            Some(n @ 1..=100_000) => n,
-            Some(_) => {
-                return wrong("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it");
-            }
-        };
+        let Tuning {
+            on_outage,
+            jobs,
+            grace,
+            lock_wait,
+            batch_lines,
+            gzip,
+            heartbeat,
+        } = Tuning::resolve(args.jobs, &args.common, env)?;
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
             data_folder_given: args
@@ -274,17 +256,83 @@ impl Settings {
             files: args.tsv_file.clone(),
             dry_run: args.dry_run,
             retry_errors: args.retry_errors,
-            on_outage: on_outage(&args.common, env)?,
+            on_outage,
             zone: zone(&args.common, env)?.zone,
             jobs,
             destination,
             meta_bucket: meta_bucket(env)?,
-            grace: env.seconds("TSV_INCOMPLETE_GRACE_S", 600.0)?,
-            lock_wait: env.seconds("TSV_LOCK_WAIT_S", 120.0)?,
+            grace,
+            lock_wait,
             batch_lines,
             gzip,
+            heartbeat,
+        })
+    }
+}
+
+/// How an ingestion goes about its work; see the fields of [`Settings`]. Apart from them, because `check` asks for the same.
+#[derive(Debug)]
+pub struct Tuning {
+    on_outage: OnOutage,
+    jobs: NonZeroUsize,
+    grace: Duration,
+    lock_wait: Duration,
+    batch_lines: u32,
+    gzip: bool,
+    heartbeat: Option<url::Url>,
+}
+
+impl Tuning {
+    /// Resolves what is set, `jobs` being what an option says.
+    ///
+    /// # Errors
+    /// One sentence for the first setting that is unusable.
+    pub fn resolve(
+        jobs: Option<usize>,
+        common: &Common,
+        env: &Environment,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            jobs: self::jobs(jobs, env)?,
+            gzip: gzip(env)?,
+            batch_lines: batch_lines(env)?,
+            on_outage: on_outage(common, env)?,
+            grace: env.seconds("TSV_INCOMPLETE_GRACE_S", 600.0)?,
+            lock_wait: env.seconds("TSV_LOCK_WAIT_S", 120.0)?,
             heartbeat: heartbeat(env)?,
         })
+    }
+}
+
+fn jobs(given: Option<usize>, env: &Environment) -> Result<NonZeroUsize, ConfigError> {
+    let jobs = match given {
+        Some(n) => Some(n),
+        None => env.number("TSV_JOBS", "number of devices")?,
+    };
+    match jobs.map(NonZeroUsize::new) {
+        None => Ok(
+            std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
+                n.min(NonZeroUsize::MIN.saturating_add(3))
+            }),
+        ),
+        Some(Some(n)) if n.get() <= 64 => Ok(n),
+        Some(_) => wrong("the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS"),
+    }
+}
+
+fn gzip(env: &Environment) -> Result<bool, ConfigError> {
+    match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
+        None | Some("1" | "true" | "yes" | "on") => Ok(true),
+        Some("0" | "false" | "no" | "off") => Ok(false),
+        Some(_) => wrong("TSV_GZIP must be 1 or 0; correct or unset it"),
+    }
+}
+
+fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
+    match env.number("TSV_BATCH_LINES", "number of points")? {
+        None => Ok(10_000),
+        Some(n @ 1..=100_000) => Ok(n),
+        Some(_) => wrong("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
     }
 }
 

@@ -14,7 +14,10 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL=C.UTF-8
 umask 027
 
-POWERVIEW_BASE=${POWERVIEW_BASE:-/srv/powerview}
+# Without the slashes at its end: SFTPGo's paths are compared with it.
+without_slash() { printf '%s' "${1%"${1##*[!/]}"}"; }
+
+POWERVIEW_BASE=$(without_slash "${POWERVIEW_BASE:-/srv/powerview}")
 MAX_LOG_LINE=4000
 ANSIBLE_SECONDS=1200 # one run takes seconds; one that hangs must not hold up the next for ever
 
@@ -55,10 +58,12 @@ logged() {
 # --- .env ------------------------------------------------------------------------------------------------------
 
 # Reads KEY=VALUE lines as data: nothing is expanded or executed. Single quotes are literal, double quotes know
-# \" \\ \$ \n, bare values end before " #". What the environment has already wins (so PATH is not for this
-# file), and names that make programs load code are passed over.
+# \" \\ \$ \n, bare values end before " #". As with the binary, the last of several lines counts, and what the
+# environment has wins (so PATH is not for this file), unless it is empty. Names that make programs load code are
+# passed over.
 read_env_file() {
-  local line key value rest
+  local line key value rest LC_ALL=C # bytes: a comment in another encoding must not hide its line
+  local -A from_file=()
   [[ -r $1 && -f $1 ]] || return 0
   while IFS= read -r line || [[ -n $line ]]; do
     line=${line%$'\r'}
@@ -77,7 +82,9 @@ read_env_file() {
     case $key in
       LD_* | BASH* | ENV | IFS | PYTHON* | PERL* | SFTPGO_ACTION* | ANSIBLE_CONFIG) continue ;;
     esac
-    [[ -n ${!key+set} ]] || export "$key=$value"
+    [[ -n ${!key:-} && -z ${from_file[$key]:-} ]] && continue
+    export "$key=$value"
+    from_file[$key]=1
   done <"$1"
 }
 
@@ -117,7 +124,7 @@ ansible_bin() {
 }
 
 # In POWERVIEW_BASE, where the binary looks for its .env; what was exported from it here has the same values.
-ingest() { (cd "$POWERVIEW_BASE" 2>/dev/null || cd /; logged powerview "$(powerview_bin)" --dataFolder "$data" "$@"); }
+ingest() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; logged powerview "$(powerview_bin)" --dataFolder "$data" "$@"); }
 
 # The two names as the JSON document that Ansible gets, or, with exit status 3, why they are refused: a name is a
 # template to Ansible, a bucket to InfluxDB and a title to Grafana. The rule stands in one file with the playbooks.
@@ -129,7 +136,7 @@ extra_vars() {
 
 create_dashboard() {
   local company=$1 campaign=$2 vars playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml
-  local scratch status
+  local scratch status why
   if [[ $company == "${TSV_META_BUCKET:-powerview_meta}" ]]; then
     log "mkdir $(shown "$company/$campaign"): refused, the company's name is the meta bucket's"
     return 0
@@ -145,7 +152,11 @@ create_dashboard() {
   export ANSIBLE_CONFIG=$POWERVIEW_BASE/grafana-automation/ansible.cfg ANSIBLE_NOCOLOR=1
   # One run at a time: a client that makes ten folders must not start ten Ansibles. The lock is on the playbook
   # itself, so there is no lock file, and it goes with its holder.
-  exec 9<"$playbook" && flock -w "$ANSIBLE_SECONDS" 9
+  if why=$({ : <"$playbook"; } 2>&1) && exec 9<"$playbook"; then
+    logged flock flock -w "$ANSIBLE_SECONDS" 9
+  else
+    log "the playbook $(shown "$playbook") cannot be opened: ${why##*: }; correct POWERVIEW_BASE or its rights"
+  fi
   logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
   status=$?
   ((status == 0)) || log "to try again: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
@@ -208,7 +219,8 @@ work() {
 main() {
   hook=$(readlink -f -- "${BASH_SOURCE[0]}")
   read_env_file "$POWERVIEW_BASE/.env"
-  export POWERVIEW_BASE SFTPGO_BASE=${SFTPGO_BASE:-/srv/sftpgo}
+  SFTPGO_BASE=$(without_slash "${SFTPGO_BASE:-/srv/sftpgo}")
+  export POWERVIEW_BASE SFTPGO_BASE
   data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log
   if [[ ${1:-} == work ]]; then
     exec 3>&- # tells the hook that we are in our own session now

@@ -23,13 +23,15 @@ pub fn run(cli: &Cli) -> ExitCode {
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Status(args)) => status::status(args),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(
-                *shell,
-                &mut Cli::command(),
-                "powerview",
-                &mut std::io::stdout(),
-            );
-            Ok(DONE)
+            // Through memory: the library takes a pipe that closes early for a defect, and panics.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "powerview", &mut script);
+            match std::io::stdout().write_all(&script) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(
+                    anyhow::anyhow!("the completions cannot be written: {error}"),
+                ),
+                _ => Ok(DONE),
+            }
         }
     };
     ExitCode::from(result.unwrap_or_else(|error| {

@@ -1,7 +1,7 @@
 //! `powerview check`: is everything set up? One line a point, with what to do about it. Source: SPEC section 6.
 
 use crate::cli::Check;
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, Tuning};
 use crate::exit::{DONE, FAILED};
 use crate::log::start_log;
 use crate::progress::Progress;
@@ -21,7 +21,6 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     start_log(&args.common, &env, &Progress::none())?;
     let mut points: Vec<(&str, Result<String, String>)> = Vec::new();
-    let words = |error: config::ConfigError| error.to_string();
 
     let data = config::data_folder(args.data_folder.as_deref());
     points.push((
@@ -42,32 +41,41 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
     points.push((
         "time zone",
         config::zone(&args.common, &env)
-            .map(|zone| format!("{zone}, for files that name none"))
-            .map_err(words),
+            .map(|found| {
+                format!(
+                    "{} by {}, for files that name none",
+                    found.zone, found.source
+                )
+            })
+            .map_err(|error| error.to_string()),
     ));
-    match (
-        config::influx(&args.common, &env),
-        config::meta_bucket(&env),
-    ) {
-        (Ok(settings), Ok(meta)) => {
-            points.push((
-                "configuration",
-                Ok(format!(
-                    "{} and organisation {:?}",
-                    settings.url,
-                    shown(&settings.org)
-                )),
-            ));
-            let probe = Influx::new(&settings, Stop::default())?.probe(&meta);
-            points.push(("server", probe.health));
-            points.push(("organisation", probe.organisation));
-            points.push(("token", probe.write));
+    let server = config::influx(&args.common, &env);
+    let meta = config::meta_bucket(&env);
+    let tuning = Tuning::resolve(None, &args.common, &env);
+    let faults: Vec<_> = [
+        server.as_ref().err(),
+        meta.as_ref().err(),
+        tuning.as_ref().err(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|error| ("configuration", Err(error.to_string())))
+    .collect();
+    let configured = faults.is_empty();
+    points.extend(faults);
+    if let (Ok(settings), Ok(meta)) = (server, meta) {
+        if configured {
+            let words = format!(
+                "{} and organisation {:?}",
+                settings.url,
+                shown(&settings.org)
+            );
+            points.push(("configuration", Ok(words)));
         }
-        (server, meta) => {
-            for error in [server.err(), meta.err()].into_iter().flatten() {
-                points.push(("configuration", Err(words(error))));
-            }
-        }
+        let probe = Influx::new(&settings, Stop::default())?.probe(&meta);
+        points.push(("server", probe.health));
+        points.push(("organisation", probe.organisation));
+        points.push(("token", probe.write));
     }
     points.push(("hook", hook(&env)));
     points.push(("clock", clock()));

@@ -1,8 +1,10 @@
 //! From options, `.env` and environment to one resolved set of settings.
 
 use crate::cli::{Common, Ingest, OnOutage};
+use crate::machine_zone::{FoundZone, Places, machine_zone};
 use crate::shown::shown;
 use chrono_tz::Tz;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -33,10 +35,16 @@ impl Environment {
         let mut variables = HashMap::new();
         match std::fs::read(path) {
             Ok(text) => {
-                let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-                for entry in dotenvy::from_read_iter(text) {
+                let bytes = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+                // A comment may be in any encoding; a value may not, it would be another one.
+                let text = String::from_utf8_lossy(bytes);
+                let is_utf8 = matches!(text, Cow::Borrowed(_));
+                for entry in dotenvy::from_read_iter(text.as_bytes()) {
                     let (key, value) =
-                        entry.map_err(|error| unreadable_line(path, text, &error))?;
+                        entry.map_err(|error| unreadable_line(path, &text, &error))?;
+                    if !is_utf8 && value.contains(char::REPLACEMENT_CHARACTER) {
+                        return Err(foreign_value(path, bytes, &key));
+                    }
                     variables.insert(key, value);
                 }
             }
@@ -90,13 +98,13 @@ impl Environment {
 }
 
 /// Names the line, never what stands in it: it may hold a secret.
-fn unreadable_line(path: &Path, text: &[u8], error: &dotenvy::Error) -> ConfigError {
+fn unreadable_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
     let place = match error {
         dotenvy::Error::LineParse(line, _) => {
             // The parser gives the line, or what stands behind its `=`.
             let line = line.lines().next().unwrap_or_default().trim();
-            text.split(|byte| *byte == b'\n')
-                .position(|other| !line.is_empty() && other.trim_ascii().ends_with(line.as_bytes()))
+            text.lines()
+                .position(|other| !line.is_empty() && other.trim().ends_with(line))
                 .map_or_else(|| "a line".to_owned(), |at| format!("line {}", at + 1))
         }
         _ => "a line".to_owned(),
@@ -104,6 +112,24 @@ fn unreadable_line(path: &Path, text: &[u8], error: &dotenvy::Error) -> ConfigEr
     ConfigError(format!(
         "the file {}: {place} is not KEY=VALUE; put a value with blanks, #, $ or \\ into '...'",
         shown(path)
+    ))
+}
+
+/// Names the line of a value that is not UTF-8.
+fn foreign_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
+    let of_key = |line: &[u8]| {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_start();
+        text.strip_prefix("export")
+            .map_or(text, str::trim_start)
+            .starts_with(key)
+            && std::str::from_utf8(line).is_err()
+    };
+    let line = bytes.split(|byte| *byte == b'\n').position(of_key);
+    ConfigError(format!(
+        "the file {}{}: the value of {key} is not UTF-8; save the file as UTF-8",
+        shown(path),
+        line.map_or_else(String::new, |at| format!(", line {}", at + 1))
     ))
 }
 
@@ -210,33 +236,15 @@ impl Settings {
         } else {
             Destination::Influx(influx(&args.common, env)?)
         };
-        let jobs = match args.jobs {
-            Some(n) => Some(n),
-            None => env.number("TSV_JOBS", "number of devices")?,
-        };
-        let jobs = match jobs.map(NonZeroUsize::new) {
-            None => std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
-                n.min(NonZeroUsize::MIN.saturating_add(3))
-            }),
-            Some(Some(n)) if n.get() <= 64 => n,
-            Some(_) => {
-                return wrong(
-                    "the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS",
-                );
-            }
-        };
-        let gzip = match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
-            None | Some("1" | "true" | "yes" | "on") => true,
-            Some("0" | "false" | "no" | "off") => false,
-            Some(_) => return wrong("TSV_GZIP must be 1 or 0; correct or unset it"),
-        };
-        let batch_lines = match env.number("TSV_BATCH_LINES", "number of points")? {
-            None => 10_000,
-            Some(n @ 1..=100_000) => n,
-            Some(_) => {
-                return wrong("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it");
-            }
-        };
+        let Tuning {
+            on_outage,
+            jobs,
+            grace,
+            lock_wait,
+            batch_lines,
+            gzip,
+            heartbeat,
+        } = Tuning::resolve(args.jobs, &args.common, env)?;
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
             data_folder_given: args
@@ -248,17 +256,83 @@ impl Settings {
             files: args.tsv_file.clone(),
             dry_run: args.dry_run,
             retry_errors: args.retry_errors,
-            on_outage: on_outage(&args.common, env)?,
-            zone: zone(&args.common, env)?,
+            on_outage,
+            zone: zone(&args.common, env)?.zone,
             jobs,
             destination,
             meta_bucket: meta_bucket(env)?,
-            grace: env.seconds("TSV_INCOMPLETE_GRACE_S", 600.0)?,
-            lock_wait: env.seconds("TSV_LOCK_WAIT_S", 120.0)?,
+            grace,
+            lock_wait,
             batch_lines,
             gzip,
+            heartbeat,
+        })
+    }
+}
+
+/// How an ingestion goes about its work; see the fields of [`Settings`]. Apart from them, because `check` asks for the same.
+#[derive(Debug)]
+pub struct Tuning {
+    on_outage: OnOutage,
+    jobs: NonZeroUsize,
+    grace: Duration,
+    lock_wait: Duration,
+    batch_lines: u32,
+    gzip: bool,
+    heartbeat: Option<url::Url>,
+}
+
+impl Tuning {
+    /// Resolves what is set, `jobs` being what an option says.
+    ///
+    /// # Errors
+    /// One sentence for the first setting that is unusable.
+    pub fn resolve(
+        jobs: Option<usize>,
+        common: &Common,
+        env: &Environment,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            jobs: self::jobs(jobs, env)?,
+            gzip: gzip(env)?,
+            batch_lines: batch_lines(env)?,
+            on_outage: on_outage(common, env)?,
+            grace: env.seconds("TSV_INCOMPLETE_GRACE_S", 600.0)?,
+            lock_wait: env.seconds("TSV_LOCK_WAIT_S", 120.0)?,
             heartbeat: heartbeat(env)?,
         })
+    }
+}
+
+fn jobs(given: Option<usize>, env: &Environment) -> Result<NonZeroUsize, ConfigError> {
+    let jobs = match given {
+        Some(n) => Some(n),
+        None => env.number("TSV_JOBS", "number of devices")?,
+    };
+    match jobs.map(NonZeroUsize::new) {
+        None => Ok(
+            std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
+                n.min(NonZeroUsize::MIN.saturating_add(3))
+            }),
+        ),
+        Some(Some(n)) if n.get() <= 64 => Ok(n),
+        Some(_) => wrong("the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS"),
+    }
+}
+
+fn gzip(env: &Environment) -> Result<bool, ConfigError> {
+    match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
+        None | Some("1" | "true" | "yes" | "on") => Ok(true),
+        Some("0" | "false" | "no" | "off") => Ok(false),
+        Some(_) => wrong("TSV_GZIP must be 1 or 0; correct or unset it"),
+    }
+}
+
+fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
+    match env.number("TSV_BATCH_LINES", "number of points")? {
+        None => Ok(10_000),
+        Some(n @ 1..=100_000) => Ok(n),
+        Some(_) => wrong("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
     }
 }
 
@@ -326,39 +400,27 @@ fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError
 /// The zone of files that name none: the option, the variable, else the machine's.
 ///
 /// # Errors
-/// A name that is no IANA zone.
-pub fn zone(common: &Common, env: &Environment) -> Result<Tz, ConfigError> {
+/// A name that is no IANA zone, and a machine whose zone cannot be told.
+pub fn zone(common: &Common, env: &Environment) -> Result<FoundZone, ConfigError> {
     let given = common
         .timezone
         .as_deref()
         .map(|zone| (zone, "--timezone"))
         .or_else(|| env.get("TSV_TIMEZONE").map(|zone| (zone, "TSV_TIMEZONE")));
-    if let Some((zone, source)) = given {
-        return zone.parse().or_else(|_| {
+    let Some((name, source)) = given else {
+        return machine_zone(env.get("TZ"), &Places::default()).or_else(|source| {
             wrong(format!(
-                "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
-                shown(zone)
+                "the machine's time zone cannot be told from {source}; set TSV_TIMEZONE, for instance to Europe/Paris"
             ))
         });
-    }
-    machine_zone(env.get("TZ")).or_else(|name| {
-        wrong(format!(
-            "the machine's time zone {:?} is no IANA name; set TSV_TIMEZONE, for instance to Europe/Paris",
+    };
+    let source = source.to_owned();
+    match name.parse() {
+        Ok(zone) => Ok(FoundZone { zone, source }),
+        Err(_) => wrong(format!(
+            "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
             shown(name)
-        ))
-    })
-}
-
-/// The zone of the machine: `TZ`, else what /etc/localtime links to; UTC where nothing is set.
-fn machine_zone(tz: Option<&str>) -> Result<Tz, String> {
-    if let Some(tz) = tz {
-        let name = tz.strip_prefix(':').unwrap_or(tz);
-        let name = name.split_once("zoneinfo/").map_or(name, |(_, zone)| zone);
-        return name.parse().map_err(|_| tz.to_owned());
-    }
-    match iana_time_zone::get_timezone() {
-        Ok(name) => name.parse().map_err(|_| name),
-        Err(_) => Ok(Tz::UTC),
+        )),
     }
 }
 
@@ -590,12 +652,28 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_zone_is_tz_where_it_names_one() {
-        assert_eq!(machine_zone(Some(":Europe/Paris")), Ok(Tz::Europe__Paris));
+    fn a_comment_of_env_may_be_in_any_encoding_and_a_value_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        let load = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            Environment::load(Some(&path))
+        };
+        let env =
+            load(b"# soci\xe9t\xe9\nA_TEST=1 # \xe9t\xe9\n  # \xff\nB_TEST='\xc3\xa9'\n").unwrap();
         assert_eq!(
-            machine_zone(Some("/usr/share/zoneinfo/Asia/Tokyo")),
-            Ok(Tz::Asia__Tokyo)
+            (env.get("A_TEST"), env.get("B_TEST")),
+            (Some("1"), Some("é"))
         );
-        assert!(machine_zone(Some("CET-1CEST,M3.5.0,M10.5.0/3")).is_err());
+        let words = load(b"# \xe9\nA_TEST=1\nexport B_TEST=secret\xe9\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            words.contains("line 3") && words.contains("B_TEST") && !words.contains("secret"),
+            "{words}"
+        );
+        // The line is counted over such a comment too.
+        let words = load(b"# \xe9\nnot a line\n").unwrap_err().to_string();
+        assert!(words.contains("line 2"), "{words}");
     }
 }

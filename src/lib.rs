@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod line_protocol;
 pub mod log;
 pub mod logger_file;
+pub mod machine_zone;
 pub mod meta;
 pub mod names;
 pub mod progress;

@@ -2,8 +2,8 @@
 
 use super::Failure;
 use crate::batch::Batch;
+use crate::config::ConfigError;
 use crate::shown::shown;
-use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -20,13 +20,13 @@ impl LineProtocolDir {
     /// Makes the folder if it is missing.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn new(dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| {
-            format!(
-                "the folder {} cannot be made; correct --line-protocol-dir",
+    /// A folder that cannot be made.
+    pub fn new(dir: &Path) -> Result<Self, ConfigError> {
+        std::fs::create_dir_all(dir).map_err(|error| {
+            ConfigError(format!(
+                "the folder {} cannot be made: {error}; correct --line-protocol-dir",
                 shown(dir)
-            )
+            ))
         })?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -88,8 +88,15 @@ impl LineProtocolDir {
 }
 
 fn storage(path: &Path, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        // A company's folder may have a name of 255 bytes, and `.lp` comes behind it.
+        io::ErrorKind::InvalidFilename => {
+            "the company's name is too long for a file's, give its folder a shorter one"
+        }
+        _ => "make room or correct --line-protocol-dir",
+    };
     Failure::Storage(format!(
-        "{} cannot be written: {error}; make room or correct --line-protocol-dir, the input stays where it is",
+        "{} cannot be written: {error}; {remedy}, the input stays where it is",
         shown(path)
     ))
 }
@@ -149,6 +156,19 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(dir.path().join("b.lp")).unwrap(),
             "a\nnew 1\n"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_file_is_no_matter_of_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = LineProtocolDir::new(dir.path()).unwrap();
+        let failure = sink
+            .append(&"x".repeat(255), &batch("new 1\n"))
+            .unwrap_err();
+        assert!(
+            matches!(&failure, Failure::Storage(words) if words.contains("too long") && !words.contains("room")),
+            "{failure}"
         );
     }
 

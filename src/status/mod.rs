@@ -95,7 +95,7 @@ pub fn status(args: &cli::Status) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     start_log(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;
-    let zone = config::zone(&args.common, &env)?;
+    let zone = config::zone(&args.common, &env)?.zone;
     let now = Utc::now();
     let silent_after = args.silent_after;
     let mut devices: Vec<_> = look::all(&folder, zone)

@@ -1,7 +1,7 @@
 //! The command line as hooks, cron jobs and people use it.
 
 use crate::harness::{DEVICE, HEADER, Run, Site, good_file, points_in};
-use crate::influx_double::{Double, ORG, TOKEN};
+use crate::influx_double::{Double, Fault, ORG, TOKEN};
 use serde_json::Value;
 use std::io::Read;
 
@@ -63,6 +63,13 @@ fn wrong_usage_is_exit_2_and_a_sentence() {
             .args(["-d", "/no/such/folder", "--line-protocol-dir", "x"])
             .run(),
         &["/no/such/folder"],
+    );
+    wrong_usage(
+        &site,
+        site.call()
+            .args(["--line-protocol-dir", "/dev/null/x"])
+            .run(),
+        &["/dev/null/x", "--line-protocol-dir"],
     );
     let file = site.path(format!("{DEVICE}/a.tsv"));
     wrong_usage(
@@ -294,6 +301,34 @@ fn the_flag_wins_over_the_environment() {
     assert_eq!(site.lp_points("acme")[0].epoch, 1_753_999_200 - 7 * 3600);
 }
 
+/// The zone of the machine is what libc takes it to be: a name, a file or rules. In Paris the first row is of 1 August
+/// 2025 00:00, 1_753_999_200.
+#[test]
+fn the_machines_zone_is_read_as_libc_reads_it() {
+    for (tz, hours) in [
+        ("Europe/Paris", 0),
+        (":Europe/Paris", 0),
+        ("CET-1CEST,M3.5.0,M10.5.0/3", 0),
+        ("UTC0", 2),
+        ("JST-9", -7),
+    ] {
+        let site = site();
+        site.lp_run().no_env("TSV_TIMEZONE").env("TZ", tz).ok();
+        assert_eq!(
+            site.lp_points("acme")[0].epoch,
+            1_753_999_200 + hours * 3600,
+            "{tz}"
+        );
+    }
+    let site = site();
+    let run = site
+        .lp_run()
+        .no_env("TSV_TIMEZONE")
+        .env("TZ", "Mars/Olympus")
+        .run();
+    wrong_usage(&site, run, &["Mars/Olympus", "TSV_TIMEZONE"]);
+}
+
 #[test]
 fn a_token_in_the_wrong_place_never_shows() {
     // Broken settings are shown with care: a token may stand in the URL, or have a line break.
@@ -425,6 +460,20 @@ fn completions_are_written_for_the_usual_shells() {
 }
 
 #[test]
+fn completions_into_a_pipe_that_closes_early_are_no_panic() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_powerview"))
+        .args(["completions", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ended");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), err.as_ref()), (Some(0), ""));
+}
+
+#[test]
 fn check_says_one_line_each() {
     let double = Double::start();
     let site = site();
@@ -459,6 +508,97 @@ fn check_says_one_line_each() {
     );
     assert_eq!(double.bucket_names().len(), 2, "it creates no bucket");
     assert_eq!(site.reports().len(), 0);
+}
+
+/// What `check` says in one line, and that it fails.
+#[track_caller]
+fn failing_line(run: Run, name: &str) -> String {
+    let run = run.expect(1);
+    let start = format!("FAIL {name} ");
+    let line = run.stdout.lines().find(|line| line.starts_with(&start));
+    line.unwrap_or_else(|| panic!("{name} does not fail: {}", run.stdout))
+        .to_owned()
+}
+
+#[test]
+fn check_fails_for_each_setting_that_an_ingestion_refuses() {
+    let double = Double::start();
+    let site = site();
+    for (name, value) in [
+        ("TSV_JOBS", "abc"),
+        ("TSV_JOBS", "65"),
+        ("TSV_ON_OUTAGE", "drop"),
+        ("TSV_INCOMPLETE_GRACE_S", "long"),
+        ("TSV_LOCK_WAIT_S", "-1"),
+        ("TSV_GZIP", "perhaps"),
+        ("TSV_BATCH_LINES", "0"),
+        ("TSV_HEARTBEAT_URL", "somewhere"),
+        ("TSV_META_BUCKET", "_x"),
+        ("TSV_RETRY_FOR", "long"),
+    ] {
+        let call = |args: &[&str]| {
+            site.bare()
+                .args(args)
+                .arg("-d")
+                .arg(site.data())
+                .env("INFLUXDB_HOST", double.url())
+                .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
+                .env("INFLUXDB_ORG", ORG)
+                .env(name, value)
+        };
+        wrong_usage(&site, call(&[]).run(), &[name]);
+        let line = failing_line(call(&["check"]).run(), "configuration");
+        assert!(line.contains(name) && line.contains("; "), "{line}");
+    }
+}
+
+#[test]
+fn check_says_what_to_do_about_a_server() {
+    let double = Double::start();
+    let site = site();
+    let check = |url: &str, org: &str| {
+        site.bare()
+            .env("INFLUXDB_HOST", url)
+            .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
+            .env("INFLUXDB_ORG", org)
+            .args(["check", "-d"])
+            .arg(site.data())
+            .run()
+    };
+    let line = failing_line(check("http://127.0.0.1:1", ORG), "server");
+    assert!(
+        line.contains("refused") && line.contains("start InfluxDB"),
+        "{line}"
+    );
+    failing_line(check("http://127.0.0.1:1", ORG), "token");
+
+    failing_line(check(&double.url(), "nobody"), "organisation");
+    let line = failing_line(check(&double.url(), "nobody"), "token");
+    assert!(line.contains("organisation"), "{line}");
+
+    double.fault_all(Fault::Html(200));
+    let line = failing_line(check(&double.url(), ORG), "server");
+    assert!(
+        line.contains("something other than InfluxDB") && line.contains("INFLUXDB_HOST"),
+        "{line}"
+    );
+    failing_line(check(&double.url(), ORG), "token");
+    double.fault_all(Fault::Html(404));
+    let line = failing_line(check(&double.url(), ORG), "server");
+    assert!(line.contains("correct INFLUXDB_HOST"), "{line}");
+
+    // Whatever answers may give back what it was sent; `expect` looks for the token.
+    for status in ["pass", "fail"] {
+        double.clear_faults();
+        double.fault_all(Fault::Status(
+            200,
+            format!(
+                r#"{{"name":"x","status":"{status}","message":"{TOKEN}","version":"{TOKEN}"}}"#
+            ),
+        ));
+        let run = check(&double.url(), ORG).expect(1);
+        assert!(run.stdout.contains("<token>"), "{}", run.stdout);
+    }
 }
 
 #[test]

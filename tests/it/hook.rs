@@ -655,6 +655,102 @@ fn dot_env_is_data() {
     assert!(!canary.exists(), "a value ran");
 }
 
+/// Hook and binary must not read one file in two ways: of a variable that stands twice the last line counts, one that is
+/// empty in the environment is not set, and a comment's encoding is nobody's business.
+#[test]
+fn dot_env_is_read_as_the_binary_reads_it() {
+    let place = Place::new();
+    let text = b"# soci\xe9t\xe9\nTSV_A=first\nTSV_B=first\nTSV_C=from-the-file\nTSV_D=1 # \xe9t\xe9\nTSV_E=first\nTSV_A=last\nTSV_B=last\nTSV_E=\n";
+    fs::write(place.path("base/.env"), text).expect("a file");
+    let variables = [
+        ("TSV_A", "last"),
+        ("TSV_B", "from the environment"),
+        ("TSV_C", "from-the-file"),
+        ("TSV_D", "1"),
+        ("TSV_E", ""),
+    ];
+    for foreground in ["1", ""] {
+        let before = place.calls("powerview").len();
+        let mut hook = place.hook();
+        hook.env("POWERVIEW_HOOK_FOREGROUND", foreground)
+            .env("TSV_B", "from the environment")
+            .env("TSV_C", "")
+            .env("SFTPGO_ACTION", "upload");
+        assert!(hook.status().expect("the hook starts").success());
+        place.until("powerview is called", || {
+            place.calls("powerview").len() > before
+        });
+        for call in place.calls("powerview") {
+            for (key, value) in variables {
+                assert_eq!(call.env(key).as_deref(), Some(value), "{key}");
+            }
+        }
+    }
+
+    let env = |key: &str| match key {
+        "TSV_B" => Some("from the environment"),
+        "TSV_C" => Some(""),
+        _ => None,
+    };
+    let site = crate::harness::Site::new();
+    for (key, value) in variables {
+        // The binary shows what a variable holds where it cannot use it.
+        let text = String::from_utf8_lossy(text).replace(key, "TSV_TIMEZONE");
+        fs::write(site.dir.path().join("cwd/.env"), text).expect("a file");
+        let mut call = site.call().arg("--dry-run").no_env("TSV_TIMEZONE");
+        if let Some(value) = env(key) {
+            call = call.env("TSV_TIMEZONE", value);
+        }
+        let run = call.env("TZ", "UTC").run();
+        assert_eq!(run.code(), if value.is_empty() { 0 } else { 2 }, "{key}");
+        assert!(run.stderr.contains(value), "{key}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_place_may_be_written_with_a_slash_at_its_end() {
+    let place = Place::new();
+    for (base, sftpgo) in [("base/", "sftpgo/"), ("base//", "sftpgo//")] {
+        for (action, path, target) in [
+            ("mkdir", "acme/c", ""),
+            ("rename", "acme/c/d/x.tmp", "acme/c/d/x.tsv"),
+        ] {
+            let mut hook = place.hook();
+            hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
+                .env("POWERVIEW_BASE", place.path(base))
+                .env("SFTPGO_BASE", place.path(sftpgo))
+                .env("SFTPGO_ACTION", action)
+                .env("SFTPGO_ACTION_PATH", place.data(path))
+                .env("SFTPGO_ACTION_TARGET", place.data(target));
+            assert!(hook.status().expect("the hook starts").success());
+        }
+    }
+    assert_eq!(place.calls("ansible").len(), 2);
+    assert_eq!(place.calls("powerview").len(), 2);
+    for call in place.calls("powerview") {
+        assert_eq!(call.args[1], place.path("sftpgo/data").as_os_str());
+    }
+}
+
+#[test]
+fn a_playbook_that_is_missing_is_told_in_the_log() {
+    let place = Place::new();
+    let mut hook = place.hook();
+    hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
+        .env("SFTPGO_ACTION", "mkdir")
+        .env("SFTPGO_ACTION_PATH", place.data("acme/c"));
+    let output = hook.output().expect("the hook starts");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let log = place.log();
+    assert!(
+        log.lines().any(|line| has_time(line)
+            && line.contains(
+                "create_grafana_resources.yml cannot be opened: No such file or directory"
+            )),
+        "{log}"
+    );
+}
+
 #[test]
 fn the_binary_of_the_base_folder_comes_before_the_path() {
     let place = Place::new();
@@ -768,6 +864,52 @@ fn the_old_hook_drives_the_stand_in() {
     let output = old_hook().output().expect("bash starts");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("POWERVIEW_BIN"));
+}
+
+/// The old script read the `.env` in its own folder, so a hook that sourced none, called from anywhere, worked too.
+#[test]
+fn the_stand_in_finds_the_dot_env_beside_it() {
+    let place = Place::new();
+    let base = place.path("base");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::copy(root.join("tsv_parser.py"), base.join("tsv_parser.py")).expect("a copy");
+    fs::write(base.join(".env"), "INFLUXDB_HOST=ftp://beside\n").expect("a file");
+    fs::write(place.path("named"), "INFLUXDB_HOST=ftp://named\n").expect("a file");
+    let stand_in = |args: &[&str], org: &str| {
+        let mut command = Command::new("python3");
+        command
+            .arg(base.join("tsv_parser.py"))
+            .args(["--dataFolder", "data"])
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("POWERVIEW_BIN", env!("CARGO_BIN_EXE_powerview"))
+            .current_dir(place.path("sftpgo"));
+        if !org.is_empty() {
+            command.env("INFLUXDB_ORG", org);
+        }
+        let output = command.output().expect("python3 starts");
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let named = place.path("named").display().to_string();
+    for (args, org, words) in [
+        (&[][..], "", "ftp://beside"),
+        (&["--env-file", &named], "", "ftp://named"),
+        (&[&format!("--env-file={named}")], "", "ftp://named"),
+        // Whoever has the settings in the environment got them from there: nothing is passed but what was given.
+        (&[], "o", "INFLUXDB_HOST is not set"),
+    ] {
+        let said = stand_in(args, org);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+    fs::write(
+        place.path("sftpgo/.env"),
+        "INFLUXDB_HOST=ftp://working-directory\n",
+    )
+    .expect("a file");
+    let said = stand_in(&[], "");
+    assert!(said.contains("ftp://working-directory"), "{said}");
 }
 
 /// The real binary in the hook's bare environment, its settings from `.env` alone; the server is away.

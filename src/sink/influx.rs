@@ -467,11 +467,6 @@ impl Link {
         self.safe(&reason.to_string())
     }
 
-    /// Text of the server's, safe to show.
-    fn safe(&self, text: &str) -> String {
-        shown(text.replace(&self.token, "<token>"))
-    }
-
     async fn probe(&self, meta_bucket: &str) -> Probe {
         let words = |answer: Answer| match answer {
             Answer::Transient(w) => {

@@ -81,7 +81,7 @@ fn main() {
 /// One named file of a day, as a hook calls for it, and in turn the same three requests by a client that does nothing else: how
 /// much longer does it take than the server's answers?
 fn hooks_call(binary: &Path, dir: &Path, server: &str, address: &str) {
-    let (mut beyond, mut whole) = (Vec::new(), Vec::new());
+    let (mut answers, mut whole) = (Vec::new(), Vec::new());
     let body = bodies(binary, dir, 1, 1, 143).remove(0);
     for run in 0..=HOOK_RUNS {
         let data = make_tree(dir, 1, 1, 143);
@@ -108,22 +108,19 @@ fn hooks_call(binary: &Path, dir: &Path, server: &str, address: &str) {
             " 204",
         );
         link.ask(&format!("{write}=ns"), "", meta.as_bytes(), " 204");
-        let answers = start.elapsed();
         if run > 0 {
+            answers.push(start.elapsed());
             whole.push(took);
-            beyond.push(took.saturating_sub(answers));
         }
     }
-    for times in [&mut whole, &mut beyond] {
+    let median = |times: &mut Vec<Duration>| {
         times.sort();
-    }
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        times[HOOK_RUNS / 2].as_secs_f64() * 1e3
+    };
+    let (whole, answers) = (median(&mut whole), median(&mut answers));
     println!(
-        "one named file of 143 x 30, {server}: {:.1} ms, of which beyond the server's answers {:.1} ms ({:.1} to {:.1}, {HOOK_RUNS} pairs)",
-        ms(whole[HOOK_RUNS / 2]),
-        ms(beyond[HOOK_RUNS / 2]),
-        ms(beyond[0]),
-        ms(beyond[HOOK_RUNS - 1]),
+        "one named file of 143 x 30, {server}: powerview {whole:.1} ms, the server's answers {answers:.1} ms, beyond them {:.1} ms (medians of {HOOK_RUNS} runs in turn)",
+        whole - answers
     );
 }
 

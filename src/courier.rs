@@ -40,6 +40,11 @@ impl<'a> Courier<'a> {
         }
     }
 
+    /// Says that a batch will come soon.
+    pub fn announce(&self) {
+        self.sink.look_up(&self.bucket);
+    }
+
     /// Begins with the next file.
     pub fn begin(&mut self) -> Parcel {
         self.outcomes.push(Ok(()));

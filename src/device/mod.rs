@@ -113,6 +113,8 @@ impl<'a> Device<'a> {
             }
         };
         let mut courier = self.courier();
+        // One file: nothing else hides the time that this takes.
+        courier.announce();
         let in_hand = self.take(sub, name, None, &mut courier).or_else(|| {
             // Not there any more. Where it was written to after it was moved, the upload has gone into the moved file.
             let place = self.written_after_its_move(sub, name)?;

@@ -30,6 +30,9 @@ const MAX_IN_FLIGHT: usize = 4;
 /// How long the points about a run are tried, at most: files wait for them, and they are worth less.
 const META_RETRY_FOR: Duration = Duration::from_secs(10);
 
+/// How long an early look-up may hold up the write that waits for it: a server that takes longer is asked with patience.
+const EARLY_LOOK_UP: Duration = Duration::from_secs(1);
+
 /// How much of a server's answer is worth repeating, in bytes.
 const MAX_ANSWER: usize = 1_000;
 
@@ -84,6 +87,13 @@ impl Influx {
             let _ = sender.send(result);
         });
         Ticket::Flying(receiver)
+    }
+
+    /// Looks a bucket up, while its first batch is still being made. It makes none: the batch may never come.
+    pub fn look_up(&self, bucket: &Arc<str>) {
+        let (link, bucket) = (Arc::clone(&self.link), Arc::clone(bucket));
+        self.handle
+            .spawn(async move { link.look_up(&bucket).await });
     }
 
     /// Why the server counts as gone, once it does.
@@ -274,16 +284,28 @@ impl Link {
             })
     }
 
+    /// Looks a bucket up without patience: if this comes to nothing, the write asks again.
+    async fn look_up(&self, bucket: &Arc<str>) {
+        if self.patience.outage().is_some() {
+            return;
+        }
+        let found = || async { self.find(bucket).await.ok().flatten().ok_or(()) };
+        let cell = self.cell(bucket);
+        let _ = tokio::time::timeout(EARLY_LOOK_UP, cell.get_or_try_init(found)).await;
+    }
+
+    fn cell(&self, bucket: &Arc<str>) -> Arc<OnceCell<String>> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
+    }
+
     /// The name by which a write finds the bucket; looked up once a run, made if it is missing.
     async fn known_bucket(
         &self,
         bucket: &Arc<str>,
         patience: &Patience,
     ) -> Result<String, Failure> {
-        let cell = {
-            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
-        };
+        let cell = self.cell(bucket);
         cell.get_or_try_init(|| async {
             let attempt = || self.find_or_create(bucket);
             patience

@@ -95,6 +95,13 @@ impl Sink {
         }
     }
 
+    /// Tells which bucket will be written to, so that it is known by then.
+    pub fn look_up(&self, bucket: &Arc<str>) {
+        if let Self::Influx(server) = self {
+            server.look_up(bucket);
+        }
+    }
+
     /// Makes sure of what was written: after this a power cut takes nothing of it away.
     ///
     /// # Errors

@@ -18,7 +18,6 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How much of a file's two ends is looked at to tell whether it was cut off, in bytes.
@@ -37,8 +36,6 @@ pub(super) struct Underway {
     parcel: Parcel,
     found: Found,
     read: Result<(), Fault>,
-    /// Looks who else writes a named file, meanwhile.
-    look: Option<JoinHandle<Writers>>,
     taken: Taken,
 }
 
@@ -80,6 +77,13 @@ impl Device<'_> {
         {
             return told(self.unread(sub, name, Status::Skipped, reason));
         }
+        // A sweep takes no file that anybody writes; of a named one it must be known who does, to see later who began.
+        let writers = match writers {
+            None if !self.shared.settings.dry_run => {
+                Writers::now_of(&[open.inode]).of(open.inode).to_vec()
+            }
+            _ => Vec::new(),
+        };
         if let Some(outage) = self.shared.sink.outage() {
             let mut report = self.unread(sub, name, Status::Error, outage.to_string());
             report.in_outage = true;
@@ -87,19 +91,13 @@ impl Device<'_> {
                 report,
                 fate: self.fate_in_outage(),
                 taken: Some(Taken {
-                    writers: match writers {
-                        Some(_) => Vec::new(),
-                        None => Writers::now_of(&[open.inode]).of(open.inode).to_vec(),
-                    },
+                    writers,
                     open,
                     from,
                     name: name.to_owned(),
                 }),
             }));
         }
-        let inode = open.inode;
-        let look = (writers.is_none() && !self.shared.settings.dry_run)
-            .then(|| std::thread::spawn(move || Writers::now_of(&[inode])));
         let parcel = courier.begin();
         let same = || !open.has_changed().unwrap_or(true);
         let (mut found, read) = ingest::ingest(
@@ -116,10 +114,9 @@ impl Device<'_> {
             parcel,
             found,
             read,
-            look,
             taken: Taken {
                 open,
-                writers: Vec::new(),
+                writers,
                 from,
                 name: name.to_owned(),
             },
@@ -132,8 +129,7 @@ impl Device<'_> {
             parcel,
             found,
             read,
-            look,
-            mut taken,
+            taken,
         } = match in_hand {
             InHand::Decided(dealt) => return dealt,
             InHand::Underway(underway) => underway,
@@ -148,9 +144,6 @@ impl Device<'_> {
         }
         if self.shared.settings.dry_run {
             return Dealt::left(report);
-        }
-        if let Some(writers) = look.and_then(|look| look.join().ok()) {
-            taken.writers = writers.of(taken.open.inode).to_vec();
         }
         // Cut files fail for what they lack, and what they lack may just be arriving.
         if taken.open.has_changed().unwrap_or(true) {

@@ -2,7 +2,8 @@
 
 use crate::check;
 use crate::cli::{Cli, Command, Ingest};
-use crate::config::{ConfigError, Environment, Settings};
+use crate::config::Settings;
+use crate::environment::{ConfigError, Environment};
 use crate::exit::{DONE, FAILED, MISUSED};
 use crate::heartbeat;
 use crate::ledger::Summary;

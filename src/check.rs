@@ -1,7 +1,8 @@
 //! `powerview check`: is everything set up? One line a point, with what to do about it. Source: SPEC section 6.
 
 use crate::cli::Check;
-use crate::config::{self, Environment, Tuning};
+use crate::config::{self, Tuning};
+use crate::environment::Environment;
 use crate::exit::{DONE, FAILED};
 use crate::log::start_log;
 use crate::progress::Progress;

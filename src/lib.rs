@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod courier;
 pub mod device;
+pub mod environment;
 pub mod exit;
 pub mod folder;
 pub mod heartbeat;

@@ -1,7 +1,7 @@
 //! The log: to stderr, at the level that was asked for.
 
 use crate::cli::Common;
-use crate::config::{ConfigError, Environment};
+use crate::environment::{ConfigError, Environment};
 use crate::progress::{Beside, Progress};
 use crate::shown::shown;
 use std::io::IsTerminal as _;

@@ -1,7 +1,8 @@
 //! A run: the tree is walked, devices are dealt with side by side, the report ends it.
 
-use crate::config::{ConfigError, Settings};
+use crate::config::Settings;
 use crate::device::{Device, Shared};
+use crate::environment::ConfigError;
 use crate::folder::{EntryKind, Folder, names_after};
 use crate::ledger::{Ledger, Summary};
 use crate::names::{Location, is_done_folder};

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::batch::Batch;
-use crate::config::ConfigError;
+use crate::environment::ConfigError;
 use crate::shown::shown;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};

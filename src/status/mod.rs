@@ -5,7 +5,8 @@ mod look;
 mod show;
 
 use crate::cli;
-use crate::config::{self, Environment};
+use crate::config;
+use crate::environment::Environment;
 use crate::exit::{DONE, FAILED};
 use crate::log::start_log;
 use crate::progress::Progress;

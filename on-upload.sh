@@ -66,6 +66,7 @@ read_env_file() {
   local -A from_file=()
   [[ -r $1 && -f $1 ]] || return 0
   while IFS= read -r line || [[ -n $line ]]; do
+    line=${line#$'\xef\xbb\xbf'} # of an editor that begins files with a mark
     line=${line%$'\r'}
     [[ $line =~ ^[[:blank:]]*(export[[:blank:]]+)?([A-Z][A-Z0-9_]*|[a-z]+_proxy)[[:blank:]]*=[[:blank:]]*(.*)$ ]] || continue
     key=${BASH_REMATCH[2]} rest=${BASH_REMATCH[3]} value=

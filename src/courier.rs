@@ -4,7 +4,7 @@
 use crate::batch::Batch;
 use crate::line_protocol::Span;
 use crate::sink::{Failure, Precision, Sink, Ticket};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// How many batches of one device may be in flight: while the server takes one, the next arrives.
@@ -15,8 +15,11 @@ pub struct Courier<'a> {
     sink: &'a Sink,
     bucket: Arc<str>,
     flying: VecDeque<Flight>,
-    /// What is known of each file's batches so far.
-    outcomes: Vec<Result<(), Failure>>,
+    /// What is known so far of the batches of each file that has not landed.
+    outcomes: HashMap<Parcel, Result<(), Failure>>,
+    files: usize,
+    /// The disk does not take what should be written: of this device nothing more is, for it would overtake what stays.
+    full: Option<Failure>,
 }
 
 struct Flight {
@@ -26,7 +29,7 @@ struct Flight {
 }
 
 /// The batches of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Parcel(usize);
 
 impl<'a> Courier<'a> {
@@ -36,7 +39,9 @@ impl<'a> Courier<'a> {
             sink,
             bucket: bucket.into(),
             flying: VecDeque::new(),
-            outcomes: Vec::new(),
+            outcomes: HashMap::new(),
+            files: 0,
+            full: None,
         }
     }
 
@@ -47,8 +52,10 @@ impl<'a> Courier<'a> {
 
     /// Begins with the next file.
     pub fn begin(&mut self) -> Parcel {
-        self.outcomes.push(Ok(()));
-        Parcel(self.outcomes.len() - 1)
+        self.files += 1;
+        let file = Parcel(self.files);
+        self.outcomes.insert(file, Ok(()));
+        file
     }
 
     /// Sends the next batch of a file, once those that it must not overtake have arrived.
@@ -60,12 +67,14 @@ impl<'a> Courier<'a> {
         while self.flying.len() >= WINDOW || self.flying.iter().any(|f| touch(&f.span, &span)) {
             self.await_oldest();
         }
-        match &self.outcomes[file.0] {
-            Ok(()) | Err(Failure::Partial(_)) => {}
-            Err(failure) => return Err(failure.clone()),
+        match (self.outcomes.get(&file), &self.full) {
+            (Some(Err(Failure::Partial(_)) | Ok(())) | None, None) => {}
+            (Some(Err(failure)), None) | (_, Some(failure)) => return Err(failure.clone()),
         }
-        let ticket = self.sink.send(&self.bucket, batch, Precision::Seconds);
-        self.flying.push_back(Flight { file, span, ticket });
+        match self.sink.send(&self.bucket, batch, Precision::Seconds) {
+            Ticket::Done(result) => self.record(file, result),
+            ticket => self.flying.push_back(Flight { file, span, ticket }),
+        }
         Ok(())
     }
 
@@ -77,15 +86,21 @@ impl<'a> Courier<'a> {
         while self.flying.iter().any(|flight| flight.file == file) {
             self.await_oldest();
         }
-        self.outcomes[file.0].clone()
+        self.outcomes.remove(&file).unwrap_or(Ok(()))
     }
 
     fn await_oldest(&mut self) {
-        let Some(Flight { file, ticket, .. }) = self.flying.pop_front() else {
-            return;
-        };
-        let Err(failure) = ticket.wait() else { return };
-        let outcome = &mut self.outcomes[file.0];
+        if let Some(Flight { file, ticket, .. }) = self.flying.pop_front() {
+            self.record(file, ticket.wait());
+        }
+    }
+
+    fn record(&mut self, file: Parcel, result: Result<(), Failure>) {
+        let Err(failure) = result else { return };
+        if matches!(failure, Failure::Storage(_)) {
+            self.full.get_or_insert_with(|| failure.clone());
+        }
+        let outcome = self.outcomes.entry(file).or_insert(Ok(()));
         // What ends a file weighs more than a part that the server dropped; of two that weigh the same, the first is told.
         let outweighs = match outcome {
             Ok(()) => true,
@@ -114,6 +129,34 @@ fn touch(a: &Span, b: &Span) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink::LineProtocolDir;
+
+    fn batch(line: &str) -> Batch {
+        Batch::plain(line.as_bytes().to_vec(), 1)
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_is_not_overtaken() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = Sink::LineProtocolDir(LineProtocolDir::new(dir.path()).unwrap());
+        let mut courier = Courier::new(&sink, "acme");
+        // Nothing can be written for a moment.
+        let in_the_way = dir.path().join("acme.lp");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let first = courier.begin();
+        let _ = courier.send(first, batch("m,a=b value=1 1\n"));
+        assert!(matches!(courier.land(first), Err(Failure::Storage(_))));
+        std::fs::remove_dir(&in_the_way).unwrap();
+        let second = courier.begin();
+        let sent = courier.send(second, batch("m,a=b value=2 1\n"));
+        assert!(matches!(sent, Err(Failure::Storage(_))));
+        assert!(!in_the_way.exists());
+        // Another device, or the next run, may have more luck.
+        let mut courier = Courier::new(&sink, "acme");
+        let third = courier.begin();
+        courier.send(third, batch("m,a=b value=3 1\n")).unwrap();
+        assert_eq!(courier.land(third), Ok(()));
+    }
 
     #[test]
     fn spans_touch_where_they_share_a_second() {

@@ -1,10 +1,12 @@
 //! What waits in a device's folder, in the order of its names, read a bounded number of names at a time.
 
-use crate::folder::{EntryKind, SIDECAR_SUFFIX, names_after};
+use crate::folder::{Entry, EntryKind, Folder, SIDECAR_SUFFIX, names_after};
 use crate::names::{ERROR, is_done_folder};
 use crate::shown::shown;
-use std::collections::VecDeque;
+use chrono::DateTime;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -22,16 +24,6 @@ pub enum Item {
     Sidecar(OsString),
 }
 
-impl Item {
-    /// What the device's files are ordered by.
-    fn key(&self) -> &OsStr {
-        match self {
-            Self::File(sub, name) => sub.iter().next().unwrap_or(name),
-            Self::Retry(name) | Self::Sidecar(name) => name,
-        }
-    }
-}
-
 /// Whether a file of this name is one that loggers upload. Hidden ones are uploads in progress.
 pub fn is_tsv(name: &OsStr) -> bool {
     let name = name.as_bytes();
@@ -40,20 +32,25 @@ pub fn is_tsv(name: &OsStr) -> bool {
 
 /// The items of a device.
 pub struct Queue {
-    waiting: Listing,
-    errors: Option<Listing>,
-    next_error: Option<Item>,
-    next_waiting: Option<Item>,
+    waiting: Peekable<Waiting>,
+    errors: Option<Peekable<Errors>>,
 }
 
 impl Queue {
     /// Of the device in `folder`; with those in `error/` if they are to be tried again.
     pub fn new(folder: &Path, with_errors: bool) -> Self {
+        let waiting = Waiting {
+            root: folder.to_owned(),
+            levels: vec![Level::new(PathBuf::new())],
+        };
+        let errors = Errors {
+            folder: folder.join(ERROR),
+            level: Level::new(PathBuf::new()),
+            in_order: VecDeque::new(),
+        };
         Self {
-            waiting: Listing::new(folder.to_owned(), Pick::Waiting),
-            errors: with_errors.then(|| Listing::new(folder.join(ERROR), Pick::Errors)),
-            next_error: None,
-            next_waiting: None,
+            waiting: waiting.peekable(),
+            errors: with_errors.then(|| errors.peekable()),
         }
     }
 }
@@ -62,23 +59,26 @@ impl Iterator for Queue {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        if self.next_waiting.is_none() {
-            self.next_waiting = self.waiting.next();
-        }
-        if self.next_error.is_none() {
-            self.next_error = self.errors.as_mut().and_then(Iterator::next);
-        }
-        let error_first = match (&self.next_error, &self.next_waiting) {
-            (Some(error), Some(waiting)) => error.key() <= waiting.key(),
+        let Some(errors) = &mut self.errors else {
+            return self.waiting.next().map(|next| next.item);
+        };
+        let error_first = match (errors.peek(), self.waiting.peek()) {
+            (Some(error), Some(waiting)) => error.key <= waiting.key,
             (error, _) => error.is_some(),
         };
-        if error_first {
-            &mut self.next_error
+        let next = if error_first {
+            errors.next()
         } else {
-            &mut self.next_waiting
-        }
-        .take()
+            self.waiting.next()
+        };
+        next.map(|next| next.item)
     }
+}
+
+/// An item, and what the device's items are ordered by.
+struct Keyed {
+    key: OsString,
+    item: Item,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,42 +108,70 @@ fn sidecar_of(name: &OsStr) -> Option<OsString> {
     Some(OsStr::from_bytes(file).to_owned())
 }
 
-/// What the files of `error/` are ordered by: of those that came with the same name the later one has the higher number, so
-/// `x.tsv` comes before `x.1.tsv`, and what it corrects is not put back.
-fn order_of_arrival(name: &OsStr) -> (OsString, u32) {
-    let file = sidecar_of(name).unwrap_or_else(|| name.to_owned());
-    let path = Path::new(&file);
-    let numbered = path.file_stem().map(Path::new).and_then(|stem| {
-        let number = stem.extension()?.to_str()?.parse().ok()?;
-        Some((stem.file_stem()?.to_owned(), number))
-    });
-    numbered.unwrap_or_else(|| (path.file_stem().unwrap_or(&file).to_owned(), 0))
+/// The names in `error/`, in the order in which their files should be tried, each with its key: by name, but files that came
+/// with the same name, one after another, stay together and in that order, so that what a later one corrected is not put back.
+fn in_order_of_arrival(folder: &Path, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
+    let files: HashSet<_> = names.iter().filter(|name| is_tsv(name)).cloned().collect();
+    let file_of = |name: &OsStr| sidecar_of(name).unwrap_or_else(|| name.to_owned());
+    let came_as = |name: &OsStr| {
+        let file = file_of(name);
+        let numbered = unnumbered(&file).filter(|(first, _)| files.contains(first));
+        numbered.unwrap_or((file, 0))
+    };
+    let mut count: HashMap<OsString, u32> = HashMap::new();
+    for name in &files {
+        *count.entry(came_as(name).0).or_default() += 1;
+    }
+    let errors = Folder::open(folder).ok();
+    let arrived = |name: &OsStr| {
+        let sidecar = errors.as_ref()?.read_sidecar(&file_of(name))?;
+        DateTime::parse_from_rfc3339(&sidecar.arrived).ok()
+    };
+    let mut keyed: Vec<_> = names
+        .into_iter()
+        .map(|name| {
+            let (first, number) = came_as(&name);
+            let is_one_of_several = count.get(&first).is_some_and(|count| *count > 1);
+            let arrived = is_one_of_several.then(|| arrived(&name)).flatten();
+            (first, arrived, number, name)
+        })
+        .collect();
+    keyed.sort();
+    let keyed = keyed.into_iter();
+    keyed.map(|(first, _, _, name)| (first, name)).collect()
 }
 
-/// The entries of a folder and of those below it, depth first.
-struct Listing {
+/// `<stem>.tsv` and `n` for `<stem>.<n>.tsv`, the name that a move gives to the later one of two files; none for other names.
+fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
+    let path = Path::new(file);
+    let stem = Path::new(path.file_stem()?);
+    let number = stem.extension()?.to_str()?.parse().ok()?;
+    let mut first = stem.file_stem()?.to_owned();
+    first.push(".");
+    first.push(path.extension()?);
+    Some((first, number))
+}
+
+/// The files of a folder and of those below it.
+struct Waiting {
     root: PathBuf,
-    pick: Pick,
     levels: Vec<Level>,
+}
+
+/// The files and sidecars of `error/`.
+struct Errors {
+    folder: PathBuf,
+    level: Level,
+    in_order: VecDeque<(OsString, OsString)>,
 }
 
 struct Level {
     /// Below the root.
     sub: PathBuf,
-    chunk: VecDeque<crate::folder::Entry>,
+    chunk: VecDeque<Entry>,
     last: Option<OsString>,
     /// The folder has no further names.
     ended: bool,
-}
-
-impl Listing {
-    fn new(root: PathBuf, pick: Pick) -> Self {
-        Self {
-            root,
-            pick,
-            levels: vec![Level::new(PathBuf::new())],
-        }
-    }
 }
 
 impl Level {
@@ -156,12 +184,12 @@ impl Level {
         }
     }
 
-    fn next(&mut self, root: &Path, pick: Pick) -> Option<crate::folder::Entry> {
+    fn next(&mut self, root: &Path, pick: Pick) -> Option<Entry> {
         if self.chunk.is_empty() && !self.ended {
             let wanted = |name: &OsStr, kind| pick.wants(name, kind);
             let folder = root.join(&self.sub);
-            let mut names = names_after(&folder, self.last.as_deref(), CHUNK, wanted)
-                .unwrap_or_else(|error| {
+            let names =
+                names_after(&folder, self.last.as_deref(), CHUNK, wanted).unwrap_or_else(|error| {
                     if error.kind() != std::io::ErrorKind::NotFound {
                         tracing::warn!(
                             "{}: cannot be listed: {}",
@@ -173,41 +201,57 @@ impl Level {
                 });
             self.ended = names.len() < CHUNK;
             self.last = names.last().map(|entry| entry.name.clone());
-            if pick == Pick::Errors {
-                names.sort_by_cached_key(|entry| order_of_arrival(&entry.name));
-            }
             self.chunk = names.into();
         }
         self.chunk.pop_front()
     }
 }
 
-impl Iterator for Listing {
-    type Item = Item;
+/// What waits, in the order of its names; depth first.
+impl Iterator for Waiting {
+    type Item = Keyed;
 
-    fn next(&mut self) -> Option<Item> {
+    fn next(&mut self) -> Option<Keyed> {
         loop {
             let level = self.levels.last_mut()?;
-            let Some(entry) = level.next(&self.root, self.pick) else {
+            let Some(entry) = level.next(&self.root, Pick::Waiting) else {
                 self.levels.pop();
                 continue;
             };
-            match (self.pick, entry.kind) {
-                (_, EntryKind::Folder) => {
-                    let sub = level.sub.join(entry.name);
-                    self.levels.push(Level::new(sub));
-                }
-                (Pick::Waiting, EntryKind::File) => {
-                    return Some(Item::File(level.sub.clone(), entry.name));
-                }
-                (Pick::Errors, EntryKind::File) => {
-                    return Some(match sidecar_of(&entry.name) {
-                        Some(file) => Item::Sidecar(file),
-                        None => Item::Retry(entry.name),
-                    });
+            if entry.kind == EntryKind::Folder {
+                let sub = level.sub.join(entry.name);
+                self.levels.push(Level::new(sub));
+                continue;
+            }
+            let sub = level.sub.clone();
+            return Some(Keyed {
+                key: sub.iter().next().unwrap_or(&entry.name).to_owned(),
+                item: Item::File(sub, entry.name),
+            });
+        }
+    }
+}
+
+impl Iterator for Errors {
+    type Item = Keyed;
+
+    fn next(&mut self) -> Option<Keyed> {
+        if self.in_order.is_empty() {
+            let mut names = Vec::new();
+            while let Some(entry) = self.level.next(&self.folder, Pick::Errors) {
+                names.push(entry.name);
+                if self.level.chunk.is_empty() {
+                    break;
                 }
             }
+            self.in_order = in_order_of_arrival(&self.folder, names).into();
         }
+        let (key, name) = self.in_order.pop_front()?;
+        let item = match sidecar_of(&name) {
+            Some(file) => Item::Sidecar(file),
+            None => Item::Retry(name),
+        };
+        Some(Keyed { key, item })
     }
 }
 
@@ -272,17 +316,57 @@ mod tests {
         );
     }
 
+    fn retried(dir: &Path) -> Vec<String> {
+        let items = Queue::new(dir, true).filter_map(|item| match item {
+            Item::File(_, name) => Some(name.into_string().unwrap()),
+            Item::Retry(name) => Some(format!("error/{}", name.into_string().unwrap())),
+            Item::Sidecar(_) => None,
+        });
+        items.collect()
+    }
+
     #[test]
     fn of_files_in_error_that_came_with_one_name_the_first_comes_first() {
         let names = ["w.tsv", "x.tsv", "x.1.tsv", "x.2.tsv", "x.10.tsv", "y.tsv"];
-        let dir = tree(
-            &names
-                .map(|name| format!("error/{name}"))
-                .each_ref()
-                .map(String::as_str),
+        let names = names.map(|name| format!("error/{name}"));
+        let dir = tree(&names.each_ref().map(String::as_str));
+        assert_eq!(retried(dir.path()), names);
+    }
+
+    #[test]
+    fn a_number_that_became_free_does_not_turn_the_order_round() {
+        // x.tsv went, x.1.tsv stayed, another x.tsv came.
+        let dir = tree(&["error/x.1.tsv", "error/x.tsv", "x.tsv"]);
+        for (name, arrived) in [
+            ("x.1", "2025-08-03T10:00:00.5Z"),
+            ("x", "2025-08-04T09:00:00Z"),
+        ] {
+            let sidecar = format!(
+                r#"{{"error":"e","retryable":true,"time":"t","arrived":"{arrived}","run_id":"r"}}"#
+            );
+            std::fs::write(
+                dir.path().join(format!("error/{name}.tsv.error.json")),
+                sidecar,
+            )
+            .unwrap();
+        }
+        assert_eq!(
+            retried(dir.path()),
+            ["error/x.1.tsv", "error/x.tsv", "x.tsv"]
         );
-        let found: Vec<_> = Queue::new(dir.path(), true).collect();
-        assert_eq!(found, names.map(|name| Item::Retry(name.into())));
+    }
+
+    #[test]
+    fn numbers_in_the_loggers_own_names_are_names() {
+        let dir = tree(&["error/log.9.tsv", "error/log.10.tsv", "log.11.tsv"]);
+        assert_eq!(
+            retried(dir.path()),
+            ["error/log.10.tsv", "log.11.tsv", "error/log.9.tsv"]
+        );
+        let names = ["2025.08.03.tsv", "2025.08.03.1.tsv", "2025.08.04.tsv"];
+        let names = names.map(|name| format!("error/{name}"));
+        let dir = tree(&names.each_ref().map(String::as_str));
+        assert_eq!(retried(dir.path()), names);
     }
 
     #[test]

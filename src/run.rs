@@ -45,6 +45,7 @@ pub fn run(settings: &Settings, stop: &Stop, progress: &Progress) -> anyhow::Res
                 break;
             }
             take_named(&shared, file);
+            ledger.send_meta(&sink);
         }
     }
     progress.finish();

@@ -68,6 +68,7 @@ impl<'a> Device<'a> {
     /// Deals with everything that waits in the folder, and with what may be tried again.
     pub fn sweep(&self) {
         let mut queue = Queue::new(self.folder.path(), self.shared.settings.retry_errors);
+        let mut courier = self.courier();
         let mut held = Duration::ZERO;
         let mut next = queue.next();
         while let Some(first) = next.take() {
@@ -80,7 +81,6 @@ impl<'a> Device<'a> {
                 Err(error) => return self.give_up(&error, std::iter::once(first).chain(queue)),
             };
             let writers = Writers::now();
-            let mut courier = self.courier();
             let mut group = Vec::new();
             next = Some(first);
             while let Some(item) = next.take() {
@@ -93,8 +93,9 @@ impl<'a> Device<'a> {
                     break;
                 }
             }
-            self.land_and_place(group, courier);
+            self.land_and_place(group, &mut courier);
             drop(lock);
+            self.shared.ledger.send_meta(self.shared.sink);
             held += start.elapsed();
             if next.is_some() && held > HOLD {
                 held = Duration::ZERO;
@@ -121,7 +122,7 @@ impl<'a> Device<'a> {
             self.take(place, name, None, &mut courier)
         });
         match in_hand {
-            Some(in_hand) => self.land_and_place(vec![in_hand], courier),
+            Some(in_hand) => self.land_and_place(vec![in_hand], &mut courier),
             None => self.tell(self.missing(sub, name)),
         }
     }
@@ -131,8 +132,8 @@ impl<'a> Device<'a> {
     }
 
     /// Nothing is in flight any more when a file is moved, or the lock let go.
-    fn land_and_place(&self, group: Vec<InHand>, mut courier: Courier<'_>) {
-        let land = |in_hand| self.land(in_hand, &mut courier);
+    fn land_and_place(&self, group: Vec<InHand>, courier: &mut Courier<'_>) {
+        let land = |in_hand| self.land(in_hand, courier);
         self.place(group.into_iter().map(land).collect());
     }
 

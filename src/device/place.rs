@@ -76,7 +76,6 @@ impl Device<'_> {
         }
         let moved = group.into_iter().map(|dealt| self.put(dealt)).collect();
         self.look_again(moved);
-        self.shared.ledger.send_meta(self.shared.sink);
     }
 
     /// Moves a file where its fate has it. What cannot be moved stays, and says why.
@@ -181,10 +180,12 @@ impl Device<'_> {
     }
 
     fn sidecar(&self, report: &FileReport) -> Sidecar {
+        let now = iso(Utc::now());
         Sidecar {
             error: report.error.clone().unwrap_or_default(),
             retryable: report.retryable,
-            time: iso(Utc::now()),
+            time: now.clone(),
+            arrived: now,
             run_id: self.shared.ledger.run_id().to_owned(),
         }
     }

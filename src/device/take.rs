@@ -75,7 +75,9 @@ impl Device<'_> {
         if let Some(writers) = writers
             && let Some(reason) = self.still_arriving(&open, writers)
         {
-            return told(self.unread(sub, name, Status::Skipped, reason));
+            let mut report = self.unread(sub, name, Status::Skipped, reason);
+            report.truncated = looks_truncated(&open).unwrap_or(false);
+            return told(report);
         }
         // A sweep takes no file that anybody writes; of a named one it must be known who does, to see later who began.
         let writers = match writers {

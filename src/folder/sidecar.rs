@@ -30,6 +30,9 @@ pub struct Sidecar {
     pub retryable: bool,
     /// When, ISO 8601 in UTC.
     pub time: String,
+    /// When the file came to `error/`, ISO 8601 in UTC: of several that came with one name, the order.
+    #[serde(default)]
+    pub arrived: String,
     /// The run that put it there.
     pub run_id: String,
 }
@@ -52,13 +55,18 @@ impl Folder {
         self.write_new(&name_for(file), sidecar)
     }
 
-    /// Replaces the sidecar of a file that stays in the folder, whole or not at all; the caller holds the device's lock.
+    /// Replaces the sidecar of a file that stays in the folder, whole or not at all; the caller holds the device's lock. When the
+    /// file came stays as it was.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
+        let mut sidecar = sidecar.clone();
+        if let Some(former) = self.read_sidecar(file) {
+            sidecar.arrived = former.arrived;
+        }
         self.remove_unfinished_sidecar()?;
-        self.write_new(OsStr::new(TEMPORARY), sidecar)?;
+        self.write_new(OsStr::new(TEMPORARY), &sidecar)?;
         Ok(renameat(&self.fd, TEMPORARY, &self.fd, name_for(file))?)
     }
 
@@ -146,6 +154,7 @@ mod tests {
             error: "é\n".to_owned(),
             retryable: true,
             time: "2025-08-03T03:20:00Z".to_owned(),
+            arrived: "2025-08-03T03:20:00Z".to_owned(),
             run_id: "r".to_owned(),
         };
         assert_eq!(folder.read_sidecar(name), None);
@@ -153,10 +162,15 @@ mod tests {
         assert_eq!(folder.read_sidecar(name), Some(sidecar.clone()));
         let other = Sidecar {
             retryable: false,
-            ..sidecar
+            arrived: "2025-08-04T03:20:00Z".to_owned(),
+            ..sidecar.clone()
         };
         folder.replace_sidecar(name, &other).unwrap();
-        assert_eq!(folder.read_sidecar(name), Some(other));
+        let replaced = Sidecar {
+            arrived: sidecar.arrived,
+            ..other
+        };
+        assert_eq!(folder.read_sidecar(name), Some(replaced));
         std::fs::write(dir.path().join("x.tsv"), "").unwrap();
         folder.remove_orphan_sidecar(name).unwrap();
         assert!(folder.read_sidecar(name).is_some(), "its file is there");

@@ -306,7 +306,9 @@ fn cut_last_byte(record: &mut ByteRecord) {
 /// the blank lines before it begin.)
 fn last_line<R: Read>(rows: &csv::Reader<Table<Watched<R>>>) -> u64 {
     let unfinished = rows.get_ref().get_ref().1.get_ref().ended_inside_line();
-    rows.position().line() - u64::from(!unfinished)
+    rows.position()
+        .line()
+        .saturating_sub(u64::from(!unfinished))
 }
 
 fn cells(record: &ByteRecord) -> Vec<&[u8]> {

@@ -771,6 +771,27 @@ fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
 }
 
 #[test]
+fn a_meta_bucket_that_hangs_holds_no_run_up_for_long() {
+    let double = Double::start();
+    double.fault(
+        |r| r.is_write() && r.bucket == META,
+        0,
+        usize::MAX,
+        Fault::Silence,
+    );
+    let site = Site::new();
+    site.put(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let run = site
+        .run_to(&double)
+        .named(format!("{DEVICE}/a.tsv"))
+        .env("TSV_RETRY_FOR", "60")
+        .env("TSV_REQUEST_TIMEOUT_S", "60")
+        .ok();
+    assert_parsed(&site, "meta");
+    assert!(run.took < Duration::from_secs(20), "{:?}", run.took);
+}
+
+#[test]
 fn a_partial_write_shows_that_the_server_is_there() {
     // One 503, then 422 for longer than a failing server is waited for, then one more 503: that one is tried again, too.
     let double = Double::start();

@@ -8,10 +8,12 @@
 mod answer;
 mod buckets;
 mod probe;
+mod token;
 
 pub use probe::Probe;
 
-use self::answer::{spellings, status_of};
+use self::answer::status_of;
+use self::token::Token;
 use super::retry::{Answer, Patience, Trouble};
 use super::{Failure, Precision, Ticket};
 use crate::batch::Batch;
@@ -117,8 +119,8 @@ struct Link {
     plain: Client,
     org: String,
     address: String,
-    /// What is said must not hold the token, in any of these spellings.
-    secrets: Vec<String>,
+    /// What is said must not hold it.
+    token: Token,
     patience: Patience,
     /// With the bucket of the reports, whose trouble must not touch the fate of any file.
     meta_patience: Patience,
@@ -152,7 +154,7 @@ impl Link {
             plain: client(HeaderMap::new())?,
             org: settings.org.clone(),
             address: settings.url.as_str().trim_end_matches('/').to_owned(),
-            secrets: spellings(&settings.token),
+            token: Token::new(&settings.token),
             patience: Patience::new(
                 settings.retry_for,
                 settings.request_timeout,
@@ -161,7 +163,7 @@ impl Link {
             ),
             meta_patience: Patience::new(
                 settings.retry_for.min(META_RETRY_FOR),
-                settings.request_timeout,
+                settings.request_timeout.min(META_RETRY_FOR),
                 stop,
                 false,
             ),

@@ -1,7 +1,7 @@
 //! Folders, moves, reports and the meta bucket: what an operator sees of a run that goes well.
 
 use crate::harness::{DEVICE, HEADER, Site, file_of, good_file, points_in, stored};
-use crate::influx_double::{Double, Fault, Gate, META, is_data_write};
+use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
 use crate::line_protocol::{self, Line, Value as Field};
 use crate::second_reader;
 use serde_json::Value;
@@ -548,6 +548,48 @@ fn a_bucket_is_looked_up_once_a_run() {
 }
 
 #[test]
+fn a_named_file_costs_no_request_that_is_not_needed() {
+    let site = Site::new();
+    let double = Double::start();
+    // The first file finds neither its bucket nor that of the reports.
+    for (name, expected) in [
+        (
+            "a.tsv",
+            [
+                "GET /api/v2/buckets",
+                "GET /api/v2/orgs",
+                "POST /api/v2/buckets",
+                "POST /api/v2/write",
+            ]
+            .as_slice(),
+        ),
+        ("b.tsv", &["GET /api/v2/buckets", "POST /api/v2/write"]),
+    ] {
+        let before = double.requests().len();
+        site.put(format!("{DEVICE}/{name}"), good_file(1, 3));
+        site.run_to(&double).named(format!("{DEVICE}/{name}")).ok();
+        let requests = double.requests().split_off(before);
+        let to_meta = |r: &&Request| r.is_write() && r.bucket == META;
+        let first_meta = requests
+            .iter()
+            .position(|r| to_meta(&r))
+            .expect("meta points");
+        let made: Vec<_> = requests[..first_meta]
+            .iter()
+            .map(|r| format!("{} {}", r.method, r.path))
+            .collect();
+        assert_eq!(made, expected, "{name}");
+    }
+    let last = double.requests().pop().expect("requests");
+    assert!(last.is_write() && last.bucket == META);
+    assert_eq!(
+        last.nb_lines(),
+        2,
+        "the file's point and the run's together"
+    );
+}
+
+#[test]
 fn bodies_are_gzip_by_default_and_seconds() {
     for (gzip, expected) in [(None, Some("gzip")), (Some("0"), None)] {
         let double = Double::start();
@@ -867,7 +909,7 @@ fn each_of_the_files_in_flight_has_its_own_fate() {
     for day in 1..=5 {
         site.put_old(format!("{DEVICE}/{day}.tsv"), of_day(day));
     }
-    let day_of = |request: &crate::influx_double::Request| {
+    let day_of = |request: &Request| {
         request
             .text()
             .lines()

@@ -9,7 +9,8 @@ use influxdb2::RequestError;
 use influxdb2::api::buckets::ListBucketsRequest;
 use influxdb2::api::organization::ListOrganizationRequest;
 use influxdb2::models::PostBucketRequest;
-use std::sync::{Arc, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -22,12 +23,22 @@ impl Link {
         if self.patience.outage().is_some() {
             return;
         }
-        let found = || async { self.find(bucket).await.ok().flatten().ok_or(()) };
+        let found = || async {
+            let found = self.find(bucket).await.map_err(|_| ())?;
+            if found.is_none() {
+                self.missing().insert(Arc::clone(bucket));
+            }
+            found.ok_or(())
+        };
         let cell = self.cell(bucket);
         let _ = tokio::time::timeout(EARLY_LOOK_UP, cell.get_or_try_init(found)).await;
     }
 
-    pub(super) fn cell(&self, bucket: &Arc<str>) -> Arc<OnceCell<String>> {
+    fn missing(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cell(&self, bucket: &Arc<str>) -> Arc<OnceCell<String>> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
     }
@@ -71,7 +82,9 @@ impl Link {
     }
 
     pub(super) async fn find_or_create(&self, name: &str) -> Result<String, Answer> {
-        if let Some(found) = self.find(name).await? {
+        // Where it was made meanwhile, making it again is a conflict.
+        let is_missing = self.missing().remove(name);
+        if !is_missing && let Some(found) = self.find(name).await? {
             return Ok(found);
         }
         let org_id = self.org_id().await?;

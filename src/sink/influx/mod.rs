@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use influxdb2::api::write::TimestampPrecision;
 use influxdb2::{Client, ClientBuilder};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
@@ -127,6 +127,8 @@ struct Link {
     in_flight: Semaphore,
     /// The buckets that are known to exist, by the name that a write gives.
     buckets: Mutex<HashMap<Arc<str>, Arc<OnceCell<String>>>>,
+    /// Those that an early look-up did not find.
+    missing: Mutex<HashSet<Arc<str>>>,
 }
 
 impl Link {
@@ -169,6 +171,7 @@ impl Link {
             ),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             buckets: Mutex::default(),
+            missing: Mutex::default(),
         })
     }
 

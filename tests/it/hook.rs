@@ -660,7 +660,7 @@ fn dot_env_is_data() {
 #[test]
 fn dot_env_is_read_as_the_binary_reads_it() {
     let place = Place::new();
-    let text = b"# soci\xe9t\xe9\nTSV_A=first\nTSV_B=first\nTSV_C=from-the-file\nTSV_D=1 # \xe9t\xe9\nTSV_E=first\nTSV_A=last\nTSV_B=last\nTSV_E=\n";
+    let text = b"\xef\xbb\xbfTSV_F=behind-a-mark\n# soci\xe9t\xe9\nTSV_A=first\nTSV_B=first\nTSV_C=from-the-file\nTSV_D=1 # \xe9t\xe9\nTSV_E=first\nTSV_A=last\nTSV_B=last\nTSV_E=\n";
     fs::write(place.path("base/.env"), text).expect("a file");
     let variables = [
         ("TSV_A", "last"),
@@ -668,6 +668,7 @@ fn dot_env_is_read_as_the_binary_reads_it() {
         ("TSV_C", "from-the-file"),
         ("TSV_D", "1"),
         ("TSV_E", ""),
+        ("TSV_F", "behind-a-mark"),
     ];
     for foreground in ["1", ""] {
         let before = place.calls("powerview").len();
@@ -696,6 +697,7 @@ fn dot_env_is_read_as_the_binary_reads_it() {
     for (key, value) in variables {
         // The binary shows what a variable holds where it cannot use it.
         let text = String::from_utf8_lossy(text).replace(key, "TSV_TIMEZONE");
+        assert!(text.starts_with('\u{feff}'));
         fs::write(site.dir.path().join("cwd/.env"), text).expect("a file");
         let mut call = site.call().arg("--dry-run").no_env("TSV_TIMEZONE");
         if let Some(value) = env(key) {

@@ -6,7 +6,7 @@
 //!     cargo bench --bench end_to_end -- "one named file"  one of its scenes
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -343,26 +343,33 @@ impl Link {
         self.stream
             .write_all(&[head.as_bytes(), body].concat())
             .expect("sent");
-        let (mut line, mut first, mut length) = (String::new(), String::new(), 0);
-        loop {
-            line.clear();
-            self.answers.read_line(&mut line).expect("an answer");
-            if first.is_empty() {
-                first.clone_from(&line);
-            }
-            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = n.trim().parse().unwrap_or(0);
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-        }
+        let (first, length) = read_head(&mut self.answers).expect("an answer");
         assert!(first.contains(status), "{first}");
         let body = std::io::copy(
             &mut self.answers.by_ref().take(length),
             &mut std::io::sink(),
         );
         assert_eq!(body.expect("a body"), length);
+    }
+}
+
+/// The first line of a request or an answer, and the length of the body that follows its head; none at the end.
+fn read_head(stream: &mut impl BufRead) -> Option<(String, u64)> {
+    let (mut line, mut first, mut length) = (String::new(), String::new(), 0);
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 {
+            return None;
+        }
+        if first.is_empty() {
+            first.clone_from(&line);
+        }
+        if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = n.trim().parse().unwrap_or(0);
+        }
+        if line.trim().is_empty() {
+            return Some((first, length));
+        }
     }
 }
 
@@ -385,22 +392,9 @@ fn answer_all(stream: TcpStream) {
     };
     let mut requests = BufReader::new(stream);
     loop {
-        let (mut line, mut length, mut first) = (String::new(), 0, String::new());
-        loop {
-            line.clear();
-            if requests.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
-            }
-            if first.is_empty() {
-                first.clone_from(&line);
-            }
-            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = n.trim().parse().unwrap_or(0);
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-        }
+        let Some((first, length)) = read_head(&mut requests) else {
+            return;
+        };
         if std::io::copy(&mut requests.by_ref().take(length), &mut std::io::sink()).is_err() {
             return;
         }

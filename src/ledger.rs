@@ -3,7 +3,8 @@
 use crate::batch::Batch;
 use crate::config::Settings;
 use crate::meta::{Ticks, file_line, run_line};
-use crate::report::{Counts, FileReport, ReportWriter, RunHead, RunTail, Status, iso};
+use crate::report::{Counts, FileReport, RunHead, RunTail, Status, iso};
+use crate::report_writer::ReportWriter;
 use crate::shown::shown;
 use crate::sink::{Precision, Sink, Ticket};
 use chrono::Utc;

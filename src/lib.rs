@@ -26,6 +26,7 @@ pub mod names;
 pub mod progress;
 pub mod queue;
 pub mod report;
+pub mod report_writer;
 pub mod run;
 pub mod shown;
 pub mod sink;

@@ -2,7 +2,7 @@
 //!
 //! Data flow one way: `cli` -> `config` -> `run` (walk) -> `device` (lock, take, land, move) -> `ingest` (`logger_file` ->
 //! `line_protocol` -> `batch`) -> `courier` -> `sink`; and from `device` -> `ledger` (`report`, `meta`) -> exit code.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod app;
 pub mod batch;

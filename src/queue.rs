@@ -1,17 +1,21 @@
 //! What waits in a device's folder, in the order of its names, read a bounded number of names at a time.
 
-use crate::folder::{Entry, EntryKind, Folder, SIDECAR_SUFFIX, names_after};
+use crate::folder::{Entry, EntryKind, Folder, SIDECAR_SUFFIX};
 use crate::names::{ERROR, is_done_folder};
-use crate::shown::shown;
 use chrono::DateTime;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Names read of a folder at a time.
 pub const CHUNK: usize = 4096;
+
+/// How many nested folders are held open at a time.
+const OPEN_LEVELS: usize = 32;
 
 /// Something to deal with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub enum Item {
     Retry(OsString),
     /// The sidecar in `error/` of a file of this name, which may be gone.
     Sidecar(OsString),
+    /// A folder below the device's (or the device's own) that cannot be listed, and why: files may wait in it.
+    Unlisted(PathBuf, String),
 }
 
 /// Whether a file of this name is one that loggers upload. Hidden ones are uploads in progress.
@@ -38,14 +44,14 @@ pub struct Queue {
 
 impl Queue {
     /// Of the device in `folder`; with those in `error/` if they are to be tried again.
-    pub fn new(folder: &Path, with_errors: bool) -> Self {
+    pub fn new(folder: &Arc<Folder>, with_errors: bool) -> Self {
         let waiting = Waiting {
-            root: folder.to_owned(),
+            root: Arc::clone(folder),
             levels: vec![Level::new(PathBuf::new())],
         };
         let errors = Errors {
-            folder: folder.join(ERROR),
-            level: Level::new(PathBuf::new()),
+            root: Arc::clone(folder),
+            level: Level::new(PathBuf::from(ERROR)),
             in_order: VecDeque::new(),
         };
         Self {
@@ -110,7 +116,7 @@ fn sidecar_of(name: &OsStr) -> Option<OsString> {
 
 /// The names in `error/`, in the order in which their files should be tried, each with its key: by name, but files that came
 /// with the same name, one after another, stay together and in that order, so that what a later one corrected is not put back.
-fn in_order_of_arrival(folder: &Path, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
+fn in_order_of_arrival(root: &Folder, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
     let files: HashSet<_> = names.iter().filter(|name| is_tsv(name)).cloned().collect();
     let file_of = |name: &OsStr| sidecar_of(name).unwrap_or_else(|| name.to_owned());
     let came_as = |name: &OsStr| {
@@ -122,9 +128,9 @@ fn in_order_of_arrival(folder: &Path, names: Vec<OsString>) -> Vec<(OsString, Os
     for name in &files {
         *count.entry(came_as(name).0).or_default() += 1;
     }
-    let errors = Folder::open(folder).ok();
+    let errors = root.open_below(Path::new(ERROR)).ok();
     let arrived = |name: &OsStr| {
-        let sidecar = errors.as_ref()?.read_sidecar(&file_of(name))?;
+        let sidecar = errors.as_ref()?.read_sidecar(&file_of(name)).ok()??;
         DateTime::parse_from_rfc3339(&sidecar.arrived).ok()
     };
     let mut keyed: Vec<_> = names
@@ -154,13 +160,13 @@ fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
 
 /// The files of a folder and of those below it.
 struct Waiting {
-    root: PathBuf,
+    root: Arc<Folder>,
     levels: Vec<Level>,
 }
 
 /// The files and sidecars of `error/`.
 struct Errors {
-    folder: PathBuf,
+    root: Arc<Folder>,
     level: Level,
     in_order: VecDeque<(OsString, OsString)>,
 }
@@ -168,6 +174,8 @@ struct Errors {
 struct Level {
     /// Below the root.
     sub: PathBuf,
+    /// The folder, if it is held open.
+    folder: Option<Folder>,
     chunk: VecDeque<Entry>,
     last: Option<OsString>,
     /// The folder has no further names.
@@ -178,33 +186,67 @@ impl Level {
     fn new(sub: PathBuf) -> Self {
         Self {
             sub,
+            folder: None,
             chunk: VecDeque::new(),
             last: None,
             ended: false,
         }
     }
 
-    fn next(&mut self, root: &Path, pick: Pick) -> Option<Entry> {
+    /// The next entry; an error, once, where the folder cannot be listed. One that has gone or was replaced is empty.
+    fn next(&mut self, root: &Folder, pick: Pick) -> Option<io::Result<Entry>> {
         if self.chunk.is_empty() && !self.ended {
             let wanted = |name: &OsStr, kind| pick.wants(name, kind);
-            let folder = root.join(&self.sub);
-            let names =
-                names_after(&folder, self.last.as_deref(), CHUNK, wanted).unwrap_or_else(|error| {
-                    if error.kind() != std::io::ErrorKind::NotFound {
-                        tracing::warn!(
-                            "{}: cannot be listed: {}",
-                            shown(&folder),
-                            shown(error.to_string())
-                        );
-                    }
-                    Vec::new()
-                });
-            self.ended = names.len() < CHUNK;
-            self.last = names.last().map(|entry| entry.name.clone());
-            self.chunk = names.into();
+            let last = self.last.take();
+            let listed = self
+                .open(root)
+                .and_then(|folder| folder.read_page(last.as_deref(), CHUNK, wanted));
+            self.ended = listed.as_ref().map_or(true, |names| names.len() < CHUNK);
+            match listed {
+                Ok(names) => {
+                    self.last = names.last().map(|entry| entry.name.clone());
+                    self.chunk = names.into();
+                }
+                Err(error) if is_no_folder(&error) => {}
+                Err(error) => return Some(Err(error)),
+            }
         }
-        self.chunk.pop_front()
+        self.chunk.pop_front().map(Ok)
     }
+
+    fn open(&mut self, root: &Folder) -> io::Result<&Folder> {
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => root.open_below(&self.sub)?,
+        };
+        Ok(self.folder.insert(folder))
+    }
+
+    /// The level of a folder in this one. It is opened from here: from the root the way may be thousands of folders long.
+    fn below(&self, name: &OsStr) -> Self {
+        let open = |folder: &Folder| folder.open_below(Path::new(name)).ok();
+        Self {
+            // Where that fails, listing it says why.
+            folder: self.folder.as_ref().and_then(open),
+            ..Self::new(self.sub.join(name))
+        }
+    }
+
+    fn unlisted(&self, error: &io::Error) -> Keyed {
+        Keyed {
+            key: self.sub.iter().next().unwrap_or_default().to_owned(),
+            item: Item::Unlisted(self.sub.clone(), error.to_string()),
+        }
+    }
+}
+
+/// Whether a folder that was listed a moment ago is none any more: removed, or replaced by something else.
+pub fn is_no_folder(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
+    )
 }
 
 /// What waits, in the order of its names; depth first.
@@ -214,13 +256,20 @@ impl Iterator for Waiting {
     fn next(&mut self) -> Option<Keyed> {
         loop {
             let level = self.levels.last_mut()?;
-            let Some(entry) = level.next(&self.root, Pick::Waiting) else {
-                self.levels.pop();
-                continue;
+            let entry = match level.next(&self.root, Pick::Waiting) {
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) => return Some(level.unlisted(&error)),
+                None => {
+                    self.levels.pop();
+                    continue;
+                }
             };
             if entry.kind == EntryKind::Folder {
-                let sub = level.sub.join(entry.name);
-                self.levels.push(Level::new(sub));
+                let below = level.below(&entry.name);
+                self.levels.push(below);
+                if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) {
+                    self.levels[far].folder = None;
+                }
                 continue;
             }
             let sub = level.sub.clone();
@@ -238,13 +287,16 @@ impl Iterator for Errors {
     fn next(&mut self) -> Option<Keyed> {
         if self.in_order.is_empty() {
             let mut names = Vec::new();
-            while let Some(entry) = self.level.next(&self.folder, Pick::Errors) {
-                names.push(entry.name);
+            while let Some(entry) = self.level.next(&self.root, Pick::Errors) {
+                match entry {
+                    Ok(entry) => names.push(entry.name),
+                    Err(error) => return Some(self.level.unlisted(&error)),
+                }
                 if self.level.chunk.is_empty() {
                     break;
                 }
             }
-            self.in_order = in_order_of_arrival(&self.folder, names).into();
+            self.in_order = in_order_of_arrival(&self.root, names).into();
         }
         let (key, name) = self.in_order.pop_front()?;
         let item = match sidecar_of(&name) {
@@ -269,6 +321,10 @@ mod tests {
         dir
     }
 
+    fn queue(folder: &Path, with_errors: bool) -> Queue {
+        Queue::new(&Arc::new(Folder::open(folder).unwrap()), with_errors)
+    }
+
     fn file(path: &str) -> Item {
         let path = Path::new(path);
         Item::File(
@@ -291,7 +347,7 @@ mod tests {
             "sub/parsed/e.tsv",
             "z.TSV",
         ]);
-        let found: Vec<_> = Queue::new(dir.path(), false).collect();
+        let found: Vec<_> = queue(dir.path(), false).collect();
         assert_eq!(found, [file("a.tsv"), file("b.tsv"), file("sub/d.tsv")]);
     }
 
@@ -304,7 +360,7 @@ mod tests {
             "error/b.tsv.error.json",
             "error/sub/x.tsv",
         ]);
-        let found: Vec<_> = Queue::new(dir.path(), true).collect();
+        let found: Vec<_> = queue(dir.path(), true).collect();
         assert_eq!(
             found,
             [
@@ -317,10 +373,10 @@ mod tests {
     }
 
     fn retried(dir: &Path) -> Vec<String> {
-        let items = Queue::new(dir, true).filter_map(|item| match item {
+        let items = queue(dir, true).filter_map(|item| match item {
             Item::File(_, name) => Some(name.into_string().unwrap()),
             Item::Retry(name) => Some(format!("error/{}", name.into_string().unwrap())),
-            Item::Sidecar(_) => None,
+            Item::Sidecar(_) | Item::Unlisted(..) => None,
         });
         items.collect()
     }
@@ -373,7 +429,7 @@ mod tests {
     fn a_folder_with_more_names_than_fit_at_once_is_listed_whole() {
         let names: Vec<_> = (0..CHUNK + 10).map(|n| format!("{n:06}.tsv")).collect();
         let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let found: Vec<_> = Queue::new(dir.path(), false).collect();
+        let found: Vec<_> = queue(dir.path(), false).collect();
         assert_eq!(found, names.iter().map(|n| file(n)).collect::<Vec<_>>());
     }
 }

@@ -1,20 +1,21 @@
 //! A run: the tree is walked, devices are dealt with side by side, the report ends it.
 
 use crate::config::Settings;
-use crate::device::{Device, Shared};
+use crate::device::{Device, Shared, unlisted_folder};
 use crate::environment::ConfigError;
-use crate::folder::{EntryKind, Folder, names_after};
+use crate::folder::{EntryKind, Folder};
 use crate::ledger::{Ledger, Summary};
 use crate::names::{Location, is_done_folder};
 use crate::progress::Progress;
-use crate::queue::{CHUNK, is_tsv};
+use crate::queue::{CHUNK, Item, Queue, is_no_folder, is_tsv};
 use crate::report::{FileReport, Status};
 use crate::shown::shown;
 use crate::sink::Sink;
 use crate::stop::Stop;
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// Ingests what the settings ask for.
 ///
@@ -45,7 +46,6 @@ pub fn run(settings: &Settings, stop: &Stop, progress: &Progress) -> anyhow::Res
                 break;
             }
             take_named(&shared, file);
-            ledger.send_meta(&sink);
         }
     }
     progress.finish();
@@ -86,22 +86,24 @@ fn sweep(shared: &Shared<'_>) {
 /// Goes down to the device folders, at depth three, in the order of their paths.
 fn walk(shared: &Shared<'_>, folder: &Path, depth: usize, devices: &mpsc::SyncSender<PathBuf>) {
     let path = shared.settings.data_folder.join(folder);
+    let unlisted = |error: &io::Error| {
+        if depth == 0 || !is_no_folder(error) {
+            tell_unlisted(shared, &path, error);
+        }
+    };
+    let open = match shared.data.open_below(folder) {
+        Ok(open) => open,
+        Err(error) => return unlisted(&error),
+    };
     let wanted = |name: &OsStr, kind| match kind {
         EntryKind::File => is_tsv(name),
         EntryKind::Folder => true,
     };
     let mut last = None;
     loop {
-        let entries = match names_after(&path, last.as_deref(), CHUNK, wanted) {
+        let entries = match open.read_page(last.as_deref(), CHUNK, wanted) {
             Ok(entries) => entries,
-            Err(error) => {
-                let words = format!("the folder cannot be listed: {error}; check its rights");
-                tell(
-                    shared,
-                    FileReport::unread(&path, None, Status::Error, words),
-                );
-                return;
-            }
+            Err(error) => return unlisted(&error),
         };
         let ended = entries.len() < CHUNK;
         last = entries.last().map(|entry| entry.name.clone());
@@ -133,6 +135,15 @@ fn tell(shared: &Shared<'_>, report: FileReport) {
     shared.ledger.send_meta(shared.sink);
 }
 
+/// A folder that cannot be listed: files may wait in it.
+fn tell_unlisted(shared: &Shared<'_>, folder: &Path, error: &impl std::fmt::Display) {
+    let words = unlisted_folder(error);
+    tell(
+        shared,
+        FileReport::unread(folder, None, Status::Error, words),
+    );
+}
+
 /// A file that belongs to no device, and stays where it is.
 fn refuse(shared: &Shared<'_>, file: &Path) {
     let words =
@@ -151,7 +162,7 @@ fn sweep_device(shared: &Shared<'_>, relative: &Path) {
     match Location::of_folder(relative, &shared.settings.meta_bucket) {
         Ok(location) => match Device::open(shared, location, relative) {
             Ok(device) => device.sweep(),
-            Err(error) if is_gone_or_link(&error) => {
+            Err(error) if is_no_folder(&error) => {
                 tracing::info!("{}: passed over: {error}", shown(relative));
             }
             Err(error) => {
@@ -165,14 +176,28 @@ fn sweep_device(shared: &Shared<'_>, relative: &Path) {
         },
         Err(error) => {
             // Nothing can be written for this folder; each file that waits in it says so.
-            let folder = shared.settings.data_folder.join(relative);
-            for item in crate::queue::Queue::new(&folder, false) {
-                if let crate::queue::Item::File(sub, name) = item {
-                    let path = folder.join(sub).join(name);
-                    tell(
-                        shared,
-                        FileReport::unread(&path, None, Status::Error, error.to_string()),
-                    );
+            let folder = match shared.data.open_below(relative) {
+                Ok(folder) => Arc::new(folder),
+                Err(error) if is_no_folder(&error) => return,
+                Err(error) => {
+                    let path = shared.settings.data_folder.join(relative);
+                    return tell_unlisted(shared, &path, &error);
+                }
+            };
+            for item in Queue::new(&folder, false) {
+                match item {
+                    Item::File(sub, name) => {
+                        let path = folder.path().join(sub).join(name);
+                        let words = error.to_string();
+                        tell(
+                            shared,
+                            FileReport::unread(&path, None, Status::Error, words),
+                        );
+                    }
+                    Item::Unlisted(sub, error) => {
+                        tell_unlisted(shared, &folder.path().join(sub), &error);
+                    }
+                    Item::Retry(_) | Item::Sidecar(_) => {}
                 }
                 if shared.stop.is_requested() {
                     return;
@@ -180,13 +205,6 @@ fn sweep_device(shared: &Shared<'_>, relative: &Path) {
             }
         }
     }
-}
-
-/// Whether a folder that was listed a moment ago is no longer one.
-fn is_gone_or_link(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::NOENT, Errno::LOOP, Errno::NOTDIR]
-        .contains(&Errno::from_io_error(error).unwrap_or(Errno::IO))
 }
 
 /// Deals with a file that somebody named.

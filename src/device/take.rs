@@ -2,21 +2,22 @@
 //! decided; until then the device's next files are taken.
 
 use super::Device;
-use super::place::{Dealt, Fate, Taken};
+use super::place::{Change, Dealt, Fate, Taken};
 use crate::batch::Shape;
 use crate::cli::OnOutage;
 use crate::courier::{Courier, Parcel};
-use crate::folder::{Folder, OpenError, OpenFile, Writers};
+use crate::folder::{Folder, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
 use crate::ingest::{self, Fault, Found, Setup};
 use crate::logger_file::{Container, FormatError, HeaderMeta};
 use crate::report::{FileReport, Status};
 use crate::shown::shown;
 use crate::sink::Failure;
 use chrono::Utc;
-use std::ffi::OsStr;
+use std::cell::OnceCell;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,17 +37,70 @@ pub(super) struct Underway {
     parcel: Parcel,
     found: Found,
     read: Result<(), Fault>,
+    sub: PathBuf,
     taken: Taken,
+}
+
+/// How files are asked for, and what a group of them shares.
+pub(super) struct Call {
+    asked: Asked,
+    /// Looked through once a group, and only where a lease cannot be had.
+    writers: OnceCell<OpenWriters>,
+}
+
+/// Who asks for a file.
+enum Asked {
+    Sweep,
+    /// A person or the upload's hook, which says that the file is whole.
+    Named,
+    /// As `Named`, by this name; the file has moved to `parsed/` or `error/`.
+    Missing(OsString),
+}
+
+impl Call {
+    pub(super) fn sweep() -> Self {
+        Self::new(Asked::Sweep)
+    }
+
+    pub(super) fn named() -> Self {
+        Self::new(Asked::Named)
+    }
+
+    pub(super) fn missing(name: &OsStr) -> Self {
+        Self::new(Asked::Missing(name.to_owned()))
+    }
+
+    fn new(asked: Asked) -> Self {
+        Self {
+            asked,
+            writers: OnceCell::new(),
+        }
+    }
+
+    fn is_sweep(&self) -> bool {
+        matches!(self.asked, Asked::Sweep)
+    }
+
+    fn writers(&self) -> &OpenWriters {
+        self.writers.get_or_init(OpenWriters::scan)
+    }
+}
+
+/// Why a file is left where it is.
+enum Incomplete {
+    /// It is open for writing.
+    Written(String),
+    /// It may still be arriving.
+    Young(String),
 }
 
 impl Device<'_> {
     /// Takes a file and sends its points off. None where there is nothing to tell: it is gone, or in a sweep no file at all.
-    /// `writers` are those that the sweep has found; a named file is taken without asking.
     pub(super) fn take(
         &self,
         sub: &Path,
         name: &OsStr,
-        writers: Option<&Writers>,
+        call: &Call,
         courier: &mut Courier<'_>,
     ) -> Option<InHand> {
         let told = |report| Some(InHand::Decided(Dealt::left(report)));
@@ -62,7 +116,7 @@ impl Device<'_> {
         let open = match from.open_file(name) {
             Ok(open) => open,
             Err(OpenError::Gone) => return None,
-            Err(OpenError::NotAFile(what)) if writers.is_some() => {
+            Err(OpenError::NotAFile(what)) if call.is_sweep() => {
                 tracing::debug!("{}: {what}, passed over", shown(from.path().join(name)));
                 return None;
             }
@@ -72,20 +126,21 @@ impl Device<'_> {
                 return told(report);
             }
         };
-        if let Some(writers) = writers
-            && let Some(reason) = self.still_arriving(&open, writers)
-        {
+        let lease = open.lease();
+        if let Some(incomplete) = self.incomplete(&open, &lease, call) {
+            let reason = match incomplete {
+                Incomplete::Young(reason) => reason,
+                Incomplete::Written(reason) => match &call.asked {
+                    // It goes on under its own name, for its own hook or the next sweep.
+                    Asked::Missing(wanted) => self.put_back(&from, name, wanted, reason),
+                    Asked::Sweep | Asked::Named => reason,
+                },
+            };
             let mut report = self.unread(sub, name, Status::Skipped, reason);
             report.truncated = looks_truncated(&open).unwrap_or(false);
             return told(report);
         }
-        // A sweep takes no file that anybody writes; of a named one it must be known who does, to see later who began.
-        let writers = match writers {
-            None if !self.shared.settings.dry_run => {
-                Writers::now_of(&[open.inode]).of(open.inode).to_vec()
-            }
-            _ => Vec::new(),
-        };
+        let lease = lease.ok();
         if let Some(outage) = self.shared.sink.outage() {
             let mut report = self.unread(sub, name, Status::Error, outage.to_string());
             report.in_outage = true;
@@ -93,17 +148,19 @@ impl Device<'_> {
                 report,
                 fate: self.fate_in_outage(),
                 taken: Some(Taken {
-                    writers,
+                    lease,
                     open,
                     from,
                     name: name.to_owned(),
                 }),
+                retake: None,
             }));
         }
         let parcel = courier.begin();
-        let same = || !open.has_changed().unwrap_or(true);
+        let same =
+            || lease.as_ref().is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
         let (mut found, read) = ingest::ingest(
-            self.shared.progress.reading(&open.file),
+            self.shared.progress.reading(&*open.file),
             &self.setup(),
             &same,
             |batch| courier.send(parcel, batch),
@@ -116,9 +173,10 @@ impl Device<'_> {
             parcel,
             found,
             read,
+            sub: sub.to_owned(),
             taken: Taken {
                 open,
-                writers,
+                lease,
                 from,
                 name: name.to_owned(),
             },
@@ -131,6 +189,7 @@ impl Device<'_> {
             parcel,
             found,
             read,
+            sub,
             taken,
         } = match in_hand {
             InHand::Decided(dealt) => return dealt,
@@ -148,10 +207,15 @@ impl Device<'_> {
             return Dealt::left(report);
         }
         // Cut files fail for what they lack, and what they lack may just be arriving.
-        if taken.open.has_changed().unwrap_or(true) {
+        let change = taken.change();
+        if change != Change::None {
             report.status = Status::Skipped;
             report.error = Some(Fault::Changed.to_string());
-            return Dealt::left(report);
+            let retake = (change == Change::Marks).then_some((sub, taken.name));
+            return Dealt {
+                retake,
+                ..Dealt::left(report)
+            };
         }
         let fate = match result {
             Ok(()) => {
@@ -178,6 +242,7 @@ impl Device<'_> {
             report,
             fate,
             taken: Some(taken),
+            retake: None,
         }
     }
 
@@ -212,34 +277,64 @@ impl Device<'_> {
         }
     }
 
-    /// Why a file must be left for a later sweep, if it must.
-    fn still_arriving(&self, open: &OpenFile, writers: &Writers) -> Option<String> {
-        if let Some(pid) = writers.of(open.inode).first() {
-            return Some(format!(
-                "it is still open for writing by process {pid}; left for the next run"
-            ));
+    /// Why a file must be left for a later run, if it must.
+    fn incomplete(
+        &self,
+        open: &OpenFile,
+        lease: &Result<Lease, LeaseError>,
+        call: &Call,
+    ) -> Option<Incomplete> {
+        let unleased = match lease {
+            Ok(_) => None,
+            Err(LeaseError::Writer) => Some(None),
+            Err(LeaseError::Unavailable(error)) => Some(Some(error)),
+        };
+        if let Some(unavailable) = unleased {
+            let writer = match call.writers().of(open.inode).first() {
+                Some(pid) => Some(format!("process {pid}")),
+                None if unavailable.is_none() => Some("another process".to_owned()),
+                None => None,
+            };
+            if let Some(writer) = writer {
+                return Some(Incomplete::Written(format!(
+                    "still open for writing by {writer}; left for the next run"
+                )));
+            }
         }
         let grace = self.shared.settings.grace;
         let now = i128::from(Utc::now().timestamp_nanos_opt()?);
-        // A time in the future was set by the client; the system's own mark of the last change never lies ahead.
-        let last = if open.modified_ns > now {
-            open.changed_ns
-        } else {
-            open.modified_ns
-        };
-        let age = Duration::from_nanos(u64::try_from(now - last).unwrap_or_default());
-        if age >= grace {
+        let age = now - open.stamp.uploaded_ns();
+        if Duration::from_nanos(u64::try_from(age).unwrap_or_default()) >= grace {
             return None;
         }
-        if writers.may_miss_one_of(open.owner) {
-            return Some(format!(
-                "it is younger than {} s, and whether it is still being written cannot be seen: other users' processes are hidden; left for the next run",
+        if let Some(Some(error)) = unleased
+            && call.writers().is_incomplete()
+        {
+            return Some(Incomplete::Young(format!(
+                "younger than {} s, and it cannot be seen whether it is still being written (no lease: {error}; some processes are hidden); left for the next run",
                 grace.as_secs()
-            ));
+            )));
         }
-        looks_truncated(open).unwrap_or(true).then(|| {
-            format!("it is cut off and younger than {} s, so it may still be arriving; left for the next run", grace.as_secs())
+        (call.is_sweep() && looks_truncated(open).unwrap_or(true)).then(|| {
+            Incomplete::Young(format!(
+                "truncated and younger than {} s, so it may still be arriving; left for the next run",
+                grace.as_secs()
+            ))
         })
+    }
+
+    /// Moves a file that is being written in `parsed/` or `error/` back to the device's folder, where it arrived as `wanted`.
+    /// Returns what is said of it.
+    fn put_back(&self, from: &Folder, name: &OsStr, wanted: &OsStr, reason: String) -> String {
+        match from.move_into(name, &self.folder, wanted, 0, |_| Ok(true)) {
+            Ok(as_name) => {
+                if let Err(error) = from.remove_orphan_sidecar(name) {
+                    tracing::debug!("{}: not tidied: {error}", shown(from.path()));
+                }
+                format!("{reason}; moved back as {}", shown(as_name))
+            }
+            Err(error) => format!("{reason}; it cannot be moved back: {error}"),
+        }
     }
 
     /// One warning a file and cause, with a count.
@@ -294,7 +389,7 @@ fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
     let mut head = [0; ENDS];
     let read = open.file.read_at(&mut head, 0)?;
     let mut tail = [0; ENDS];
-    let start = open.size.saturating_sub(ENDS as u64);
+    let start = open.stamp.size.saturating_sub(ENDS as u64);
     let tail_read = open.file.read_at(&mut tail, start)?;
     Ok(Container::looks_truncated(
         &head[..read],
@@ -305,5 +400,6 @@ fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
 fn set_delays(report: &mut FileReport, open: &OpenFile) {
     let now = Utc::now().timestamp_millis() as f64 / 1e3;
     report.delay_s = report.last_measurement.map(|last| now - last as f64);
-    report.arrival_delay_s = Some((now - (open.modified_ns / 1_000_000) as f64 / 1e3).max(0.0));
+    report.arrival_delay_s =
+        Some((now - (open.stamp.modified_ns / 1_000_000) as f64 / 1e3).max(0.0));
 }

@@ -3,24 +3,28 @@
 //!
 //! An SFTP user owns everything below the data folder and may change it at any moment.
 
+mod fcntl;
+mod lease;
 mod lock;
 mod moves;
 mod sidecar;
 mod walk;
 mod writers;
 
+pub use lease::{Lease, LeaseError};
 pub use lock::{Busy, DeviceLock};
 pub use moves::MoveError;
 pub use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
-pub use walk::{Entry, EntryKind, names_after};
-pub use writers::Writers;
+pub use walk::{Entry, EntryKind};
+pub use writers::OpenWriters;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, mkdirat, openat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, statat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 const FOLDER: OFlags = OFlags::DIRECTORY
@@ -41,21 +45,26 @@ pub const SIDECAR_ROOM: usize = SIDECAR_SUFFIX.len();
 /// What identifies a file, whatever its name.
 pub type Inode = (u64, u64);
 
+/// Size and times of a file at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// In bytes.
+    pub size: u64,
+    /// Last change of the content, in nanoseconds since 1970; an uploader may set it.
+    pub modified_ns: i128,
+    /// Last change of content, name or rights, in nanoseconds since 1970; no upload can set it.
+    pub changed_ns: i128,
+}
+
 /// A file held open, and what it was like when it was opened.
 #[derive(Debug)]
 pub struct OpenFile {
     /// For reading.
-    pub file: File,
+    pub file: Arc<File>,
     /// Device and inode.
     pub inode: Inode,
-    /// The user it belongs to: mostly the one whose process uploads it.
-    pub owner: u32,
-    /// In bytes.
-    pub size: u64,
-    /// Last change of the content, in nanoseconds since 1970.
-    pub modified_ns: i128,
-    /// Last change of content, name or rights, in nanoseconds since 1970; no upload can set it.
-    pub changed_ns: i128,
+    /// Size and times when it was opened.
+    pub stamp: Stamp,
 }
 
 /// Why a file was not opened.
@@ -145,11 +154,8 @@ impl Folder {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(OpenFile {
                 inode: (stat.st_dev, stat.st_ino),
-                owner: stat.st_uid,
-                size: u64::try_from(stat.st_size).unwrap_or_default(),
-                modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
-                changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
-                file: File::from(fd),
+                stamp: Stamp::of(&stat),
+                file: Arc::new(File::from(fd)),
             }),
             FileType::Directory => Err(OpenError::NotAFile("a folder")),
             FileType::Fifo => Err(OpenError::NotAFile("a pipe")),
@@ -169,38 +175,94 @@ impl Folder {
         }
     }
 
+    /// Size and times of a file; none where there is no such file, or it is something else.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
+        match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
+                Ok(Some(Stamp::of(&stat)))
+            }
+            Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The last change of a file's content; none where there is no such file, or it is something else. Where the client has
     /// set it to a time to come, the system's own mark of the last change counts, which nobody can set.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn modified(&self, name: &OsStr) -> io::Result<Option<SystemTime>> {
-        let stat = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => stat,
-            Ok(_) | Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let since_1970 = |stamp: Stamp| {
+            Duration::from_nanos(u64::try_from(stamp.uploaded_ns()).unwrap_or_default())
         };
-        let time = |seconds: i64, nanoseconds: u64| {
-            let since_1970 = Duration::new(
-                u64::try_from(seconds).unwrap_or_default(),
-                u32::try_from(nanoseconds).unwrap_or_default(),
-            );
-            SystemTime::UNIX_EPOCH.checked_add(since_1970)
-        };
-        let changed = time(stat.st_ctime, stat.st_ctime_nsec);
-        Ok(time(stat.st_mtime, stat.st_mtime_nsec).min(changed))
+        Ok(self
+            .stamp_of(name)?
+            .map(|stamp| SystemTime::UNIX_EPOCH + since_1970(stamp)))
     }
 }
 
 impl OpenFile {
-    /// Whether size or time of the content differ from when it was opened.
+    /// Takes a read lease: nobody has the file open for writing.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub fn lease(&self) -> Result<Lease, LeaseError> {
+        Lease::take(&self.file)
+    }
+
+    /// Size and times now.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn stamp_now(&self) -> io::Result<Stamp> {
+        Ok(Stamp::of(&fstat(&self.file)?))
+    }
+
+    /// Whether size or times differ from when it was opened.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn has_changed(&self) -> io::Result<bool> {
-        let stat = fstat(&self.file)?;
-        Ok(u64::try_from(stat.st_size).unwrap_or_default() != self.size
-            || nanoseconds(stat.st_mtime, stat.st_mtime_nsec) != self.modified_ns)
+        Ok(self.stamp_now()? != self.stamp)
+    }
+
+    /// Sets the mark of the last change to now, so that it is later than that of the content: read since it was written.
+    ///
+    /// # Errors
+    /// Those of the file system; also where the file belongs to another user.
+    pub fn mark_as_read(&self) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(fstat(&self.file)?.st_mode);
+        Ok(fchmod(&self.file, mode)?)
+    }
+}
+
+impl Stamp {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+            changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// Whether the content is the same, as far as size and time tell. A move changes the mark of the last change.
+    pub fn has_same_content(&self, other: &Self) -> bool {
+        (self.size, self.modified_ns) == (other.size, other.modified_ns)
+    }
+
+    /// Whether the content was written after the file got its name: a move leaves a newer mark on the file than on its
+    /// content, a write leaves the same on both.
+    pub fn is_written_after_its_move(&self) -> bool {
+        self.modified_ns >= self.changed_ns
+    }
+
+    /// When the file was uploaded, in nanoseconds since 1970. A time in the future was set by the uploader; the mark of the
+    /// last change never lies ahead.
+    pub fn uploaded_ns(&self) -> i128 {
+        self.modified_ns.min(self.changed_ns)
     }
 }
 
@@ -266,7 +328,7 @@ mod tests {
             folder.open_file(OsStr::new("z.tsv")),
             Err(OpenError::Gone)
         ));
-        assert_eq!(folder.open_file(OsStr::new("x.tsv")).unwrap().size, 1);
+        assert_eq!(folder.open_file(OsStr::new("x.tsv")).unwrap().stamp.size, 1);
     }
 
     #[test]

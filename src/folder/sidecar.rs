@@ -4,7 +4,7 @@
 //! its sidecar. A run that was killed in between leaves a sidecar without a file; whoever deals with the file next, or
 //! looks through `error/`, removes it.
 
-use super::Folder;
+use super::{Folder, OpenError};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ impl Folder {
     /// Those of the file system.
     pub fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         let mut sidecar = sidecar.clone();
-        if let Some(former) = self.read_sidecar(file) {
+        if let Ok(Some(former)) = self.read_sidecar(file) {
             sidecar.arrived = former.arrived;
         }
         self.remove_unfinished_sidecar()?;
@@ -110,12 +110,19 @@ impl Folder {
             })
     }
 
-    /// Reads the sidecar of `file`; none where there is none that can be read.
-    pub fn read_sidecar(&self, file: &OsStr) -> Option<Sidecar> {
-        let open = self.open_file(&name_for(file)).ok()?;
+    /// Reads the sidecar of `file`; none where there is none, or it is no sidecar.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be read.
+    pub fn read_sidecar(&self, file: &OsStr) -> io::Result<Option<Sidecar>> {
+        let open = match self.open_file(&name_for(file)) {
+            Ok(open) => open,
+            Err(OpenError::Io(error)) => return Err(error),
+            Err(OpenError::Gone | OpenError::NotAFile(_)) => return Ok(None),
+        };
         let mut text = Vec::new();
-        open.file.take(MAX_SIZE).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        (&*open.file).take(MAX_SIZE).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text).ok())
     }
 
     /// Removes the sidecar of `file`, if there is one.
@@ -157,9 +164,9 @@ mod tests {
             arrived: "2025-08-03T03:20:00Z".to_owned(),
             run_id: "r".to_owned(),
         };
-        assert_eq!(folder.read_sidecar(name), None);
+        assert_eq!(folder.read_sidecar(name).unwrap(), None);
         folder.write_sidecar(name, &sidecar).unwrap();
-        assert_eq!(folder.read_sidecar(name), Some(sidecar.clone()));
+        assert_eq!(folder.read_sidecar(name).unwrap(), Some(sidecar.clone()));
         let other = Sidecar {
             retryable: false,
             arrived: "2025-08-04T03:20:00Z".to_owned(),
@@ -170,10 +177,13 @@ mod tests {
             arrived: sidecar.arrived,
             ..other
         };
-        assert_eq!(folder.read_sidecar(name), Some(replaced));
+        assert_eq!(folder.read_sidecar(name).unwrap(), Some(replaced));
         std::fs::write(dir.path().join("x.tsv"), "").unwrap();
         folder.remove_orphan_sidecar(name).unwrap();
-        assert!(folder.read_sidecar(name).is_some(), "its file is there");
+        assert!(
+            folder.read_sidecar(name).unwrap().is_some(),
+            "its file is there"
+        );
         std::fs::remove_file(dir.path().join("x.tsv")).unwrap();
         folder.remove_orphan_sidecar(name).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -184,6 +194,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x.tsv.error.json"), "{").unwrap();
         let folder = Folder::open(dir.path()).unwrap();
-        assert_eq!(folder.read_sidecar(OsStr::new("x.tsv")), None);
+        assert_eq!(folder.read_sidecar(OsStr::new("x.tsv")).unwrap(), None);
     }
 }

@@ -1,10 +1,12 @@
 //! The names in a folder, in order, a bounded number at a time: a folder may hold a million.
 
+use super::{FOLDER, Folder};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, openat, statat};
+use rustix::io::Errno;
 use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::Path;
-use walkdir::WalkDir;
+use std::os::unix::ffi::OsStrExt as _;
 
 /// What a name stands for, as the folder itself says: no file is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,57 +26,68 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
-/// The first `limit` entries of `folder`, by name, that come after `after` and that `wanted` accepts. Neither a link nor
-/// anything but files and folders is ever among them.
-///
-/// # Errors
-/// Those of the file system, for the folder itself.
-pub fn names_after(
-    folder: &Path,
-    after: Option<&OsStr>,
-    limit: usize,
-    wanted: impl Fn(&OsStr, EntryKind) -> bool,
-) -> io::Result<Vec<Entry>> {
-    let mut first = BinaryHeap::new();
-    let walk = WalkDir::new(folder)
-        .min_depth(1)
-        .max_depth(1)
-        .follow_links(false)
-        .follow_root_links(false);
-    for entry in walk {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                // A name that vanished meanwhile concerns nobody; a folder that cannot be read does.
-                if error.depth() == 0 || error.path() == Some(folder) {
-                    return Err(error.into());
-                }
+impl Folder {
+    /// Calls `each` with every name in the folder and what it stands for; links, pipes and devices are left out.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read to its end: no name is left out without a word.
+    pub fn for_each_entry(&self, mut each: impl FnMut(&OsStr, EntryKind)) -> io::Result<()> {
+        // An opening of its own, and so a position of its own.
+        let fd = openat(&self.fd, ".", FOLDER, Mode::empty())?;
+        for entry in Dir::new(fd)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
                 continue;
             }
-        };
-        let kind = match entry.file_type() {
-            kind if kind.is_file() => EntryKind::File,
-            kind if kind.is_dir() => EntryKind::Folder,
-            _ => continue,
-        };
-        let name = entry.file_name();
-        if after.is_some_and(|after| name <= after) || !wanted(name, kind) {
-            continue;
-        }
-        if first.len() == limit {
-            match first.peek() {
-                Some(Entry { name: last, .. }) if name < last.as_os_str() => {
-                    first.pop();
-                }
-                _ => continue,
+            let kind = match entry.file_type() {
+                // Some file systems do not say.
+                FileType::Unknown => match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(file) => FileType::from_raw_mode(file.st_mode),
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+                kind => kind,
+            };
+            match kind {
+                FileType::RegularFile => each(name, EntryKind::File),
+                FileType::Directory => each(name, EntryKind::Folder),
+                _ => {}
             }
         }
-        first.push(Entry {
-            name: name.to_owned(),
-            kind,
-        });
+        Ok(())
     }
-    Ok(first.into_sorted_vec())
+
+    /// The first `limit` entries, by name, that come after `after` and that `wanted` accepts.
+    ///
+    /// # Errors
+    /// As [`Folder::for_each_entry`].
+    pub fn read_page(
+        &self,
+        after: Option<&OsStr>,
+        limit: usize,
+        wanted: impl Fn(&OsStr, EntryKind) -> bool,
+    ) -> io::Result<Vec<Entry>> {
+        let mut first: BinaryHeap<Entry> = BinaryHeap::new();
+        self.for_each_entry(|name, kind| {
+            if after.is_some_and(|after| name <= after) || !wanted(name, kind) {
+                return;
+            }
+            if first.len() == limit {
+                match first.peek() {
+                    Some(last) if name < last.name.as_os_str() => {
+                        first.pop();
+                    }
+                    _ => return,
+                }
+            }
+            first.push(Entry {
+                name: name.to_owned(),
+                kind,
+            });
+        })?;
+        Ok(first.into_sorted_vec())
+    }
 }
 
 #[cfg(test)]
@@ -89,10 +102,11 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("folder")).unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
         let mut found = Vec::new();
         loop {
             let after = found.last().map(|e: &Entry| e.name.clone());
-            let more = names_after(dir.path(), after.as_deref(), 2, |_, _| true).unwrap();
+            let more = folder.read_page(after.as_deref(), 2, |_, _| true).unwrap();
             if more.is_empty() {
                 break;
             }
@@ -101,6 +115,5 @@ mod tests {
         let names: Vec<_> = found.iter().map(|e| e.name.to_str().unwrap()).collect();
         assert_eq!(names, ["a", "b", "c", "d", "e", "folder"]);
         assert_eq!(found[5].kind, EntryKind::Folder);
-        assert!(names_after(&dir.path().join("missing"), None, 2, |_, _| true).is_err());
     }
 }

@@ -1,59 +1,65 @@
-//! Who has a file open for writing. Source: SPEC section 7: a file that is still being uploaded stays.
+//! The processes that have a file open for writing, as far as `/proc` shows them. Source: SPEC section 9.
+//!
+//! Used where a lease cannot be had. What `/proc` hides counts as a possible writer.
 
 use super::{Folder, Inode};
-use rustix::fs::{AtFlags, FileType, RawDir, statat};
+use rustix::fs::{AtFlags, FileType, RawDir, stat, statat};
 use rustix::io::Errno;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::Path;
 
+/// Inode number of the first PID namespace (`PROC_PID_INIT_INO` in the kernel).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Flag of a kernel thread in `/proc/PID/stat` (`PF_KTHREAD`).
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
 /// The files that other processes had open for writing at one moment.
 #[derive(Debug, Default)]
-pub struct Writers {
+pub struct OpenWriters {
     open: HashMap<Inode, Vec<u32>>,
-    /// The users whose processes could not all be looked into; none where it is not even known whose they are.
-    hidden: HashSet<Option<u32>>,
+    /// Whether some process, or some of its files, could not be looked at.
+    incomplete: bool,
 }
 
-impl Writers {
+impl OpenWriters {
     /// Looks through `/proc/*/fd`, for all files.
-    pub fn now() -> Self {
-        Self::look(|_| true)
+    pub fn scan() -> Self {
+        Self::scan_where(|_| true)
     }
 
     /// Looks through `/proc/*/fd`, for these files.
-    pub fn now_of(files: &[Inode]) -> Self {
-        Self::look(|inode| files.contains(&inode))
+    pub fn scan_for(files: &[Inode]) -> Self {
+        Self::scan_where(|inode| files.contains(&inode))
     }
 
-    fn look(wanted: impl Fn(Inode) -> bool) -> Self {
-        let mut found = Self::default();
+    fn scan_where(wanted: impl Fn(Inode) -> bool) -> Self {
+        let mut found = Self {
+            incomplete: hides_processes(),
+            ..Self::default()
+        };
         let Ok(processes) = Folder::open(Path::new("/proc")) else {
-            found.hidden.insert(None);
+            found.incomplete = true;
             return found;
         };
         let own = std::process::id();
         for pid in names_in(&processes) {
             let pid = pid.to_str().ok().and_then(|name| name.parse().ok());
             if let Some(pid) = pid.filter(|pid| *pid != own) {
-                found.look_into(pid, &wanted);
+                found.scan_process(pid, &wanted);
             }
         }
         found
     }
 
-    fn look_into(&mut self, pid: u32, wanted: &impl Fn(Inode) -> bool) {
+    fn scan_process(&mut self, pid: u32, wanted: &impl Fn(Inode) -> bool) {
         let folder = match Folder::open(Path::new(&format!("/proc/{pid}/fd"))) {
             Ok(folder) => folder,
             Err(error) => {
-                // Gone meanwhile, or a thread of the kernel, which has no command line and opens no file.
-                let is_kernels =
-                    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
-                if error.kind() == std::io::ErrorKind::PermissionDenied && !is_kernels {
-                    self.hidden.insert(user_of(pid));
-                }
+                self.incomplete |= !is_gone(&error) && !opens_no_files(pid);
                 return;
             }
         };
@@ -61,36 +67,68 @@ impl Writers {
             // There are thousands of descriptors, and few are files: this one call is all that most of them cost.
             let file = match statat(&folder.fd, &descriptor, AtFlags::empty()) {
                 Ok(file) => file,
-                // So it is with all of this process.
-                Err(Errno::ACCESS) => return,
-                Err(_) => continue,
+                // Closed meanwhile, or its process has ended.
+                Err(Errno::NOENT | Errno::SRCH) => continue,
+                // A process with capabilities that this one lacks: its folder opens, its files do not.
+                Err(_) => {
+                    self.incomplete = true;
+                    return;
+                }
             };
             let inode = (file.st_dev, file.st_ino);
             if FileType::from_raw_mode(file.st_mode) != FileType::RegularFile || !wanted(inode) {
                 continue;
             }
             // The link's own mode says how the file was opened: 0200 for writing.
-            let link = statat(&folder.fd, &descriptor, AtFlags::SYMLINK_NOFOLLOW);
-            if link.is_ok_and(|link| link.st_mode & 0o200 != 0) {
-                self.open.entry(inode).or_default().push(pid);
+            match statat(&folder.fd, &descriptor, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(link) if link.st_mode & 0o200 != 0 => {
+                    self.open.entry(inode).or_default().push(pid);
+                }
+                Ok(_) | Err(Errno::NOENT | Errno::SRCH) => {}
+                Err(_) => self.incomplete = true,
             }
         }
     }
 
-    /// The processes that write this file.
+    /// The processes that have this file open for writing.
     pub fn of(&self, inode: Inode) -> &[u32] {
         self.open.get(&inode).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a writer of a file that belongs to `owner` may have gone unseen. An upload's file belongs to the user who
-    /// uploads it, and of our own user's processes only those with special rights are hidden.
-    pub fn may_miss_one_of(&self, owner: u32) -> bool {
-        if owner == rustix::process::geteuid().as_raw() {
-            self.hidden.contains(&Some(owner)) || self.hidden.contains(&None)
-        } else {
-            !self.hidden.is_empty()
-        }
+    /// Whether a writer may have gone unseen.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
     }
+}
+
+/// Whether `/proc` leaves out whole processes: those outside of this PID namespace, or those of other users (`hidepid`).
+fn hides_processes() -> bool {
+    let is_first_namespace =
+        stat("/proc/self/ns/pid").is_ok_and(|namespace| namespace.st_ino == FIRST_PID_NAMESPACE);
+    !is_first_namespace || stat("/proc/1").is_err()
+}
+
+/// Whether a process has no open files for certain: a thread of the kernel, or one that has ended.
+fn opens_no_files(pid: u32) -> bool {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) => return is_gone(&error),
+    };
+    // After the name in parentheses, which may hold anything: state, six numbers, flags.
+    let Some((_, fields)) = stat.rsplit_once(')') else {
+        return false;
+    };
+    let mut fields = fields.split_whitespace();
+    let state = fields.next();
+    let flags = fields.nth(5).and_then(|flags| flags.parse::<u64>().ok());
+    matches!(state, Some("Z" | "X")) || flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::SRCH)
+    )
 }
 
 /// The names in a folder of `/proc`, but for `.` and `..`, until the first error: the process has ended. Read with as few calls
@@ -107,13 +145,6 @@ fn names_in(folder: &Folder) -> Vec<CString> {
     names
 }
 
-/// The user of a process, which anybody may know.
-fn user_of(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,28 +152,13 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn the_user_of_a_process_is_known() {
-        let own = rustix::process::geteuid().as_raw();
-        assert_eq!(user_of(std::process::id()), Some(own));
-        assert_eq!(user_of(0), None);
-    }
-
-    #[test]
-    fn hidden_processes_of_others_count_for_the_files_of_others_only() {
-        let own = rustix::process::geteuid().as_raw();
-        let hides = |users: &[Option<u32>]| Writers {
-            hidden: users.iter().copied().collect(),
-            ..Writers::default()
-        };
-        assert!(!hides(&[]).may_miss_one_of(own + 1));
-        assert!(!hides(&[Some(own + 1)]).may_miss_one_of(own));
-        assert!(hides(&[Some(own + 1)]).may_miss_one_of(own + 1));
-        assert!(
-            hides(&[Some(own + 1)]).may_miss_one_of(own + 2),
-            "root may write any file"
-        );
-        assert!(hides(&[Some(own)]).may_miss_one_of(own));
-        assert!(hides(&[None]).may_miss_one_of(own));
+    fn threads_of_the_kernel_and_the_dead_open_no_files() {
+        assert!(!opens_no_files(std::process::id()));
+        assert!(opens_no_files(u32::MAX), "no such process");
+        // kthreadd, which every kernel has; a container does not show it.
+        if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+            assert!(opens_no_files(2));
+        }
     }
 
     #[test]
@@ -164,13 +180,29 @@ mod tests {
             .unwrap();
         let mut ready = [0; 6];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
-        let writers = Writers::now();
+        let writers = OpenWriters::scan();
         assert_eq!(writers.of(written), [child.id()]);
         assert!(writers.of(read).is_empty());
-        assert_eq!(Writers::now_of(&[read, written]).of(written), [child.id()]);
-        assert!(Writers::now_of(&[read]).of(written).is_empty());
+        assert_eq!(
+            OpenWriters::scan_for(&[read, written]).of(written),
+            [child.id()]
+        );
+        assert!(OpenWriters::scan_for(&[read]).of(written).is_empty());
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert!(Writers::now().of(written).is_empty());
+        assert!(OpenWriters::scan().of(written).is_empty());
+    }
+
+    #[test]
+    fn a_process_whose_files_cannot_be_looked_at_makes_the_scan_incomplete() {
+        // A process of the same user with a capability, as systemd starts SFTPGo: the kernel hides its files.
+        let own = rustix::process::geteuid();
+        let mut found = OpenWriters::default();
+        found.scan_process(std::process::id(), &|_| true);
+        assert!(!found.is_incomplete());
+        if !own.is_root() {
+            found.scan_process(1, &|_| true);
+            assert!(found.is_incomplete(), "the first process is root's");
+        }
     }
 }

@@ -1,16 +1,17 @@
 //! What the folders of each device hold. Each file is listed and looked at from outside; of the newest few, head and tail are
 //! read.
 
-use crate::folder::{EntryKind, Folder, names_after};
+use crate::folder::{EntryKind, Folder, OpenError};
 use crate::logger_file::{Container, last_instant};
 use crate::names::{ERROR, PARSED, is_done_folder};
-use crate::queue::{CHUNK, Item, Queue, is_tsv};
+use crate::queue::{CHUNK, Item, Queue, is_no_folder, is_tsv};
 use crate::shown::shown;
 use chrono_tz::Tz;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// How many of the newest files are opened.
@@ -66,8 +67,12 @@ fn descend(data: &Path, relative: &Path, depth: usize, zone: Tz, found: &mut Vec
         return;
     }
     let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::Folder && !is_done_folder(name);
-    let folders = match names_after(&data.join(relative), None, usize::MAX, wanted) {
+    let folders = match Folder::open(data)
+        .and_then(|data| data.open_below(relative))
+        .and_then(|folder| folder.read_page(None, usize::MAX, wanted))
+    {
         Ok(folders) => folders,
+        Err(error) if depth > 0 && is_no_folder(&error) => return,
         Err(error) => {
             found.push(Found {
                 path: relative.to_owned(),
@@ -94,8 +99,8 @@ fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
         ..Found::default()
     };
     let look = |found: &mut Found| -> io::Result<()> {
-        let folder = Folder::open(data)?.open_below(relative)?;
-        waiting(&folder, found);
+        let folder = Arc::new(Folder::open(data)?.open_below(relative)?);
+        waiting(&folder, found)?;
         for sub in [PARSED, ERROR] {
             match folder.open_below(Path::new(sub)) {
                 Ok(done) => list(&done, Path::new(sub), found)?,
@@ -105,8 +110,12 @@ fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
         }
         for newest in &mut found.newest {
             let folder = folder.open_below(&newest.sub)?;
-            if let Ok(open) = folder.open_file(&newest.name) {
-                newest.look_inside(&open.file, open.size, zone)?;
+            match folder.open_file(&newest.name) {
+                Ok(open) => newest.look_inside(&open.file, open.stamp.size, zone)?,
+                Err(OpenError::Io(error)) => {
+                    return Err(at(&newest.sub.join(&newest.name), &error));
+                }
+                Err(OpenError::Gone | OpenError::NotAFile(_)) => {}
             }
         }
         Ok(())
@@ -118,20 +127,38 @@ fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
 }
 
 /// The files that wait.
-fn waiting(folder: &Folder, found: &mut Found) {
-    for item in Queue::new(folder.path(), false) {
-        let Item::File(sub, name) = item else {
+fn waiting(folder: &Arc<Folder>, found: &mut Found) -> io::Result<()> {
+    for item in Queue::new(folder, false) {
+        let (sub, name) = match item {
+            Item::File(sub, name) => (sub, name),
+            Item::Unlisted(sub, error) => return Err(at(&sub, &error)),
+            Item::Retry(_) | Item::Sidecar(_) => continue,
+        };
+        let below = match folder.open_below(&sub) {
+            Ok(below) => below,
+            Err(error) if is_no_folder(&error) => continue,
+            Err(error) => return Err(at(&sub, &error)),
+        };
+        let Some(time) = below.modified(&name)? else {
             continue;
         };
         found.waiting += 1;
-        if let Ok(below) = folder.open_below(&sub)
-            && let Ok(Some(time)) = below.modified(&name)
-        {
-            let oldest = found.oldest_waiting.get_or_insert(time);
-            *oldest = time.min(*oldest);
-            found.keep(sub, name, time);
+        let oldest = found.oldest_waiting.get_or_insert(time);
+        *oldest = time.min(*oldest);
+        if let Err(OpenError::Io(error)) = below.open_file(&name) {
+            return Err(at(&sub.join(&name), &error));
         }
+        found.keep(sub, name, time);
     }
+    Ok(())
+}
+
+/// An error that names where below the device's folder it happened.
+fn at(path: &Path, error: &impl ToString) -> io::Error {
+    if path.as_os_str().is_empty() {
+        return io::Error::other(error.to_string());
+    }
+    io::Error::other(format!("{}: {}", shown(path), error.to_string()))
 }
 
 /// The files of `parsed/` or `error/`.
@@ -139,13 +166,13 @@ fn list(folder: &Folder, sub: &Path, found: &mut Found) -> io::Result<()> {
     let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::File && is_tsv(name);
     let mut last = None;
     loop {
-        let entries = names_after(folder.path(), last.as_deref(), CHUNK, wanted)?;
+        let entries = folder.read_page(last.as_deref(), CHUNK, wanted)?;
         let ended = entries.len() < CHUNK;
         last = entries.last().map(|entry| entry.name.clone());
         for entry in entries {
             if let Some(time) = folder.modified(&entry.name)? {
                 if sub == Path::new(ERROR) {
-                    match folder.read_sidecar(&entry.name) {
+                    match folder.read_sidecar(&entry.name)? {
                         Some(sidecar) if sidecar.retryable => found.errors_retryable += 1,
                         _ => found.errors_other += 1,
                     }

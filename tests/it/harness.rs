@@ -37,7 +37,8 @@ pub fn good_file(from: u32, rows: u32) -> String {
     text
 }
 
-const NOBODY: u32 = 65_534;
+/// A user who may do little.
+pub const NOBODY: u32 = 65_534;
 
 /// A data folder with a place for reports beside it, in a directory of its own that goes at the end.
 pub struct Site {
@@ -315,6 +316,27 @@ impl Call<'_> {
             self.command.uid(NOBODY).gid(NOBODY);
             self
         })
+    }
+
+    /// Through another program, which is given the binary and its arguments.
+    pub fn through(mut self, wrapper: &[&str]) -> Self {
+        let mut command = Command::new(wrapper[0]);
+        command
+            .args(&wrapper[1..])
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        for (key, value) in self.command.get_envs() {
+            command.env(key, value.unwrap_or_default());
+        }
+        if let Some(dir) = self.command.get_current_dir() {
+            command.current_dir(dir);
+        }
+        self.command = command;
+        self
     }
 
     pub fn timeout(mut self, timeout: Duration) -> Self {

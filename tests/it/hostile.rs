@@ -660,6 +660,158 @@ fn a_folder_that_may_not_be_read_stops_nothing() {
 }
 
 #[test]
+fn a_folder_below_a_device_that_may_not_be_read_is_an_error() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/deeper/still/a.tsv"), good_file(1, 1));
+    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    with_other(&site);
+    let Some(run) = run_without_rights(&site, &site.path(format!("{DEVICE}/deeper")), 0o000) else {
+        return;
+    };
+    assert_eq!(run.code(), 1, "{run:?}");
+    assert_other_done(&site);
+    assert!(site.exists(format!("{DEVICE}/parsed/b.tsv")));
+    assert!(run.stderr.contains("/deeper"), "{}", run.stderr);
+    assert_eq!(site.report()["nb_files_failed"], 1);
+}
+
+#[test]
+fn a_folder_of_errors_that_may_not_be_read_is_an_error_when_they_are_to_be_retried() {
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/error/a.tsv"), good_file(1, 1));
+    let Some(call) = site.lp_run().arg("--retry-errors").without_rights() else {
+        return skipped("no other user may run the binary");
+    };
+    use std::os::unix::fs::PermissionsExt;
+    let closed = site.path(format!("{DEVICE}/error"));
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("closed");
+    let run = call.run().clean();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o755)).expect("opened");
+    assert_eq!(run.code(), 1, "{run:?}");
+    assert!(run.stderr.contains("/error"), "{}", run.stderr);
+}
+
+/// Wrapper with which listing `folder` gives EIO, as on a disk that fails; none where it cannot be had.
+fn failing_disk(folder: &Path) -> Option<Vec<String>> {
+    let works = std::process::Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "true"])
+        .output();
+    if !works.is_ok_and(|out| out.status.success()) {
+        skipped("strace is not installed, or may not trace");
+        return None;
+    }
+    let mut wrapper = ["strace", "-f", "-q", "-o", "/dev/null", "-P"]
+        .map(String::from)
+        .to_vec();
+    wrapper.push(folder.to_str().expect("UTF-8").to_owned());
+    wrapper.extend(["-e", "inject=getdents64:error=EIO"].map(String::from));
+    Some(wrapper)
+}
+
+#[test]
+fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
+    for folder in ["", "acme", "acme/site", DEVICE, "acme/site/02001171/deeper"] {
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/deeper/a.tsv"), good_file(1, 1));
+        let path = site.path(folder);
+        let Some(wrapper) = failing_disk(&path) else {
+            return;
+        };
+        let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
+        let run = site.lp_run().through(&wrapper).run().clean();
+        assert_eq!(run.code(), 1, "{folder:?}: {run:?}");
+        assert!(
+            run.stderr.contains(path.to_str().expect("UTF-8")),
+            "{folder:?}: {}",
+            run.stderr
+        );
+        assert!(run.stderr.contains("Input/output error"), "{}", run.stderr);
+        let report = site.report();
+        assert_eq!(report["status"], "partial_failure", "{folder:?}");
+        assert!(site.exists(format!("{DEVICE}/deeper/a.tsv")));
+        let status = site
+            .bare()
+            .args(["status", "--dataFolder"])
+            .arg(site.data())
+            .through(&wrapper)
+            .run()
+            .clean();
+        assert_eq!(status.code(), 1, "{folder:?}: {status:?}");
+        assert!(
+            status.stdout.contains("Input/output error"),
+            "{folder:?}: {}",
+            status.stdout
+        );
+    }
+}
+
+#[test]
+fn status_names_what_may_not_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    for (file, closed) in [
+        ("a.tsv", "a.tsv"),
+        ("deeper/a.tsv", "deeper"),
+        ("parsed/a.tsv", "parsed"),
+        ("parsed/a.tsv", "parsed/a.tsv"),
+        ("error/a.tsv", "error"),
+        ("error/a.tsv", "error/a.tsv.error.json"),
+    ] {
+        let site = Site::new();
+        site.put(format!("{DEVICE}/{file}"), good_file(1, 1));
+        site.put(format!("{DEVICE}/error/a.tsv.error.json"), "{}");
+        let call = site
+            .bare()
+            .args(["status", "--dataFolder"])
+            .arg(site.data());
+        let Some(call) = call.without_rights() else {
+            return skipped("no other user may run the binary");
+        };
+        let path = site.path(format!("{DEVICE}/{closed}"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).expect("closed");
+        let run = call.run().clean();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("opened");
+        assert_eq!(run.code(), 1, "{closed}: {run:?}");
+        assert!(
+            run.stdout.to_lowercase().contains("permission denied"),
+            "{closed}: {}",
+            run.stdout
+        );
+    }
+}
+
+#[test]
+fn a_file_below_thousands_of_folders_is_taken() {
+    // Its path is longer than any that the system opens at once.
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let site = Site::new();
+    std::fs::create_dir_all(site.path(DEVICE)).expect("folders");
+    let device = std::fs::File::open(site.path(DEVICE)).expect("opened");
+    let mut folder = rustix::fd::OwnedFd::from(device);
+    for _ in 0..2100 {
+        mkdirat(&folder, "d", Mode::from_raw_mode(0o755)).expect("made");
+        folder = openat(
+            &folder,
+            "d",
+            OFlags::DIRECTORY | OFlags::RDONLY,
+            Mode::empty(),
+        )
+        .expect("opened");
+    }
+    let file = openat(
+        &folder,
+        "a.tsv",
+        OFlags::CREATE | OFlags::WRONLY,
+        Mode::from_raw_mode(0o644),
+    )
+    .expect("made");
+    rustix::io::write(&file, good_file(1, 1).as_bytes()).expect("written");
+    drop(file);
+    site.lp_run().ok();
+    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")), "it is taken");
+    assert_eq!(site.lp_points("acme").len(), 2);
+}
+
+#[test]
 fn a_file_that_may_not_be_read_stops_nothing() {
     let site = Site::new();
     let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));

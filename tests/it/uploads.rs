@@ -1,7 +1,7 @@
 //! Files that are still being uploaded, or uploaded again while they are worked on. SFTPGo's default mode writes an upload
 //! of an existing name into the same inode, wherever that has been moved meanwhile.
 
-use crate::harness::{DEVICE, HEADER, Site, age, file_of, good_file, points_in};
+use crate::harness::{DEVICE, HEADER, NOBODY, Site, age, file_of, good_file, points_in, skipped};
 use crate::influx_double::{Double, Fault, Gate, is_data_write};
 use crate::second_reader::{self, Point};
 use rustix::process::Signal;
@@ -500,25 +500,407 @@ fn a_file_of_error_that_is_given_back_is_tried_again() {
 }
 
 #[test]
-fn an_upload_that_ends_in_a_file_that_went_to_error_is_taken_by_its_hook() {
+fn a_named_file_that_is_open_for_writing_is_left_to_its_own_hook() {
     // The hook of an earlier upload meets the file as the next one has just emptied it.
     let double = Double::start();
     let site = Site::new();
     let path = site.put(format!("{DEVICE}/a.tsv"), first());
     let mut writer = begin_overwrite(&path);
-    site.run_to(&double)
-        .named(format!("{DEVICE}/a.tsv"))
-        .run()
-        .expect(1);
-    assert!(
-        site.exists(format!("{DEVICE}/error/a.tsv")),
-        "{:?}",
-        site.tree()
-    );
+    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    let report = site.report();
+    let entry = file_of(&report, "a.tsv");
+    assert_eq!(entry["status"], "skipped", "{entry:#}");
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
     writer.write_all(second().as_bytes()).expect("written");
     drop(writer);
     site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
     assert_holds(&double, &[&second()]);
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
+    // A client found the file by its old name, and wrote it after the move: into parsed/ or error/, under any number.
+    for (place, moved_as) in [
+        ("parsed", "a.tsv"),
+        ("parsed", "a.1.tsv"),
+        ("parsed", "a.7.tsv"),
+        ("error", "a.tsv"),
+        ("error", "a.1.tsv"),
+    ] {
+        let double = Double::start();
+        let site = Site::new();
+        // Versions of the name, moved as the program moves: ingested, and not written to since.
+        for name in ["a.tsv", "a.1.tsv", "a.7.tsv"] {
+            let raw = site.put(format!("{DEVICE}/raw.tmp"), first());
+            age(&raw, 7200);
+            let moved = site.path(format!("{DEVICE}/{place}/{name}"));
+            std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
+            std::fs::rename(raw, moved).expect("moved");
+        }
+        let moved = site.path(format!("{DEVICE}/{place}/{moved_as}"));
+        begin_overwrite(&moved)
+            .write_all(second().as_bytes())
+            .expect("written");
+        site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+        assert_holds(&double, &[&second()]);
+        let points = points_in(&double, "acme").len();
+        assert_eq!(
+            points,
+            points_of(&second()).len(),
+            "{place}/{moved_as}: what was not written to is not taken"
+        );
+        // Once more: now all of it is processed.
+        let writes = double.data_writes().len();
+        let run = site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+        assert_eq!(double.data_writes().len(), writes, "{place}/{moved_as}");
+        assert!(run.stderr.contains("already processed"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn several_uploads_that_ended_in_moved_files_are_taken_in_their_order() {
+    let double = Double::start();
+    let site = Site::new();
+    let row = |value: u32| format!("{HEADER}05/11/25 10:00:00\t{value}\t{value}\n");
+    for (n, name) in ["a.2.tsv", "a.tsv", "a.1.tsv"].iter().enumerate() {
+        let raw = site.put(format!("{DEVICE}/raw.tmp"), first());
+        let moved = site.path(format!("{DEVICE}/parsed/{name}"));
+        std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
+        std::fs::rename(raw, &moved).expect("moved");
+        std::thread::sleep(Duration::from_millis(20));
+        begin_overwrite(&moved)
+            .write_all(row(n as u32 + 1).as_bytes())
+            .expect("written");
+    }
+    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    let values: Vec<f64> = points_in(&double, "acme").iter().map(|p| p.value).collect();
+    assert_eq!(values, [3.0, 3.0], "the last upload wins");
+}
+
+#[test]
+fn an_upload_that_goes_on_in_a_moved_file_gets_its_name_back() {
+    let double = Double::start();
+    let site = Site::new();
+    let raw = site.put(format!("{DEVICE}/raw.tmp"), first());
+    let moved = site.path(format!("{DEVICE}/parsed/a.1.tsv"));
+    std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
+    std::fs::rename(raw, &moved).expect("moved");
+    let mut writer = begin_overwrite(&moved);
+    // The hook of another upload of the name.
+    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    writer.write_all(second().as_bytes()).expect("written");
+    drop(writer);
+    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    assert_holds(&double, &[&second()]);
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn a_second_upload_into_the_inode_of_the_first_is_not_lost() {
+    // parsed/a.tsv is there; the second upload has opened the inode of the first before the first one's hook runs.
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        site.put_old(format!("{DEVICE}/a.tsv"), good_file(500, 3));
+        site.run_to(&double).ok();
+        let path = site.put(format!("{DEVICE}/a.tsv"), first());
+        let mut writer = begin_overwrite(&path);
+        let text = second();
+        let (a, b) = text.split_at(text.len() / 17);
+        writer.write_all(a.as_bytes()).expect("written");
+        let call = || {
+            if named {
+                site.run_to(&double).named(format!("{DEVICE}/a.tsv"))
+            } else {
+                site.run_to(&double)
+            }
+        };
+        call().ok();
+        writer.write_all(b.as_bytes()).expect("written");
+        drop(writer);
+        call().ok();
+        assert_holds(&double, &[&second()]);
+        assert_eq!(
+            site.tree(),
+            ["a.1.tsv", "a.tsv"].map(|n| format!("{DEVICE}/parsed/{n}")),
+            "named {named}"
+        );
+    }
+}
+
+#[test]
+fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let call = site.run_to(&double);
+        let run = if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .start();
+        gate.wait_for(1);
+        let asked = std::time::Instant::now();
+        let mut writer = begin_overwrite(&path);
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "the uploader waits for {:?}",
+            asked.elapsed()
+        );
+        gate.open();
+        let run = run.wait();
+        assert_eq!(run.code(), 0, "not ended by SIGIO: {}", run.stderr);
+        writer.write_all(second().as_bytes()).expect("written");
+        drop(writer);
+        assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")], "named {named}");
+    }
+}
+
+#[test]
+fn a_file_whose_rights_are_changed_meanwhile_is_taken_all_the_same() {
+    // A client that sets mode or time after its upload: nobody writes, nothing is left for an hour.
+    use std::os::unix::fs::PermissionsExt;
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let call = site.run_to(&double);
+        let run = if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .start();
+        gate.wait_for(1);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("set");
+        gate.open();
+        run.wait().expect(0);
+        assert_holds(&double, &[&first()]);
+        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+        let report = site.report();
+        assert_eq!(report["nb_files_total"], 1, "it is told once: {report:#}");
+        assert_eq!(report["nb_files_success"], 1);
+    }
+}
+
+#[test]
+fn a_write_of_the_same_size_with_its_time_set_back_is_seen() {
+    for named in CALLS {
+        let double = Double::start();
+        let site = Site::new();
+        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let before = std::fs::metadata(&path)
+            .and_then(|m| m.modified())
+            .expect("a time");
+        let gate = Gate::new();
+        double.fault_nth_write(1, Fault::Gate(gate.clone()));
+        let call = site.run_to(&double);
+        let run = if named {
+            call.named(format!("{DEVICE}/a.tsv"))
+        } else {
+            call
+        }
+        .start();
+        gate.wait_for(1);
+        let other = first().replace(".5\t", ".7\t");
+        assert_eq!(other.len(), first().len());
+        let mut writer = File::options().write(true).open(&path).expect("opened");
+        writer.write_all(other.as_bytes()).expect("written");
+        writer.set_modified(before).expect("set back");
+        drop(writer);
+        gate.open();
+        run.wait().clean();
+        site.run_to(&double).ok();
+        assert_holds(&double, &[&other]);
+        assert_eq!(
+            site.read(format!("{DEVICE}/parsed/a.tsv")),
+            other.as_bytes()
+        );
+    }
+}
+
+/// A process that has `path` open for writing until it is dropped.
+struct Writer(std::process::Child);
+
+impl Writer {
+    fn start(command: &[&str], path: &Path) -> Self {
+        use std::io::Read;
+        let mut child = std::process::Command::new(command[0])
+            .args(&command[1..])
+            .args(["sh", "-c", "exec 3>>\"$1\"; echo ready; read line", "sh"])
+            .arg(path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the writer starts");
+        let mut ready = [0; 6];
+        let stdout = child.stdout.as_mut().expect("piped");
+        stdout.read_exact(&mut ready).expect("it is ready");
+        Self(child)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("it ends");
+    }
+}
+
+#[test]
+fn a_file_stays_that_a_process_with_a_capability_writes() {
+    // As systemd starts SFTPGo: the sweep is of the same user, and may not look at the files of that process.
+    if !rustix::process::geteuid().is_root() {
+        return skipped("only root can give a process capabilities");
+    }
+    let nobody = NOBODY.to_string();
+    let with_capability = [
+        "setpriv",
+        "--reuid",
+        &nobody,
+        "--regid",
+        &nobody,
+        "--clear-groups",
+        "--inh-caps=+net_bind_service",
+        "--ambient-caps=+net_bind_service",
+    ];
+    // Its own file, of which a lease can be asked for; and another user's, where only /proc is left.
+    for (owner, mode) in [(NOBODY, 0o644), (0, 0o666)] {
+        use std::os::unix::fs::PermissionsExt;
+        let site = Site::new();
+        let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        let Some(call) = site.lp_run().without_rights() else {
+            return skipped("no other user may run the binary");
+        };
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+        let writer = Writer::start(&with_capability, &path);
+        call.ok();
+        assert_eq!(
+            site.tree(),
+            [format!("{DEVICE}/a.tsv")],
+            "owner {owner}: {:#}",
+            site.report()
+        );
+        drop(writer);
+        age(&path, 601);
+        site.lp_run().without_rights().expect("as before");
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
+        site.lp_run().ok();
+        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    }
+}
+
+#[test]
+fn a_named_file_of_another_user_stays_while_it_is_young() {
+    // No lease, and processes that cannot be looked at: the hook's word alone does not do.
+    if !rustix::process::geteuid().is_root() {
+        return skipped("this test needs two users");
+    }
+    let site = Site::new();
+    let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let call = || {
+        let call = site
+            .lp_run()
+            .named(format!("{DEVICE}/a.tsv"))
+            .without_rights()?;
+        std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
+        Some(call)
+    };
+    let Some(first) = call() else {
+        return skipped("no other user may run the binary");
+    };
+    first.ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    age(&path, 601);
+    call().expect("as before").ok();
+    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+}
+
+#[test]
+fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("only root can make a PID namespace");
+    }
+    let isolated = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let works = std::process::Command::new(isolated[0])
+        .args(&isolated[1..])
+        .arg("true")
+        .output();
+    if !works.is_ok_and(|out| out.status.success()) {
+        return skipped("no PID namespace can be made here");
+    }
+    for by_lease in [true, false] {
+        let site = Site::new();
+        let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        let writer = File::options().append(true).open(&path).expect("opened");
+        if by_lease {
+            site.lp_run().through(&isolated).ok();
+        } else {
+            // As another user, who gets no lease.
+            let nobody = NOBODY.to_string();
+            let mut wrapper = isolated.to_vec();
+            wrapper.extend(["setpriv", "--reuid", &nobody, "--regid", &nobody]);
+            wrapper.extend(["--clear-groups"]);
+            if site.lp_run().without_rights().is_none() {
+                return skipped("no other user may run the binary");
+            }
+            std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
+            site.lp_run().through(&wrapper).ok();
+        }
+        assert_eq!(
+            site.tree(),
+            [format!("{DEVICE}/a.tsv")],
+            "by lease {by_lease}: {:#}",
+            site.report()
+        );
+        drop(writer);
+    }
+}
+
+#[test]
+fn a_mapped_file_stays_when_its_descriptor_is_closed() {
+    // A writer that nothing in /proc/PID/fd shows.
+    let site = Site::new();
+    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let size = std::fs::metadata(&path).expect("a size").len();
+    // Not python's own mmap, which keeps a descriptor.
+    let script = format!(
+        "import ctypes, os, sys\n\
+         fd = os.open(sys.argv[1], os.O_RDWR)\n\
+         mmap = ctypes.CDLL(None, use_errno=True).mmap\n\
+         mmap.restype = ctypes.c_void_p\n\
+         mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]\n\
+         assert mmap(None, {size}, 3, 1, fd, 0) != ctypes.c_void_p(-1).value\n\
+         os.close(fd)\n\
+         print('ready', flush=True)\n\
+         sys.stdin.read()\n"
+    );
+    let child = std::process::Command::new("python3")
+        .args(["-c", &script])
+        .arg(&path)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        return skipped("python3 is not installed");
+    };
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().expect("piped"), &mut ready).expect("ready");
+    site.lp_run().ok();
+    let stayed = site.tree();
+    drop(child.stdin.take());
+    child.wait().expect("ended");
+    assert_eq!(stayed, [format!("{DEVICE}/a.tsv")]);
+    site.lp_run().ok();
     assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
 }
 

@@ -1,0 +1,296 @@
+//! Read leases: the proof that nobody has a file open for writing. Source: SPEC section 9.
+//!
+//! The kernel grants a read lease only if the file is open for writing nowhere, whoever and wherever the writer is. While the
+//! lease is held, a new writer's `open` waits in the kernel, and this process gets `SIGIO`. The writer has found the inode by
+//! then and will write to that very file, wherever it is moved meanwhile. So a lease that is broken before the move means
+//! that the file stays, and one that is broken during the move means that the file is moved back before the writer goes on.
+
+use super::fcntl::{has_read_lease, release_lease, set_read_lease};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// How long a writer waits at most if the process does not get its `SIGIO` (the signal may be blocked).
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The file is open for writing, in this or in any other process.
+    #[error("the file is open for writing")]
+    Writer,
+    /// Leases cannot be had here: the file system knows none, or the file belongs to another user.
+    #[error("no lease: {0}")]
+    Unavailable(io::Error),
+}
+
+/// A read lease on an open file. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    id: u64,
+    held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: Arc<File>,
+    phase: Mutex<Phase>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A writer that comes is let in at once.
+    Guarding,
+    /// A writer that comes waits until the file has its place.
+    Moving,
+    /// A writer came. The lease is released.
+    Broken,
+    /// Released after the move.
+    Released,
+}
+
+impl Lease {
+    /// Takes a read lease on `file`, which must be open for reading only.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub(super) fn take(file: &Arc<File>) -> Result<Self, LeaseError> {
+        let registry = registry().map_err(|error| {
+            LeaseError::Unavailable(io::Error::new(error.kind(), error.to_string()))
+        })?;
+        set_read_lease(file.as_fd()).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => LeaseError::Writer,
+            _ => LeaseError::Unavailable(error),
+        })?;
+        let held = Arc::new(Held {
+            file: Arc::clone(file),
+            phase: Mutex::new(Phase::Guarding),
+        });
+        let id = registry.add(Arc::clone(&held));
+        Ok(Self { id, held })
+    }
+
+    /// Whether nobody has opened the file for writing since the lease was taken.
+    pub fn is_intact(&self) -> bool {
+        match *self.held.phase() {
+            Phase::Guarding | Phase::Moving => self.held.has_lease(),
+            Phase::Broken | Phase::Released => false,
+        }
+    }
+
+    /// From now on a writer waits until [`Lease::release`]. Returns whether the lease is intact.
+    pub fn begin_move(&self) -> bool {
+        let mut phase = self.held.phase();
+        if *phase == Phase::Guarding && self.held.has_lease() {
+            *phase = Phase::Moving;
+            return true;
+        }
+        false
+    }
+
+    /// Gives the lease back; a writer that waits goes on.
+    pub fn release(&self) {
+        let mut phase = self.held.phase();
+        if matches!(*phase, Phase::Guarding | Phase::Moving) {
+            *phase = Phase::Released;
+            self.held.release();
+        }
+    }
+
+    /// Whether somebody has the file open for writing now, after the release.
+    pub fn has_writer(&self) -> bool {
+        let file = self.held.file.as_fd();
+        match set_read_lease(file) {
+            Ok(()) => {
+                let broken = !self.held.has_lease();
+                self.held.release();
+                broken
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Ok(registry) = registry() {
+            registry.leases().remove(&self.id);
+        }
+        self.release();
+    }
+}
+
+impl Held {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_lease(&self) -> bool {
+        has_read_lease(self.file.as_fd()).unwrap_or(false)
+    }
+
+    fn release(&self) {
+        // It fails only if the kernel has taken the lease away already.
+        if let Err(error) = release_lease(self.file.as_fd()) {
+            tracing::debug!("the lease was gone: {error}");
+        }
+    }
+
+    /// Lets a writer in that waits for this file, unless the file is being moved.
+    fn yield_to_writer(&self) {
+        let mut phase = self.phase();
+        if *phase == Phase::Guarding && !self.has_lease() {
+            *phase = Phase::Broken;
+            self.release();
+        }
+    }
+}
+
+/// All leases of the process.
+struct Registry {
+    leases: Mutex<HashMap<u64, Arc<Held>>>,
+    next: AtomicU64,
+}
+
+impl Registry {
+    fn add(&self, held: Arc<Held>) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.leases().insert(id, held);
+        id
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashMap<u64, Arc<Held>>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn yield_to_writers(&self) {
+        let held: Vec<_> = self.leases().values().cloned().collect();
+        for held in held {
+            held.yield_to_writer();
+        }
+    }
+}
+
+/// The registry, with its thread that answers `SIGIO`. Without the thread no lease is taken: the signal would end the
+/// process, and writers would wait for 45 s.
+fn registry() -> Result<&'static Registry, &'static io::Error> {
+    static REGISTRY: OnceLock<io::Result<Registry>> = OnceLock::new();
+    REGISTRY
+        .get_or_init(|| {
+            let (mut wake, signal) = UnixStream::pair()?;
+            wake.set_read_timeout(Some(POLL_INTERVAL))?;
+            signal_hook::low_level::pipe::register(signal_hook::consts::SIGIO, signal)?;
+            std::thread::Builder::new()
+                .name("leases".to_owned())
+                .spawn(move || {
+                    let mut signals = [0; 64];
+                    loop {
+                        // Whatever it says, time-out included: all leases are looked at.
+                        let _ = wake.read(&mut signals);
+                        if let Some(Ok(registry)) = REGISTRY.get() {
+                            registry.yield_to_writers();
+                        }
+                    }
+                })?;
+            Ok(Registry {
+                leases: Mutex::default(),
+                next: AtomicU64::new(0),
+            })
+        })
+        .as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::time::Instant;
+
+    fn file(dir: &tempfile::TempDir) -> (std::path::PathBuf, Arc<File>) {
+        let path = dir.path().join("x.tsv");
+        std::fs::write(&path, "old").unwrap();
+        let open = Arc::new(File::open(&path).unwrap());
+        (path, open)
+    }
+
+    fn overwrite(path: &Path) -> std::thread::JoinHandle<Instant> {
+        let path = path.to_owned();
+        std::thread::spawn(move || {
+            let mut writer = File::create(path).unwrap();
+            let let_in = Instant::now();
+            writer.write_all(b"new").unwrap();
+            let_in
+        })
+    }
+
+    #[test]
+    fn a_file_that_is_open_for_writing_gives_no_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, open) = file(&dir);
+        let writer = File::options().append(true).open(&path).unwrap();
+        assert!(matches!(Lease::take(&open), Err(LeaseError::Writer)));
+        drop(writer);
+        assert!(Lease::take(&open).unwrap().is_intact());
+    }
+
+    #[test]
+    fn a_writer_breaks_the_lease_and_does_not_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, open) = file(&dir);
+        let lease = Lease::take(&open).unwrap();
+        let asked = Instant::now();
+        let let_in = overwrite(&path).join().unwrap();
+        assert!(
+            let_in - asked < Duration::from_secs(5),
+            "not the kernel's 45 s"
+        );
+        assert!(!lease.is_intact());
+        assert!(!lease.begin_move());
+    }
+
+    #[test]
+    fn a_writer_that_comes_during_a_move_waits_for_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, open) = file(&dir);
+        let lease = Lease::take(&open).unwrap();
+        assert!(lease.begin_move());
+        let writer = overwrite(&path);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while lease.is_intact() {
+            assert!(Instant::now() < deadline, "the writer does not come");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(2 * POLL_INTERVAL);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        let released = Instant::now();
+        lease.release();
+        assert!(writer.join().unwrap() >= released);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_writer_is_seen_after_the_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, open) = file(&dir);
+        let lease = Lease::take(&open).unwrap();
+        lease.release();
+        assert!(!lease.has_writer());
+        let _writer = File::options().append(true).open(&path).unwrap();
+        assert!(lease.has_writer());
+    }
+
+    #[test]
+    fn a_lease_that_is_dropped_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, open) = file(&dir);
+        drop(Lease::take(&open).unwrap());
+        assert!(!has_read_lease(open.as_fd()).unwrap());
+        File::options().append(true).open(&path).unwrap();
+    }
+}

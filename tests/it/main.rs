@@ -6,6 +6,7 @@ mod influx_double;
 mod line_protocol;
 mod real_influx;
 mod second_reader;
+mod sftpgo;
 
 mod cli;
 mod crowd_and_kill;

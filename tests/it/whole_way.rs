@@ -2,157 +2,24 @@
 //! Ansible, with a double of Grafana). Where `INFLUXD_BIN` and `SFTPGO_BIN` do not name them, that is said aloud.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use influxdb_line_protocol::parse_lines;
-use serde_json::json;
 
 use crate::ansible;
 use crate::grafana_double::{Double, PASSWORD, USER};
 use crate::real_influx::RealInflux;
+use crate::sftpgo::{self, Setup, Site, wait_for};
 
-const SFTP_PASSWORD: &str = "s3cret-pw";
 const COMPANIES: [&str; 3] = ["base", "client_v003", "company1"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn wait_for(what: &str, seconds: u64, there: impl Fn() -> bool, otherwise: impl Fn() -> String) {
-    let start = Instant::now();
-    while !there() {
-        assert!(
-            start.elapsed() < Duration::from_secs(seconds),
-            "{what} does not come; {}",
-            otherwise()
-        );
-        sleep(Duration::from_millis(50));
-    }
-}
-
-/// A server in a temporary folder: SFTPGo on a free port, its users' homes, our hook with its `.env`.
-struct Site {
-    dir: tempfile::TempDir,
-    sftpgo: Child,
-    port: u16,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        // Both fail only where it has ended already.
-        let _ = self.sftpgo.kill();
-        let _ = self.sftpgo.wait();
-    }
-}
-
 impl Site {
-    /// `settings` are SFTPGo's, as in `deploy/sftpgo.env`, with HOOK in place of the hook's path; `env` goes into `.env`.
-    fn start(sftpgo: &Path, settings: &[(&str, &str)], env: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = |name: &str| dir.path().join(name);
-        for folder in ["base", "conf", "sftpgo/data", "sftpgo/logs"] {
-            fs::create_dir_all(path(folder)).expect("a folder");
-        }
-        fs::write(path("base/.env"), env).expect("a file");
-        // SFTPGo passes no variables on; on a real server the hook's defaults are the places.
-        let hook = format!(
-            "#!/bin/bash\nexport POWERVIEW_BASE='{}' SFTPGO_BASE='{}' POWERVIEW_BIN='{}'\nexec '{}' \"$@\"\n",
-            path("base").display(),
-            path("sftpgo").display(),
-            env!("CARGO_BIN_EXE_powerview"),
-            root().join("on-upload.sh").display()
-        );
-        fs::write(path("hook.sh"), hook).expect("a file");
-        fs::set_permissions(path("hook.sh"), fs::Permissions::from_mode(0o755)).expect("a mode");
-        std::os::unix::fs::symlink(
-            root().join("grafana-automation"),
-            path("base/grafana-automation"),
-        )
-        .expect("a link");
-        let users: Vec<_> = COMPANIES
-            .iter()
-            .map(|c| {
-                json!({"username": c, "password": SFTP_PASSWORD, "status": 1, "permissions": {"/": ["*"]},
-                    "home_dir": path("sftpgo/data").join(c)})
-            })
-            .collect();
-        fs::write(
-            path("users.json"),
-            json!({"version": 17, "users": users}).to_string(),
-        )
-        .expect("a file");
-
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a free port")
-            .port();
-        let prefix = sftpgo.ancestors().nth(2).unwrap_or(Path::new("/usr"));
-        let share = [prefix.join("share/sftpgo"), "/usr/share/sftpgo".into()]
-            .into_iter()
-            .find(|p| p.join("templates").exists())
-            .expect(
-                "SFTPGo's templates, in share/sftpgo beside its bin folder or in /usr/share/sftpgo",
-            );
-        let log = File::create(path("sftpgo.log")).expect("a file");
-        let mut command = Command::new(sftpgo);
-        command
-            .args([
-                "serve",
-                "--log-file-path",
-                "",
-                "--log-level",
-                "info",
-                "--config-dir",
-            ])
-            .arg(path("conf"))
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("SFTPGO_DATA_PROVIDER__DRIVER", "memory")
-            .env("SFTPGO_DATA_PROVIDER__NAME", "")
-            .env("SFTPGO_LOADDATA_FROM", path("users.json"))
-            .env("SFTPGO_SFTPD__BINDINGS__0__ADDRESS", "127.0.0.1")
-            .env("SFTPGO_SFTPD__BINDINGS__0__PORT", port.to_string())
-            .env("SFTPGO_HTTPD__BINDINGS__0__PORT", "0")
-            .env("SFTPGO_HTTPD__TEMPLATES_PATH", share.join("templates"))
-            .env("SFTPGO_SMTP__TEMPLATES_PATH", share.join("templates"))
-            .env("SFTPGO_HTTPD__STATIC_FILES_PATH", share.join("static"))
-            .env("SFTPGO_HTTPD__OPENAPI_PATH", share.join("openapi"));
-        for (key, value) in settings {
-            command.env(
-                key,
-                value.replace("HOOK", &path("hook.sh").display().to_string()),
-            );
-        }
-        command.current_dir(dir.path()).stdin(Stdio::null());
-        command
-            .stdout(log.try_clone().expect("a handle"))
-            .stderr(log);
-        let site = Self {
-            sftpgo: command.spawn().expect("SFTPGo starts"),
-            port,
-            dir,
-        };
-        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
-        wait_for("SFTPGo", 60, answers, || {
-            fs::read_to_string(site.path("sftpgo.log")).unwrap_or_default()
-        });
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()
-    }
-
     /// An SFTP session of a company that does these commands.
     fn session(&self, company: &str, commands: &str, options: &[&str]) -> Child {
         let batch = tempfile::NamedTempFile::new_in(self.dir.path()).expect("a file");
@@ -161,7 +28,7 @@ impl Site {
         Command::new("sshpass")
             .args([
                 "-p",
-                SFTP_PASSWORD,
+                sftpgo::PASSWORD,
                 "sftp",
                 "-q",
                 "-P",
@@ -325,6 +192,17 @@ fn servers() -> Option<Servers> {
 }
 
 impl Servers {
+    fn start(&self, settings: &[(&str, &str)], more: &str) -> Site {
+        Site::start(&Setup {
+            program: &self.sftpgo,
+            settings,
+            dot_env: &self.dot_env(more),
+            companies: &COMPANIES,
+            public_key: None,
+            user: None,
+        })
+    }
+
     fn dot_env(&self, more: &str) -> String {
         format!(
             "INFLUXDB_HOST={}\nINFLUXDB_ORG={}\nINFLUXDB_ADMIN_TOKEN={}\nTSV_TIMEZONE=Europe/Paris\n{more}",
@@ -401,14 +279,13 @@ fn the_recommended_configuration_brings_every_sample_into_the_database() {
     if let Some(scene) = &with_ansible {
         more = more.replace("/bin/true", &scene.ansible().display().to_string());
     }
-    let site = Site::start(
-        &servers.sftpgo,
+    let site = servers.start(
         &[
             ("SFTPGO_COMMON__UPLOAD_MODE", "1"),
             ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "upload,rename,mkdir"),
             ("SFTPGO_COMMON__ACTIONS__HOOK", "HOOK"),
         ],
-        &servers.dot_env(&more),
+        &more,
     );
 
     // A client that is cut off in the middle leaves nothing, and the hook hears of it.
@@ -465,8 +342,7 @@ fn the_recommended_configuration_brings_every_sample_into_the_database() {
 #[test]
 fn the_configuration_in_use_today_brings_every_sample_into_the_database() {
     let Some(servers) = servers() else { return };
-    let site = Site::start(
-        &servers.sftpgo,
+    let site = servers.start(
         &[
             ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "mkdir"),
             ("SFTPGO_COMMON__ACTIONS__HOOK", "HOOK"),
@@ -476,7 +352,7 @@ fn the_configuration_in_use_today_brings_every_sample_into_the_database() {
             ("SFTPGO_COMMAND__COMMANDS__0__HOOK", "post_disconnect"),
         ],
         // Some samples are cut off, and no later run comes to this test.
-        &servers.dot_env("ANSIBLE_PLAYBOOK_BIN=/bin/true\nTSV_INCOMPLETE_GRACE_S=0\n"),
+        "ANSIBLE_PLAYBOOK_BIN=/bin/true\nTSV_INCOMPLETE_GRACE_S=0\n",
     );
     servers.send_samples(&site);
     servers.compare(&site);

@@ -1,0 +1,202 @@
+//! A real SFTPGo on a free port: a temporary folder with its users' homes, our hook and the hook's `.env`.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+/// The password of all users.
+pub const PASSWORD: &str = "s3cret-pw";
+
+/// What a server is started with.
+pub struct Setup<'a> {
+    /// SFTPGo itself; its templates are in `share/sftpgo` beside its `bin` folder, or in `/usr/share/sftpgo`.
+    pub program: &'a Path,
+    /// Its settings, as in `deploy/sftpgo.env`, with HOOK in place of the hook's path.
+    pub settings: &'a [(&'a str, &'a str)],
+    /// The hook's `.env`.
+    pub dot_env: &'a str,
+    /// The users; each has a home in the data folder.
+    pub companies: &'a [&'a str],
+    /// A public key that all users may log in with.
+    pub public_key: Option<&'a str>,
+    /// The user and group that SFTPGo runs as, with the capability that its systemd unit gives it. The caller's own where
+    /// there is none.
+    pub user: Option<u32>,
+}
+
+/// A running server. It is killed when it is dropped.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+    pub port: u16,
+    sftpgo: Child,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.sftpgo.kill();
+        let _ = self.sftpgo.wait();
+    }
+}
+
+impl Site {
+    pub fn start(setup: &Setup) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["base/bin", "conf", "sftpgo/data", "sftpgo/logs"] {
+            fs::create_dir_all(path(folder)).expect("a folder");
+        }
+        fs::write(path("base/.env"), setup.dot_env).expect("a file");
+        // Copies, because another user may not be able to enter the folders of the build.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        fs::copy(env!("CARGO_BIN_EXE_powerview"), path("base/bin/powerview")).expect("a copy");
+        fs::copy(root.join("on-upload.sh"), path("base/on-upload.sh")).expect("a copy");
+        symlink(
+            root.join("grafana-automation"),
+            path("base/grafana-automation"),
+        )
+        .expect("a link");
+        // SFTPGo passes no variables on; on a real server the hook's defaults are the places.
+        let hook = format!(
+            "#!/bin/bash\nexport POWERVIEW_BASE='{base}' SFTPGO_BASE='{}'\nexec '{base}/on-upload.sh' \"$@\"\n",
+            path("sftpgo").display(),
+            base = path("base").display()
+        );
+        fs::write(path("hook.sh"), hook).expect("a file");
+        fs::set_permissions(path("hook.sh"), fs::Permissions::from_mode(0o755)).expect("a mode");
+        let keys: Vec<_> = setup.public_key.into_iter().collect();
+        let users: Vec<_> = setup
+            .companies
+            .iter()
+            .map(|c| {
+                json!({"username": c, "password": PASSWORD, "public_keys": keys, "status": 1,
+                    "permissions": {"/": ["*"]}, "home_dir": path("sftpgo/data").join(c)})
+            })
+            .collect();
+        fs::write(
+            path("users.json"),
+            json!({"version": 17, "users": users}).to_string(),
+        )
+        .expect("a file");
+        let log = File::create(path("sftpgo.log")).expect("a file");
+        if let Some(user) = setup.user {
+            for entry in walkdir::WalkDir::new(dir.path()) {
+                lchown(entry.expect("an entry").path(), Some(user), Some(user))
+                    .expect("given away");
+            }
+        }
+
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
+        let mut command = server(setup, &dir);
+        command
+            .env("SFTPGO_SFTPD__BINDINGS__0__PORT", port.to_string())
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a handle"))
+            .stderr(log);
+        let site = Self {
+            sftpgo: command.spawn().expect("SFTPGo starts"),
+            port,
+            dir,
+        };
+        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        wait_for("SFTPGo", 60, answers, || {
+            fs::read_to_string(site.path("sftpgo.log")).unwrap_or_default()
+        });
+        site
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What the hook has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()
+    }
+}
+
+/// SFTPGo as it is to be started, without the port.
+fn server(setup: &Setup, dir: &tempfile::TempDir) -> Command {
+    let prefix = setup
+        .program
+        .ancestors()
+        .nth(2)
+        .unwrap_or(Path::new("/usr"));
+    let share = [prefix.join("share/sftpgo"), "/usr/share/sftpgo".into()]
+        .into_iter()
+        .find(|p| p.join("templates").exists())
+        .expect(
+            "SFTPGo's templates, in share/sftpgo beside its bin folder or in /usr/share/sftpgo",
+        );
+    let mut command = match setup.user {
+        Some(user) => {
+            let mut command = with_capability(user);
+            command.arg(setup.program);
+            command
+        }
+        None => Command::new(setup.program),
+    };
+    command
+        .args(["serve", "--log-file-path", "", "--log-level", "info"])
+        .arg("--config-dir")
+        .arg(dir.path().join("conf"))
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("SFTPGO_DATA_PROVIDER__DRIVER", "memory")
+        .env("SFTPGO_DATA_PROVIDER__NAME", "")
+        .env("SFTPGO_LOADDATA_FROM", dir.path().join("users.json"))
+        .env("SFTPGO_SFTPD__BINDINGS__0__ADDRESS", "127.0.0.1")
+        .env("SFTPGO_HTTPD__BINDINGS__0__PORT", "0")
+        .env("SFTPGO_HTTPD__TEMPLATES_PATH", share.join("templates"))
+        .env("SFTPGO_SMTP__TEMPLATES_PATH", share.join("templates"))
+        .env("SFTPGO_HTTPD__STATIC_FILES_PATH", share.join("static"))
+        .env("SFTPGO_HTTPD__OPENAPI_PATH", share.join("openapi"));
+    let hook = dir.path().join("hook.sh").display().to_string();
+    for (key, value) in setup.settings {
+        command.env(key, value.replace("HOOK", &hook));
+    }
+    command
+}
+
+/// A command that runs its arguments as a systemd unit with `User=` and `AmbientCapabilities=CAP_NET_BIND_SERVICE` does. Other
+/// processes of that user, without the capability, cannot look into `/proc/PID/fd` of such a process.
+pub fn with_capability(user: u32) -> Command {
+    let mut command = Command::new("/usr/bin/setpriv");
+    command
+        .arg(format!("--reuid={user}"))
+        .arg(format!("--regid={user}"))
+        .args([
+            "--clear-groups",
+            "--inh-caps=-all,+net_bind_service",
+            "--ambient-caps=-all,+net_bind_service",
+        ]);
+    command
+}
+
+/// Waits until something is there; panics after so many seconds, with what `otherwise` has to say.
+pub fn wait_for(
+    what: &str,
+    seconds: u64,
+    there: impl Fn() -> bool,
+    otherwise: impl Fn() -> String,
+) {
+    let start = Instant::now();
+    while !there() {
+        assert!(
+            start.elapsed() < Duration::from_secs(seconds),
+            "{what} does not come; {}",
+            otherwise()
+        );
+        sleep(Duration::from_millis(50));
+    }
+}

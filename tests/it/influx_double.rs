@@ -175,7 +175,9 @@ struct State {
     max_wire: Option<usize>,
     may_create: bool,
     may_write: bool,
-    open: Vec<TcpStream>,
+    /// By the client's address.
+    open: BTreeMap<SocketAddr, TcpStream>,
+    forgets_requests: bool,
     stopped: bool,
 }
 
@@ -206,13 +208,17 @@ impl Double {
                 if locked.stopped {
                     return;
                 }
+                let Ok(client) = stream.peer_addr() else {
+                    continue;
+                };
                 if let Ok(copy) = stream.try_clone() {
-                    locked.open.push(copy);
+                    locked.open.insert(client, copy);
                 }
                 drop(locked);
                 let state = state.clone();
                 std::thread::spawn(move || {
                     let _connection_lost = serve(&stream, &state);
+                    state.lock().unwrap().open.remove(&client);
                     let _already_closed = stream.shutdown(Shutdown::Both);
                 });
             }
@@ -240,6 +246,11 @@ impl Double {
     pub fn bucket_names(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.buckets.iter().map(|b| b.name.clone()).collect()
+    }
+
+    /// From now on requests are not kept: for tests that send many.
+    pub fn forget_requests(&self) {
+        self.state.lock().unwrap().forgets_requests = true;
     }
 
     /// Bodies longer than this on the wire are answered 413.
@@ -325,7 +336,7 @@ impl Drop for Double {
             return;
         };
         state.stopped = true;
-        for stream in state.open.drain(..) {
+        for stream in state.open.values() {
             let _already_closed = stream.shutdown(Shutdown::Both);
         }
         drop(state);
@@ -576,9 +587,12 @@ fn take_fault(state: &Mutex<State>, request: &Request, before_body: bool) -> Opt
 }
 
 fn record(state: &Mutex<State>, request: &Request, status: u16) {
-    let mut request = request.clone();
-    request.status = status;
-    state.lock().unwrap().requests.push(request);
+    let mut state = state.lock().unwrap();
+    if !state.forgets_requests {
+        let mut request = request.clone();
+        request.status = status;
+        state.requests.push(request);
+    }
 }
 
 /// A reset, not a polite end: what was sent and not read makes the kernel answer RST, and so does a linger of zero.

@@ -6,6 +6,7 @@ mod influx_double;
 mod line_protocol;
 mod real_influx;
 mod second_reader;
+mod sftp_client;
 mod sftpgo;
 
 mod cli;
@@ -30,4 +31,5 @@ mod deploy_files;
 mod grafana_double;
 mod hook;
 mod hostile_names;
+mod upload_storm;
 mod whole_way;

@@ -119,6 +119,14 @@ impl Site {
         self.dir.path().join(name)
     }
 
+    pub fn data(&self) -> PathBuf {
+        self.path("sftpgo/data")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.sftpgo.id()
+    }
+
     /// What the hook has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()

@@ -95,6 +95,9 @@ impl<'a> Device<'a> {
             let mut group = Vec::new();
             next = Some(first);
             while let Some(item) = next.take() {
+                if let Item::File(sub, name) = &item {
+                    group.extend(self.take_written_versions(sub, name, &mut courier));
+                }
                 group.extend(self.take_item(&item, &call, &mut courier));
                 next = queue.next();
                 if group.len() >= GROUP_FILES
@@ -133,9 +136,14 @@ impl<'a> Device<'a> {
         // One file: nothing else hides the time that this takes.
         courier.announce();
         let call = Call::named();
+        let mut group = self.take_written_versions(sub, name, &mut courier);
         let moved = match self.take(sub, name, &call, &mut courier) {
-            Some(in_hand) => self.finish(vec![in_hand], &call, &mut courier),
-            None => self.take_missing(sub, name, &mut courier),
+            Some(in_hand) => {
+                group.push(in_hand);
+                self.finish(group, &call, &mut courier)
+            }
+            None if group.is_empty() => self.take_missing(sub, name, &mut courier),
+            None => self.finish(group, &call, &mut courier),
         };
         self.shared.ledger.send_meta(self.shared.sink);
         self.look_last(moved);
@@ -237,6 +245,62 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// Takes the earlier versions of a file that an upload has gone on in after they were moved. They are looked for by their
+    /// numbers, without listing what may be a large folder.
+    fn take_written_versions(
+        &self,
+        sub: &Path,
+        name: &OsStr,
+        courier: &mut Courier<'_>,
+    ) -> Vec<InHand> {
+        if self.shared.settings.dry_run || !sub.as_os_str().is_empty() {
+            return Vec::new();
+        }
+        let mut written = Vec::new();
+        for (place, room) in PLACES {
+            // What cannot be opened is found again, and told, when the file itself is moved there.
+            let Ok(folder) = self.folder.open_below(Path::new(place)) else {
+                continue;
+            };
+            let mut gaps = 0;
+            for number in 0.. {
+                let name = numbered(name, number, room);
+                match folder.stamp_of(&name) {
+                    Ok(Some(stamp)) if stamp.is_written_after_its_move() => {
+                        written.push(Version {
+                            place,
+                            name,
+                            number,
+                            stamp,
+                        });
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => gaps += 1,
+                }
+                if gaps > MAX_GAPS {
+                    break;
+                }
+            }
+        }
+        in_order_of_upload(&mut written);
+        self.take_versions(&written, name, courier)
+    }
+
+    fn take_versions<'v>(
+        &self,
+        versions: impl IntoIterator<Item = &'v Version>,
+        name: &OsStr,
+        courier: &mut Courier<'_>,
+    ) -> Vec<InHand> {
+        let call = Call::missing(name);
+        versions
+            .into_iter()
+            .filter_map(|version| {
+                self.take(Path::new(version.place), &version.name, &call, courier)
+            })
+            .collect()
+    }
+
     /// A named file that is not there: another process has dealt with it, or it never was. An upload that began before the
     /// file was moved has gone on in the moved file, under whatever name that got: each version of the name that was written
     /// after its move is taken again, in the order of the uploads.
@@ -252,16 +316,10 @@ impl<'a> Device<'a> {
         let call = Call::missing(name);
         let mut group = Vec::new();
         if !is_named_there && !self.shared.settings.dry_run {
-            for version in &versions {
-                if version.stamp.is_written_after_its_move() {
-                    group.extend(self.take(
-                        Path::new(version.place),
-                        &version.name,
-                        &call,
-                        courier,
-                    ));
-                }
-            }
+            let written = versions
+                .iter()
+                .filter(|version| version.stamp.is_written_after_its_move());
+            group = self.take_versions(written, name, courier);
         }
         if group.is_empty() {
             self.tell(self.missing(sub, name, &versions));
@@ -273,7 +331,7 @@ impl<'a> Device<'a> {
     /// The files in `parsed/` and `error/` that arrived as `name`, in the order in which they were uploaded.
     fn versions_of(&self, name: &OsStr) -> Result<Vec<Version>, (&'static str, io::Error)> {
         let mut versions = Vec::new();
-        for (place, room) in [(PARSED, 0), (ERROR, SIDECAR_ROOM)] {
+        for (place, room) in PLACES {
             let mut find = || -> io::Result<()> {
                 let folder = match self.folder.open_below(Path::new(place)) {
                     Ok(folder) => folder,
@@ -300,7 +358,7 @@ impl<'a> Device<'a> {
             };
             find().map_err(|error| (place, error))?;
         }
-        versions.sort_by_key(|version| (version.stamp.uploaded_ns(), version.number));
+        in_order_of_upload(&mut versions);
         Ok(versions)
     }
 
@@ -374,6 +432,16 @@ struct Version {
     name: OsString,
     number: u32,
     stamp: Stamp,
+}
+
+/// Where moved files lie, and the room that their names leave there, in bytes.
+const PLACES: [(&str, usize); 2] = [(PARSED, 0), (ERROR, SIDECAR_ROOM)];
+
+/// How many numbers may be missing among the versions of a name.
+const MAX_GAPS: u32 = 2;
+
+fn in_order_of_upload(versions: &mut [Version]) {
+    versions.sort_by_key(|version| (version.stamp.uploaded_ns(), version.number));
 }
 
 /// The number that a move gave to the file `found`, if it arrived as `name`.

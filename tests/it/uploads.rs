@@ -579,6 +579,37 @@ fn several_uploads_that_ended_in_moved_files_are_taken_in_their_order() {
 }
 
 #[test]
+fn an_upload_that_ended_in_a_moved_file_is_not_hidden_by_a_later_one_of_its_name() {
+    for named in CALLS {
+        for (place, moved_as) in [
+            ("parsed", "a.tsv"),
+            ("parsed", "a.1.tsv"),
+            ("error", "a.tsv"),
+        ] {
+            let double = Double::start();
+            let site = Site::new();
+            let raw = site.put(format!("{DEVICE}/raw.tmp"), good_file(500, 3));
+            let moved = site.path(format!("{DEVICE}/{place}/{moved_as}"));
+            std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
+            std::fs::rename(raw, &moved).expect("moved");
+            std::thread::sleep(Duration::from_millis(20));
+            begin_overwrite(&moved)
+                .write_all(second().as_bytes())
+                .expect("written");
+            site.put(format!("{DEVICE}/a.tsv"), first());
+            let call = site.run_to(&double);
+            if named {
+                call.named(format!("{DEVICE}/a.tsv"))
+            } else {
+                call
+            }
+            .ok();
+            assert_holds(&double, &[&first(), &second()]);
+        }
+    }
+}
+
+#[test]
 fn an_upload_that_goes_on_in_a_moved_file_gets_its_name_back() {
     let double = Double::start();
     let site = Site::new();

@@ -3,6 +3,7 @@
 use crate::influx_double::{Double, ORG, TOKEN};
 use crate::line_protocol::{self, Line};
 use crate::second_reader::Point;
+use crate::skipped::skipped;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -483,19 +484,16 @@ impl Run {
     }
 }
 
-/// A word to the reader of the test's output; the test itself passes.
-pub fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
-    println!("skipped: {why}");
-}
-
 /// The samples beside the repository, where there are any.
 pub fn samples() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
     if dir.is_dir() {
         Some(dir)
     } else {
-        skipped("../shared is not there");
+        skipped(
+            "../shared",
+            "put the folder of samples beside the repository",
+        );
         None
     }
 }

@@ -32,3 +32,7 @@ pub mod shown;
 pub mod sink;
 pub mod status;
 pub mod stop;
+
+#[cfg(test)]
+#[path = "../tests/skipped/mod.rs"]
+mod skipped;

@@ -244,6 +244,7 @@ fn agrees(zone: Tz, expected: &[(i64, Option<i32>)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skipped::skipped;
     use std::os::unix::fs::symlink;
 
     const PARIS: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
@@ -455,7 +456,7 @@ mod tests {
             "UTC",
         ] {
             let Ok(bytes) = std::fs::read(Path::new("/usr/share/zoneinfo").join(name)) else {
-                println!("skipped: /usr/share/zoneinfo/{name} is not there");
+                skipped("tzdata", "apt install tzdata");
                 continue;
             };
             machine.put("etc/localtime", &bytes);

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use crate::grafana_double::{ADMIN_TOKEN, Double, ORG, PASSWORD, State, USER};
 use crate::real_influx::RealInflux;
+use crate::skipped::skipped;
 
-/// The programs to test with: the one that is asked for, else every one that is there.
+/// The programs to test with: the one that is asked for, else every one that is there. Where there is none the calling
+/// test is skipped.
 fn ansibles() -> Vec<PathBuf> {
     if let Some(named) = std::env::var_os("ANSIBLE_PLAYBOOK_BIN") {
         return vec![named.into()];
@@ -23,6 +25,9 @@ fn ansibles() -> Vec<PathBuf> {
         "/usr/bin/ansible-playbook".into(),
     ];
     found.retain(|p| p.exists());
+    if found.is_empty() {
+        skipped("ansible-playbook", "apt install ansible");
+    }
     found
 }
 
@@ -34,13 +39,9 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// None, said aloud, where there is no Ansible.
+    /// None, and the calling test is skipped, where there is no Ansible.
     pub fn new() -> Option<Self> {
-        let Some(ansible) = ansibles().into_iter().next() else {
-            println!("skipped: ansible-playbook is not installed");
-            return None;
-        };
-        Some(Self::with(ansible))
+        ansibles().into_iter().next().map(Self::with)
     }
 
     fn with(ansible: PathBuf) -> Self {
@@ -169,9 +170,6 @@ fn assert_marked(scene: &Scene, company: &str, campaign: &str) {
 
 #[test]
 fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
-    if ansibles().is_empty() {
-        println!("skipped: ansible-playbook is not installed");
-    }
     for ansible in ansibles() {
         let scene = Scene::with(ansible);
         let mut command = scene.command(

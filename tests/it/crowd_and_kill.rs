@@ -1,8 +1,9 @@
 //! Many processes at once, and processes that die at any instant.
 
-use crate::harness::{Call, HEADER, Site, points_in, skipped, stored};
+use crate::harness::{Call, HEADER, Site, points_in, stored};
 use crate::influx_double::{Double, Fault, is_data_write};
 use crate::second_reader::{self, Point};
+use crate::skipped::skipped;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -463,7 +464,7 @@ fn across_file_systems_nothing_is_copied_and_the_error_is_clear() {
     let parsed = path.with_file_name("parsed");
     std::fs::create_dir(&parsed).expect("made");
     if !mount_tmpfs(&parsed) {
-        return skipped("no right to mount a file system");
+        return skipped("mount", "run the tests as a user who may mount a tmpfs");
     }
     let run = site.lp_run().run().clean();
     let tree = site.tree();
@@ -483,7 +484,7 @@ fn a_full_disk_for_the_report_is_a_warning() {
     let reports = site.reports_dir();
     std::fs::create_dir(&reports).expect("made");
     if !mount_tmpfs(&reports) {
-        return skipped("no right to mount a file system");
+        return skipped("mount", "run the tests as a user who may mount a tmpfs");
     }
     let filled = std::fs::write(reports.join("filler"), vec![0; 1 << 20]);
     let run = site.lp_run().run();

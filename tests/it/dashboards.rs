@@ -2,7 +2,9 @@
 //! on a real InfluxDB that the program has filled.
 
 use crate::grafana::{self, Choice, View, panel, panels, queries, shipped};
+use crate::harness::samples;
 use crate::real_influx::RealInflux;
+use crate::skipped::{installed, skipped};
 use chrono::{DateTime, Datelike, Duration, NaiveDate, Timelike, Utc};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,16 +190,17 @@ fn the_dashboards_have_the_shape_that_grafana_publishes() {
     }
 }
 
-/// What holds a file against Grafana's types; none, said aloud, where `.ci/setup-dashboards` was not run.
+/// What holds a file against Grafana's types. None, and the calling test is skipped, where `.ci/setup-dashboards` was not
+/// run.
 fn schema_check() -> Option<impl Fn(&Path) -> Result<(), String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = std::env::var_os("GRAFANA_SCHEMA_DIR")
         .map_or_else(|| root.join("target/grafana-schema"), PathBuf::from);
     if !folder.join("schema.json").is_file() {
-        eprintln!(
-            "skipped: {} is not there; .ci/setup-dashboards makes it",
-            folder.join("schema.json").display()
-        );
+        skipped("grafana-schema", ".ci/setup-dashboards makes it");
+        return None;
+    }
+    if !installed("node", "nodejs") {
         return None;
     }
     Some(move |file: &Path| {
@@ -1108,11 +1111,7 @@ fn a_campaign_may_lack_anything() {
 /// Real files, with what loggers do to them: clocks that start in 2020, the same second twice, a silent spring.
 #[test]
 fn the_master_dashboard_shows_the_channels_of_real_files() {
-    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
-    if !samples.is_dir() {
-        eprintln!("skipped: ../shared is not there");
-        return;
-    }
+    let Some(samples) = samples() else { return };
     let master = grafana::dashboard("master");
     for (company, site, file) in [
         ("company1", "campaign1", "02001084/T302_251012_031720.tsv"),

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::skipped::installed;
+
 const SECRETS: [&str; 3] = [
     "INFLUXDB_ADMIN_TOKEN",
     "INFLUXDB_ADMIN_PASSWORD",
@@ -27,16 +29,6 @@ fn text(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-fn installed(program: &str) -> bool {
-    let there = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/bin"]
-        .iter()
-        .any(|d| Path::new(d).join(program).exists());
-    if !there {
-        println!("skipped: {program} is not installed");
-    }
-    there
 }
 
 /// A copy of compose.yaml beside a `.env` of these lines.
@@ -68,7 +60,7 @@ fn docker_compose() -> Option<Command> {
     let mut command = Command::new(if plugin { "docker" } else { "docker-compose" });
     if plugin {
         command.arg("compose");
-    } else if !installed("docker-compose") {
+    } else if !installed("docker-compose", "docker-compose") {
         return None;
     }
     command
@@ -163,7 +155,7 @@ fn compose_starts_nothing_without_a_secret() {
 /// podman-compose has no `config`; its dry run prints the commands. A podman of ours stands in: none is needed.
 #[test]
 fn podman_compose_reads_it_the_same_way() {
-    if !installed("podman-compose") {
+    if !installed("podman-compose", "podman-compose") {
         return;
     }
     let up = |env: &str| {
@@ -208,7 +200,7 @@ fn podman_compose_reads_it_the_same_way() {
 
 #[test]
 fn caddy_accepts_the_caddyfile() {
-    if !installed("caddy") {
+    if !installed("caddy", "caddy") {
         return;
     }
     let home = tempfile::tempdir().expect("a folder");
@@ -229,7 +221,7 @@ fn caddy_accepts_the_caddyfile() {
 
 #[test]
 fn systemd_accepts_every_unit() {
-    if !installed("systemd-analyze") {
+    if !installed("systemd-analyze", "systemd") {
         return;
     }
     let units = [
@@ -387,7 +379,7 @@ fn with_sftpgo() -> tempfile::TempDir {
 
 #[test]
 fn reports_go_after_ninety_days_and_nothing_else_does() {
-    if !installed("systemd-tmpfiles") {
+    if !installed("systemd-tmpfiles", "systemd") {
         return;
     }
     let dir = with_sftpgo();
@@ -420,7 +412,7 @@ fn reports_go_after_ninety_days_and_nothing_else_does() {
 
 #[test]
 fn logrotate_accepts_its_file() {
-    if !installed("logrotate") {
+    if !installed("logrotate", "logrotate") {
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");

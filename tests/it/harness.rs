@@ -3,6 +3,7 @@
 use crate::influx_double::{Double, ORG, TOKEN};
 use crate::line_protocol::{self, Line};
 use crate::second_reader::Point;
+use crate::skipped::skipped;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -146,23 +147,40 @@ impl Site {
 
     /// The binary without an argument.
     pub fn bare(&self) -> Call<'_> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_powerview"));
+        let copy = self.copy_of_program();
+        let mut command = if copy.exists() {
+            self.command(&copy)
+        } else {
+            self.command(Path::new(env!("CARGO_BIN_EXE_powerview")))
+        };
         command
-            .env_clear()
             .env("TSV_REPORT_DIR", self.reports_dir())
             .env("TSV_TIMEZONE", "Europe/Paris")
             .env("TSV_RETRY_FOR", "0.3")
             .env("TSV_CONNECT_TIMEOUT_S", "2")
-            .env("TSV_REQUEST_TIMEOUT_S", "5")
-            .current_dir(self.dir.path().join("cwd"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .env("TSV_REQUEST_TIMEOUT_S", "5");
         Call {
             site: self,
             command,
             timeout: Duration::from_secs(60),
         }
+    }
+
+    /// Where `Call::without_rights` puts a copy of the binary, which the other calls use from then on.
+    fn copy_of_program(&self) -> PathBuf {
+        self.dir.path().join("powerview")
+    }
+
+    /// `program` in the working directory, without an environment.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .current_dir(self.dir.path().join("cwd"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
     }
 
     /// All reports so far, oldest first.
@@ -295,27 +313,49 @@ impl Call<'_> {
         self
     }
 
-    /// As a user who may do little: what is the data folder's belongs to that user from now on. None where this test
-    /// cannot become another user, or that user cannot start the binary.
+    /// As a user who may do little: what is the data folder's belongs to that user from now on. None, and the calling
+    /// test is skipped, where that user cannot start the binary.
     pub fn without_rights(mut self) -> Option<Self> {
         use std::os::unix::process::CommandExt;
         if !rustix::process::geteuid().is_root() {
             return Some(self);
         }
+        // A copy, since the repository may lie in a folder that only root enters. By a program, since a file that this
+        // process writes cannot be started while a child that another test has just forked still holds it open.
+        let program = self.site.copy_of_program();
+        if !program.exists() {
+            let copied = Command::new("cp")
+                .arg(env!("CARGO_BIN_EXE_powerview"))
+                .arg(&program)
+                .status();
+            assert!(copied.expect("cp starts").success());
+        }
         for entry in walkdir::WalkDir::new(self.site.dir.path()) {
             std::os::unix::fs::lchown(entry.expect("entry").path(), Some(NOBODY), Some(NOBODY))
                 .expect("given away");
         }
-        let mut probe = Command::new(env!("CARGO_BIN_EXE_powerview"));
-        probe
-            .arg("--version")
-            .uid(NOBODY)
-            .gid(NOBODY)
-            .stdout(Stdio::null());
-        probe.status().is_ok_and(|s| s.success()).then(|| {
-            self.command.uid(NOBODY).gid(NOBODY);
-            self
-        })
+        let as_nobody = || {
+            let mut command = self.site.command(&program);
+            command.uid(NOBODY).gid(NOBODY);
+            command
+        };
+        let probe = as_nobody().arg("--version").output();
+        if !probe.is_ok_and(|o| o.status.success()) {
+            skipped(
+                "nobody",
+                "set TMPDIR to a folder whose programs every user may start",
+            );
+            return None;
+        }
+        let mut command = as_nobody();
+        command.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        self.command = command;
+        Some(self)
     }
 
     /// Through another program, which is given the binary and its arguments.
@@ -483,19 +523,16 @@ impl Run {
     }
 }
 
-/// A word to the reader of the test's output; the test itself passes.
-pub fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
-    println!("skipped: {why}");
-}
-
 /// The samples beside the repository, where there are any.
 pub fn samples() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
     if dir.is_dir() {
         Some(dir)
     } else {
-        skipped("../shared is not there");
+        skipped(
+            "../shared",
+            "put the folder of samples beside the repository",
+        );
         None
     }
 }

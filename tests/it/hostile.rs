@@ -1,8 +1,9 @@
 //! What an SFTP user can make, by accident or on purpose. Nothing of it may write to another company's bucket, read
 //! outside its folder, stop a sweep or fill the log.
 
-use crate::harness::{DEVICE, HEADER, Running, Site, file_of, good_file, name, points_in, skipped};
+use crate::harness::{DEVICE, HEADER, Running, Site, file_of, good_file, name, points_in};
 use crate::influx_double::{Double, META};
+use crate::skipped::{installed, skipped};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -552,7 +553,7 @@ fn a_report_that_cannot_be_written_is_a_warning() {
 #[test]
 fn a_full_disk_for_the_line_protocol_leaves_the_input_raw() {
     if !Path::new("/dev/full").exists() {
-        return skipped("there is no /dev/full");
+        return skipped("/dev/full", "mknod /dev/full c 1 7");
     }
     let site = Site::new();
     std::fs::create_dir(site.lp_dir()).expect("made");
@@ -568,7 +569,7 @@ fn a_full_disk_for_the_line_protocol_leaves_the_input_raw() {
 #[test]
 fn a_full_disk_for_the_log_does_not_stop_the_run() {
     if !Path::new("/dev/full").exists() {
-        return skipped("there is no /dev/full");
+        return skipped("/dev/full", "mknod /dev/full c 1 7");
     }
     let full = || {
         std::fs::File::options()
@@ -633,10 +634,7 @@ fn a_company_cannot_write_out_of_the_line_protocol_folder() {
 /// Runs as a user without rights after `closed` got `mode`.
 fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::harness::Run> {
     use std::os::unix::fs::PermissionsExt;
-    let Some(call) = site.lp_run().without_rights() else {
-        skipped("no other user may run the binary");
-        return None;
-    };
+    let call = site.lp_run().without_rights()?;
     std::fs::set_permissions(closed, std::fs::Permissions::from_mode(mode)).expect("closed");
     let run = call.run().clean();
     std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o755)).expect("opened");
@@ -680,7 +678,7 @@ fn a_folder_of_errors_that_may_not_be_read_is_an_error_when_they_are_to_be_retri
     let site = Site::new();
     site.put_old(format!("{DEVICE}/error/a.tsv"), good_file(1, 1));
     let Some(call) = site.lp_run().arg("--retry-errors").without_rights() else {
-        return skipped("no other user may run the binary");
+        return;
     };
     use std::os::unix::fs::PermissionsExt;
     let closed = site.path(format!("{DEVICE}/error"));
@@ -693,11 +691,17 @@ fn a_folder_of_errors_that_may_not_be_read_is_an_error_when_they_are_to_be_retri
 
 /// Wrapper with which listing `folder` gives EIO, as on a disk that fails; none where it cannot be had.
 fn failing_disk(folder: &Path) -> Option<Vec<String>> {
+    if !installed("strace", "strace") {
+        return None;
+    }
     let works = std::process::Command::new("strace")
         .args(["-f", "-o", "/dev/null", "true"])
         .output();
     if !works.is_ok_and(|out| out.status.success()) {
-        skipped("strace is not installed, or may not trace");
+        skipped(
+            "ptrace",
+            "run the tests where strace may trace its children",
+        );
         return None;
     }
     let mut wrapper = ["strace", "-f", "-q", "-o", "/dev/null", "-P"]
@@ -764,7 +768,7 @@ fn status_names_what_may_not_be_read() {
             .args(["status", "--dataFolder"])
             .arg(site.data());
         let Some(call) = call.without_rights() else {
-            return skipped("no other user may run the binary");
+            return;
         };
         let path = site.path(format!("{DEVICE}/{closed}"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).expect("closed");
@@ -879,7 +883,7 @@ fn a_whole_young_file_of_our_own_user_is_taken_by_a_sweep_without_rights() {
     site.put(format!("{DEVICE}/whole.tsv"), good_file(1, 3));
     site.put(format!("{DEVICE}/cut.tsv"), good_file(9, 3).trim_end());
     let Some(call) = site.lp_run().without_rights() else {
-        return skipped("no other user may run the binary");
+        return;
     };
     call.ok();
     assert_eq!(
@@ -891,14 +895,14 @@ fn a_whole_young_file_of_our_own_user_is_taken_by_a_sweep_without_rights() {
 #[test]
 fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
     if !rustix::process::geteuid().is_root() {
-        return skipped("this test needs two users");
+        return skipped("root", "run the tests as root: this one needs two users");
     }
     // The writer is this test, which is root; the program runs as somebody who may not look into it.
     let site = Site::new();
     let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
     let call = || site.lp_run().without_rights();
     if call().is_none() {
-        return skipped("no other user may run the binary");
+        return;
     }
     let mine = || std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
     let mut writer = std::fs::File::options()

@@ -8,6 +8,8 @@ mod real_influx;
 mod second_reader;
 mod sftp_client;
 mod sftpgo;
+#[path = "../skipped/mod.rs"]
+mod skipped;
 
 mod cli;
 mod crowd_and_kill;
@@ -20,6 +22,7 @@ mod ingest;
 mod on_a_real_server;
 mod properties;
 mod samples;
+mod skipping;
 mod status;
 mod uploads;
 

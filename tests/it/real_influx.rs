@@ -7,6 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::skipped::skipped;
+
 /// How long the server may take to answer for the first time: a busy machine with a cold disk is slow.
 const START: Duration = Duration::from_secs(90);
 const ORG: &str = "powerview";
@@ -34,10 +36,10 @@ pub struct Table {
 }
 
 impl RealInflux {
-    /// Starts and sets up a server; `None`, said aloud, where no program is named.
+    /// Starts and sets up a server; `None`, and the calling test is skipped, where no program is named.
     pub fn start() -> Option<Self> {
         let Some(program) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
-            eprintln!("skipped: INFLUXD_BIN is not set");
+            skipped("INFLUXD_BIN", "set it to the path of an influxd");
             return None;
         };
         // Another process may take the free port between our look and the server's: then another one is tried.

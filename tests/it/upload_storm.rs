@@ -16,11 +16,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use crate::harness::skipped;
 use crate::influx_double::{self, Double};
 use crate::real_influx::RealInflux;
 use crate::sftp_client::Session;
 use crate::sftpgo::{Setup, Site, wait_for, with_capability};
+use crate::skipped::{installed, skipped};
 
 const DEFAULT_UPLOADS: usize = 240;
 const COMPANIES: [&str; 3] = ["acme", "globex", "initech"];
@@ -668,22 +668,31 @@ fn number(variable: &str) -> Option<u64> {
 /// SFTPGo, where all is there that these tests need.
 fn requirements(user: u32) -> Option<PathBuf> {
     let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
-        skipped("SFTPGO_BIN is not set");
+        skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
         return None;
     };
-    for tool in ["ssh", "ssh-keygen", "setpriv"] {
-        if !Path::new("/usr/bin").join(tool).exists() {
-            skipped(&format!("{tool} is not installed"));
+    for (program, package) in [
+        ("ssh", "openssh-client"),
+        ("ssh-keygen", "openssh-client"),
+        ("setpriv", "util-linux"),
+    ] {
+        if !installed(program, package) {
             return None;
         }
     }
     if !rustix::process::geteuid().is_root() {
-        skipped("only root can start SFTPGo as another user");
+        skipped(
+            "root",
+            "run the tests as root: this one starts SFTPGo as another user",
+        );
         return None;
     }
     let can = with_capability(user).arg("/bin/true").status();
     if !can.is_ok_and(|status| status.success()) {
-        skipped("CAP_NET_BIND_SERVICE cannot be passed on here");
+        skipped(
+            "CAP_NET_BIND_SERVICE",
+            "run the tests as a user who may pass it on",
+        );
         return None;
     }
     Some(sftpgo.into())

@@ -1,9 +1,10 @@
 //! Files that are still being uploaded, or uploaded again while they are worked on. SFTPGo's default mode writes an upload
 //! of an existing name into the same inode, wherever that has been moved meanwhile.
 
-use crate::harness::{DEVICE, HEADER, NOBODY, Site, age, file_of, good_file, points_in, skipped};
+use crate::harness::{DEVICE, HEADER, NOBODY, Site, age, file_of, good_file, points_in};
 use crate::influx_double::{Double, Fault, Gate, is_data_write};
 use crate::second_reader::{self, Point};
+use crate::skipped::{installed, skipped};
 use rustix::process::Signal;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -790,7 +791,10 @@ impl Drop for Writer {
 fn a_file_stays_that_a_process_with_a_capability_writes() {
     // As systemd starts SFTPGo: the sweep is of the same user, and may not look at the files of that process.
     if !rustix::process::geteuid().is_root() {
-        return skipped("only root can give a process capabilities");
+        return skipped(
+            "root",
+            "run the tests as root: this one gives a process a capability",
+        );
     }
     let nobody = NOBODY.to_string();
     let with_capability = [
@@ -809,7 +813,7 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
         let site = Site::new();
         let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
         let Some(call) = site.lp_run().without_rights() else {
-            return skipped("no other user may run the binary");
+            return;
         };
         std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
@@ -834,7 +838,7 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
 fn a_named_file_of_another_user_stays_while_it_is_young() {
     // No lease, and processes that cannot be looked at: the hook's word alone does not do.
     if !rustix::process::geteuid().is_root() {
-        return skipped("this test needs two users");
+        return skipped("root", "run the tests as root: this one needs two users");
     }
     let site = Site::new();
     let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
@@ -847,7 +851,7 @@ fn a_named_file_of_another_user_stays_while_it_is_young() {
         Some(call)
     };
     let Some(first) = call() else {
-        return skipped("no other user may run the binary");
+        return;
     };
     first.ok();
     assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
@@ -858,16 +862,13 @@ fn a_named_file_of_another_user_stays_while_it_is_young() {
 
 #[test]
 fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("only root can make a PID namespace");
-    }
     let isolated = ["unshare", "--pid", "--fork", "--mount-proc"];
     let works = std::process::Command::new(isolated[0])
         .args(&isolated[1..])
         .arg("true")
         .output();
     if !works.is_ok_and(|out| out.status.success()) {
-        return skipped("no PID namespace can be made here");
+        return skipped("pid-namespace", "run the tests as a user who may make one");
     }
     for by_lease in [true, false] {
         let site = Site::new();
@@ -882,7 +883,7 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
             wrapper.extend(["setpriv", "--reuid", &nobody, "--regid", &nobody]);
             wrapper.extend(["--clear-groups"]);
             if site.lp_run().without_rights().is_none() {
-                return skipped("no other user may run the binary");
+                return;
             }
             std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
             site.lp_run().through(&wrapper).ok();
@@ -900,6 +901,9 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
 #[test]
 fn a_mapped_file_stays_when_its_descriptor_is_closed() {
     // A writer that nothing in /proc/PID/fd shows.
+    if !installed("python3", "python3") {
+        return;
+    }
     let site = Site::new();
     let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
     let size = std::fs::metadata(&path).expect("a size").len();
@@ -921,9 +925,7 @@ fn a_mapped_file_stays_when_its_descriptor_is_closed() {
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn();
-    let Ok(mut child) = child else {
-        return skipped("python3 is not installed");
-    };
+    let mut child = child.expect("python3 starts");
     let mut ready = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().expect("piped"), &mut ready).expect("ready");
     site.lp_run().ok();

@@ -1,5 +1,5 @@
 //! The whole way with real servers: an SFTP client, SFTPGo with both configurations, the hook, the binary, InfluxDB (and
-//! Ansible, with a double of Grafana). Where `INFLUXD_BIN` and `SFTPGO_BIN` do not name them, that is said aloud.
+//! Ansible, with a double of Grafana). Where `INFLUXD_BIN` and `SFTPGO_BIN` do not name them, the tests are skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,14 +10,12 @@ use influxdb_line_protocol::parse_lines;
 
 use crate::ansible;
 use crate::grafana_double::{Double, PASSWORD, USER};
+use crate::harness::samples;
 use crate::real_influx::RealInflux;
 use crate::sftpgo::{self, Setup, Site, wait_for};
+use crate::skipped::{installed, skipped};
 
 const COMPANIES: [&str; 3] = ["base", "client_v003", "company1"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 impl Site {
     /// An SFTP session of a company that does these commands.
@@ -169,19 +167,11 @@ struct Servers {
 
 fn servers() -> Option<Servers> {
     let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
-        println!("skipped: SFTPGO_BIN is not set");
+        skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
         return None;
     };
-    let samples = root().join("../shared/samples");
-    if !samples.exists() {
-        println!("skipped: ../shared is not there");
-        return None;
-    }
-    if !["sshpass", "sftp"]
-        .iter()
-        .all(|p| Path::new("/usr/bin").join(p).exists())
-    {
-        println!("skipped: sshpass or sftp is not installed");
+    let samples = samples()?;
+    if !installed("sshpass", "sshpass") || !installed("sftp", "openssh-client") {
         return None;
     }
     Some(Servers {

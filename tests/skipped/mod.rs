@@ -1,0 +1,137 @@
+//! Skipping a test visibly: the one way for the unit tests, the integration tests and the summary at the end of a run.
+//!
+//! libtest hides what a passing test prints with `println!` and `eprintln!`, but not what it writes to the stream itself.
+//! A skip is therefore written to standard error directly, and recorded for `tests/zz_skipped.rs`, which counts them.
+#![allow(
+    dead_code,
+    reason = "each of the targets that include this module uses a part of it"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Lists what a test may lack, separated by spaces. Where it is set, a test that lacks anything else fails.
+pub const MAY_SKIP: &str = "POWERVIEW_TESTS_MAY_SKIP";
+
+/// Says on standard error that the calling test is skipped because `missing` is not there and that `remedy` provides it.
+/// The caller returns afterwards.
+///
+/// # Panics
+/// If the environment says that this must not be skipped.
+#[track_caller]
+pub fn skipped(missing: &str, remedy: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    if let Ok(allowed) = std::env::var(MAY_SKIP) {
+        assert!(
+            allowed.split_whitespace().any(|a| a == missing),
+            "{missing} is missing ({remedy}), and {MAY_SKIP}={allowed:?} does not allow this test to be skipped for it"
+        );
+    }
+    let line = format!("skipped: {test}: {missing} is missing ({remedy})\n");
+    // One call, so that the lines of tests that run in parallel do not mix.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    Run::of(std::os::unix::process::parent_id()).record(test, missing, remedy);
+}
+
+/// Whether `program` is installed; says that the calling test is skipped where it is not. `package` is Debian's.
+#[track_caller]
+pub fn installed(program: &str, package: &str) -> bool {
+    // The folders that the tests put into the PATH of what they start, and those of administrators' programs.
+    let there = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .iter()
+    .any(|folder| PathBuf::from(folder).join(program).exists());
+    if !there {
+        skipped(program, &format!("apt install {package}"));
+    }
+    there
+}
+
+/// The skipped tests of one run of `cargo test`, which starts one process for each target.
+pub struct Run {
+    file: PathBuf,
+}
+
+impl Run {
+    /// The run whose processes were started by `cargo`, a process id.
+    pub fn of(cargo: u32) -> Self {
+        // A process id is used again one day; with the time of its start it is not.
+        let started = fs::read_to_string(format!("/proc/{cargo}/stat"))
+            .ok()
+            .and_then(|stat| {
+                let after_name = stat.rsplit(") ").next()?;
+                after_name.split(' ').nth(19).map(str::to_owned)
+            })
+            .unwrap_or_default();
+        Self {
+            file: folder().join(format!("{cargo}-{started}")),
+        }
+    }
+
+    fn record(&self, test: &str, missing: &str, remedy: &str) {
+        let line = format!("{test}\t{missing}\t{remedy}\n");
+        // A test program that is run by hand may not be allowed to write here; nothing counts its skips then.
+        let _ = fs::create_dir_all(folder());
+        if let Ok(mut file) = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(&self.file)
+        {
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
+
+    /// What to print at the end: the tests by what they lack, and last their number. The record is removed.
+    pub fn summary(self) -> String {
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
+        let _ = fs::remove_file(&self.file);
+        let mut tests = BTreeSet::new();
+        let mut by_cause: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for line in text.lines() {
+            let mut parts = line.splitn(2, '\t');
+            if let (Some(test), Some(cause)) = (parts.next(), parts.next()) {
+                tests.insert(test);
+                by_cause.entry(cause).or_default().insert(test);
+            }
+        }
+        let mut out = String::new();
+        for (cause, tests) in by_cause {
+            let (missing, remedy) = cause.split_once('\t').unwrap_or((cause, ""));
+            out.push_str(&format!("\n{missing} is missing ({remedy}):\n"));
+            for test in tests {
+                out.push_str(&format!("    {test}\n"));
+            }
+        }
+        let plural = if tests.len() == 1 { "" } else { "s" };
+        out + &format!("\n{} test{plural} skipped\n", tests.len())
+    }
+}
+
+/// Removes the records of runs that ended early, before they were counted.
+pub fn remove_old_records() {
+    let Ok(entries) = fs::read_dir(folder()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let cargo = name.split('-').next().and_then(|pid| pid.parse().ok());
+        if cargo.is_none_or(|pid| Run::of(pid).file != entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Beside the folder of the test programs, where all targets of one profile find it.
+fn folder() -> PathBuf {
+    let program = std::env::current_exe().expect("the test program's path");
+    program.parent().expect("a folder").join("../skipped-tests")
+}

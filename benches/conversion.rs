@@ -7,9 +7,11 @@ use powerview::batch::{Batch, BatchBuilder, Shape, compressed};
 use powerview::line_protocol::{Prefix, append_row};
 use powerview::logger_file::LoggerFile;
 use powerview::names::Campaign;
+use powerview::time_zone::{FileZones, ZoneDatabase};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 const CHANNELS: usize = 30;
@@ -52,8 +54,18 @@ fn file(rows: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// The zones as in production: with the system's rules, read once.
+fn zones() -> FileZones {
+    static ZONES: LazyLock<FileZones> = LazyLock::new(|| {
+        let database = ZoneDatabase::new("/usr/share/zoneinfo");
+        let paris = database.zone("Europe/Paris").expect("a zone");
+        FileZones::new(paris, Arc::new(database))
+    });
+    ZONES.clone()
+}
+
 fn prefixes(input: &[u8]) -> Vec<Prefix> {
-    let file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    let file = LoggerFile::open(input, &zones()).expect("a file");
     let campaign = Campaign::new(OsStr::new("site1")).expect("a campaign");
     let channels = file.channels();
     channels
@@ -64,14 +76,14 @@ fn prefixes(input: &[u8]) -> Vec<Prefix> {
 }
 
 fn read(input: &[u8]) -> u64 {
-    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    let mut file = LoggerFile::open(input, &zones()).expect("a file");
     while file.next_row().expect("a row").is_some() {}
     file.tally().points
 }
 
 fn lines(input: &[u8], prefixes: &[Prefix], out: &mut Vec<u8>) {
     out.clear();
-    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    let mut file = LoggerFile::open(input, &zones()).expect("a file");
     while let Some(row) = file.next_row().expect("a row") {
         append_row(out, prefixes, &row);
     }
@@ -79,7 +91,7 @@ fn lines(input: &[u8], prefixes: &[Prefix], out: &mut Vec<u8>) {
 
 fn batches(input: &[u8], gzip: bool) -> Vec<Batch> {
     let prefixes = prefixes(input);
-    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).expect("a file");
+    let mut file = LoggerFile::open(input, &zones()).expect("a file");
     let mut builder = BatchBuilder::new(Shape {
         gzip,
         lines: 10_000,

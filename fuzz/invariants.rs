@@ -3,6 +3,7 @@
 use powerview::line_protocol::{Prefix, append_row};
 use powerview::logger_file::{LoggerFile, Role, Tally};
 use powerview::names::Campaign;
+use powerview::time_zone::FileZones;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
@@ -26,7 +27,7 @@ impl Read for Dribble<'_> {
 }
 
 fn convert(input: impl Read) -> Option<Converted> {
-    let mut file = LoggerFile::open(input, chrono_tz::Europe::Paris).ok()?;
+    let mut file = LoggerFile::open(input, &FileZones::built_in(chrono_tz::Europe::Paris)).ok()?;
     let campaign = Campaign::new(OsStr::new("a, b=c")).expect("a campaign");
     let channels = file.channels().clone();
     let prefix = |channel| Prefix::new(&campaign, &channels.master, channel);
@@ -131,7 +132,10 @@ fn split_bare(text: &str, separator: u8) -> Vec<&str> {
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
 pub fn header(bytes: &[u8]) {
     let text = [bytes, b"\n03/08/25 03:20:00\t1\n"].concat();
-    let Ok(file) = LoggerFile::open(text.as_slice(), chrono_tz::Europe::Paris) else {
+    let Ok(file) = LoggerFile::open(
+        text.as_slice(),
+        &FileZones::built_in(chrono_tz::Europe::Paris),
+    ) else {
         return;
     };
     let channels = file.channels();

@@ -193,7 +193,11 @@ mod tests {
                 row % 60
             );
         }
-        let mut file = LoggerFile::open(text.as_bytes(), chrono_tz::UTC).unwrap();
+        let mut file = LoggerFile::open(
+            text.as_bytes(),
+            &crate::time_zone::FileZones::built_in(chrono_tz::UTC),
+        )
+        .unwrap();
         let campaign = Campaign::new(OsStr::new("c")).unwrap();
         let prefixes: Vec<_> = file
             .channels()

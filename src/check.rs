@@ -9,6 +9,7 @@ use crate::progress::Progress;
 use crate::shown::shown;
 use crate::sink::Influx;
 use crate::stop::Stop;
+use crate::time_zone::ZoneDatabase;
 use chrono::Utc;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -39,13 +40,16 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
                 .and_then(|()| usable(&reports)),
         ));
     }
+    let database = ZoneDatabase::of_system(&env);
     points.push((
         "time zone",
-        config::zone(&args.common, &env)
+        config::zone(&args.common, &env, &database)
             .map(|found| {
                 format!(
-                    "{} by {}, for files that name none",
-                    found.zone, found.source
+                    "{} by {}, for files that name none; {}",
+                    found.zone,
+                    found.source,
+                    found.zone.describe_rules(&database)
                 )
             })
             .map_err(|error| error.to_string()),

@@ -2,11 +2,12 @@
 
 use crate::cli::{Common, Ingest, OnOutage};
 use crate::environment::{ConfigError, Environment, seconds, wrong};
-use crate::machine_zone::{FoundZone, Places, machine_zone};
+use crate::machine_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::shown::shown;
-use chrono_tz::Tz;
+use crate::time_zone::{FileZones, ZoneDatabase};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where points go.
@@ -58,8 +59,8 @@ pub struct Settings {
     pub retry_errors: bool,
     /// See [`OnOutage`].
     pub on_outage: OnOutage,
-    /// Zone of files that name none.
-    pub zone: Tz,
+    /// The zones of files.
+    pub zones: FileZones,
     /// Devices at a time.
     pub jobs: NonZeroUsize,
     /// Where points go.
@@ -120,7 +121,7 @@ impl Settings {
             dry_run: args.dry_run,
             retry_errors: args.retry_errors,
             on_outage,
-            zone: zone(&args.common, env)?.zone,
+            zones: file_zones(&args.common, env)?,
             jobs,
             destination,
             meta_bucket: meta_bucket(env)?,
@@ -260,27 +261,41 @@ fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError
     }
 }
 
+/// The zone of files that name none, and the database for the others.
+///
+/// # Errors
+/// See [`zone`].
+pub fn file_zones(common: &Common, env: &Environment) -> Result<FileZones, ConfigError> {
+    let database = ZoneDatabase::of_system(env);
+    let default = zone(common, env, &database)?.zone;
+    Ok(FileZones::new(default, Arc::new(database)))
+}
+
 /// The zone of files that name none: the option, the variable, else the machine's.
 ///
 /// # Errors
 /// A name that is no IANA zone, and a machine whose zone cannot be told.
-pub fn zone(common: &Common, env: &Environment) -> Result<FoundZone, ConfigError> {
+pub fn zone(
+    common: &Common,
+    env: &Environment,
+    database: &ZoneDatabase,
+) -> Result<FoundZone, ConfigError> {
     let given = common
         .timezone
         .as_deref()
         .map(|zone| (zone, "--timezone"))
         .or_else(|| env.get("TSV_TIMEZONE").map(|zone| (zone, "TSV_TIMEZONE")));
     let Some((name, source)) = given else {
-        return machine_zone(env.get("TZ"), &Places::default()).or_else(|source| {
+        return machine_zone(env.get("TZ"), &ZonePaths::default(), database).or_else(|source| {
             wrong(format!(
                 "the machine's time zone cannot be told from {source}; set TSV_TIMEZONE, for instance to Europe/Paris"
             ))
         });
     };
     let source = source.to_owned();
-    match name.parse() {
-        Ok(zone) => Ok(FoundZone { zone, source }),
-        Err(_) => wrong(format!(
+    match database.zone(name) {
+        Some(zone) => Ok(FoundZone { zone, source }),
+        None => wrong(format!(
             "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
             shown(name)
         )),
@@ -453,8 +468,12 @@ mod tests {
         ];
         let found = resolve(&["--dry-run"], env).unwrap();
         assert_eq!(
-            (found.zone, found.on_outage, found.jobs.get()),
-            (Tz::Asia__Tokyo, OnOutage::Keep, 3)
+            (
+                found.zones.default.name(),
+                found.on_outage,
+                found.jobs.get()
+            ),
+            ("Asia/Tokyo", OnOutage::Keep, 3)
         );
         let found = resolve(
             &[
@@ -470,8 +489,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            (found.zone, found.on_outage, found.jobs.get()),
-            (Tz::Europe__Paris, OnOutage::Error, 2)
+            (
+                found.zones.default.name(),
+                found.on_outage,
+                found.jobs.get()
+            ),
+            ("Europe/Paris", OnOutage::Error, 2)
         );
     }
 

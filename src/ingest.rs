@@ -7,7 +7,7 @@ use crate::names::Location;
 use crate::progress::Progress;
 use crate::sink::Failure;
 use crate::stop::Stop;
-use chrono_tz::Tz;
+use crate::time_zone::FileZones;
 use std::io::Read;
 
 /// How often, in rows, a long file looks whether the run should end.
@@ -17,8 +17,8 @@ const ROWS_A_GLANCE: u64 = 256;
 pub struct Setup<'a> {
     /// Whose file it is.
     pub location: &'a Location,
-    /// Zone of files that name none.
-    pub zone: Tz,
+    /// The zones of files.
+    pub zones: &'a FileZones,
     /// How bodies are made.
     pub shape: Shape,
     /// Whether lines are worth making at all: a dry run only counts.
@@ -131,7 +131,7 @@ pub fn ingest(
     send: impl FnMut(Batch) -> Result<(), Failure>,
 ) -> (Found, Result<(), Fault>) {
     let mut found = Found::default();
-    let mut file = match LoggerFile::open(input, setup.zone) {
+    let mut file = match LoggerFile::open(input, setup.zones) {
         Ok(file) => file,
         Err(refused) => {
             found.container = refused.container;

@@ -32,6 +32,7 @@ pub mod shown;
 pub mod sink;
 pub mod status;
 pub mod stop;
+pub mod time_zone;
 
 #[cfg(test)]
 #[path = "../tests/skipped/mod.rs"]

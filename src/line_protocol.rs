@@ -172,7 +172,11 @@ mod tests {
     fn lines(campaign: &str, label: &str, values: &str) -> String {
         let text = format!("10\t20\nMV_T302_V002\t{label}\n03/08/25 03:20:00\t{values}\n");
         let campaign = Campaign::new(OsStr::new(campaign)).unwrap();
-        let mut file = LoggerFile::open(text.as_bytes(), chrono_tz::UTC).unwrap();
+        let mut file = LoggerFile::open(
+            text.as_bytes(),
+            &crate::time_zone::FileZones::built_in(chrono_tz::UTC),
+        )
+        .unwrap();
         let channels = file.channels().clone();
         let prefixes: Vec<_> = channels
             .list

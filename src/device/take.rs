@@ -266,7 +266,7 @@ impl Device<'_> {
         let settings = self.shared.settings;
         Setup {
             location: &self.location,
-            zone: settings.zone,
+            zones: &settings.zones,
             shape: Shape {
                 gzip: self.shared.sink.wants_gzip(settings.gzip),
                 lines: settings.batch_lines,

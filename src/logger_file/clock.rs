@@ -1,26 +1,28 @@
 //! From the time a row carries to its instant. Source: SPEC section 2, "Time".
 
 use super::container::HeaderMeta;
-use chrono::{DateTime, Duration, LocalResult, NaiveDate, NaiveDateTime, TimeZone as _, Utc};
-use chrono_tz::Tz;
+use crate::time_zone::{FileZones, TimeZone};
+use chrono::{NaiveDate, NaiveDateTime};
 
 /// What the times of a file mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Zone {
     /// Universal time.
     Utc,
     /// Wall time, daylight saving included.
-    Local(Tz),
+    Local(TimeZone),
 }
 
 impl Zone {
-    /// The zone of a file: UTC where its header says so, else the zone that its header names, else `default`.
-    pub fn of_file(meta: &HeaderMeta, default: Tz) -> Self {
+    /// The zone of a file: UTC where its header says so, else the zone that its header names, else the default.
+    pub fn of_file(meta: &HeaderMeta, zones: &FileZones) -> Self {
         if meta.text("DataTimeSettings") == Some("UTC") {
             return Self::Utc;
         }
-        let named = meta.text("TimeZoneName").and_then(|name| name.parse().ok());
-        Self::Local(named.unwrap_or(default))
+        let named = meta
+            .text("TimeZoneName")
+            .and_then(|name| zones.database.zone(name));
+        Self::Local(named.unwrap_or_else(|| zones.default.clone()))
     }
 }
 
@@ -45,9 +47,10 @@ pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
 #[derive(Debug, Clone)]
 pub struct Clock {
     zone: Zone,
-    previous: Option<DateTime<Utc>>,
-    /// The last two positive steps between rows, the newest first.
-    steps: [Option<Duration>; 2],
+    /// The instant of the row before, in seconds since 1970.
+    previous: Option<i64>,
+    /// The last two positive steps between rows in seconds, the newest first.
+    steps: [Option<i64>; 2],
 }
 
 impl Clock {
@@ -62,24 +65,24 @@ impl Clock {
 
     /// The instant of the next row, in seconds since 1970. Rows are taken as they come: never sorted, dropped or corrected.
     pub fn instant(&mut self, wall: NaiveDateTime) -> i64 {
-        let instant = match self.zone {
-            Zone::Utc => wall.and_utc(),
-            Zone::Local(zone) => match instants(zone, wall) {
+        let instant = match &self.zone {
+            Zone::Utc => wall.and_utc().timestamp(),
+            Zone::Local(zone) => match zone.instants(wall) {
                 (only, None) => only,
                 (earlier, Some(later)) => self.nearer_to_due(earlier, later),
             },
         };
         if let Some(previous) = self.previous {
             let step = instant - previous;
-            if step > Duration::zero() {
+            if step > 0 {
                 self.steps = [Some(step), self.steps[0]];
             }
         }
         self.previous = Some(instant);
-        instant.timestamp()
+        instant
     }
 
-    fn nearer_to_due(&self, earlier: DateTime<Utc>, later: DateTime<Utc>) -> DateTime<Utc> {
+    fn nearer_to_due(&self, earlier: i64, later: i64) -> i64 {
         let Some(previous) = self.previous else {
             return earlier;
         };
@@ -93,39 +96,13 @@ impl Clock {
     }
 }
 
-/// The instants at which the clocks of a zone show `wall`: one, or two in the night of the autumn change (the earlier
-/// first). A time that the spring change skips is read with the offset in force before it.
-fn instants(zone: Tz, wall: NaiveDateTime) -> (DateTime<Utc>, Option<DateTime<Utc>>) {
-    match zone.from_local_datetime(&wall) {
-        LocalResult::Single(only) => (only.to_utc(), None),
-        LocalResult::Ambiguous(a, b) => {
-            let (a, b) = (a.to_utc(), b.to_utc());
-            (a.min(b), Some(a.max(b)))
-        }
-        LocalResult::None => {
-            // Gaps are at most a day long (Samoa, 30 December 2011) and begin at a full quarter of an hour.
-            let before = (1..=100)
-                .map(|quarters| wall - Duration::minutes(15 * quarters))
-                .find_map(|earlier| {
-                    zone.from_local_datetime(&earlier)
-                        .latest()
-                        .map(|at| (at, earlier))
-                });
-            match before {
-                Some((at, earlier)) => (at.to_utc() + (wall - earlier), None),
-                None => (wall.and_utc(), None),
-            }
-        }
-    }
-}
-
 /// The instant of the last row of a file of which only the two ends were read, in seconds since 1970. `whole` tells whether
 /// `tail` begins at a line's beginning. In the doubled hour of autumn it may be an hour too early.
-pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, default_zone: Tz) -> Option<i64> {
+pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) -> Option<i64> {
     let meta = super::container::unwrap(head)
         .map(|file| file.meta)
         .unwrap_or_default();
-    let mut clock = Clock::new(Zone::of_file(&meta, default_zone));
+    let mut clock = Clock::new(Zone::of_file(&meta, zones));
     tail.split(|byte| *byte == b'\n')
         .skip(usize::from(!whole))
         .filter_map(|line| {
@@ -140,12 +117,20 @@ pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, default_zone: Tz) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time_zone::testing::{PARIS, file_zones, zone_from_a_file};
+    use chrono::DateTime;
 
-    fn clock(zone: &str) -> Clock {
-        Clock::new(Zone::Local(zone.parse().unwrap()))
+    /// The instants of the rows of a file, by the built-in rules and by those of a zone file, which agree.
+    fn times(zone: &str, walls: &[&str]) -> Vec<String> {
+        let zone = zone.parse().unwrap();
+        let built_in = FileZones::built_in(zone).default;
+        let times = times_in(built_in, walls);
+        assert_eq!(times_in(zone_from_a_file(zone), walls), times);
+        times
     }
 
-    fn times(clock: &mut Clock, walls: &[&str]) -> Vec<String> {
+    fn times_in(zone: TimeZone, walls: &[&str]) -> Vec<String> {
+        let mut clock = Clock::new(Zone::Local(zone));
         walls
             .iter()
             .map(|wall| {
@@ -188,7 +173,7 @@ mod tests {
     #[test]
     fn ten_minute_rows_run_through_the_doubled_hour() {
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "26/10/25 01:40:00",
                 "26/10/25 01:50:00",
@@ -220,7 +205,7 @@ mod tests {
     #[test]
     fn hourly_rows_run_through_the_doubled_hour() {
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "26/10/25 00:30:00",
                 "26/10/25 01:30:00",
@@ -244,7 +229,7 @@ mod tests {
     #[test]
     fn a_repeated_second_is_not_taken_for_the_second_hour() {
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "26/10/25 02:00:00",
                 "26/10/25 02:10:00",
@@ -268,7 +253,7 @@ mod tests {
     #[test]
     fn after_a_gap_the_row_has_the_instant_nearer_to_where_it_was_due() {
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "26/10/25 02:30:00",
                 "26/10/25 02:40:00",
@@ -283,7 +268,7 @@ mod tests {
             ["26 00:30:00", "26 00:40:00", "26 00:20:00", "26 00:30:00"]
         );
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "25/10/25 22:00:00",
                 "25/10/25 22:10:00",
@@ -301,7 +286,7 @@ mod tests {
     fn the_smaller_of_the_last_two_steps_counts() {
         // Steps of 10 minutes, then one of 70: the next row is due 10 minutes later, not 70.
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "26/10/25 00:20:00",
                 "26/10/25 00:30:00",
@@ -315,7 +300,7 @@ mod tests {
     #[test]
     fn the_first_row_of_a_file_has_the_earlier_instant() {
         assert_eq!(
-            times(&mut clock("Europe/Paris"), &["26/10/25 02:30:00"]),
+            times("Europe/Paris", &["26/10/25 02:30:00"]),
             ["26 00:30:00"]
         );
     }
@@ -323,7 +308,7 @@ mod tests {
     #[test]
     fn a_time_that_spring_skips_is_read_with_the_offset_before_it() {
         let found = times(
-            &mut clock("Europe/Paris"),
+            "Europe/Paris",
             &[
                 "30/03/25 01:50:00",
                 "30/03/25 02:00:00",
@@ -337,11 +322,11 @@ mod tests {
         );
         // Half an hour, and a whole day that never was.
         assert_eq!(
-            times(&mut clock("Australia/Lord_Howe"), &["05/10/25 02:15:00"]),
+            times("Australia/Lord_Howe", &["05/10/25 02:15:00"]),
             ["04 15:45:00"]
         );
         assert_eq!(
-            times(&mut clock("Pacific/Apia"), &["30/12/11 12:00:00"]),
+            times("Pacific/Apia", &["30/12/11 12:00:00"]),
             ["30 22:00:00"]
         );
     }
@@ -349,7 +334,7 @@ mod tests {
     #[test]
     fn zones_west_of_greenwich_double_their_hour_too() {
         let found = times(
-            &mut clock("America/New_York"),
+            "America/New_York",
             &[
                 "02/11/25 00:30:00",
                 "02/11/25 01:30:00",
@@ -366,14 +351,14 @@ mod tests {
     #[test]
     fn daylight_saving_goes_on_to_the_end_of_the_century() {
         assert_eq!(
-            times(&mut clock("Europe/Paris"), &["01/07/99 12:00:00"]),
+            times("Europe/Paris", &["01/07/99 12:00:00"]),
             ["01 10:00:00"]
         );
     }
 
     #[test]
     fn the_last_row_is_read_off_the_two_ends_of_a_file() {
-        let paris = chrono_tz::Europe::Paris;
+        let paris = &FileZones::built_in(chrono_tz::Europe::Paris);
         let plain =
             b"1\t1\nMV_T302_V002\tA W\n03/08/25 03:20:00\t1\n03/08/25 03:30:00\t2\n03/08/25 03:4";
         assert_eq!(last_instant(plain, plain, true, paris), Some(1_754_184_600));
@@ -392,22 +377,28 @@ mod tests {
 
     #[test]
     fn the_header_decides_over_the_default_zone() {
-        let paris = chrono_tz::Europe::Paris;
+        let dir = tempfile::tempdir().unwrap();
+        let rules = [("Europe/Paris", PARIS), ("Asia/Tokyo", "JST-9")];
+        let zones = file_zones(dir.path(), &rules, "Europe/Paris");
         let zone = |json: &str| {
             Zone::of_file(
                 &HeaderMeta::Json(serde_json::from_str(json).unwrap()),
-                paris,
+                &zones,
             )
         };
+        let local = |name: &str| Zone::Local(zones.database.zone(name).unwrap());
         assert_eq!(
             zone(r#"{"DataTimeSettings":"UTC","TimeZoneName":"Asia/Tokyo"}"#),
             Zone::Utc
         );
         assert_eq!(
             zone(r#"{"DataTimeSettings":"LOCAL","TimeZoneName":"Asia/Tokyo"}"#),
-            Zone::Local(chrono_tz::Asia::Tokyo)
+            local("Asia/Tokyo")
         );
-        assert_eq!(zone(r#"{"TimeZoneName":"nowhere"}"#), Zone::Local(paris));
-        assert_eq!(Zone::of_file(&HeaderMeta::None, paris), Zone::Local(paris));
+        assert_eq!(zone(r#"{"TimeZoneName":"nowhere"}"#), local("Europe/Paris"));
+        assert_eq!(
+            Zone::of_file(&HeaderMeta::None, &zones),
+            local("Europe/Paris")
+        );
     }
 }

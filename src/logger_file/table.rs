@@ -6,7 +6,7 @@ use super::container::{self, Container, HeaderMeta, Table};
 use super::lines::Watched;
 use super::value::trim_spaces;
 use super::{FormatError, value};
-use chrono_tz::Tz;
+use crate::time_zone::FileZones;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
 use std::io::Read;
 
@@ -78,11 +78,11 @@ pub struct LoggerFile<R> {
 }
 
 impl<R: Read> LoggerFile<R> {
-    /// Reads the header. `default_zone` is that of a file which names none.
+    /// Reads the header. `zones` has the zone of a file which names none, and of all others.
     ///
     /// # Errors
     /// What [`FormatError`] lists for headers, and errors of the disk, each with what is known of the file all the same.
-    pub fn open(input: R, default_zone: Tz) -> Result<Self, Refused> {
+    pub fn open(input: R, zones: &FileZones) -> Result<Self, Refused> {
         let unwrapped = container::unwrap(Watched::new(input))?;
         let mut rows = ReaderBuilder::new()
             .has_headers(false)
@@ -103,7 +103,7 @@ impl<R: Read> LoggerFile<R> {
                 });
             }
         };
-        let zone = Zone::of_file(&unwrapped.meta, default_zone);
+        let zone = Zone::of_file(&unwrapped.meta, zones);
         Ok(Self {
             container: unwrapped.container,
             meta: unwrapped.meta,
@@ -338,7 +338,7 @@ mod tests {
     }
 
     fn read_in_blocks(text: &[u8], block: usize) -> Result<(Rows, Tally, bool), FormatError> {
-        let mut file = LoggerFile::open(Slow(text, block), chrono_tz::UTC)?;
+        let mut file = LoggerFile::open(Slow(text, block), &FileZones::built_in(chrono_tz::UTC))?;
         let mut rows = Vec::new();
         while let Some(row) = file.next_row()? {
             rows.push((row.time, row.values.to_vec()));
@@ -445,7 +445,8 @@ mod tests {
     #[test]
     fn a_file_without_rows_or_points_is_told_apart() {
         let barren = |text: &str| {
-            let mut file = LoggerFile::open(text.as_bytes(), chrono_tz::UTC).unwrap();
+            let mut file =
+                LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
             while file.next_row().unwrap().is_some() {}
             file.check_not_barren()
         };
@@ -463,7 +464,8 @@ mod tests {
             "{HEAD}03/08/25 03:20:00\t1\t2\n{}",
             "9".repeat(3 * super::super::MAX_LINE)
         );
-        let mut file = LoggerFile::open(text.as_bytes(), chrono_tz::UTC).unwrap();
+        let mut file =
+            LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
         assert!(file.next_row().unwrap().is_some());
         assert!(matches!(
             file.next_row(),

@@ -6,7 +6,7 @@ use crate::logger_file::{Container, last_instant};
 use crate::names::{ERROR, PARSED, is_done_folder};
 use crate::queue::{CHUNK, Item, Queue, is_no_folder, is_tsv};
 use crate::shown::shown;
-use chrono_tz::Tz;
+use crate::time_zone::FileZones;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -55,15 +55,15 @@ pub struct Newest {
 }
 
 /// All devices below the data folder, and campaigns without any.
-pub fn all(data: &Path, zone: Tz) -> Vec<Found> {
+pub fn all(data: &Path, zones: &FileZones) -> Vec<Found> {
     let mut found = Vec::new();
-    descend(data, Path::new(""), 0, zone, &mut found);
+    descend(data, Path::new(""), 0, zones, &mut found);
     found
 }
 
-fn descend(data: &Path, relative: &Path, depth: usize, zone: Tz, found: &mut Vec<Found>) {
+fn descend(data: &Path, relative: &Path, depth: usize, zones: &FileZones, found: &mut Vec<Found>) {
     if depth == 3 {
-        found.push(device(data, relative, zone));
+        found.push(device(data, relative, zones));
         return;
     }
     let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::Folder && !is_done_folder(name);
@@ -89,11 +89,11 @@ fn descend(data: &Path, relative: &Path, depth: usize, zone: Tz, found: &mut Vec
         });
     }
     for folder in folders {
-        descend(data, &relative.join(folder.name), depth + 1, zone, found);
+        descend(data, &relative.join(folder.name), depth + 1, zones, found);
     }
 }
 
-fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
+fn device(data: &Path, relative: &Path, zones: &FileZones) -> Found {
     let mut found = Found {
         path: relative.to_owned(),
         ..Found::default()
@@ -111,7 +111,7 @@ fn device(data: &Path, relative: &Path, zone: Tz) -> Found {
         for newest in &mut found.newest {
             let folder = folder.open_below(&newest.sub)?;
             match folder.open_file(&newest.name) {
-                Ok(open) => newest.look_inside(&open.file, open.stamp.size, zone)?,
+                Ok(open) => newest.look_inside(&open.file, open.stamp.size, zones)?,
                 Err(OpenError::Io(error)) => {
                     return Err(at(&newest.sub.join(&newest.name), &error));
                 }
@@ -207,7 +207,12 @@ impl Found {
 }
 
 impl Newest {
-    fn look_inside(&mut self, file: &std::fs::File, size: u64, zone: Tz) -> io::Result<()> {
+    fn look_inside(
+        &mut self,
+        file: &std::fs::File,
+        size: u64,
+        zones: &FileZones,
+    ) -> io::Result<()> {
         let block = |start: u64| -> io::Result<Vec<u8>> {
             let mut bytes = vec![0; BLOCK];
             let read = file.read_at(&mut bytes, start)?;
@@ -218,7 +223,7 @@ impl Newest {
         let tail_start = size.saturating_sub(BLOCK as u64);
         let tail = block(tail_start)?;
         self.truncated = Container::looks_truncated(&head, &tail);
-        self.last_measurement = last_instant(&head, &tail, tail_start == 0, zone);
+        self.last_measurement = last_instant(&head, &tail, tail_start == 0, zones);
         Ok(())
     }
 }

@@ -96,10 +96,10 @@ pub fn status(args: &cli::Status) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     start_log(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;
-    let zone = config::zone(&args.common, &env)?.zone;
+    let zones = config::file_zones(&args.common, &env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;
-    let mut devices: Vec<_> = look::all(&folder, zone)
+    let mut devices: Vec<_> = look::all(&folder, &zones)
         .into_iter()
         .map(|found| judge::judge(found, &folder, now, silent_after))
         .collect();

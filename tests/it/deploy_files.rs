@@ -483,7 +483,7 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
 fn variables_read() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let ours = |name: &str| {
-        name == "TZ"
+        ["TZ", "TZDIR"].contains(&name)
             || [
                 "TSV_",
                 "INFLUXDB_",

@@ -10,6 +10,7 @@ mod sftp_client;
 mod sftpgo;
 #[path = "../skipped/mod.rs"]
 mod skipped;
+mod zone_files;
 
 mod cli;
 mod crowd_and_kill;
@@ -24,6 +25,7 @@ mod properties;
 mod samples;
 mod skipping;
 mod status;
+mod time_zone;
 mod uploads;
 
 mod dashboards;

@@ -7,6 +7,7 @@ use powerview::batch::{BatchBuilder, Shape};
 use powerview::line_protocol::{Prefix, append_row};
 use powerview::logger_file::{LoggerFile, Tally};
 use powerview::names::Campaign;
+use powerview::time_zone::FileZones;
 use proptest::prelude::*;
 
 const ZONE: Tz = chrono_tz::Europe::Paris;
@@ -36,7 +37,7 @@ fn prefixes<R: std::io::Read>(file: &LoggerFile<R>) -> Vec<Prefix> {
 }
 
 fn program(bytes: &[u8]) -> Option<Read> {
-    let mut file = LoggerFile::open(bytes, ZONE).ok()?;
+    let mut file = LoggerFile::open(bytes, &FileZones::built_in(ZONE)).ok()?;
     let prefixes = prefixes(&file);
     let mut lines = Vec::new();
     let mut good = true;
@@ -253,7 +254,7 @@ proptest! {
 
     #[test]
     fn batch_size_changes_no_point(bytes in file(), lines in 1u32..40, gzip in any::<bool>()) {
-        let Ok(mut file) = LoggerFile::open(&bytes[..], ZONE) else { return Ok(()) };
+        let Ok(mut file) = LoggerFile::open(&bytes[..], &FileZones::built_in(ZONE)) else { return Ok(()) };
         let prefixes = prefixes(&file);
         let mut builder = BatchBuilder::new(Shape { gzip, lines });
         let mut text = Vec::new();

@@ -64,11 +64,18 @@ impl Scene {
     }
 
     pub fn command(&self, playbook: &str, vars: &Value) -> Command {
+        let mut command = self.command_without_inventory(playbook, vars);
+        command.args(["-i", "localhost,"]);
+        command
+    }
+
+    /// The playbook as the old hook starts it, which passes no `-i`.
+    fn command_without_inventory(&self, playbook: &str, vars: &Value) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana-automation");
         let mut command = Command::new(&self.ansible);
         command
             .arg(root.join("playbooks").join(playbook))
-            .args(["-i", "localhost,", "-e", &vars.to_string()])
+            .args(["-e", &vars.to_string()])
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.dir.path())
@@ -219,6 +226,58 @@ fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
             &state.changes[changes..]
         );
         assert_eq!(state.tokens, token_before);
+    }
+}
+
+/// Inventories that an operator may have for other machines; none of them is this play's business.
+const INVENTORIES: [(&str, &str); 3] = [
+    ("no inventory", ""),
+    (
+        "an inventory without localhost, of hosts that are reached by SSH as root",
+        "[web]\nweb1.invalid\n[all:vars]\nansible_connection=ssh\nansible_become=true\n\
+         ansible_become_method=su\nansible_host=127.0.0.1\nansible_port=1\n",
+    ),
+    (
+        "an inventory in which localhost is reached by SSH",
+        "localhost ansible_connection=ssh ansible_port=1\n",
+    ),
+];
+
+#[test]
+fn both_playbooks_run_on_this_machine_whatever_inventory_there_is() {
+    if ansibles().is_empty() {
+        println!("skipped: ansible-playbook is not installed");
+    }
+    for (n, ansible) in ansibles().into_iter().enumerate() {
+        // A second Ansible has the first case alone: each costs two runs of a playbook.
+        let cases = if n == 0 { INVENTORIES.len() } else { 1 };
+        for (what, inventory) in INVENTORIES.into_iter().take(cases) {
+            let scene = Scene::with(ansible.clone());
+            let file = scene.dir.path().join("inventory");
+            fs::write(&file, inventory).expect("an inventory");
+            let on_this_machine = |playbook: &str, vars: &Value| {
+                let mut command = scene.command_without_inventory(playbook, vars);
+                if !inventory.is_empty() {
+                    command.env("ANSIBLE_INVENTORY", &file);
+                }
+                let output = run(&mut command);
+                assert!(output.status.success(), "{what}: {}", text(&output));
+            };
+            scene.campaign("acme", "one");
+            on_this_machine("create_grafana_resources.yml", &names("acme", "one"));
+            {
+                let state = scene.double.state();
+                assert!(state.team_id("acme").is_some(), "{what}: nothing is made");
+                assert_served(&state, "acme", "one");
+            }
+            assert_marked(&scene, "acme", "one");
+
+            let vars = json!({"company_name": "acme", "confirm_delete": "yes"});
+            on_this_machine("delete_grafana_resources.yml", &vars);
+            let state = scene.double.state();
+            assert_eq!(state.team_id("acme"), None, "{what}: nothing is deleted");
+            assert_eq!(state.folder_uid("acme"), None, "{what}");
+        }
     }
 }
 

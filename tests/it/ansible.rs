@@ -385,6 +385,55 @@ fn what_is_there_already_is_kept_and_closed_to_others() {
     assert_eq!(source["jsonData"]["maxSeries"], 5000);
 }
 
+/// Runs the create playbook with `GRAFANA_INFLUXDB_URL` as given.
+fn created_with_url(scene: &Scene, campaign: &str, url: Option<&str>) -> String {
+    scene.campaign("acme", campaign);
+    let mut command = scene.command("create_grafana_resources.yml", &names("acme", campaign));
+    match url {
+        Some(url) => command.env("GRAFANA_INFLUXDB_URL", url),
+        None => command.env_remove("GRAFANA_INFLUXDB_URL"),
+    };
+    let output = run(&mut command);
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
+}
+
+#[test]
+fn a_data_source_keeps_its_url_unless_the_environment_names_one() {
+    let Some(scene) = Scene::new() else { return };
+    let url = || scene.double.state().data_sources["influxdb_acme"].0["url"].clone();
+    // As the old way made it: Grafana's container reaches InfluxDB by a name that this machine does not know.
+    let source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
+        "url": "http://influxdb-old:8086/", "version": 3,
+        "jsonData": {"version": "Flux", "organization": ORG, "defaultBucket": "acme"}});
+    let secrets = json!({"token": ADMIN_TOKEN});
+    scene
+        .double
+        .state()
+        .add_data_source("influxdb_acme", source, secrets);
+    created_with_url(&scene, "one", None);
+    assert_eq!(url(), "http://influxdb-old:8086/");
+    let again = created_with_url(&scene, "one", Some(" "));
+    assert_eq!(url(), "http://influxdb-old:8086/", "with a space");
+    assert!(again.contains("changed=0"), "{again}");
+    created_with_url(&scene, "one", Some("http://influxdb:8086/"));
+    assert_eq!(url(), "http://influxdb:8086");
+
+    // One without a URL, and one that is not there, get the address that this machine uses.
+    scene
+        .double
+        .state()
+        .data_sources
+        .get_mut("influxdb_acme")
+        .expect("the data source")
+        .0["url"] = json!("");
+    created_with_url(&scene, "one", None);
+    assert_eq!(url(), scene.double.url);
+    scene.double.state().data_sources.clear();
+    created_with_url(&scene, "one", None);
+    assert_eq!(url(), scene.double.url);
+}
+
 /// The secrets of an older installation's data source; none of them may reach InfluxDB any more.
 const OLD_SECRETS: [&str; 6] = [
     "read-write-1",

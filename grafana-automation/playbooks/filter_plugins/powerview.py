@@ -127,7 +127,7 @@ def data_source(wanted, before, token=""):
         "uid": before.get("uid") or wanted["uid"],
         "type": "influxdb",
         "access": "proxy",
-        "url": wanted["url"],
+        "url": wanted["url"] or before.get("url") or wanted["default_url"],
         "isDefault": bool(before.get("isDefault")),
         # Grafana's data source proxy would send these to InfluxDB.
         "user": "",

@@ -9,7 +9,9 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::grafana_double::{ADMIN_TOKEN, Double, ORG, PASSWORD, State, USER};
+use crate::grafana_double::{
+    ADMIN_TOKEN, Double, ORG, PASSWORD, State, USER, headers_of_a_query, sign_in_of_the_proxy,
+};
 use crate::real_influx::RealInflux;
 use crate::skipped::skipped;
 
@@ -65,11 +67,18 @@ impl Scene {
     }
 
     pub fn command(&self, playbook: &str, vars: &Value) -> Command {
+        let mut command = self.command_without_inventory(playbook, vars);
+        command.args(["-i", "localhost,"]);
+        command
+    }
+
+    /// The playbook as the old hook starts it, which passes no `-i`.
+    fn command_without_inventory(&self, playbook: &str, vars: &Value) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana-automation");
         let mut command = Command::new(&self.ansible);
         command
             .arg(root.join("playbooks").join(playbook))
-            .args(["-i", "localhost,", "-e", &vars.to_string()])
+            .args(["-e", &vars.to_string()])
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.dir.path())
@@ -220,6 +229,55 @@ fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
     }
 }
 
+/// Inventories that an operator may have for other machines; none of them is this play's business.
+const INVENTORIES: [(&str, &str); 3] = [
+    ("no inventory", ""),
+    (
+        "an inventory without localhost, of hosts that are reached by SSH as root",
+        "[web]\nweb1.invalid\n[all:vars]\nansible_connection=ssh\nansible_become=true\n\
+         ansible_become_method=su\nansible_host=127.0.0.1\nansible_port=1\n",
+    ),
+    (
+        "an inventory in which localhost is reached by SSH",
+        "localhost ansible_connection=ssh ansible_port=1\n",
+    ),
+];
+
+#[test]
+fn both_playbooks_run_on_this_machine_whatever_inventory_there_is() {
+    for (n, ansible) in ansibles().into_iter().enumerate() {
+        // A second Ansible has the first case alone: each costs two runs of a playbook.
+        let cases = if n == 0 { INVENTORIES.len() } else { 1 };
+        for (what, inventory) in INVENTORIES.into_iter().take(cases) {
+            let scene = Scene::with(ansible.clone());
+            let file = scene.dir.path().join("inventory");
+            fs::write(&file, inventory).expect("an inventory");
+            let on_this_machine = |playbook: &str, vars: &Value| {
+                let mut command = scene.command_without_inventory(playbook, vars);
+                if !inventory.is_empty() {
+                    command.env("ANSIBLE_INVENTORY", &file);
+                }
+                let output = run(&mut command);
+                assert!(output.status.success(), "{what}: {}", text(&output));
+            };
+            scene.campaign("acme", "one");
+            on_this_machine("create_grafana_resources.yml", &names("acme", "one"));
+            {
+                let state = scene.double.state();
+                assert!(state.team_id("acme").is_some(), "{what}: nothing is made");
+                assert_served(&state, "acme", "one");
+            }
+            assert_marked(&scene, "acme", "one");
+
+            let vars = json!({"company_name": "acme", "confirm_delete": "yes"});
+            on_this_machine("delete_grafana_resources.yml", &vars);
+            let state = scene.double.state();
+            assert_eq!(state.team_id("acme"), None, "{what}: nothing is deleted");
+            assert_eq!(state.folder_uid("acme"), None, "{what}");
+        }
+    }
+}
+
 /// Breaks off after the n-th change, for each n with this remainder (two tests share the work of one).
 fn broken_off_after(remainder: usize) {
     let Some(whole) = Scene::new() else { return };
@@ -290,10 +348,7 @@ fn what_is_there_already_is_kept_and_closed_to_others() {
         let source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
             "url": "http://old:8086", "version": 3, "isDefault": true,
             "jsonData": {"version": "Flux", "organization": ORG, "defaultBucket": "acme", "maxSeries": 5000}});
-        state.data_sources.insert(
-            "influxdb_acme".into(),
-            (source, json!({"token": ADMIN_TOKEN})),
-        );
+        state.add_data_source("influxdb_acme", source, json!({"token": ADMIN_TOKEN}));
     }
     scene.created("acme", "one");
     scene.created("acme", "two");
@@ -323,6 +378,245 @@ fn what_is_there_already_is_kept_and_closed_to_others() {
         (&json!("src"), &json!(true))
     );
     assert_eq!(source["jsonData"]["maxSeries"], 5000);
+}
+
+/// Runs the create playbook with `GRAFANA_INFLUXDB_URL` as given.
+fn created_with_url(scene: &Scene, campaign: &str, url: Option<&str>) -> String {
+    scene.campaign("acme", campaign);
+    let mut command = scene.command("create_grafana_resources.yml", &names("acme", campaign));
+    match url {
+        Some(url) => command.env("GRAFANA_INFLUXDB_URL", url),
+        None => command.env_remove("GRAFANA_INFLUXDB_URL"),
+    };
+    let output = run(&mut command);
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
+}
+
+#[test]
+fn a_data_source_keeps_its_url_unless_the_environment_names_one() {
+    let Some(scene) = Scene::new() else { return };
+    let url = || scene.double.state().data_sources["influxdb_acme"].0["url"].clone();
+    // As the old way made it: Grafana's container reaches InfluxDB by a name that this machine does not know.
+    let source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
+        "url": "http://influxdb-old:8086/", "version": 3,
+        "jsonData": {"version": "Flux", "organization": ORG, "defaultBucket": "acme"}});
+    let secrets = json!({"token": ADMIN_TOKEN});
+    scene
+        .double
+        .state()
+        .add_data_source("influxdb_acme", source, secrets);
+    created_with_url(&scene, "one", None);
+    assert_eq!(url(), "http://influxdb-old:8086/");
+    let again = created_with_url(&scene, "one", Some(" "));
+    assert_eq!(url(), "http://influxdb-old:8086/", "with a space");
+    assert!(again.contains("changed=0"), "{again}");
+    created_with_url(&scene, "one", Some("http://influxdb:8086/"));
+    assert_eq!(url(), "http://influxdb:8086");
+
+    // One without a URL, and one that is not there, get the address that this machine uses.
+    scene
+        .double
+        .state()
+        .data_sources
+        .get_mut("influxdb_acme")
+        .expect("the data source")
+        .0["url"] = json!("");
+    created_with_url(&scene, "one", None);
+    assert_eq!(url(), scene.double.url);
+    scene.double.state().data_sources.clear();
+    created_with_url(&scene, "one", None);
+    assert_eq!(url(), scene.double.url);
+}
+
+/// The secrets of an older installation's data source; none of them may reach InfluxDB any more.
+const OLD_SECRETS: [&str; 6] = [
+    "read-write-1",
+    "read-write-2",
+    "read-write-3",
+    "password-1",
+    "password-2",
+    "aws-1",
+];
+
+/// Puts a data source with these settings and secrets there, runs the create playbook, and returns what became of it.
+fn taken_over(scene: &Scene, settings: Value, json_data: Value, secrets: Value) -> (Value, Value) {
+    let mut source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
+        "url": "http://influxdb:8086", "version": 3});
+    let mut all =
+        json!({"version": "Flux", "organization": ORG, "defaultBucket": "acme", "maxSeries": 5000});
+    for (target, more) in [(&mut source, settings), (&mut all, json_data)] {
+        let more = more.as_object().expect("an object").clone();
+        target.as_object_mut().expect("an object").extend(more);
+    }
+    source["jsonData"] = all;
+    scene
+        .double
+        .state()
+        .add_data_source("influxdb_acme", source, secrets);
+    scene.created("acme", "one");
+    {
+        let state = scene.double.state();
+        assert_served(&state, "acme", "one");
+        let (source, secrets) = &state.data_sources["influxdb_acme"];
+        let token = secrets["token"].as_str().expect("a token");
+        let sent = headers_of_a_query(source, secrets);
+        assert_eq!(sent["authorization"], format!("Token {token}"), "{source}");
+        let proxied = sign_in_of_the_proxy(source, secrets);
+        assert_eq!(proxied.1, "", "a password goes out with {}", proxied.0);
+        assert_eq!(proxied.0, "");
+        let stored = secrets.to_string();
+        for secret in OLD_SECRETS.iter().chain([&ADMIN_TOKEN]) {
+            assert!(!stored.contains(secret), "{secret} is still stored");
+        }
+        assert_eq!(source["jsonData"]["maxSeries"], 5000);
+    }
+    scene.double.state().data_sources["influxdb_acme"].clone()
+}
+
+#[test]
+fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() {
+    let Some(scene) = Scene::new() else { return };
+
+    // The only header.
+    let (source, _) = taken_over(
+        &scene,
+        json!({}),
+        json!({"httpHeaderName1": "Authorization"}),
+        json!({"token": ADMIN_TOKEN, "httpHeaderValue1": "Token read-write-1"}),
+    );
+    let names_of = |source: &Value| {
+        let data = source["jsonData"].as_object().expect("an object").clone();
+        let names = data
+            .into_iter()
+            .filter(|(key, _)| key.starts_with("httpHeader"));
+        names.collect::<serde_json::Map<_, _>>()
+    };
+    assert!(names_of(&source).is_empty(), "{source}");
+
+    // In any letter case, before, between and behind others: those are sent with their own secrets, as they were before.
+    let (source, secrets) = taken_over(
+        &scene,
+        json!({}),
+        json!({"httpHeaderName1": "AUTHORIZATION", "httpHeaderName2": "X-Org", "httpHeaderName3": "authorization",
+            "httpHeaderName4": "X-Site", "httpHeaderName5": "aUTHORIZATION"}),
+        json!({"token": ADMIN_TOKEN, "httpHeaderValue1": "Token read-write-1", "httpHeaderValue2": "org-secret",
+            "httpHeaderValue3": "Token read-write-2", "httpHeaderValue4": "site-secret",
+            "httpHeaderValue5": "Token read-write-3"}),
+    );
+    let sent = headers_of_a_query(&source, &secrets);
+    assert_eq!(
+        (sent["x-org"].as_str(), sent["x-site"].as_str()),
+        ("org-secret", "site-secret")
+    );
+    for (name, value) in &sent {
+        assert!(
+            ["authorization", "x-org", "x-site"].contains(&name.as_str()) || value.is_empty(),
+            "{name}: {value}"
+        );
+    }
+    assert!(
+        source["jsonData"].get("httpHeaderName5").is_none(),
+        "{source}"
+    );
+    let again = text(&scene.create("acme", "one"));
+    assert!(again.contains("changed=0"), "{again}");
+
+    // Behind a gap Grafana sends nothing, until somebody fills the gap.
+    let (source, secrets) = taken_over(
+        &scene,
+        json!({}),
+        json!({"httpHeaderName1": "X-Org", "httpHeaderName3": "Authorization", "httpHeaderName12": "Authorization"}),
+        json!({"token": ADMIN_TOKEN, "httpHeaderValue1": "org-secret", "httpHeaderValue3": "Token read-write-1",
+            "httpHeaderValue12": "Token read-write-2"}),
+    );
+    assert_eq!(
+        Value::Object(names_of(&source)),
+        json!({"httpHeaderName1": "X-Org"})
+    );
+    assert_eq!(headers_of_a_query(&source, &secrets)["x-org"], "org-secret");
+
+    // A name that was taken away by hand, whose secret is still there.
+    let (_, secrets) = taken_over(
+        &scene,
+        json!({}),
+        json!({}),
+        json!({"token": ADMIN_TOKEN, "httpHeaderValue1": "Token read-write-1"}),
+    );
+    assert_eq!(secrets["httpHeaderValue1"], "");
+
+    // Headers of another purpose alone: nothing is changed in them.
+    let (source, secrets) = taken_over(
+        &scene,
+        json!({}),
+        json!({"httpHeaderName1": "X-Org", "httpHeaderName2": "X-Authorization-Realm"}),
+        json!({"token": ADMIN_TOKEN, "httpHeaderValue1": "org-secret", "httpHeaderValue2": "realm"}),
+    );
+    assert_eq!(
+        Value::Object(names_of(&source)),
+        json!({"httpHeaderName1": "X-Org", "httpHeaderName2": "X-Authorization-Realm"})
+    );
+    let sent = headers_of_a_query(&source, &secrets);
+    assert_eq!(
+        (
+            sent["x-org"].as_str(),
+            sent["x-authorization-realm"].as_str()
+        ),
+        ("org-secret", "realm")
+    );
+}
+
+#[test]
+fn no_other_way_of_signing_in_is_left_in_the_data_source() {
+    let Some(scene) = Scene::new() else { return };
+    taken_over(
+        &scene,
+        json!({"user": "root", "withCredentials": true}),
+        json!({}),
+        json!({"token": ADMIN_TOKEN, "password": "password-1"}),
+    );
+    taken_over(
+        &scene,
+        json!({"basicAuth": true, "basicAuthUser": "root"}),
+        json!({"oauthPassThru": true}),
+        json!({"token": ADMIN_TOKEN, "basicAuthPassword": "password-2"}),
+    );
+    // A client's certificate is no token, and a server may ask for one.
+    let (source, secrets) = taken_over(
+        &scene,
+        json!({}),
+        json!({"sigV4Auth": true, "tlsAuth": true}),
+        json!({"token": ADMIN_TOKEN, "sigV4SecretKey": "aws-1", "tlsClientKey": "key"}),
+    );
+    assert_eq!(source["jsonData"].get("sigV4Auth"), None);
+    assert_eq!(
+        (&source["jsonData"]["tlsAuth"], &secrets["tlsClientKey"]),
+        (&json!(true), &json!("key"))
+    );
+
+    // The token is ours already: what somebody added later is taken out all the same.
+    let add = |change: fn(&mut Value, &mut Value)| {
+        let mut state = scene.double.state();
+        let (mut source, mut secrets) = state.data_sources["influxdb_acme"].clone();
+        change(&mut source, &mut secrets);
+        state.add_data_source("influxdb_acme", source, secrets);
+    };
+    let changes: [fn(&mut Value, &mut Value); 3] = [
+        |source, _| source["basicAuth"] = json!(true),
+        |source, _| source["user"] = json!("root"),
+        |_, secrets| secrets["password"] = json!("password-1"),
+    ];
+    for change in changes {
+        add(change);
+        scene.created("acme", "one");
+        let state = scene.double.state();
+        let (source, secrets) = &state.data_sources["influxdb_acme"];
+        assert_eq!(
+            (&source["basicAuth"], &source["user"]),
+            (&json!(false), &json!(""))
+        );
+        assert_eq!(secrets["password"].as_str().unwrap_or_default(), "");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::grafana::{self, Choice, View, panel, panels, queries, shipped};
 use crate::harness::samples;
 use crate::real_influx::RealInflux;
 use crate::skipped::{installed, skipped};
-use chrono::{DateTime, Datelike, Duration, NaiveDate, Timelike, Utc};
+use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime, Timelike, Utc};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -410,6 +410,37 @@ struct Channel {
     device: &'static str,
     name: &'static str,
     unit: &'static str,
+    /// Its place among the device's columns, from 1.
+    number: u32,
+}
+
+impl Channel {
+    /// A point as the script of December 2025 wrote it: without the tag `device`.
+    fn old_point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
+        let escaped = |text: &str| text.replace(' ', "\\ ");
+        let campaign = escaped(measurement);
+        let (kind, letter) = if self.device == self.master {
+            ("master", 'M')
+        } else {
+            ("slave", 'S')
+        };
+        let unit = match self.unit {
+            "" => String::new(),
+            unit => format!(",unit={unit}"),
+        };
+        format!(
+            "{campaign},campaign={campaign},channel_id={letter}{}_Ch{}_M{},channel_name={},channel_number={},\
+             channel_type={kind},device_master_sn={},device_sn={}{unit} value={value:?} {}\n",
+            self.device,
+            self.number,
+            self.master,
+            escaped(self.name),
+            self.number,
+            self.master,
+            self.device,
+            time.timestamp()
+        )
+    }
 }
 
 /// A campaign of two masters; what was measured is kept beside the files, so that expectations come from there.
@@ -481,11 +512,13 @@ fn campaign() -> Campaign {
                         unit,
                     );
                     text.push_str(&format!("\t{value}"));
+                    let same = channels[..=i].iter().filter(|c| c.0 == device);
                     let channel = Channel {
                         master,
                         device,
                         name,
                         unit,
+                        number: u32::try_from(same.count()).expect("few channels"),
                     };
                     made.points.entry(channel).or_default().push((time, value));
                 }
@@ -514,6 +547,33 @@ fn measured(channel: u32, row: u32, hour: u32, unit: &str) -> f64 {
 }
 
 impl Campaign {
+    /// The files with only those rows.
+    fn files_with(&self, keep: impl Fn(DateTime<Utc>) -> bool) -> Vec<(String, String)> {
+        let time = |line: &str| {
+            let stamp = line.split('\t').next().expect("a first cell");
+            NaiveDateTime::parse_from_str(stamp, "%d/%m/%y %H:%M:%S").map(|t| t.and_utc())
+        };
+        let part = |text: &str| {
+            let lines = text.lines().filter(|l| time(l).map_or(true, &keep));
+            lines.map(|l| format!("{l}\n")).collect()
+        };
+        self.files
+            .iter()
+            .map(|(path, text)| (path.clone(), part(text)))
+            .collect()
+    }
+
+    /// The rows of those times, as the script of December 2025 wrote them.
+    fn old_points(&self, keep: impl Fn(DateTime<Utc>) -> bool) -> String {
+        let mut lines = String::new();
+        for (channel, points) in &self.points {
+            for (time, value) in points.iter().filter(|p| keep(p.0)) {
+                lines.push_str(&channel.old_point("site été", *time, *value));
+            }
+        }
+        lines
+    }
+
     fn powers(&self) -> impl Iterator<Item = (&Channel, Vec<(DateTime<Utc>, f64)>)> {
         self.points
             .iter()
@@ -645,13 +705,188 @@ fn the_master_dashboard_shows_what_was_measured() {
         return;
     };
     let master = grafana::dashboard("master");
-    let all = View::of(&master, "acme", "site été", (FROM, TO), 1800);
+    shows_what_was_measured(&server, &master, &campaign);
+}
 
-    variables_offer_what_there_is(&server, &master, &all);
-    series_are_the_channels(&server, &master, &all, &campaign);
-    energies_are_integrated(&server, &master, &all, &campaign);
-    peaks_and_profiles(&server, &master, &all, &campaign);
-    choices_and_zones(&server, &master, &all, &campaign);
+fn shows_what_was_measured(server: &RealInflux, master: &Value, campaign: &Campaign) {
+    let all = View::of(master, "acme", "site été", (FROM, TO), 1800);
+    variables_offer_what_there_is(server, master, &all);
+    series_are_the_channels(server, master, &all, campaign);
+    energies_are_integrated(server, master, &all, campaign);
+    peaks_and_profiles(server, master, &all, campaign);
+    choices_and_zones(server, master, &all, campaign);
+}
+
+/// Which program wrote the points of an instant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum By {
+    Old,
+    Ours,
+    Both,
+}
+
+/// A mixture's name, and who wrote its n-th step.
+type Mixture = (&'static str, fn(i64) -> By);
+
+/// How points of both programs stand beside one another, half hour by half hour: no half hour is written in part by each,
+/// because the mean of such a one would depend on how many points each wrote.
+const MIXTURES: [Mixture; 4] = [
+    ("the old script first", |half_hour| {
+        if half_hour < 70 { By::Old } else { By::Ours }
+    }),
+    ("the old script last", |half_hour| {
+        if half_hour < 70 { By::Ours } else { By::Old }
+    }),
+    ("in turn", |half_hour| {
+        if half_hour % 2 == 0 {
+            By::Old
+        } else {
+            By::Ours
+        }
+    }),
+    ("all points by both", |_| By::Both),
+];
+
+/// The script of December 2025 wrote no tag `device`, so that each of its channels is a series of its own.
+#[test]
+fn the_master_dashboard_joins_the_points_of_the_old_script_and_ours() {
+    let campaign = campaign();
+    let master = grafana::dashboard("master");
+    for (what, by) in MIXTURES {
+        let by = |time: DateTime<Utc>| by((time - at(FROM)).num_minutes() / 30);
+        let ours = campaign.files_with(|t| by(t) != By::Old);
+        let Some((server, _dir)) = ingested(&ours, |_| ()) else {
+            return;
+        };
+        eprintln!("{what}");
+        server.write("acme", &campaign.old_points(|t| by(t) != By::Ours), "s");
+        shows_what_was_measured(&server, &master, &campaign);
+    }
+}
+
+/// One channel of 1 kW for six days, whoever wrote which of its points: 144 kWh, and 1 kW everywhere.
+#[test]
+fn a_kilowatt_for_six_days_is_144_kwh_whoever_wrote_the_points() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let channel = Channel {
+        master: MONO,
+        device: MONO,
+        name: "Voie1",
+        unit: "W",
+        number: 1,
+    };
+    let (from, days) = (at("2025-12-01T23:00:00Z"), 6);
+    let mixtures: [Mixture; 7] = [
+        ("ours", |_| By::Ours),
+        ("old", |_| By::Old),
+        ("old_first", |i| if i < 400 { By::Old } else { By::Ours }),
+        ("ours_first", |i| if i < 400 { By::Ours } else { By::Old }),
+        ("in_turn", |i| if i % 2 == 0 { By::Old } else { By::Ours }),
+        ("both", |_| By::Both),
+        ("overlap", |i| match i {
+            0..300 => By::Old,
+            300..500 => By::Both,
+            _ => By::Ours,
+        }),
+    ];
+    for (campaign, by) in mixtures {
+        let mut lines = String::new();
+        for i in 0..=days * 144 {
+            let old = channel.old_point(campaign, from + Duration::minutes(10 * i), 1000.0);
+            let ours = old.replace(
+                ",device_master_sn",
+                &format!(",device={MONO},device_master_sn"),
+            );
+            lines += &match by(i) {
+                By::Old => old,
+                By::Ours => ours,
+                By::Both => old + &ours,
+            };
+        }
+        server.write("acme", &lines, "s");
+
+        let stop = "2025-12-07T23:00:01Z";
+        let week = View::of(
+            &master,
+            "acme",
+            campaign,
+            ("2025-12-01T23:00:00Z", stop),
+            3600,
+        );
+        let long = View::of(
+            &master,
+            "acme",
+            campaign,
+            ("2025-09-01T00:00:00Z", stop),
+            3600,
+        );
+        for (view, wanted) in [(&week, 144.0), (&long, 144.0)] {
+            let what = format!("{campaign}, from {}", view.range.0);
+            let value = |kind: &str, title: &str| {
+                let found = view.value(&server, panel(&master, kind, title));
+                number(&found.unwrap_or_else(|| panic!("{what}: {title} shows nothing")))
+            };
+            let rows = |kind: &str, title: &str| view.rows(&server, panel(&master, kind, title));
+            near(value("stat", "Énergie"), wanted, &what);
+            near(value("stat", "Puissance moyenne"), 1000.0, &what);
+            near(value("stat", "Talon"), 1000.0, &what);
+            let peak = rows("stat", "Pointe de puissance et son heure");
+            near(number(&peak[0]["Pointe"]), 1000.0, &what);
+            assert_eq!(
+                at(&peak[0]["Heure"]),
+                from,
+                "{what}: the first of equal peaks"
+            );
+            for title in ["Énergie par voie (kWh)", "Énergie par phase (kWh)"] {
+                let found = rows("barchart", title);
+                assert_eq!(found.len(), 1, "{what}: {title}: {found:?}");
+                near(number(&found[0]["Énergie"]), wanted, &what);
+            }
+            let found = rows("table", "Bilan par voie");
+            assert_eq!(found.len(), 1, "{what}: {found:?}");
+            near(number(&found[0]["Énergie"]), wanted, &what);
+            near(number(&found[0]["Puissance moyenne"]), 1000.0, &what);
+            near(number(&found[0]["Pointe"]), 1000.0, &what);
+            assert_eq!(at(&found[0]["Heure de la pointe"]), from, "{what}");
+            for (kind, title) in [
+                ("barchart", "Profil journalier (W)"),
+                ("table", "Profil de la semaine (W)"),
+            ] {
+                for (column, cell) in rows(kind, title).iter().flatten() {
+                    if !["Heure", "Jour"].contains(&column.as_str()) {
+                        near(number(cell), 1000.0, &format!("{what}: {title}"));
+                    }
+                }
+            }
+
+            let of_days = view.series(
+                &server,
+                panel(&master, "timeseries", "Énergie par jour (kWh)"),
+            );
+            let [(_, of_days)] = &of_days[..] else {
+                panic!("{what}: {of_days:?}")
+            };
+            assert_eq!(of_days.len(), 6, "{what}: {of_days:?}");
+            for (_, energy) in of_days {
+                near(energy.expect("an energy"), 24.0, &what);
+            }
+            let lines = view.series(
+                &server,
+                panel(&master, "timeseries", "Consommation par voie (W)"),
+            );
+            let [(_, line)] = &lines[..] else {
+                panic!("{what}: {lines:?}")
+            };
+            let shown: Vec<_> = line.iter().filter_map(|p| p.1).collect();
+            assert_eq!(shown.len(), 145, "{what}: an hour each, and the last point");
+            shown.iter().for_each(|v| near(*v, 1000.0, &what));
+            let latest = view.value(&server, panel(&master, "stat", "Dernière mesure"));
+            assert_eq!(at(&latest.expect("a time")), from + Duration::days(days));
+        }
+    }
 }
 
 fn variables_offer_what_there_is(server: &RealInflux, master: &Value, all: &View) {

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::skipped::installed;
+use crate::skipped::{installed, skipped};
 
 const SECRETS: [&str; 3] = [
     "INFLUXDB_ADMIN_TOKEN",
@@ -587,6 +588,202 @@ fn the_readme_s_table_has_every_variable() {
         })
         .collect();
     assert_eq!(rows, variables_of_the_sample());
+}
+
+/// The shell commands of one numbered step of the README's installation.
+fn commands_of_step(title: &str) -> Vec<String> {
+    let readme = read("README.md");
+    let step = readme.split_once(title).expect("the step").1;
+    let block = step.split_once("```sh\n").expect("commands").1;
+    let block = block.split_once("```").expect("an end of the commands").0;
+    block.lines().map(str::to_owned).collect()
+}
+
+/// The README's commands that set owners and modes below `/srv/powerview`.
+fn commands_for_rights() -> Vec<String> {
+    let sets_rights = |line: &String| {
+        let sets = ["chown ", "chmod ", "find "];
+        sets.iter().any(|s| line.starts_with(s)) && line.contains("/srv/powerview")
+    };
+    let mut commands = commands_of_step("### 3. `.env`");
+    commands.retain(|line| line.contains(" .env.sample .env"));
+    commands.extend(
+        commands_of_step("### 4. Folders and rights")
+            .into_iter()
+            .filter(sets_rights),
+    );
+    commands
+}
+
+/// Every file below a folder, and the folders themselves.
+fn everything_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![folder.to_owned()];
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(everything_below(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Whether a process of this user and group, and of no other group, can read a file or list a folder.
+fn can_read(path: &Path, uid: u32, gid: u32) -> bool {
+    let reads = Command::new(if path.is_dir() { "ls" } else { "cat" })
+        .arg(path)
+        .uid(uid)
+        .gid(gid)
+        .output()
+        .expect("the reader starts");
+    reads.status.success()
+}
+
+/// Whether such a process can change a file, or what is in a folder.
+fn can_write(path: &Path, uid: u32, gid: u32) -> bool {
+    let writes = Command::new("test")
+        .arg("-w")
+        .arg(path)
+        .uid(uid)
+        .gid(gid)
+        .status();
+    writes.expect("test starts").success()
+}
+
+#[test]
+fn grafana_reads_what_compose_mounts_and_no_secret_after_the_readme_s_commands() {
+    let user = Command::new("id").arg("-u").output().expect("id starts");
+    if user.stdout != b"0\n" {
+        return skipped("root", "run the tests as root: owners are set");
+    }
+    // In its container Grafana has no other group than root's.
+    const GRAFANA: (u32, u32) = (472, 0);
+    // Debian's "daemon" stands for the group sftpgo, which is not everywhere.
+    const SFTPGO: (u32, u32) = (65_533, 1);
+    let compose: serde_json::Value =
+        serde_yaml_ng::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
+    let volumes = compose["services"].as_object().expect("services").values();
+    let mounted: Vec<String> = volumes
+        .flat_map(|service| service["volumes"].as_array().into_iter().flatten())
+        .filter_map(|volume| {
+            let source = volume.as_str().expect("a short volume").split(':').next()?;
+            source.strip_prefix("./").map(str::to_owned)
+        })
+        .collect();
+    assert!(mounted.len() >= 4, "{mounted:?}");
+    let commands = commands_for_rights();
+    assert!(commands.len() >= 3, "{commands:?}");
+
+    for umask in ["022", "027", "077"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+        let base = dir.path().join("powerview");
+        let files = "README.md compose.yaml .env.sample on-upload.sh tsv_parser.py deploy grafana-automation";
+        let sh = |script: &str| {
+            let output = Command::new("sh")
+                .args(["-euc", script])
+                .current_dir(&base)
+                .output();
+            let output = output.expect("sh starts");
+            assert!(output.status.success(), "{script}: {}", text(&output));
+        };
+        let copied = Command::new("sh")
+            .args([
+                "-euc",
+                &format!("umask {umask}; mkdir \"$0\"; cp -R {files} \"$0\""),
+            ])
+            .arg(&base)
+            .current_dir(root())
+            .output()
+            .expect("sh starts");
+        assert!(copied.status.success(), "{}", text(&copied));
+        // Copies of .env that editors and people leave behind hold the same secrets, and the address of the repository
+        // may hold a password.
+        fs::write(base.join(".env.old"), "INFLUXDB_ADMIN_TOKEN=secret\n").expect("a file");
+        fs::create_dir(base.join(".git")).expect("a folder");
+        fs::write(
+            base.join(".git/config"),
+            "url = https://me:secret@example.org/\n",
+        )
+        .expect("a file");
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "").expect("a file");
+        fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).expect("a mode");
+        std::os::unix::fs::symlink(&outside, base.join("link")).expect("a link");
+
+        for command in &commands {
+            let here = command
+                .replace("/srv/powerview", &base.display().to_string())
+                .replace(":sftpgo", ":daemon")
+                .replace("-g sftpgo", "-g daemon");
+            sh(&format!("umask {umask}; {here}"));
+        }
+
+        for path in &mounted {
+            let all = everything_below(&base.join(path));
+            assert!(all.len() > 1, "{path} is empty");
+            for file in all {
+                let what = format!("{} with umask {umask}", file.display());
+                assert!(
+                    can_read(&file, GRAFANA.0, GRAFANA.1),
+                    "Grafana cannot read {what}"
+                );
+                assert!(
+                    !can_write(&file, GRAFANA.0, GRAFANA.1),
+                    "Grafana can change {what}"
+                );
+            }
+        }
+        for secret in [".env", ".env.old"] {
+            let secret = base.join(secret);
+            let what = format!("{} with umask {umask}", secret.display());
+            assert!(
+                !can_read(&secret, GRAFANA.0, GRAFANA.1),
+                "Grafana reads {what}"
+            );
+            assert!(
+                can_read(&secret, SFTPGO.0, SFTPGO.1),
+                "the hook cannot read {what}"
+            );
+        }
+        for (uid, gid) in [GRAFANA, SFTPGO] {
+            assert!(
+                !can_read(&base.join(".git/config"), uid, gid),
+                "with umask {umask}"
+            );
+        }
+        fs::remove_dir_all(base.join(".git")).expect("a folder");
+        for file in everything_below(&base).iter().filter(|f| !f.is_symlink()) {
+            let what = format!("{} with umask {umask}", file.display());
+            assert!(
+                can_read(file, SFTPGO.0, SFTPGO.1),
+                "the hook cannot read {what}"
+            );
+            assert!(
+                !can_write(file, SFTPGO.0, SFTPGO.1),
+                "the hook can change {what}"
+            );
+        }
+        let hook = fs::metadata(base.join("on-upload.sh")).expect("the hook");
+        assert_eq!(
+            hook.permissions().mode() & 0o777,
+            0o755,
+            "with umask {umask}"
+        );
+        let compose = fs::metadata(base.join("compose.yaml")).expect("a file");
+        assert_eq!(
+            compose.permissions().mode() & 0o777,
+            0o644,
+            "with umask {umask}"
+        );
+        let outside = fs::metadata(&outside).expect("a file");
+        assert_eq!(
+            outside.permissions().mode() & 0o777,
+            0o600,
+            "a link was followed"
+        );
+    }
 }
 
 #[test]

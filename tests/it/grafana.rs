@@ -2,6 +2,7 @@
 //! in by the browser, `v.…` by the data source, and the answer's tables become series or table rows.
 
 use crate::real_influx::{RealInflux, Table};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -232,6 +233,11 @@ impl View {
                     assert!(
                         labels.is_empty(),
                         "Grafana would write {labels:?} behind the name {name}"
+                    );
+                    let time = |t: &str| t.parse::<DateTime<Utc>>().expect("a time");
+                    assert!(
+                        points.is_sorted_by(|a, b| time(&a.0) < time(&b.0)),
+                        "Grafana would draw the line {name} back in time"
                     );
                     (name, points)
                 }

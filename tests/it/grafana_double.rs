@@ -79,6 +79,33 @@ impl State {
         self.folders.insert(uid.into(), (title.into(), rights));
     }
 
+    /// Stores a data source, and returns it as Grafana shows it: of secrets only the names, of empty ones not even these.
+    pub fn add_data_source(&mut self, name: &str, mut shown: Value, secrets: Value) -> Value {
+        let stored = secrets.as_object().expect("secrets by name");
+        let fields = stored
+            .iter()
+            .filter(|(_, secret)| **secret != "")
+            .map(|(key, _)| (key.clone(), json!(true)))
+            .collect();
+        let source = shown.as_object_mut().expect("an object");
+        source.remove("secureJsonData");
+        source.insert("secureJsonFields".into(), Value::Object(fields));
+        for (key, empty) in [
+            ("user", json!("")),
+            ("database", json!("")),
+            ("basicAuth", json!(false)),
+            ("basicAuthUser", json!("")),
+            ("withCredentials", json!(false)),
+        ] {
+            if source.get(key).is_none_or(Value::is_null) {
+                source.insert(key.into(), empty);
+            }
+        }
+        self.data_sources
+            .insert(name.into(), (shown.clone(), secrets));
+        shown
+    }
+
     pub fn add_dashboard(&mut self, uid: &str, folder: &str, mut model: Value) {
         model["id"] = json!(self.id());
         model["uid"] = json!(uid);
@@ -380,6 +407,15 @@ fn grafana(
                 return message(404, "Data source not found");
             };
             let (old, secrets) = state.data_sources[&name].clone();
+            let mut body = body.clone();
+            // Of the columns of its table Grafana leaves this one alone where the request has it empty.
+            if body["basicAuthUser"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty()
+            {
+                body["basicAuthUser"] = old["basicAuthUser"].clone();
+            }
             if body["version"].as_u64() < old["version"].as_u64() {
                 return message(
                     409,
@@ -387,7 +423,7 @@ fn grafana(
                 );
             }
             let version = old["version"].as_u64().unwrap_or(0) + 1;
-            save_data_source(state, &name, body, secrets, version)
+            save_data_source(state, &name, &body, secrets, version)
         }
         (Delete, ["datasources", "uid", uid]) => {
             let before = state.data_sources.len();
@@ -441,6 +477,8 @@ fn save_dashboard(state: &mut State, body: &Value) -> Answer {
     (200, json!({"uid": uid, "status": "success", "version": 1}))
 }
 
+/// As Grafana's data source service does: secrets of the request are put over the stored ones, so that one is erased only
+/// by an empty text, and what the request leaves out of the settings is empty afterwards.
 fn save_data_source(
     state: &mut State,
     name: &str,
@@ -451,25 +489,55 @@ fn save_data_source(
     if body["type"] != "influxdb" || body["access"] != "proxy" || !body["jsonData"].is_object() {
         return message(400, "bad request data");
     }
-    if body["secureJsonData"].is_object() {
-        secrets = body["secureJsonData"].clone();
+    if !secrets.is_object() {
+        secrets = json!({});
+    }
+    for (key, secret) in body["secureJsonData"].as_object().into_iter().flatten() {
+        secrets[key] = secret.clone();
     }
     let mut shown = body.clone();
-    shown
-        .as_object_mut()
-        .expect("an object")
-        .remove("secureJsonData");
     shown["id"] = json!(state.id());
     shown["version"] = json!(version);
     shown["readOnly"] = json!(false);
-    shown["secureJsonFields"] = json!({"token": secrets["token"].is_string()});
-    state
-        .data_sources
-        .insert(name.into(), (shown.clone(), secrets));
+    let shown = state.add_data_source(name, shown, secrets);
     (
         200,
         json!({"datasource": shown, "id": shown["id"], "message": "Datasource added", "name": name}),
     )
+}
+
+/// What Grafana sends to InfluxDB with a Flux query through this data source: its token, over which custom headers are
+/// put. They are read by number, up to the first number without a name, and sent where a secret is stored, even an empty one.
+pub fn headers_of_a_query(source: &Value, secrets: &Value) -> BTreeMap<String, String> {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let token = format!("Token {}", text(&secrets["token"]));
+    let mut headers = BTreeMap::from([("authorization".to_owned(), token)]);
+    let json_data = &source["jsonData"];
+    for n in 1.. {
+        let name = text(&json_data[format!("httpHeaderName{n}")]);
+        if name.is_empty() {
+            break;
+        }
+        let secret = &secrets[format!("httpHeaderValue{n}")];
+        if secret.is_string() {
+            headers.insert(name.to_lowercase(), text(secret));
+        }
+    }
+    if json_data["oauthPassThru"] == true {
+        headers.insert("authorization".into(), "Bearer of-the-viewer".into());
+    }
+    headers
+}
+
+/// User and password that Grafana's data source proxy sends to InfluxDB for every viewer.
+pub fn sign_in_of_the_proxy(source: &Value, secrets: &Value) -> (String, String) {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    if source["basicAuth"] == true {
+        let password = text(&secrets["basicAuthPassword"]);
+        (text(&source["basicAuthUser"]), password)
+    } else {
+        (text(&source["user"]), text(&secrets["password"]))
+    }
 }
 
 fn influxdb(

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import sys
 import unicodedata
@@ -62,34 +63,90 @@ def only_team_views(permissions, team_id):
     return p.get("teamId") == int(team_id) and p.get("permission") == VIEW and not p.get("role") and not p.get("userId")
 
 
+# Keeps the place of a removed header: Grafana reads httpHeaderName1, 2, ... up to the first one that is missing, and the
+# headers behind it cannot move up, because their secret values cannot be read back.
+REMOVED_HEADER = "X-PowerView-Removed"
+# Settings by which Grafana signs a request in another way than with the data source's token, and their secrets.
+OTHER_SIGN_IN = ("oauthPassThru", "sigV4Auth")
+OTHER_SECRETS = ("basicAuthPassword", "password", "sigV4AccessKey", "sigV4SecretKey")
+
+
+def _is_kept_header(name):
+    return isinstance(name, str) and name.strip().lower() not in ("", "authorization", REMOVED_HEADER.lower())
+
+
+def without_other_sign_in(json_data):
+    """A data source's jsonData without what makes Grafana send something else than its token.
+
+    A custom header "Authorization" replaces the token in every request to InfluxDB.
+    """
+    kept = {key: value for key, value in json_data.items() if key not in OTHER_SIGN_IN}
+    sent = ["httpHeaderName%d" % (n + 1) for n in range(len(kept))]
+    sent = list(itertools.takewhile(kept.get, sent))
+    # Up to the last header that stays, all that Grafana sends must keep their numbers.
+    while sent and not _is_kept_header(kept[sent[-1]]):
+        sent.pop()
+    for key in [key for key in kept if key.startswith("httpHeaderName") and not _is_kept_header(kept[key])]:
+        if key in sent:
+            kept[key] = REMOVED_HEADER
+        else:
+            del kept[key]
+    return kept
+
+
+def secrets_to_erase(json_data, secure_fields):
+    """The names of stored secrets that nothing may send any more; `json_data` is the new one."""
+    headers = "httpHeaderValue"
+    stored = sorted(name for name, is_set in (secure_fields or {}).items() if is_set)
+    return [
+        name
+        for name in stored
+        if name in OTHER_SECRETS
+        or name.startswith(headers)
+        and not _is_kept_header(json_data.get("httpHeaderName" + name[len(headers) :]))
+    ]
+
+
 def data_source(wanted, before, token=""):
-    """The data source as Grafana is to have it; what somebody set there besides (`before`) stays."""
+    """The data source as Grafana is to have it; what else is set there (`before`) stays, except other tokens.
+
+    Grafana adds the secrets that it has to those of the request: one is erased by sending an empty text for it.
+    """
+    json_data = dict(
+        without_other_sign_in(before.get("jsonData") or {}),
+        version="Flux",
+        organization=wanted["organization"],
+        defaultBucket=wanted["bucket"],
+        powerviewTokenId=wanted["token_id"],
+    )
+    secrets = {name: "" for name in secrets_to_erase(json_data, before.get("secureJsonFields"))}
+    if token:
+        secrets["token"] = token
     body = {
         "name": wanted["name"],
         "uid": before.get("uid") or wanted["uid"],
         "type": "influxdb",
         "access": "proxy",
-        "url": wanted["url"],
+        "url": wanted["url"] or before.get("url") or wanted["default_url"],
         "isDefault": bool(before.get("isDefault")),
+        # Grafana's data source proxy would send these to InfluxDB.
+        "user": "",
+        "basicAuth": False,
+        "withCredentials": False,
         # Grafana refuses (409) to overwrite what somebody else changed since we looked.
         "version": int(before.get("version") or 0),
-        "jsonData": dict(
-            before.get("jsonData") or {},
-            version="Flux",
-            organization=wanted["organization"],
-            defaultBucket=wanted["bucket"],
-            powerviewTokenId=wanted["token_id"],
-        ),
+        "jsonData": json_data,
     }
-    if token:
-        body["secureJsonData"] = {"token": token}
+    if secrets:
+        body["secureJsonData"] = secrets
     return body
 
 
 def is_data_source(wanted, before):
     """Whether the data source is already as it should be."""
     body = data_source(wanted, before)
-    return all(before.get(key) == body[key] for key in ("type", "access", "url", "jsonData"))
+    same = all(before.get(key) == body[key] for key in ("type", "access", "url", "jsonData"))
+    return same and "secureJsonData" not in body and not any(before.get(key) for key in ("user", "basicAuth", "withCredentials"))
 
 
 def reads_only(authorization, bucket_id):

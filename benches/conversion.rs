@@ -3,10 +3,10 @@
 //!     cargo bench --bench conversion
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use powerview::batch::{Batch, BatchBuilder, Shape, compressed};
-use powerview::line_protocol::{Prefix, append_row};
+use powerview::data_dir::Campaign;
 use powerview::logger_file::LoggerFile;
-use powerview::names::Campaign;
+use powerview::points::{Batch, BatchBuilder, Shape, compressed};
+use powerview::points::{Prefix, append_row};
 use powerview::time_zone::{FileZones, ZoneDatabase};
 use std::ffi::OsStr;
 use std::fmt::Write as _;

@@ -289,7 +289,7 @@ fn bodies(binary: &Path, dir: &Path, devices: usize, files: usize, rows: usize) 
     let mut bodies = Vec::new();
     while lines.peek().is_some() {
         let body: Vec<u8> = lines.by_ref().take(per_body).flatten().copied().collect();
-        bodies.push(powerview::batch::compressed(&body).expect("memory"));
+        bodies.push(powerview::points::compressed(&body).expect("memory"));
     }
     bodies
 }

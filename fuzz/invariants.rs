@@ -1,8 +1,8 @@
 // What holds for any bytes. Shared by the fuzz targets and by the test that replays their corpus.
 
-use powerview::line_protocol::{Prefix, append_row};
+use powerview::data_dir::Campaign;
 use powerview::logger_file::{LoggerFile, Role, Tally};
-use powerview::names::Campaign;
+use powerview::points::{Prefix, append_row};
 use powerview::time_zone::FileZones;
 use std::collections::HashMap;
 use std::ffi::OsStr;

@@ -4,34 +4,19 @@
 //! `line_protocol` -> `batch`) -> `courier` -> `sink`; and from `device` -> `ledger` (`report`, `meta`) -> exit code.
 #![deny(unsafe_code)]
 
-pub mod app;
-pub mod batch;
-pub mod check;
 pub mod cli;
+pub mod commands;
 pub mod config;
-pub mod courier;
-pub mod device;
-pub mod environment;
-pub mod exit;
-pub mod folder;
-pub mod heartbeat;
-pub mod ingest;
-pub mod ledger;
-pub mod line_protocol;
-pub mod log;
+pub mod data_dir;
+pub mod exit_code;
 pub mod logger_file;
-pub mod machine_zone;
-pub mod meta;
-pub mod names;
-pub mod progress;
-pub mod queue;
+pub mod logging;
+pub mod pipeline;
+pub mod points;
 pub mod report;
-pub mod report_writer;
-pub mod run;
-pub mod shown;
+pub mod sanitize;
+pub mod shutdown;
 pub mod sink;
-pub mod status;
-pub mod stop;
 pub mod time_zone;
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser as _;
-use powerview::app;
 use powerview::cli::Cli;
+use powerview::commands;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    app::run(&Cli::parse())
+    commands::run(&Cli::parse())
 }

@@ -3,18 +3,18 @@
 //! `container` takes the wrapping off, `table` reads the three parts inside it, `channel` makes channels of the two
 //! header lines, `clock` gives each row its instant, `value` reads a cell. Source: SPEC section 2.
 
-mod channel;
-mod clock;
+mod cells;
+mod channels;
 mod container;
 mod lines;
-mod table;
-mod value;
+mod tables;
+mod timestamps;
 
-pub use channel::{Channel, Channels, MARKERS, Role};
-pub use clock::{Clock, Zone, last_instant};
+pub use channels::{Channel, Channels, MARKERS, Role};
 pub use container::{Container, HeaderMeta};
 pub use lines::MAX_LINE;
-pub use table::{LoggerFile, Refused, Row, Tally};
+pub use tables::{LoggerFile, Refused, Row, Tally};
+pub use timestamps::{Clock, Zone, last_instant};
 
 /// The most channels a file may have; real loggers have some thirty.
 pub const MAX_CHANNELS: usize = 10_000;

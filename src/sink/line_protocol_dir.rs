@@ -1,9 +1,9 @@
 //! One file of line protocol a bucket: the way to run with nothing installed. Source: SPEC section 6.
 
 use super::Failure;
-use crate::batch::Batch;
-use crate::environment::ConfigError;
-use crate::shown::shown;
+use crate::config::ConfigError;
+use crate::points::Batch;
+use crate::sanitize::shown;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

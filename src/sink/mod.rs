@@ -1,15 +1,16 @@
 //! Where points go, behind one narrow seam: a server, files of line protocol, or nowhere.
 
-mod influx;
+mod influx2;
 mod line_protocol_dir;
+pub mod ordered_sender;
 mod retry;
 
-pub use influx::{Influx, Probe};
+pub use influx2::{Influx, Probe};
 pub use line_protocol_dir::LineProtocolDir;
 
-use crate::batch::Batch;
 use crate::config::{Destination, Settings};
-use crate::stop::Stop;
+use crate::points::Batch;
+use crate::shutdown::Stop;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 

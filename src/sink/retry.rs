@@ -1,7 +1,7 @@
 //! When a request is sent again, for how long, and when a server counts as gone. Source: SPEC section 4.
 
 use super::Failure;
-use crate::stop::Stop;
+use crate::shutdown::Stop;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,8 +5,8 @@
 
 use super::offsets::Offsets;
 use super::{RulesSource, TimeZone};
-use crate::environment::Environment;
-use crate::shown::shown;
+use crate::config::Environment;
+use crate::sanitize::shown;
 use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::collections::HashMap;
 use std::fs::File;

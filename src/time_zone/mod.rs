@@ -9,7 +9,7 @@ pub use database::ZoneDatabase;
 pub(crate) use database::{is_zone_name, read_regular, read_zone_file};
 pub(crate) use offsets::Offsets;
 
-use crate::shown::shown;
+use crate::sanitize::shown;
 use chrono::{Duration, LocalResult, NaiveDateTime, TimeZone as _};
 use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::fmt;

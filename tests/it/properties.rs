@@ -3,10 +3,10 @@
 use crate::line_protocol as judge;
 use crate::second_reader::{self, Point};
 use chrono_tz::Tz;
-use powerview::batch::{BatchBuilder, Shape};
-use powerview::line_protocol::{Prefix, append_row};
+use powerview::data_dir::Campaign;
 use powerview::logger_file::{LoggerFile, Tally};
-use powerview::names::Campaign;
+use powerview::points::{BatchBuilder, Shape};
+use powerview::points::{Prefix, append_row};
 use powerview::time_zone::FileZones;
 use proptest::prelude::*;
 

@@ -1,0 +1,157 @@
+//! The table for a person.
+
+use super::{DeviceStatus, Kind, span};
+use chrono::{DateTime, Utc};
+use std::fmt::Write as _;
+use unicode_width::UnicodeWidthStr as _;
+
+const HEAD: [&str; 8] = [
+    "",
+    "company",
+    "campaign",
+    "device",
+    "last measurement",
+    "last file",
+    "waiting",
+    "in error",
+];
+
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const GREEN: &str = "\x1b[32m";
+const PLAIN: &str = "\x1b[0m";
+
+/// One line a device, what is wrong below it, and a line that sums up.
+pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> String {
+    let rows: Vec<[String; 8]> = devices.iter().map(|device| row(device, now)).collect();
+    let mut widths = HEAD.map(|head| head.width());
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.width());
+        }
+    }
+    let line = |cells: [&str; 8]| {
+        let mut text = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            let _ = write!(text, "{cell}{}  ", " ".repeat(width - cell.width()));
+        }
+        text.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(HEAD);
+    for (device, row) in devices.iter().zip(&rows) {
+        let line = line(row.each_ref().map(String::as_str));
+        match colour(device).filter(|_| colours) {
+            Some(colour) => {
+                let _ = writeln!(text, "{colour}{}{PLAIN}", line.trim_end());
+            }
+            None => text.push_str(&line),
+        }
+        for problem in &device.problems {
+            let _ = writeln!(text, "      {}: {}", problem.words, problem.remedy);
+        }
+    }
+    let ill = devices
+        .iter()
+        .filter(|device| !device.problems.is_empty())
+        .count();
+    let _ = match (devices.len(), ill) {
+        (0, _) => writeln!(text, "no device yet"),
+        (all, 0) => writeln!(text, "all {all} well"),
+        (all, ill) => writeln!(text, "{ill} of {all} need a look"),
+    };
+    text
+}
+
+fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
+    let mark = match device.problems.first().map(|problem| problem.kind) {
+        None => "ok",
+        Some(Kind::Silent) => "SILENT",
+        Some(Kind::Unreadable | Kind::Errors) => "ERROR",
+        Some(Kind::Retryable) => "RETRY",
+        Some(Kind::Waiting) => "WAITS",
+        Some(Kind::Clock) => "CLOCK",
+        Some(Kind::Truncated) => "CUT",
+        Some(Kind::Empty) => "EMPTY",
+    };
+    let dash = || "-".to_owned();
+    [
+        mark.to_owned(),
+        device.company.clone(),
+        device.campaign.clone(),
+        device.device.clone(),
+        device
+            .last_measurement
+            .map_or_else(dash, |at| at.format("%Y-%m-%d %H:%MZ").to_string()),
+        device.last_file_time.map_or_else(dash, |at| {
+            format!("{} ago", span((now - at).to_std().unwrap_or_default()))
+        }),
+        device.waiting.to_string(),
+        match (device.errors_retryable, device.errors_other) {
+            (0, 0) => "0".to_owned(),
+            (retryable, other) => format!("{other} + {retryable} retryable"),
+        },
+    ]
+}
+
+fn colour(device: &DeviceStatus) -> Option<&'static str> {
+    match device.problems.first().map(|problem| problem.kind) {
+        None => Some(GREEN),
+        Some(Kind::Unreadable | Kind::Silent | Kind::Errors) => Some(RED),
+        Some(_) => Some(YELLOW),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::status::Problem;
+
+    fn device(name: &str, problem: Option<Kind>) -> DeviceStatus {
+        DeviceStatus {
+            company: "Société".to_owned(),
+            campaign: "site".to_owned(),
+            device: name.to_owned(),
+            last_measurement: DateTime::from_timestamp(1_800_000_000, 0),
+            last_file: None,
+            last_file_time: DateTime::from_timestamp(1_800_000_000, 0),
+            waiting: 0,
+            errors_retryable: 0,
+            errors_other: 0,
+            problems: problem
+                .map(|kind| Problem {
+                    kind,
+                    words: "wrong".to_owned(),
+                    remedy: "do this".to_owned(),
+                })
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_pipe_gets_no_colours_and_columns_line_up() {
+        let now = DateTime::from_timestamp(1_800_010_800, 0).unwrap();
+        let text = table(
+            &[device("1", Some(Kind::Silent)), device("02000002", None)],
+            now,
+            false,
+        );
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[1],
+            "SILENT  Société  site      1         2027-01-15 08:00Z  3 h ago    0        0"
+        );
+        assert_eq!(lines[2], "      wrong: do this");
+        assert_eq!(
+            lines[3],
+            "ok      Société  site      02000002  2027-01-15 08:00Z  3 h ago    0        0"
+        );
+        assert_eq!(lines[4], "1 of 2 need a look");
+    }
+
+    #[test]
+    fn a_terminal_gets_colours() {
+        let text = table(&[device("1", Some(Kind::Silent))], Utc::now(), true);
+        assert!(text.contains(RED) && text.contains(PLAIN));
+    }
+}

@@ -1,0 +1,193 @@
+//! The variables of the process and those of `.env`, and what is said of a setting that cannot be used.
+
+use crate::sanitize::shown;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// A setting that cannot be used: one sentence, with the remedy. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+pub(crate) fn wrong<T>(words: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(words.into()))
+}
+
+/// The variables of the process, and behind them those of `.env`.
+#[derive(Debug, Default, Clone)]
+pub struct Environment(HashMap<String, String>);
+
+impl Environment {
+    /// Reads `env_file`, else `.env` in the working directory if there is one, and puts the process's own variables
+    /// before it.
+    ///
+    /// # Errors
+    /// A named file that is missing, and a file that cannot be read.
+    pub fn load(env_file: Option<&Path>) -> Result<Self, ConfigError> {
+        let default = Path::new(".env");
+        let path = env_file.unwrap_or(default);
+        let mut variables = HashMap::new();
+        match std::fs::read(path) {
+            Ok(text) => {
+                let bytes = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+                // A comment may be in any encoding; a value may not, it would be another one.
+                let text = String::from_utf8_lossy(bytes);
+                let is_utf8 = matches!(text, Cow::Borrowed(_));
+                for entry in dotenvy::from_read_iter(text.as_bytes()) {
+                    let (key, value) =
+                        entry.map_err(|error| unreadable_line(path, &text, &error))?;
+                    if !is_utf8 && value.contains(char::REPLACEMENT_CHARACTER) {
+                        return Err(foreign_value(path, bytes, &key));
+                    }
+                    variables.insert(key, value);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
+            Err(error) => {
+                return wrong(format!(
+                    "the file {} cannot be read: {error}; correct its rights or name another with --env-file",
+                    shown(path)
+                ));
+            }
+        }
+        for (key, value) in std::env::vars_os() {
+            if let (Ok(key), false) = (key.into_string(), value.is_empty()) {
+                variables.insert(key, value.to_string_lossy().into_owned());
+            }
+        }
+        Ok(Self(variables))
+    }
+
+    /// A variable that is set and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|v| v.trim()).filter(|v| !v.is_empty())
+    }
+
+    /// Of variables given by hand, for tests.
+    pub fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(
+        &self,
+        name: &str,
+        what: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        match self.get(name).map(str::parse) {
+            None => Ok(None),
+            Some(Ok(value)) => Ok(Some(value)),
+            Some(Err(_)) => wrong(format!(
+                "{name} is {:?}, which is no {what}; correct or unset it",
+                shown(self.get(name).unwrap_or_default())
+            )),
+        }
+    }
+
+    pub(crate) fn seconds(&self, name: &str, default: f64) -> Result<Duration, ConfigError> {
+        match self.get(name) {
+            None => Ok(Duration::from_secs_f64(default)),
+            Some(text) => seconds(name, text),
+        }
+    }
+}
+
+/// Names the line, never what stands in it: it may hold a secret.
+fn unreadable_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
+    let place = match error {
+        dotenvy::Error::LineParse(line, _) => {
+            // The parser gives the line, or what stands behind its `=`.
+            let line = line.lines().next().unwrap_or_default().trim();
+            text.lines()
+                .position(|other| !line.is_empty() && other.trim().ends_with(line))
+                .map_or_else(|| "a line".to_owned(), |at| format!("line {}", at + 1))
+        }
+        _ => "a line".to_owned(),
+    };
+    ConfigError(format!(
+        "the file {}: {place} is not KEY=VALUE; put a value with blanks, #, $ or \\ into '...'",
+        shown(path)
+    ))
+}
+
+/// Names the line of a value that is not UTF-8.
+fn foreign_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
+    let of_key = |line: &[u8]| {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_start();
+        text.strip_prefix("export")
+            .map_or(text, str::trim_start)
+            .starts_with(key)
+            && std::str::from_utf8(line).is_err()
+    };
+    let line = bytes.split(|byte| *byte == b'\n').position(of_key);
+    ConfigError(format!(
+        "the file {}{}: the value of {key} is not UTF-8; save the file as UTF-8",
+        shown(path),
+        line.map_or_else(String::new, |at| format!(", line {}", at + 1))
+    ))
+}
+
+pub(crate) fn seconds(name: &str, text: &str) -> Result<Duration, ConfigError> {
+    text.parse()
+        .ok()
+        .and_then(|s: f64| Duration::try_from_secs_f64(s).ok())
+        .filter(|d| *d <= Duration::from_secs(365 * 86_400))
+        .ok_or_else(|| {
+            ConfigError(format!(
+                "{name} is {:?}, which is no number of seconds; give one such as 60",
+                shown(text)
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_env_that_cannot_be_read_is_named_by_its_number_and_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        std::fs::write(
+            &path,
+            "\u{feff}A=1\n# a comment\nINFLUXDB_ORG=my secret org\nB=2\n",
+        )
+        .unwrap();
+        let words = Environment::load(Some(&path)).unwrap_err().to_string();
+        assert!(
+            words.contains("line 3") && !words.contains("secret"),
+            "{words}"
+        );
+        std::fs::write(&path, "\u{feff}A_VARIABLE_OF_THIS_TEST='a b'\n").unwrap();
+        let env = Environment::load(Some(&path)).unwrap();
+        assert_eq!(env.get("A_VARIABLE_OF_THIS_TEST"), Some("a b"));
+    }
+
+    #[test]
+    fn a_comment_of_env_may_be_in_any_encoding_and_a_value_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        let load = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            Environment::load(Some(&path))
+        };
+        let env =
+            load(b"# soci\xe9t\xe9\nA_TEST=1 # \xe9t\xe9\n  # \xff\nB_TEST='\xc3\xa9'\n").unwrap();
+        assert_eq!(
+            (env.get("A_TEST"), env.get("B_TEST")),
+            (Some("1"), Some("é"))
+        );
+        let words = load(b"# \xe9\nA_TEST=1\nexport B_TEST=secret\xe9\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            words.contains("line 3") && words.contains("B_TEST") && !words.contains("secret"),
+            "{words}"
+        );
+        // The line is counted over such a comment too.
+        let words = load(b"# \xe9\nnot a line\n").unwrap_err().to_string();
+        assert!(words.contains("line 2"), "{words}");
+    }
+}

@@ -1,0 +1,525 @@
+//! From options, `.env` and environment to one resolved set of settings.
+
+mod env_file;
+mod time_zone;
+
+pub use self::env_file::{ConfigError, Environment};
+
+use self::env_file::{seconds, wrong};
+use self::time_zone::{FoundZone, ZonePaths, machine_zone};
+use crate::cli::{Common, Ingest, OnOutage};
+use crate::sanitize::shown;
+use crate::time_zone::{FileZones, ZoneDatabase};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where points go.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// A server.
+    Influx(InfluxSettings),
+    /// Files of line protocol in this folder.
+    LineProtocolDir(PathBuf),
+    /// Nowhere: a dry run.
+    Nowhere,
+}
+
+/// The server and how to speak with it.
+#[derive(Clone)]
+pub struct InfluxSettings {
+    /// Scheme, host and port; no path.
+    pub url: url::Url,
+    /// Never shown.
+    pub token: String,
+    /// The organisation's name.
+    pub org: String,
+    /// Until the connection stands.
+    pub connect_timeout: Duration,
+    /// Until a request is answered.
+    pub request_timeout: Duration,
+    /// How long a failing server is asked again.
+    pub retry_for: Duration,
+}
+
+impl std::fmt::Debug for InfluxSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InfluxSettings({}, org {:?})", self.url, self.org)
+    }
+}
+
+/// Everything an ingestion needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Absolute, links resolved.
+    pub data_folder: PathBuf,
+    /// Absolute, as it was given.
+    pub data_folder_given: PathBuf,
+    /// Files named on the command line; none: a sweep.
+    pub files: Vec<PathBuf>,
+    /// Touch nothing.
+    pub dry_run: bool,
+    /// Take the retryable files in `error/` too.
+    pub retry_errors: bool,
+    /// See [`OnOutage`].
+    pub on_outage: OnOutage,
+    /// The zones of files.
+    pub zones: FileZones,
+    /// Devices at a time.
+    pub jobs: NonZeroUsize,
+    /// Where points go.
+    pub destination: Destination,
+    /// Folder of the reports.
+    pub report_dir: PathBuf,
+    /// Bucket of the reports.
+    pub meta_bucket: String,
+    /// A file that is cut off and younger stays in a sweep.
+    pub grace: Duration,
+    /// Longest wait for another process.
+    pub lock_wait: Duration,
+    /// Points a request.
+    pub batch_lines: u32,
+    /// Compress request bodies.
+    pub gzip: bool,
+    /// Asked for after a sweep that ended well.
+    pub heartbeat: Option<url::Url>,
+}
+
+impl Settings {
+    /// Resolves the options of an ingestion.
+    ///
+    /// # Errors
+    /// One sentence for the first setting that is missing or unusable.
+    pub fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
+        let data_folder = data_folder(args.data_folder.as_deref())?;
+        if let Some(empty) = args.tsv_file.iter().find(|f| f.as_os_str().is_empty()) {
+            return wrong(format!(
+                "--tsvFile {empty:?} names no file; leave the option out for a sweep"
+            ));
+        }
+        let destination = if args.dry_run {
+            Destination::Nowhere
+        } else if let Some(dir) = &args.line_protocol_dir {
+            Destination::LineProtocolDir(dir.clone())
+        } else {
+            Destination::Influx(influx(&args.common, env)?)
+        };
+        let Tuning {
+            on_outage,
+            jobs,
+            grace,
+            lock_wait,
+            batch_lines,
+            gzip,
+            heartbeat,
+        } = Tuning::resolve(args.jobs, &args.common, env)?;
+        Ok(Self {
+            report_dir: report_dir(&data_folder, env),
+            data_folder_given: args
+                .data_folder
+                .as_deref()
+                .and_then(|given| std::path::absolute(given).ok())
+                .unwrap_or_else(|| data_folder.clone()),
+            data_folder,
+            files: args.tsv_file.clone(),
+            dry_run: args.dry_run,
+            retry_errors: args.retry_errors,
+            on_outage,
+            zones: file_zones(&args.common, env)?,
+            jobs,
+            destination,
+            meta_bucket: meta_bucket(env)?,
+            grace,
+            lock_wait,
+            batch_lines,
+            gzip,
+            heartbeat,
+        })
+    }
+}
+
+/// How an ingestion goes about its work; see the fields of [`Settings`]. Apart from them, because `check` asks for the same.
+#[derive(Debug)]
+pub struct Tuning {
+    on_outage: OnOutage,
+    jobs: NonZeroUsize,
+    grace: Duration,
+    lock_wait: Duration,
+    batch_lines: u32,
+    gzip: bool,
+    heartbeat: Option<url::Url>,
+}
+
+impl Tuning {
+    /// Resolves what is set, `jobs` being what an option says.
+    ///
+    /// # Errors
+    /// One sentence for the first setting that is unusable.
+    pub fn resolve(
+        jobs: Option<usize>,
+        common: &Common,
+        env: &Environment,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            jobs: self::jobs(jobs, env)?,
+            gzip: gzip(env)?,
+            batch_lines: batch_lines(env)?,
+            on_outage: on_outage(common, env)?,
+            grace: env.seconds("TSV_INCOMPLETE_GRACE_S", 600.0)?,
+            lock_wait: env.seconds("TSV_LOCK_WAIT_S", 120.0)?,
+            heartbeat: heartbeat(env)?,
+        })
+    }
+}
+
+fn jobs(given: Option<usize>, env: &Environment) -> Result<NonZeroUsize, ConfigError> {
+    let jobs = match given {
+        Some(n) => Some(n),
+        None => env.number("TSV_JOBS", "number of devices")?,
+    };
+    match jobs.map(NonZeroUsize::new) {
+        None => Ok(
+            std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
+                n.min(NonZeroUsize::MIN.saturating_add(3))
+            }),
+        ),
+        Some(Some(n)) if n.get() <= 64 => Ok(n),
+        Some(_) => wrong("the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS"),
+    }
+}
+
+fn gzip(env: &Environment) -> Result<bool, ConfigError> {
+    match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
+        None | Some("1" | "true" | "yes" | "on") => Ok(true),
+        Some("0" | "false" | "no" | "off") => Ok(false),
+        Some(_) => wrong("TSV_GZIP must be 1 or 0; correct or unset it"),
+    }
+}
+
+fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
+    match env.number("TSV_BATCH_LINES", "number of points")? {
+        None => Ok(10_000),
+        Some(n @ 1..=100_000) => Ok(n),
+        Some(_) => wrong("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
+    }
+}
+
+/// The data folder, absolute and with its links resolved.
+///
+/// # Errors
+/// Not given, missing, or not a folder.
+pub fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
+    let Some(given) = given else {
+        return wrong("no data folder is given; name it with --dataFolder DIR");
+    };
+    match given.canonicalize() {
+        Ok(path) if path.is_dir() => Ok(path),
+        Ok(_) => wrong(format!(
+            "the data folder {} is not a folder; correct --dataFolder",
+            shown(given)
+        )),
+        Err(error) => wrong(format!(
+            "the data folder {} cannot be opened: {error}; correct --dataFolder",
+            shown(given)
+        )),
+    }
+}
+
+/// Where run reports go: `TSV_REPORT_DIR`, else `logs/reports` beside the data folder.
+pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
+    match env.get("TSV_REPORT_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => data_folder
+            .parent()
+            .unwrap_or(data_folder)
+            .join("logs/reports"),
+    }
+}
+
+/// The bucket of the reports.
+///
+/// # Errors
+/// A name that InfluxDB refuses.
+pub fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
+    let name = env.get("TSV_META_BUCKET").unwrap_or("powerview_meta");
+    match crate::data_dir::Company::new(name.as_ref(), "") {
+        Ok(_) if !name.contains('/') => Ok(name.to_owned()),
+        _ => wrong(format!(
+            "TSV_META_BUCKET is {:?}, which cannot be a bucket's name; correct or unset it",
+            shown(name)
+        )),
+    }
+}
+
+fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError> {
+    if let Some(given) = common.on_outage {
+        return Ok(given);
+    }
+    match env.get("TSV_ON_OUTAGE") {
+        None | Some("error") => Ok(OnOutage::Error),
+        Some("keep") => Ok(OnOutage::Keep),
+        Some(other) => wrong(format!(
+            "TSV_ON_OUTAGE is {:?}; it must be error or keep",
+            shown(other)
+        )),
+    }
+}
+
+/// The zone of files that name none, and the database for the others.
+///
+/// # Errors
+/// See [`zone`].
+pub fn file_zones(common: &Common, env: &Environment) -> Result<FileZones, ConfigError> {
+    let database = ZoneDatabase::of_system(env);
+    let default = zone(common, env, &database)?.zone;
+    Ok(FileZones::new(default, Arc::new(database)))
+}
+
+/// The zone of files that name none: the option, the variable, else the machine's.
+///
+/// # Errors
+/// A name that is no IANA zone, and a machine whose zone cannot be told.
+pub fn zone(
+    common: &Common,
+    env: &Environment,
+    database: &ZoneDatabase,
+) -> Result<FoundZone, ConfigError> {
+    let given = common
+        .timezone
+        .as_deref()
+        .map(|zone| (zone, "--timezone"))
+        .or_else(|| env.get("TSV_TIMEZONE").map(|zone| (zone, "TSV_TIMEZONE")));
+    let Some((name, source)) = given else {
+        return machine_zone(env.get("TZ"), &ZonePaths::default(), database).or_else(|source| {
+            wrong(format!(
+                "the machine's time zone cannot be told from {source}; set TSV_TIMEZONE, for instance to Europe/Paris"
+            ))
+        });
+    };
+    let source = source.to_owned();
+    match database.zone(name) {
+        Some(zone) => Ok(FoundZone { zone, source }),
+        None => wrong(format!(
+            "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
+            shown(name)
+        )),
+    }
+}
+
+fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
+    let Some(text) = env.get("TSV_HEARTBEAT_URL") else {
+        return Ok(None);
+    };
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),
+        // Its path is often a secret, so it is not shown.
+        _ => wrong("TSV_HEARTBEAT_URL is no http:// or https:// address; correct or unset it"),
+    }
+}
+
+/// The server's address and the rest that a request needs.
+///
+/// # Errors
+/// A variable that is missing, or an address that the client would not reach as it stands.
+pub fn influx(common: &Common, env: &Environment) -> Result<InfluxSettings, ConfigError> {
+    let (name, text) = match (env.get("INFLUXDB_HOST"), env.get("INFLUXDB_URL")) {
+        (Some(host), _) => ("INFLUXDB_HOST", host),
+        (None, Some(url)) => ("INFLUXDB_URL", url),
+        (None, None) => {
+            return wrong(
+                "INFLUXDB_HOST is not set; set it in the environment or in .env, for instance to http://127.0.0.1:8086",
+            );
+        }
+    };
+    let url = server_url(name, text)?;
+    let variable = |name: &str, what: &str| match env.get(name) {
+        Some(value) => Ok(value.to_owned()),
+        None => wrong(format!(
+            "{name} is not set; set it in the environment or in .env to {what}"
+        )),
+    };
+    let token = variable(
+        "INFLUXDB_ADMIN_TOKEN",
+        "a token that may create buckets and write",
+    )?;
+    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return wrong(
+            "INFLUXDB_ADMIN_TOKEN holds a blank or a character that no token has; correct it",
+        );
+    }
+    let org = variable("INFLUXDB_ORG", "the organisation's name")?;
+    let retry_for = match &common.retry_for {
+        Some(text) => seconds("--retry-for", text)?,
+        None => env.seconds("TSV_RETRY_FOR", 60.0)?,
+    };
+    Ok(InfluxSettings {
+        url,
+        token,
+        org,
+        connect_timeout: env.seconds("TSV_CONNECT_TIMEOUT_S", 5.0)?,
+        request_timeout: env.seconds("TSV_REQUEST_TIMEOUT_S", 30.0)?,
+        retry_for,
+    })
+}
+
+/// An address that the client can use as it stands: it keeps scheme, host and port and drops everything else.
+fn server_url(name: &str, text: &str) -> Result<url::Url, ConfigError> {
+    let example = "give it as http://127.0.0.1:8086";
+    let url = match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        _ => {
+            return wrong(format!(
+                "{name} is {:?}, which is no http:// or https:// address; {example}",
+                shown(text)
+            ));
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong(format!(
+            "{name} holds a user name or password; {example}, and the token in INFLUXDB_ADMIN_TOKEN"
+        ));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return wrong(format!(
+            "{name} is {:?}: a path behind the host is not supported, it would be dropped; {example}",
+            shown(text)
+        ));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser as _;
+
+    fn resolve<const N: usize>(
+        args: &[&str],
+        env: [(&str, &str); N],
+    ) -> Result<Settings, ConfigError> {
+        let cli = Cli::try_parse_from([&["powerview", "-d", "/tmp"], args].concat()).unwrap();
+        Settings::resolve(&cli.ingest, &Environment::of(env))
+    }
+
+    fn words<const N: usize>(args: &[&str], env: [(&str, &str); N]) -> String {
+        resolve(args, env).unwrap_err().to_string()
+    }
+
+    const SERVER: [(&str, &str); 4] = [
+        ("INFLUXDB_HOST", "http://127.0.0.1:8086"),
+        ("INFLUXDB_ADMIN_TOKEN", "secret"),
+        ("INFLUXDB_ORG", "o"),
+        ("TZ", "Europe/Paris"),
+    ];
+
+    #[test]
+    fn what_is_missing_is_named_with_its_remedy() {
+        assert!(words(&[], []).contains("INFLUXDB_HOST is not set"));
+        let host = ("INFLUXDB_HOST", "http://x");
+        assert!(words(&[], [host]).contains("INFLUXDB_ADMIN_TOKEN is not set"));
+        assert!(
+            words(&[], [host, ("INFLUXDB_ADMIN_TOKEN", "t")]).contains("INFLUXDB_ORG is not set")
+        );
+    }
+
+    #[test]
+    fn an_address_that_would_be_changed_is_refused() {
+        for url in [
+            "http://host/influx",
+            "localhost:8086",
+            "ftp://host",
+            "http://",
+            "not a url",
+            "http://u:p@host",
+            "http://h/?a=b",
+            "/x",
+        ] {
+            let env = [
+                ("INFLUXDB_HOST", url),
+                ("INFLUXDB_ADMIN_TOKEN", "t"),
+                ("INFLUXDB_ORG", "o"),
+                ("TZ", "UTC"),
+            ];
+            assert!(resolve(&[], env).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_and_line_protocol_need_no_server() {
+        assert!(matches!(
+            resolve(&["--dry-run"], []).unwrap().destination,
+            Destination::Nowhere
+        ));
+        let found = resolve(&["--line-protocol-dir", "x"], [])
+            .unwrap()
+            .destination;
+        assert!(matches!(found, Destination::LineProtocolDir(_)));
+    }
+
+    #[test]
+    fn the_token_shows_in_no_debug_output() {
+        let settings = resolve(&[], SERVER).unwrap();
+        assert!(!format!("{settings:?}").contains("secret"));
+    }
+
+    #[test]
+    fn options_win_over_variables() {
+        let env = [
+            ("TSV_TIMEZONE", "Asia/Tokyo"),
+            ("TSV_ON_OUTAGE", "keep"),
+            ("TSV_JOBS", "3"),
+        ];
+        let found = resolve(&["--dry-run"], env).unwrap();
+        assert_eq!(
+            (
+                found.zones.default.name(),
+                found.on_outage,
+                found.jobs.get()
+            ),
+            ("Asia/Tokyo", OnOutage::Keep, 3)
+        );
+        let found = resolve(
+            &[
+                "--dry-run",
+                "--timezone",
+                "Europe/Paris",
+                "--on-outage",
+                "error",
+                "--jobs",
+                "2",
+            ],
+            env,
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                found.zones.default.name(),
+                found.on_outage,
+                found.jobs.get()
+            ),
+            ("Europe/Paris", OnOutage::Error, 2)
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for (name, value) in [
+            ("TSV_JOBS", "0"),
+            ("TSV_JOBS", "x"),
+            ("TSV_BATCH_LINES", "0"),
+            ("TSV_GZIP", "maybe"),
+            ("TSV_ON_OUTAGE", "drop"),
+            ("TSV_TIMEZONE", "Paris"),
+            ("TSV_INCOMPLETE_GRACE_S", "-1"),
+            ("TSV_META_BUCKET", "_x"),
+            ("TSV_HEARTBEAT_URL", "x"),
+        ] {
+            assert!(
+                words(&["--dry-run"], [(name, value)]).contains(name),
+                "{name}={value}"
+            );
+        }
+    }
+}

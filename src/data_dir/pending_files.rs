@@ -1,0 +1,435 @@
+//! What waits in a device's folder, in the order of its names, read a bounded number of names at a time.
+
+use crate::data_dir::{ERROR, is_done_folder};
+use crate::data_dir::{Entry, EntryKind, Folder, SIDECAR_SUFFIX};
+use chrono::DateTime;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::iter::Peekable;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Names read of a folder at a time.
+pub const CHUNK: usize = 4096;
+
+/// How many nested folders are held open at a time.
+const OPEN_LEVELS: usize = 32;
+
+/// Something to deal with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A file that waits: its folder below the device's (mostly none) and its name.
+    File(PathBuf, OsString),
+    /// A file in `error/` that may be tried again if its sidecar says so.
+    Retry(OsString),
+    /// The sidecar in `error/` of a file of this name, which may be gone.
+    Sidecar(OsString),
+    /// A folder below the device's (or the device's own) that cannot be listed, and why: files may wait in it.
+    Unlisted(PathBuf, String),
+}
+
+/// Whether a file of this name is one that loggers upload. Hidden ones are uploads in progress.
+pub fn is_tsv(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.ends_with(b".tsv") && !name.starts_with(b".")
+}
+
+/// The items of a device.
+pub struct Queue {
+    waiting: Peekable<Waiting>,
+    errors: Option<Peekable<Errors>>,
+}
+
+impl Queue {
+    /// Of the device in `folder`; with those in `error/` if they are to be tried again.
+    pub fn new(folder: &Arc<Folder>, with_errors: bool) -> Self {
+        let waiting = Waiting {
+            root: Arc::clone(folder),
+            levels: vec![Level::new(PathBuf::new())],
+        };
+        let errors = Errors {
+            root: Arc::clone(folder),
+            level: Level::new(PathBuf::from(ERROR)),
+            in_order: VecDeque::new(),
+        };
+        Self {
+            waiting: waiting.peekable(),
+            errors: with_errors.then(|| errors.peekable()),
+        }
+    }
+}
+
+impl Iterator for Queue {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        let Some(errors) = &mut self.errors else {
+            return self.waiting.next().map(|next| next.item);
+        };
+        let error_first = match (errors.peek(), self.waiting.peek()) {
+            (Some(error), Some(waiting)) => error.key <= waiting.key,
+            (error, _) => error.is_some(),
+        };
+        let next = if error_first {
+            errors.next()
+        } else {
+            self.waiting.next()
+        };
+        next.map(|next| next.item)
+    }
+}
+
+/// An item, and what the device's items are ordered by.
+struct Keyed {
+    key: OsString,
+    item: Item,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pick {
+    /// `*.tsv` here and in folders below, but not in `parsed/` and `error/`.
+    Waiting,
+    /// `*.tsv` and their sidecars, here only.
+    Errors,
+}
+
+impl Pick {
+    fn wants(self, name: &OsStr, kind: EntryKind) -> bool {
+        match (self, kind) {
+            (Self::Waiting, EntryKind::File) => is_tsv(name),
+            (Self::Waiting, EntryKind::Folder) => !is_done_folder(name),
+            (Self::Errors, EntryKind::File) => {
+                is_tsv(name) || sidecar_of(name).is_some_and(|file| is_tsv(&file))
+            }
+            (Self::Errors, EntryKind::Folder) => false,
+        }
+    }
+}
+
+/// The name of the file that a sidecar of this name belongs to.
+fn sidecar_of(name: &OsStr) -> Option<OsString> {
+    let file = name.as_bytes().strip_suffix(SIDECAR_SUFFIX.as_bytes())?;
+    Some(OsStr::from_bytes(file).to_owned())
+}
+
+/// The names in `error/`, in the order in which their files should be tried, each with its key: by name, but files that came
+/// with the same name, one after another, stay together and in that order, so that what a later one corrected is not put back.
+fn in_order_of_arrival(root: &Folder, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
+    let files: HashSet<_> = names.iter().filter(|name| is_tsv(name)).cloned().collect();
+    let file_of = |name: &OsStr| sidecar_of(name).unwrap_or_else(|| name.to_owned());
+    let came_as = |name: &OsStr| {
+        let file = file_of(name);
+        let numbered = unnumbered(&file).filter(|(first, _)| files.contains(first));
+        numbered.unwrap_or((file, 0))
+    };
+    let mut count: HashMap<OsString, u32> = HashMap::new();
+    for name in &files {
+        *count.entry(came_as(name).0).or_default() += 1;
+    }
+    let errors = root.open_below(Path::new(ERROR)).ok();
+    let arrived = |name: &OsStr| {
+        let sidecar = errors.as_ref()?.read_sidecar(&file_of(name)).ok()??;
+        DateTime::parse_from_rfc3339(&sidecar.arrived).ok()
+    };
+    let mut keyed: Vec<_> = names
+        .into_iter()
+        .map(|name| {
+            let (first, number) = came_as(&name);
+            let is_one_of_several = count.get(&first).is_some_and(|count| *count > 1);
+            let arrived = is_one_of_several.then(|| arrived(&name)).flatten();
+            (first, arrived, number, name)
+        })
+        .collect();
+    keyed.sort();
+    let keyed = keyed.into_iter();
+    keyed.map(|(first, _, _, name)| (first, name)).collect()
+}
+
+/// `<stem>.tsv` and `n` for `<stem>.<n>.tsv`, the name that a move gives to the later one of two files; none for other names.
+fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
+    let path = Path::new(file);
+    let stem = Path::new(path.file_stem()?);
+    let number = stem.extension()?.to_str()?.parse().ok()?;
+    let mut first = stem.file_stem()?.to_owned();
+    first.push(".");
+    first.push(path.extension()?);
+    Some((first, number))
+}
+
+/// The files of a folder and of those below it.
+struct Waiting {
+    root: Arc<Folder>,
+    levels: Vec<Level>,
+}
+
+/// The files and sidecars of `error/`.
+struct Errors {
+    root: Arc<Folder>,
+    level: Level,
+    in_order: VecDeque<(OsString, OsString)>,
+}
+
+struct Level {
+    /// Below the root.
+    sub: PathBuf,
+    /// The folder, if it is held open.
+    folder: Option<Folder>,
+    chunk: VecDeque<Entry>,
+    last: Option<OsString>,
+    /// The folder has no further names.
+    ended: bool,
+}
+
+impl Level {
+    fn new(sub: PathBuf) -> Self {
+        Self {
+            sub,
+            folder: None,
+            chunk: VecDeque::new(),
+            last: None,
+            ended: false,
+        }
+    }
+
+    /// The next entry; an error, once, where the folder cannot be listed. One that has gone or was replaced is empty.
+    fn next(&mut self, root: &Folder, pick: Pick) -> Option<io::Result<Entry>> {
+        if self.chunk.is_empty() && !self.ended {
+            let wanted = |name: &OsStr, kind| pick.wants(name, kind);
+            let last = self.last.take();
+            let listed = self
+                .open(root)
+                .and_then(|folder| folder.read_page(last.as_deref(), CHUNK, wanted));
+            self.ended = listed.as_ref().map_or(true, |names| names.len() < CHUNK);
+            match listed {
+                Ok(names) => {
+                    self.last = names.last().map(|entry| entry.name.clone());
+                    self.chunk = names.into();
+                }
+                Err(error) if is_no_folder(&error) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.chunk.pop_front().map(Ok)
+    }
+
+    fn open(&mut self, root: &Folder) -> io::Result<&Folder> {
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => root.open_below(&self.sub)?,
+        };
+        Ok(self.folder.insert(folder))
+    }
+
+    /// The level of a folder in this one. It is opened from here: from the root the way may be thousands of folders long.
+    fn below(&self, name: &OsStr) -> Self {
+        let open = |folder: &Folder| folder.open_below(Path::new(name)).ok();
+        Self {
+            // Where that fails, listing it says why.
+            folder: self.folder.as_ref().and_then(open),
+            ..Self::new(self.sub.join(name))
+        }
+    }
+
+    fn unlisted(&self, error: &io::Error) -> Keyed {
+        Keyed {
+            key: self.sub.iter().next().unwrap_or_default().to_owned(),
+            item: Item::Unlisted(self.sub.clone(), error.to_string()),
+        }
+    }
+}
+
+/// Whether a folder that was listed a moment ago is none any more: removed, or replaced by something else.
+pub fn is_no_folder(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
+    )
+}
+
+/// What waits, in the order of its names; depth first.
+impl Iterator for Waiting {
+    type Item = Keyed;
+
+    fn next(&mut self) -> Option<Keyed> {
+        loop {
+            let level = self.levels.last_mut()?;
+            let entry = match level.next(&self.root, Pick::Waiting) {
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) => return Some(level.unlisted(&error)),
+                None => {
+                    self.levels.pop();
+                    continue;
+                }
+            };
+            if entry.kind == EntryKind::Folder {
+                let below = level.below(&entry.name);
+                self.levels.push(below);
+                if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) {
+                    self.levels[far].folder = None;
+                }
+                continue;
+            }
+            let sub = level.sub.clone();
+            return Some(Keyed {
+                key: sub.iter().next().unwrap_or(&entry.name).to_owned(),
+                item: Item::File(sub, entry.name),
+            });
+        }
+    }
+}
+
+impl Iterator for Errors {
+    type Item = Keyed;
+
+    fn next(&mut self) -> Option<Keyed> {
+        if self.in_order.is_empty() {
+            let mut names = Vec::new();
+            while let Some(entry) = self.level.next(&self.root, Pick::Errors) {
+                match entry {
+                    Ok(entry) => names.push(entry.name),
+                    Err(error) => return Some(self.level.unlisted(&error)),
+                }
+                if self.level.chunk.is_empty() {
+                    break;
+                }
+            }
+            self.in_order = in_order_of_arrival(&self.root, names).into();
+        }
+        let (key, name) = self.in_order.pop_front()?;
+        let item = match sidecar_of(&name) {
+            Some(file) => Item::Sidecar(file),
+            None => Item::Retry(name),
+        };
+        Some(Keyed { key, item })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        dir
+    }
+
+    fn queue(folder: &Path, with_errors: bool) -> Queue {
+        Queue::new(&Arc::new(Folder::open(folder).unwrap()), with_errors)
+    }
+
+    fn file(path: &str) -> Item {
+        let path = Path::new(path);
+        Item::File(
+            path.parent().unwrap().to_owned(),
+            path.file_name().unwrap().to_owned(),
+        )
+    }
+
+    #[test]
+    fn only_files_that_wait_are_listed_in_the_order_of_their_paths() {
+        let dir = tree(&[
+            "b.tsv",
+            "a.tsv",
+            "parsed/x.tsv",
+            "error/y.tsv",
+            "error/y.tsv.error.json",
+            ".sftpgo-upload.abc.z.tsv",
+            "c.txt",
+            "sub/d.tsv",
+            "sub/parsed/e.tsv",
+            "z.TSV",
+        ]);
+        let found: Vec<_> = queue(dir.path(), false).collect();
+        assert_eq!(found, [file("a.tsv"), file("b.tsv"), file("sub/d.tsv")]);
+    }
+
+    #[test]
+    fn files_to_be_tried_again_take_their_place_among_the_others() {
+        let dir = tree(&[
+            "a.tsv",
+            "c.tsv",
+            "error/b.tsv",
+            "error/b.tsv.error.json",
+            "error/sub/x.tsv",
+        ]);
+        let found: Vec<_> = queue(dir.path(), true).collect();
+        assert_eq!(
+            found,
+            [
+                file("a.tsv"),
+                Item::Retry("b.tsv".into()),
+                Item::Sidecar("b.tsv".into()),
+                file("c.tsv")
+            ]
+        );
+    }
+
+    fn retried(dir: &Path) -> Vec<String> {
+        let items = queue(dir, true).filter_map(|item| match item {
+            Item::File(_, name) => Some(name.into_string().unwrap()),
+            Item::Retry(name) => Some(format!("error/{}", name.into_string().unwrap())),
+            Item::Sidecar(_) | Item::Unlisted(..) => None,
+        });
+        items.collect()
+    }
+
+    #[test]
+    fn of_files_in_error_that_came_with_one_name_the_first_comes_first() {
+        let names = ["w.tsv", "x.tsv", "x.1.tsv", "x.2.tsv", "x.10.tsv", "y.tsv"];
+        let names = names.map(|name| format!("error/{name}"));
+        let dir = tree(&names.each_ref().map(String::as_str));
+        assert_eq!(retried(dir.path()), names);
+    }
+
+    #[test]
+    fn a_number_that_became_free_does_not_turn_the_order_round() {
+        // x.tsv went, x.1.tsv stayed, another x.tsv came.
+        let dir = tree(&["error/x.1.tsv", "error/x.tsv", "x.tsv"]);
+        for (name, arrived) in [
+            ("x.1", "2025-08-03T10:00:00.5Z"),
+            ("x", "2025-08-04T09:00:00Z"),
+        ] {
+            let sidecar = format!(
+                r#"{{"error":"e","retryable":true,"time":"t","arrived":"{arrived}","run_id":"r"}}"#
+            );
+            std::fs::write(
+                dir.path().join(format!("error/{name}.tsv.error.json")),
+                sidecar,
+            )
+            .unwrap();
+        }
+        assert_eq!(
+            retried(dir.path()),
+            ["error/x.1.tsv", "error/x.tsv", "x.tsv"]
+        );
+    }
+
+    #[test]
+    fn numbers_in_the_loggers_own_names_are_names() {
+        let dir = tree(&["error/log.9.tsv", "error/log.10.tsv", "log.11.tsv"]);
+        assert_eq!(
+            retried(dir.path()),
+            ["error/log.10.tsv", "log.11.tsv", "error/log.9.tsv"]
+        );
+        let names = ["2025.08.03.tsv", "2025.08.03.1.tsv", "2025.08.04.tsv"];
+        let names = names.map(|name| format!("error/{name}"));
+        let dir = tree(&names.each_ref().map(String::as_str));
+        assert_eq!(retried(dir.path()), names);
+    }
+
+    #[test]
+    fn a_folder_with_more_names_than_fit_at_once_is_listed_whole() {
+        let names: Vec<_> = (0..CHUNK + 10).map(|n| format!("{n:06}.tsv")).collect();
+        let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let found: Vec<_> = queue(dir.path(), false).collect();
+        assert_eq!(found, names.iter().map(|n| file(n)).collect::<Vec<_>>());
+    }
+}

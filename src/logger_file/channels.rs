@@ -1,0 +1,294 @@
+//! The two header lines of a table: serials above, marker and labels below. Source: SPEC section 2, "Channels".
+
+use super::cells::trim_spaces;
+use super::container::decoded;
+use super::{FormatError, MAX_CHANNELS};
+use crate::sanitize::shown;
+use std::collections::HashMap;
+
+/// The format markers that are read. A new one with the same table is one more entry.
+pub const MARKERS: [&str; 2] = ["MV_T302_V002", "MV_T302_V003"];
+
+/// The longest label or serial, in bytes: with all its tags a series key must stay below the server's 65,535.
+const MAX_LABEL: usize = 10_000;
+const MAX_SERIAL: usize = 1_000;
+
+/// Whose column it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The device that wrote the file.
+    Master,
+    /// A device connected to it.
+    Slave,
+}
+
+impl Role {
+    /// The tag's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Slave => "slave",
+        }
+    }
+}
+
+/// One column of measurements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// The serial of the device behind the column.
+    pub serial: String,
+    /// Master or slave.
+    pub role: Role,
+    /// How many columns of this device up to and including this one.
+    pub number: usize,
+    /// `M<serial>_Ch<n>_M<master>` or `S<serial>_Ch<n>_M<master>`.
+    pub id: String,
+    /// The label up to its last space.
+    pub name: String,
+    /// The label after its last space; empty where it has none.
+    pub unit: String,
+}
+
+/// What the two header lines say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channels {
+    /// The format marker.
+    pub marker: &'static str,
+    /// The master's serial, first of its line.
+    pub master: String,
+    /// The columns from the second on, in their order.
+    pub list: Vec<Channel>,
+}
+
+impl Channels {
+    /// Makes channels of the cells of the two header lines, each with the number of its line, for messages.
+    ///
+    /// # Errors
+    /// An unknown marker, lines of different length, no channel or too many, and a cell that is empty, too long or holds
+    /// a control character.
+    pub fn new(
+        (serials, serials_line): (&[&[u8]], u64),
+        (labels, line): (&[&[u8]], u64),
+    ) -> Result<Self, FormatError> {
+        let (serials, labels) = (without_tail(serials), without_tail(labels));
+        let found = labels.first().copied().unwrap_or_default();
+        let Some(marker) = MARKERS.into_iter().find(|m| m.as_bytes() == found) else {
+            return Err(FormatError::UnknownMarker {
+                line,
+                found: shown(decoded(&found[..found.len().min(80)])),
+            });
+        };
+        if serials.len() != labels.len() {
+            return Err(FormatError::LengthsDiffer {
+                line,
+                serials: serials.len(),
+                labels: labels.len(),
+            });
+        }
+        let found = serials.len() - 1;
+        if found == 0 {
+            return Err(FormatError::NoChannel { line });
+        }
+        if found > MAX_CHANNELS {
+            return Err(FormatError::TooManyChannels { line, found });
+        }
+        let serials = texts(&serials, serials_line, MAX_SERIAL, |line, column| {
+            FormatError::EmptySerial { line, column }
+        })?;
+        let labels = texts(&labels, line, MAX_LABEL, |line, column| {
+            FormatError::EmptyLabel { line, column }
+        })?;
+        let master = serials[0].clone();
+        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let list = serials[1..]
+            .iter()
+            .zip(&labels[1..])
+            .map(|(serial, label)| {
+                let number = numbers.entry(serial).or_default();
+                *number += 1;
+                Channel::new(serial, label, &master, *number)
+            })
+            .collect();
+        Ok(Self {
+            marker,
+            master,
+            list,
+        })
+    }
+}
+
+impl Channel {
+    fn new(serial: &str, label: &str, master: &str, number: usize) -> Self {
+        let (role, letter) = if serial == master {
+            (Role::Master, 'M')
+        } else {
+            (Role::Slave, 'S')
+        };
+        let (name, unit) = label.rsplit_once(' ').unwrap_or((label, ""));
+        Self {
+            serial: serial.to_owned(),
+            role,
+            number,
+            id: format!("{letter}{serial}_Ch{number}_M{master}"),
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+        }
+    }
+}
+
+/// The cells, trimmed of spaces, without the empty ones at the end: tabs and spaces that trail a header line are ignored.
+fn without_tail<'a>(cells: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let mut cells: Vec<_> = cells.iter().map(|cell| trim_spaces(cell)).collect();
+    while cells.last().is_some_and(|cell| cell.is_empty()) {
+        cells.pop();
+    }
+    cells
+}
+
+fn texts(
+    cells: &[&[u8]],
+    line: u64,
+    max: usize,
+    empty: impl Fn(u64, usize) -> FormatError,
+) -> Result<Vec<String>, FormatError> {
+    cells
+        .iter()
+        .enumerate()
+        .map(|(index, cell)| {
+            let column = index + 1;
+            if cell.is_empty() {
+                return Err(empty(line, column));
+            }
+            if cell.len() > max {
+                return Err(FormatError::CellTooLong {
+                    line,
+                    column,
+                    length: cell.len(),
+                    max,
+                });
+            }
+            let text = decoded(cell);
+            match text
+                .chars()
+                .find(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+            {
+                Some(found) => Err(FormatError::ControlCharacter {
+                    line,
+                    column,
+                    found: found.escape_default().to_string(),
+                }),
+                None => Ok(text),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channels(serials: &str, labels: &str) -> Result<Channels, FormatError> {
+        let split = |line: &'static str| line.split('\t').map(str::as_bytes).collect::<Vec<_>>();
+        Channels::new(
+            (&split(serials.to_owned().leak()), 1),
+            (&split(labels.to_owned().leak()), 2),
+        )
+    }
+
+    #[test]
+    fn columns_are_counted_per_device() {
+        let found = channels(
+            "10\t10\t10\t20\t10\t20",
+            "MV_T302_V002\tPh 1 V\tA W\tA W\tB W\tC",
+        )
+        .unwrap();
+        let ids: Vec<_> = found.list.iter().map(|c| c.id.as_str()).collect();
+        assert_eq!(
+            ids,
+            [
+                "M10_Ch1_M10",
+                "M10_Ch2_M10",
+                "S20_Ch1_M10",
+                "M10_Ch3_M10",
+                "S20_Ch2_M10"
+            ]
+        );
+        let first = &found.list[0];
+        assert_eq!(
+            (first.name.as_str(), first.unit.as_str(), first.role),
+            ("Ph 1", "V", Role::Master)
+        );
+        let last = &found.list[4];
+        assert_eq!(
+            (last.name.as_str(), last.unit.as_str(), last.role),
+            ("C", "", Role::Slave)
+        );
+    }
+
+    #[test]
+    fn a_marker_that_is_not_known_is_named_beside_those_that_are() {
+        let words = channels("1\t1", "MV_T202_V002\tA W")
+            .unwrap_err()
+            .to_string();
+        for part in ["MV_T202_V002", "MV_T302_V002", "MV_T302_V003"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
+
+    #[test]
+    fn tabs_and_spaces_at_the_end_of_a_header_line_are_ignored() {
+        assert_eq!(
+            channels("1\t1 \t \t", "MV_T302_V003\tA W\t").unwrap(),
+            channels("1\t1", "MV_T302_V003\tA W").unwrap()
+        );
+    }
+
+    #[test]
+    fn each_defect_has_its_own_error() {
+        use FormatError as E;
+        let m = "MV_T302_V002";
+        let error = |serials: &str, labels: &str| channels(serials, labels).unwrap_err();
+        assert!(matches!(error("1", m), E::NoChannel { .. }));
+        assert!(matches!(
+            error("1\t1\t1", &format!("{m}\tA W")),
+            E::LengthsDiffer {
+                serials: 3,
+                labels: 2,
+                ..
+            }
+        ));
+        assert!(matches!(
+            error("1\t\t1", &format!("{m}\tA W\tB W")),
+            E::EmptySerial { column: 2, .. }
+        ));
+        assert!(matches!(
+            error("\t1\t1", &format!("{m}\tA W\tB W")),
+            E::EmptySerial { column: 1, .. }
+        ));
+        assert!(matches!(
+            error("1\t1\t1", &format!("{m}\t \tB W")),
+            E::EmptyLabel { column: 2, .. }
+        ));
+        assert!(matches!(
+            error("1\t1", &format!("{m}\tA\u{1}B W")),
+            E::ControlCharacter { column: 2, .. }
+        ));
+        assert!(matches!(
+            error("1\t1", &format!("{m}\t{} W", "x".repeat(MAX_LABEL))),
+            E::CellTooLong { column: 2, .. }
+        ));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_read_as_windows_1252() {
+        let found = Channels::new(
+            (&[b"1", b"1"], 1),
+            (&[b"MV_T302_V002", b"Cuisine \xe9t\xe9 \x80"], 2),
+        )
+        .unwrap();
+        assert_eq!(
+            (found.list[0].name.as_str(), found.list[0].unit.as_str()),
+            ("Cuisine été", "€")
+        );
+    }
+}

@@ -1,0 +1,475 @@
+//! The table of a file, row by row: csv splits it, the clock and the value grammar read its cells.
+
+use super::cells::trim_spaces;
+use super::channels::Channels;
+use super::container::{self, Container, HeaderMeta, Table};
+use super::lines::Watched;
+use super::timestamps::{Clock, Zone, parse_wall_time};
+use super::{FormatError, cells};
+use crate::time_zone::FileZones;
+use csv::{ByteRecord, ReaderBuilder, Terminator};
+use std::io::Read;
+
+/// What was counted while a file was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Rows kept.
+    pub rows: u64,
+    /// Values of the rows kept.
+    pub points: u64,
+    /// Cells of the rows kept that hold no value, missing ones included.
+    pub invalid_values: u64,
+    /// Rows skipped because their time cannot be read.
+    pub invalid_timestamps: u64,
+    /// Rows skipped because they have more cells than the header: a line break is lost.
+    pub malformed_rows: u64,
+    /// Lines after `END_DATA`.
+    pub lines_after_end: u64,
+}
+
+/// A file whose header cannot be used, and what is known of it all the same.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub error: FormatError,
+    /// Plain or headed, if that was seen.
+    pub container: Option<Container>,
+    /// The JSON of a headed file.
+    pub meta: HeaderMeta,
+}
+
+impl From<FormatError> for Refused {
+    fn from(error: FormatError) -> Self {
+        Self {
+            error,
+            container: None,
+            meta: HeaderMeta::None,
+        }
+    }
+}
+
+impl From<Refused> for FormatError {
+    fn from(refused: Refused) -> Self {
+        refused.error
+    }
+}
+
+/// One row that has an instant.
+#[derive(Debug, PartialEq)]
+pub struct Row<'a> {
+    /// Seconds since 1970.
+    pub time: i64,
+    /// One entry a channel; none where the cell holds no value. All values are finite.
+    pub values: &'a [Option<f64>],
+}
+
+/// A file whose header was read and whose rows are being read.
+pub struct LoggerFile<R> {
+    container: Container,
+    meta: HeaderMeta,
+    channels: Channels,
+    rows: csv::Reader<Table<Watched<R>>>,
+    record: ByteRecord,
+    clock: Clock,
+    values: Vec<Option<f64>>,
+    tally: Tally,
+    data_rows: u64,
+    saw_end: bool,
+}
+
+impl<R: Read> LoggerFile<R> {
+    /// Reads the header. `zones` has the zone of a file which names none, and of all others.
+    ///
+    /// # Errors
+    /// What [`FormatError`] lists for headers, and errors of the disk, each with what is known of the file all the same.
+    pub fn open(input: R, zones: &FileZones) -> Result<Self, Refused> {
+        let unwrapped = container::unwrap(Watched::new(input))?;
+        let mut rows = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(b'\t')
+            .quoting(false)
+            // A lone carriage return is a character like any other; the one before a line feed is cut off below.
+            .terminator(Terminator::Any(b'\n'))
+            .buffer_capacity(64 * 1024)
+            .from_reader(unwrapped.table);
+        let channels = match header(&mut rows, unwrapped.container, unwrapped.lines_before) {
+            Ok(channels) => channels,
+            Err(error) => {
+                return Err(Refused {
+                    error,
+                    container: Some(unwrapped.container),
+                    meta: unwrapped.meta,
+                });
+            }
+        };
+        let zone = Zone::of_file(&unwrapped.meta, zones);
+        Ok(Self {
+            container: unwrapped.container,
+            meta: unwrapped.meta,
+            values: vec![None; channels.list.len()],
+            channels,
+            rows,
+            record: ByteRecord::new(),
+            clock: Clock::new(zone),
+            tally: Tally::default(),
+            data_rows: 0,
+            saw_end: false,
+        })
+    }
+
+    /// Plain or headed.
+    pub fn container(&self) -> Container {
+        self.container
+    }
+
+    /// The JSON of a headed file.
+    pub fn meta(&self) -> &HeaderMeta {
+        &self.meta
+    }
+
+    /// Master, marker and columns.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// What was counted so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Whether the file is cut off: a plain one without a final line break, a headed one without `END_DATA`. Certain once
+    /// [`LoggerFile::next_row`] has returned none.
+    pub fn truncated(&self) -> bool {
+        match self.container {
+            Container::Plain => self.watched().lacks_final_break(),
+            Container::Headed => !self.saw_end,
+        }
+    }
+
+    /// Bytes read from the file so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.watched().bytes()
+    }
+
+    /// The next row that is kept; none at the end of the data.
+    ///
+    /// # Errors
+    /// A line that is too long, and errors of the disk.
+    pub fn next_row(&mut self) -> Result<Option<Row<'_>>, FormatError> {
+        while next_line(&mut self.rows, &mut self.record)? {
+            if self.saw_end {
+                self.tally.lines_after_end += 1;
+                continue;
+            }
+            if self.at_end_marker() {
+                self.saw_end = true;
+                continue;
+            }
+            self.data_rows += 1;
+            if let Some(time) = self.read_row() {
+                return Ok(Some(Row {
+                    time,
+                    values: &self.values,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says why a file that was read to its end without error has nothing to give.
+    ///
+    /// # Errors
+    /// No data row, or no point in any.
+    pub fn check_not_barren(&self) -> Result<(), FormatError> {
+        let tally = self.tally;
+        if self.data_rows == 0 {
+            Err(FormatError::NoRow)
+        } else if tally.points == 0 {
+            Err(FormatError::NoPoint {
+                rows: tally.rows,
+                times: tally.invalid_timestamps,
+                malformed: tally.malformed_rows,
+                values: tally.invalid_values,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the record is the line that closes the data: its first cell, with nothing but blanks behind it.
+    fn at_end_marker(&self) -> bool {
+        self.container.is_end(self.record.as_slice())
+            && self
+                .record
+                .get(0)
+                .is_some_and(|cell| self.container.is_end(cell))
+    }
+
+    fn watched(&self) -> &Watched<R> {
+        self.rows.get_ref().get_ref().1.get_ref()
+    }
+
+    /// Reads the record into `values`; none if the row is skipped.
+    fn read_row(&mut self) -> Option<i64> {
+        // What follows the last tab of a line that no line break ends may be half a number.
+        let unfinished = self.watched().ended_inside_line();
+        let cells = self.record.len() - usize::from(unfinished);
+        let mut record = self.record.iter().take(cells).map(trim_spaces);
+        let columns = self.values.len();
+        if cells > columns + 1 {
+            let filled = record.clone().filter(|cell| !cell.is_empty()).count();
+            if filled > columns + 1 {
+                self.tally.malformed_rows += 1;
+                return None;
+            }
+        }
+        let Some(wall) = record.next().and_then(parse_wall_time) else {
+            self.tally.invalid_timestamps += 1;
+            return None;
+        };
+        let mut points = 0;
+        for slot in &mut self.values {
+            *slot = record.next().and_then(cells::parse);
+            points += u64::from(slot.is_some());
+        }
+        self.tally.rows += 1;
+        self.tally.points += points;
+        self.tally.invalid_values += columns as u64 - points;
+        Some(self.clock.instant(wall))
+    }
+}
+
+/// Reads the two header lines of a table that has `before` lines before it.
+fn header<R: Read>(
+    rows: &mut csv::Reader<Table<Watched<R>>>,
+    container: Container,
+    before: u64,
+) -> Result<Channels, FormatError> {
+    let mut serials = ByteRecord::new();
+    let mut labels = ByteRecord::new();
+    if !next_line(rows, &mut serials)? {
+        return Err(match container {
+            Container::Plain => FormatError::Empty,
+            Container::Headed => FormatError::NoLabels { line: before + 1 },
+        });
+    }
+    let serials_line = before + last_line(rows);
+    if !next_line(rows, &mut labels)? || container.is_end(labels.as_slice()) {
+        let line = serials_line + 1;
+        return Err(FormatError::NoLabels { line });
+    }
+    let labels_line = before + last_line(rows);
+    Channels::new(
+        (&cells(&serials), serials_line),
+        (&cells(&labels), labels_line),
+    )
+}
+
+/// Reads the next line that is not blank, with the carriage return of a CRLF cut off its last cell.
+fn next_line<R: Read>(
+    rows: &mut csv::Reader<R>,
+    record: &mut ByteRecord,
+) -> Result<bool, FormatError> {
+    loop {
+        let more = rows
+            .read_byte_record(record)
+            .map_err(|error| match error.into_kind() {
+                csv::ErrorKind::Io(error) => FormatError::from(error),
+                other => FormatError::Read(std::io::Error::other(format!("{other:?}"))),
+            })?;
+        if !more {
+            return Ok(false);
+        }
+        if record.as_slice().ends_with(b"\r") {
+            let last = record.len() - 1;
+            let end = record.range(last).map_or(0, |range| range.len());
+            if end > 0 {
+                cut_last_byte(record);
+            }
+        }
+        if record.iter().any(|cell| !trim_spaces(cell).is_empty()) {
+            return Ok(true);
+        }
+    }
+}
+
+/// Cuts one byte off the last cell.
+fn cut_last_byte(record: &mut ByteRecord) {
+    let last = record.len() - 1;
+    let cell = record.get(last).map(|cell| cell[..cell.len() - 1].to_vec());
+    record.truncate(last);
+    record.push_field(&cell.unwrap_or_default());
+}
+
+/// The number of the line that was read last, 1-based, counted from the table's first. (The record's own position is where
+/// the blank lines before it begin.)
+fn last_line<R: Read>(rows: &csv::Reader<Table<Watched<R>>>) -> u64 {
+    let unfinished = rows.get_ref().get_ref().1.get_ref().ended_inside_line();
+    rows.position()
+        .line()
+        .saturating_sub(u64::from(!unfinished))
+}
+
+fn cells(record: &ByteRecord) -> Vec<&[u8]> {
+    record.iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "10\t10\t20\nMV_T302_V002\tA W\tB W\n";
+
+    type Rows = Vec<(i64, Vec<Option<f64>>)>;
+
+    fn read(text: &str) -> (Rows, Tally, bool) {
+        read_in_blocks(text.as_bytes(), usize::MAX).unwrap()
+    }
+
+    /// Hands out at most `block` bytes a read.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            let n = buf.len().min(self.1);
+            self.0.read(&mut buf[..n])
+        }
+    }
+
+    fn read_in_blocks(text: &[u8], block: usize) -> Result<(Rows, Tally, bool), FormatError> {
+        let mut file = LoggerFile::open(Slow(text, block), &FileZones::built_in(chrono_tz::UTC))?;
+        let mut rows = Vec::new();
+        while let Some(row) = file.next_row()? {
+            rows.push((row.time, row.values.to_vec()));
+        }
+        Ok((rows, file.tally(), file.truncated()))
+    }
+
+    /// 3 August 2025, 03:20 UTC.
+    const T: i64 = 1_754_191_200;
+
+    #[test]
+    fn a_row_has_its_instant_and_one_value_a_channel() {
+        let (rows, tally, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t-2\n"));
+        assert_eq!(rows, [(T, vec![Some(1.5), Some(-2.0)])]);
+        assert_eq!((tally.rows, tally.points, truncated), (1, 2, false));
+    }
+
+    #[test]
+    fn what_follows_the_last_tab_of_an_unfinished_line_is_never_a_value() {
+        let (rows, tally, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t245."));
+        assert_eq!(rows, [(T, vec![Some(1.5), None])]);
+        assert_eq!(
+            (tally.points, tally.invalid_values, truncated),
+            (1, 1, true)
+        );
+        let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t"));
+        assert_eq!(rows, [(T, vec![Some(1.5), None])]);
+        let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1"));
+        assert_eq!(rows, [(T, vec![None, None])]);
+    }
+
+    #[test]
+    fn a_row_that_lost_its_line_break_is_skipped_and_counted() {
+        let (rows, tally, _) = read(&format!(
+            "{HEAD}03/08/25 03:20:00\t1\t203/08/25 03:30:00\t3\t4\n03/08/25 03:20:00\t5\t6\t \t\n"
+        ));
+        assert_eq!(rows, [(T, vec![Some(5.0), Some(6.0)])]);
+        assert_eq!(tally.malformed_rows, 1);
+    }
+
+    #[test]
+    fn missing_and_unreadable_cells_count_and_the_rest_of_the_row_is_kept() {
+        let (rows, tally, _) = read(&format!(
+            "{HEAD}03/08/25 03:20:00\tx\t2\n03/08/25 03:20:00\t1\n03/08/25 03:20:00\n yesterday\t1\t2\n"
+        ));
+        assert_eq!(
+            rows,
+            [
+                (T, vec![None, Some(2.0)]),
+                (T, vec![Some(1.0), None]),
+                (T, vec![None, None])
+            ]
+        );
+        assert_eq!((tally.rows, tally.points, tally.invalid_values), (3, 2, 4));
+        assert_eq!(tally.invalid_timestamps, 1);
+    }
+
+    #[test]
+    fn crlf_blanks_and_quotation_marks_change_nothing() {
+        let plain = read(&format!(
+            "{HEAD}03/08/25 03:20:00\t1\t2\n03/08/25 03:20:01\t\"\t4\n"
+        ));
+        let other = read(
+            "\u{feff}10\t10\t20\t \r\nMV_T302_V002\tA W\tB W \t\r\n\r\n03/08/25 03:20:00\t 1 \t2\r\n 03/08/25 03:20:01 \t\"\t4\r\n",
+        );
+        assert_eq!(plain, other);
+        assert_eq!(plain.0[1].1, [None, Some(4.0)]);
+    }
+
+    #[test]
+    fn a_lone_carriage_return_ends_no_line() {
+        let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1\r2\t3\n"));
+        assert_eq!(rows, [(T, vec![None, Some(3.0)])]);
+    }
+
+    #[test]
+    fn a_headed_file_ends_with_its_end_marker() {
+        let headed = |tail: &str| {
+            read(&format!(
+                "START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{HEAD}03/08/25 03:20:00\t1\t2{tail}"
+            ))
+        };
+        assert!(!headed("\nEND_DATA\n").2);
+        assert!(!headed("\r\nEND_DATA \t").2);
+        assert!(headed("\n").2);
+        assert_eq!(headed("\nEND_DATA\nmore\n\n").1.lines_after_end, 1);
+        assert_eq!(headed("\nEND_\tDATA\n").1.invalid_timestamps, 1);
+        assert_eq!(headed("").0, [(T, vec![Some(1.0), None])]);
+    }
+
+    #[test]
+    fn the_size_of_the_blocks_read_changes_nothing() {
+        let text = format!("\u{feff}{HEAD}03/08/25 03:20:00\t1\t2\r\n03/08/25 03:30:00\t3\t4");
+        let whole = read_in_blocks(text.as_bytes(), usize::MAX).unwrap();
+        for block in 1..9 {
+            assert_eq!(
+                read_in_blocks(text.as_bytes(), block).unwrap(),
+                whole,
+                "{block}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_without_rows_or_points_is_told_apart() {
+        let barren = |text: &str| {
+            let mut file =
+                LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
+            while file.next_row().unwrap().is_some() {}
+            file.check_not_barren()
+        };
+        assert!(matches!(barren(HEAD), Err(FormatError::NoRow)));
+        assert!(matches!(
+            barren(&format!("{HEAD}{HEAD}")),
+            Err(FormatError::NoPoint { times: 2, .. })
+        ));
+        assert!(barren(&format!("{HEAD}03/08/25 03:20:00\t1\t2\n")).is_ok());
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_an_error_and_the_rows_before_it_are_read() {
+        let text = format!(
+            "{HEAD}03/08/25 03:20:00\t1\t2\n{}",
+            "9".repeat(3 * super::super::MAX_LINE)
+        );
+        let mut file =
+            LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
+        assert!(file.next_row().unwrap().is_some());
+        assert!(matches!(
+            file.next_row(),
+            Err(FormatError::LineTooLong { line: 4 })
+        ));
+    }
+}

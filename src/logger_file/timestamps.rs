@@ -1,0 +1,404 @@
+//! From the time a row carries to its instant. Source: SPEC section 2, "Time".
+
+use super::container::HeaderMeta;
+use crate::time_zone::{FileZones, TimeZone};
+use chrono::{NaiveDate, NaiveDateTime};
+
+/// What the times of a file mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Zone {
+    /// Universal time.
+    Utc,
+    /// Wall time, daylight saving included.
+    Local(TimeZone),
+}
+
+impl Zone {
+    /// The zone of a file: UTC where its header says so, else the zone that its header names, else the default.
+    pub fn of_file(meta: &HeaderMeta, zones: &FileZones) -> Self {
+        if meta.text("DataTimeSettings") == Some("UTC") {
+            return Self::Utc;
+        }
+        let named = meta
+            .text("TimeZoneName")
+            .and_then(|name| zones.database.zone(name));
+        Self::Local(named.unwrap_or_else(|| zones.default.clone()))
+    }
+}
+
+/// Reads `DD/MM/YY HH:MM:SS`, day first, 20YY; anything else is none.
+pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
+    let cell: &[u8; 17] = cell.try_into().ok()?;
+    let separators = [(2, b'/'), (5, b'/'), (8, b' '), (11, b':'), (14, b':')];
+    if separators.into_iter().any(|(at, byte)| cell[at] != byte) {
+        return None;
+    }
+    let two = |at: usize| {
+        let (tens, ones) = (cell[at], cell[at + 1]);
+        (tens.is_ascii_digit() && ones.is_ascii_digit())
+            .then(|| u32::from(tens - b'0') * 10 + u32::from(ones - b'0'))
+    };
+    let date = NaiveDate::from_ymd_opt(2000 + i32::try_from(two(6)?).ok()?, two(3)?, two(0)?)?;
+    date.and_hms_opt(two(9)?, two(12)?, two(15)?)
+}
+
+/// Gives each row its instant. It remembers the rows of one file, since a doubled wall time can only be told apart by
+/// where the row is due.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    zone: Zone,
+    /// The instant of the row before, in seconds since 1970.
+    previous: Option<i64>,
+    /// The last two positive steps between rows in seconds, the newest first.
+    steps: [Option<i64>; 2],
+}
+
+impl Clock {
+    /// A clock for one file.
+    pub fn new(zone: Zone) -> Self {
+        Self {
+            zone,
+            previous: None,
+            steps: [None; 2],
+        }
+    }
+
+    /// The instant of the next row, in seconds since 1970. Rows are taken as they come: never sorted, dropped or corrected.
+    pub fn instant(&mut self, wall: NaiveDateTime) -> i64 {
+        let instant = match &self.zone {
+            Zone::Utc => wall.and_utc().timestamp(),
+            Zone::Local(zone) => match zone.instants(wall) {
+                (only, None) => only,
+                (earlier, Some(later)) => self.nearer_to_due(earlier, later),
+            },
+        };
+        if let Some(previous) = self.previous {
+            let step = instant - previous;
+            if step > 0 {
+                self.steps = [Some(step), self.steps[0]];
+            }
+        }
+        self.previous = Some(instant);
+        instant
+    }
+
+    fn nearer_to_due(&self, earlier: i64, later: i64) -> i64 {
+        let Some(previous) = self.previous else {
+            return earlier;
+        };
+        let step = self.steps.into_iter().flatten().min().unwrap_or_default();
+        let due = previous + step;
+        if (later - due).abs() < (earlier - due).abs() {
+            later
+        } else {
+            earlier
+        }
+    }
+}
+
+/// The instant of the last row of a file of which only the two ends were read, in seconds since 1970. `whole` tells whether
+/// `tail` begins at a line's beginning. In the doubled hour of autumn it may be an hour too early.
+pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) -> Option<i64> {
+    let meta = super::container::unwrap(head)
+        .map(|file| file.meta)
+        .unwrap_or_default();
+    let mut clock = Clock::new(Zone::of_file(&meta, zones));
+    tail.split(|byte| *byte == b'\n')
+        .skip(usize::from(!whole))
+        .filter_map(|line| {
+            // A time that no tab follows may be cut off.
+            let (time, _) = line.split_at(memchr::memchr(b'\t', line)?);
+            parse_wall_time(super::cells::trim_spaces(time))
+        })
+        .map(|wall| clock.instant(wall))
+        .last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time_zone::testing::{PARIS, file_zones, zone_from_a_file};
+    use chrono::DateTime;
+
+    /// The instants of the rows of a file, by the built-in rules and by those of a zone file, which agree.
+    fn times(zone: &str, walls: &[&str]) -> Vec<String> {
+        let zone = zone.parse().unwrap();
+        let built_in = FileZones::built_in(zone).default;
+        let times = times_in(built_in, walls);
+        assert_eq!(times_in(zone_from_a_file(zone), walls), times);
+        times
+    }
+
+    fn times_in(zone: TimeZone, walls: &[&str]) -> Vec<String> {
+        let mut clock = Clock::new(Zone::Local(zone));
+        walls
+            .iter()
+            .map(|wall| {
+                let at = clock.instant(parse_wall_time(wall.as_bytes()).unwrap());
+                DateTime::from_timestamp(at, 0)
+                    .unwrap()
+                    .format("%d %H:%M:%S")
+                    .to_string()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_day_comes_first() {
+        let wall = parse_wall_time(b"03/08/25 03:20:00").unwrap();
+        assert_eq!(wall.to_string(), "2025-08-03 03:20:00");
+    }
+
+    #[test]
+    fn nothing_but_the_one_form_is_a_time() {
+        for cell in [
+            "",
+            "3/8/25 03:20:00",
+            "03/08/2025 03:20:00",
+            "2025-08-03 03:20",
+            "31/02/25 00:00:00",
+            "03/13/25 00:00:00",
+            "03/08/25 24:00:00",
+            "03/08/25 03:60:00",
+            "03/08/25 03:20:60",
+            "03/08/25  3:20:00",
+            "03/08/25T03:20:00",
+            "+3/08/25 03:20:00",
+            "00/08/25 03:20:00",
+        ] {
+            assert_eq!(parse_wall_time(cell.as_bytes()), None, "{cell}");
+        }
+    }
+
+    #[test]
+    fn ten_minute_rows_run_through_the_doubled_hour() {
+        let found = times(
+            "Europe/Paris",
+            &[
+                "26/10/25 01:40:00",
+                "26/10/25 01:50:00",
+                "26/10/25 02:00:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:20:00",
+                "26/10/25 02:30:00",
+                "26/10/25 02:40:00",
+                "26/10/25 02:50:00",
+                "26/10/25 02:00:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:20:00",
+                "26/10/25 02:30:00",
+                "26/10/25 02:40:00",
+                "26/10/25 02:50:00",
+                "26/10/25 03:00:00",
+            ],
+        );
+        let hours_utc: Vec<_> = found.iter().map(|t| &t[3..8]).collect();
+        assert_eq!(
+            hours_utc,
+            [
+                "23:40", "23:50", "00:00", "00:10", "00:20", "00:30", "00:40", "00:50", "01:00",
+                "01:10", "01:20", "01:30", "01:40", "01:50", "02:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn hourly_rows_run_through_the_doubled_hour() {
+        let found = times(
+            "Europe/Paris",
+            &[
+                "26/10/25 00:30:00",
+                "26/10/25 01:30:00",
+                "26/10/25 02:30:00",
+                "26/10/25 02:30:00",
+                "26/10/25 03:30:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            [
+                "25 22:30:00",
+                "25 23:30:00",
+                "26 00:30:00",
+                "26 01:30:00",
+                "26 02:30:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_repeated_second_is_not_taken_for_the_second_hour() {
+        let found = times(
+            "Europe/Paris",
+            &[
+                "26/10/25 02:00:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:10:00",
+                "26/10/25 02:09:59",
+                "26/10/25 02:20:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            [
+                "26 00:00:00",
+                "26 00:10:00",
+                "26 00:10:00",
+                "26 00:09:59",
+                "26 00:20:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn after_a_gap_the_row_has_the_instant_nearer_to_where_it_was_due() {
+        let found = times(
+            "Europe/Paris",
+            &[
+                "26/10/25 02:30:00",
+                "26/10/25 02:40:00",
+                "26/10/25 02:20:00",
+                "26/10/25 02:30:00",
+            ],
+        );
+        // Due at 00:50 UTC: 02:20 is 00:20 (30 minutes off) or 01:20 (30 minutes off): a tie, the earlier one. The last step
+        // forward is still ten minutes, so 02:30 is due at 00:30.
+        assert_eq!(
+            found,
+            ["26 00:30:00", "26 00:40:00", "26 00:20:00", "26 00:30:00"]
+        );
+        let found = times(
+            "Europe/Paris",
+            &[
+                "25/10/25 22:00:00",
+                "25/10/25 22:10:00",
+                "26/10/25 02:50:00",
+                "26/10/25 02:00:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            ["25 20:00:00", "25 20:10:00", "26 00:50:00", "26 01:00:00"]
+        );
+    }
+
+    #[test]
+    fn the_smaller_of_the_last_two_steps_counts() {
+        // Steps of 10 minutes, then one of 70: the next row is due 10 minutes later, not 70.
+        let found = times(
+            "Europe/Paris",
+            &[
+                "26/10/25 00:20:00",
+                "26/10/25 00:30:00",
+                "26/10/25 01:40:00",
+                "26/10/25 02:10:00",
+            ],
+        );
+        assert_eq!(found[3], "26 00:10:00");
+    }
+
+    #[test]
+    fn the_first_row_of_a_file_has_the_earlier_instant() {
+        assert_eq!(
+            times("Europe/Paris", &["26/10/25 02:30:00"]),
+            ["26 00:30:00"]
+        );
+    }
+
+    #[test]
+    fn a_time_that_spring_skips_is_read_with_the_offset_before_it() {
+        let found = times(
+            "Europe/Paris",
+            &[
+                "30/03/25 01:50:00",
+                "30/03/25 02:00:00",
+                "30/03/25 02:30:00",
+                "30/03/25 03:00:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            ["30 00:50:00", "30 01:00:00", "30 01:30:00", "30 01:00:00"]
+        );
+        // Half an hour, and a whole day that never was.
+        assert_eq!(
+            times("Australia/Lord_Howe", &["05/10/25 02:15:00"]),
+            ["04 15:45:00"]
+        );
+        assert_eq!(
+            times("Pacific/Apia", &["30/12/11 12:00:00"]),
+            ["30 22:00:00"]
+        );
+    }
+
+    #[test]
+    fn zones_west_of_greenwich_double_their_hour_too() {
+        let found = times(
+            "America/New_York",
+            &[
+                "02/11/25 00:30:00",
+                "02/11/25 01:30:00",
+                "02/11/25 01:30:00",
+                "02/11/25 02:30:00",
+            ],
+        );
+        assert_eq!(
+            found,
+            ["02 04:30:00", "02 05:30:00", "02 06:30:00", "02 07:30:00"]
+        );
+    }
+
+    #[test]
+    fn daylight_saving_goes_on_to_the_end_of_the_century() {
+        assert_eq!(
+            times("Europe/Paris", &["01/07/99 12:00:00"]),
+            ["01 10:00:00"]
+        );
+    }
+
+    #[test]
+    fn the_last_row_is_read_off_the_two_ends_of_a_file() {
+        let paris = &FileZones::built_in(chrono_tz::Europe::Paris);
+        let plain =
+            b"1\t1\nMV_T302_V002\tA W\n03/08/25 03:20:00\t1\n03/08/25 03:30:00\t2\n03/08/25 03:4";
+        assert_eq!(last_instant(plain, plain, true, paris), Some(1_754_184_600));
+        assert_eq!(
+            last_instant(plain, b"5 03:20:00\t1\n03/08/25 03:30:00\t", false, paris),
+            Some(1_754_184_600)
+        );
+        let headed =
+            b"START_HEADER\n{\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n1\t1\n";
+        assert_eq!(
+            last_instant(headed, b"03/08/25 03:30:00\t2\nEND_DATA\n", true, paris),
+            Some(1_754_191_800)
+        );
+        assert_eq!(last_instant(b"", b"", true, paris), None);
+    }
+
+    #[test]
+    fn the_header_decides_over_the_default_zone() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = [("Europe/Paris", PARIS), ("Asia/Tokyo", "JST-9")];
+        let zones = file_zones(dir.path(), &rules, "Europe/Paris");
+        let zone = |json: &str| {
+            Zone::of_file(
+                &HeaderMeta::Json(serde_json::from_str(json).unwrap()),
+                &zones,
+            )
+        };
+        let local = |name: &str| Zone::Local(zones.database.zone(name).unwrap());
+        assert_eq!(
+            zone(r#"{"DataTimeSettings":"UTC","TimeZoneName":"Asia/Tokyo"}"#),
+            Zone::Utc
+        );
+        assert_eq!(
+            zone(r#"{"DataTimeSettings":"LOCAL","TimeZoneName":"Asia/Tokyo"}"#),
+            local("Asia/Tokyo")
+        );
+        assert_eq!(zone(r#"{"TimeZoneName":"nowhere"}"#), local("Europe/Paris"));
+        assert_eq!(
+            Zone::of_file(&HeaderMeta::None, &zones),
+            local("Europe/Paris")
+        );
+    }
+}

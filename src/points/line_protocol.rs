@@ -1,0 +1,279 @@
+//! InfluxDB's line protocol, written by hand: one copy of a channel's prefix and two numbers a point.
+//!
+//! Source: SPEC section 3, and the server's own parser: comma, space and `=` are escaped in tags, comma and space in a
+//! measurement; a backslash is not escaped and cannot end a value, where it would swallow the separator.
+
+use crate::data_dir::Campaign;
+use crate::logger_file::{Channel, Row};
+use std::ops::RangeInclusive;
+
+/// The bytes before the value of each point of one channel: measurement, tags, `value=`.
+#[derive(Debug, Clone)]
+pub struct Prefix(Box<[u8]>);
+
+impl Prefix {
+    /// Escapes everything that the points of a channel have in common.
+    pub fn new(campaign: &Campaign, master: &str, channel: &Channel) -> Self {
+        let mut line = Line::new(campaign.as_str());
+        // Sorted by key, as the server wants them.
+        line.tag("campaign", campaign.as_str());
+        line.tag("channel_id", &channel.id);
+        line.tag("channel_name", &channel.name);
+        line.tag("channel_number", &channel.number.to_string());
+        line.tag("channel_type", channel.role.as_str());
+        line.tag("device", &channel.serial);
+        line.tag("device_master_sn", master);
+        line.tag("device_sn", &channel.serial);
+        line.tag("unit", &channel.unit);
+        let mut bytes = line.0;
+        bytes.extend_from_slice(b" value=");
+        Self(bytes.into())
+    }
+}
+
+/// Appends the points of a row, one line a value, in the order of the channels. Returns how many.
+pub fn append_row(out: &mut Vec<u8>, prefixes: &[Prefix], row: &Row<'_>) -> u32 {
+    let mut digits = itoa::Buffer::new();
+    let seconds = digits.format(row.time).as_bytes();
+    let mut number = zmij::Buffer::new();
+    let mut points = 0;
+    for (prefix, value) in prefixes.iter().zip(row.values) {
+        let Some(value) = *value else { continue };
+        let value = number.format_finite(value).as_bytes();
+        out.reserve(prefix.0.len() + value.len() + seconds.len() + 2);
+        out.extend_from_slice(&prefix.0);
+        out.extend_from_slice(value);
+        out.push(b' ');
+        out.extend_from_slice(seconds);
+        out.push(b'\n');
+        points += 1;
+    }
+    points
+}
+
+/// A line of any measurement, built tag by tag and field by field.
+#[derive(Debug)]
+pub struct Line(Vec<u8>);
+
+impl Line {
+    /// Begins with the measurement. Trailing backslashes are cut off.
+    pub fn new(measurement: &str) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        escape_into(&mut bytes, measurement, b", ");
+        Self(bytes)
+    }
+
+    /// Adds a tag; one with an empty value is left out, as the server refuses it.
+    pub fn tag(&mut self, key: &str, value: &str) {
+        let value = value.trim_end_matches('\\');
+        if value.is_empty() {
+            return;
+        }
+        self.0.push(b',');
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.push(b'=');
+        escape_into(&mut self.0, value, b",= ");
+    }
+
+    /// Begins the fields.
+    pub fn fields(self) -> Fields {
+        Fields {
+            bytes: self.0,
+            separator: b' ',
+        }
+    }
+}
+
+/// The fields of a line.
+#[derive(Debug)]
+pub struct Fields {
+    bytes: Vec<u8>,
+    separator: u8,
+}
+
+impl Fields {
+    fn key(&mut self, key: &str) {
+        self.bytes.push(self.separator);
+        self.separator = b',';
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.push(b'=');
+    }
+
+    /// A whole number.
+    pub fn integer(&mut self, key: &str, value: i64) {
+        self.key(key);
+        self.bytes
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.bytes.push(b'i');
+    }
+
+    /// A number; one that is not finite is left out.
+    pub fn float(&mut self, key: &str, value: f64) {
+        if value.is_finite() {
+            self.key(key);
+            self.bytes
+                .extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+        }
+    }
+
+    /// True or false.
+    pub fn boolean(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.bytes
+            .extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    /// Text without line breaks; a longer one than `max` bytes is cut.
+    pub fn text(&mut self, key: &str, value: &str, max: usize) {
+        self.key(key);
+        self.bytes.push(b'"');
+        for c in value[..value.floor_char_boundary(max)].chars() {
+            match c {
+                '"' | '\\' => self.bytes.extend_from_slice(&[b'\\', c as u8]),
+                // A file of lines is read line by line by whoever loads it.
+                '\n' | '\r' => self.bytes.push(b' '),
+                _ => self
+                    .bytes
+                    .extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        self.bytes.push(b'"');
+    }
+
+    /// Ends the line with its time, in the precision that the request names.
+    pub fn at(mut self, time: i64) -> Vec<u8> {
+        self.bytes.push(b' ');
+        self.bytes
+            .extend_from_slice(itoa::Buffer::new().format(time).as_bytes());
+        self.bytes.push(b'\n');
+        self.bytes
+    }
+}
+
+fn escape_into(out: &mut Vec<u8>, text: &str, special: &[u8]) {
+    for byte in text.trim_end_matches('\\').bytes() {
+        if special.contains(&byte) {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+}
+
+/// The span of instants that a batch covers, in seconds since 1970.
+pub type Span = RangeInclusive<i64>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logger_file::LoggerFile;
+    use influxdb_line_protocol::{FieldValue, parse_lines};
+    use std::ffi::OsStr;
+
+    fn lines(campaign: &str, label: &str, values: &str) -> String {
+        let text = format!("10\t20\nMV_T302_V002\t{label}\n03/08/25 03:20:00\t{values}\n");
+        let campaign = Campaign::new(OsStr::new(campaign)).unwrap();
+        let mut file = LoggerFile::open(
+            text.as_bytes(),
+            &crate::time_zone::FileZones::built_in(chrono_tz::UTC),
+        )
+        .unwrap();
+        let channels = file.channels().clone();
+        let prefixes: Vec<_> = channels
+            .list
+            .iter()
+            .map(|channel| Prefix::new(&campaign, &channels.master, channel))
+            .collect();
+        let mut out = Vec::new();
+        while let Some(row) = file.next_row().unwrap() {
+            append_row(&mut out, &prefixes, &row);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_point_is_a_line_with_its_tags_sorted() {
+        assert_eq!(
+            lines("site", "Ph 1 V", "242.25"),
+            "site,campaign=site,channel_id=S20_Ch1_M10,channel_name=Ph\\ 1,channel_number=1,channel_type=slave,device=20,\
+             device_master_sn=10,device_sn=20,unit=V value=242.25 1754191200\n"
+        );
+    }
+
+    #[test]
+    fn an_empty_unit_is_left_out() {
+        assert!(!lines("site", "Ph1", "1").contains("unit"));
+    }
+
+    /// The values of a line's tags, and its measurement, as InfluxData's own parser reads them.
+    fn read_back(line: &str) -> (String, Vec<(String, String)>, f64) {
+        let parsed = parse_lines(line).next().unwrap().unwrap();
+        let value = match parsed.field_set[0].1 {
+            FieldValue::F64(value) => value,
+            ref other => panic!("{other:?}"),
+        };
+        let tags = parsed.series.tag_set.clone().unwrap_or_default();
+        (
+            parsed.series.measurement.to_string(),
+            tags.iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
+            value,
+        )
+    }
+
+    #[test]
+    fn separators_are_escaped_and_a_backslash_at_the_end_is_cut() {
+        let line = lines("a, b=c\\", "x=,\\y\\ z\\\\", "1");
+        assert!(
+            line.starts_with("a\\,\\ b=c,campaign=a\\,\\ b\\=c,"),
+            "{line}"
+        );
+        let (measurement, tags, _) = read_back(&line);
+        assert_eq!(measurement, "a, b=c");
+        let tag = |key: &str| &tags.iter().find(|(k, _)| k == key).unwrap().1;
+        assert_eq!(tag("campaign"), "a, b=c");
+        assert_eq!(tag("channel_name"), "x=,\\y");
+        assert_eq!(tag("unit"), "z");
+    }
+
+    #[test]
+    fn doubles_read_back_the_same() {
+        for value in [
+            0.0,
+            -0.0,
+            242.25,
+            1e16,
+            1e-7,
+            5e-324,
+            f64::MAX,
+            f64::MIN_POSITIVE,
+            0.1 + 0.2,
+            1e300,
+            -1e22,
+            123_456_789.012_345_67,
+        ] {
+            let (.., found) = read_back(&lines("c", "A W", &format!("{value:e}")));
+            assert_eq!(found.to_bits(), f64::to_bits(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_report_are_typed_and_escaped() {
+        let mut line = Line::new("m");
+        line.tag("empty", "");
+        line.tag("t", "a b");
+        let mut fields = line.fields();
+        fields.integer("i", -3);
+        fields.float("f", 1.5);
+        fields.float("none", f64::NAN);
+        fields.boolean("b", true);
+        fields.text("s", "say \"x\\y\"\né", 64);
+        fields.text("cut", "éé", 3);
+        let line = String::from_utf8(fields.at(7)).unwrap();
+        assert_eq!(
+            line,
+            "m,t=a\\ b i=-3i,f=1.5,b=true,s=\"say \\\"x\\\\y\\\" é\",cut=\"é\" 7\n"
+        );
+        assert!(parse_lines(&line).all(|l| l.is_ok()));
+    }
+}

@@ -5,8 +5,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use powerview::data_dir::Campaign;
 use powerview::logger_file::LoggerFile;
-use powerview::points::{Batch, BatchBuilder, Shape, compressed};
-use powerview::points::{Prefix, append_row};
+use powerview::points::{Batch, BatchBuilder, BatchOptions, compressed};
+use powerview::points::{SeriesPrefix, append_row};
 use powerview::time_zone::{FileZones, ZoneDatabase};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -64,24 +64,24 @@ fn zones() -> FileZones {
     ZONES.clone()
 }
 
-fn prefixes(input: &[u8]) -> Vec<Prefix> {
+fn prefixes(input: &[u8]) -> Vec<SeriesPrefix> {
     let file = LoggerFile::open(input, &zones()).expect("a file");
     let campaign = Campaign::new(OsStr::new("site1")).expect("a campaign");
     let channels = file.channels();
     channels
         .list
         .iter()
-        .map(|c| Prefix::new(&campaign, &channels.master, c))
+        .map(|c| SeriesPrefix::new(&campaign, &channels.master, c))
         .collect()
 }
 
 fn read(input: &[u8]) -> u64 {
     let mut file = LoggerFile::open(input, &zones()).expect("a file");
     while file.next_row().expect("a row").is_some() {}
-    file.tally().points
+    file.stats().points
 }
 
-fn lines(input: &[u8], prefixes: &[Prefix], out: &mut Vec<u8>) {
+fn lines(input: &[u8], prefixes: &[SeriesPrefix], out: &mut Vec<u8>) {
     out.clear();
     let mut file = LoggerFile::open(input, &zones()).expect("a file");
     while let Some(row) = file.next_row().expect("a row") {
@@ -92,7 +92,7 @@ fn lines(input: &[u8], prefixes: &[Prefix], out: &mut Vec<u8>) {
 fn batches(input: &[u8], gzip: bool) -> Vec<Batch> {
     let prefixes = prefixes(input);
     let mut file = LoggerFile::open(input, &zones()).expect("a file");
-    let mut builder = BatchBuilder::new(Shape {
+    let mut builder = BatchBuilder::new(BatchOptions {
         gzip,
         lines: 10_000,
     });

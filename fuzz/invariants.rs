@@ -1,8 +1,8 @@
 // What holds for any bytes. Shared by the fuzz targets and by the test that replays their corpus.
 
 use powerview::data_dir::Campaign;
-use powerview::logger_file::{LoggerFile, Role, Tally};
-use powerview::points::{Prefix, append_row};
+use powerview::logger_file::{LoggerFile, Role, RowStats};
+use powerview::points::{SeriesPrefix, append_row};
 use powerview::time_zone::FileZones;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use std::io::Read;
 /// The points of a file as lines, what was counted, and whether it ended early.
 struct Converted {
     lines: Vec<u8>,
-    tally: Tally,
+    stats: RowStats,
     truncated: bool,
     channels: usize,
 }
@@ -30,7 +30,7 @@ fn convert(input: impl Read) -> Option<Converted> {
     let mut file = LoggerFile::open(input, &FileZones::built_in(chrono_tz::Europe::Paris)).ok()?;
     let campaign = Campaign::new(OsStr::new("a, b=c")).expect("a campaign");
     let channels = file.channels().clone();
-    let prefix = |channel| Prefix::new(&campaign, &channels.master, channel);
+    let prefix = |channel| SeriesPrefix::new(&campaign, &channels.master, channel);
     let prefixes: Vec<_> = channels.list.iter().map(prefix).collect();
     let mut lines = Vec::new();
     let mut sent = 0;
@@ -39,11 +39,11 @@ fn convert(input: impl Read) -> Option<Converted> {
         assert!(row.values.iter().flatten().all(|value| value.is_finite()));
         sent += u64::from(append_row(&mut lines, &prefixes, &row));
     }
-    let tally = file.tally();
-    assert_eq!(tally.points, sent);
+    let stats = file.stats();
+    assert_eq!(stats.points, sent);
     Some(Converted {
         lines,
-        tally,
+        stats,
         truncated: file.truncated(),
         channels: channels.list.len(),
     })
@@ -60,20 +60,20 @@ pub fn reader(bytes: &[u8]) {
     };
     assert!(
         whole.lines == dribbled.lines
-            && whole.tally == dribbled.tally
+            && whole.stats == dribbled.stats
             && whole.truncated == dribbled.truncated
     );
-    let tally = whole.tally;
+    let stats = whole.stats;
     assert_eq!(
-        tally.points + tally.invalid_values,
-        tally.rows * whole.channels as u64
+        stats.points + stats.invalid_values,
+        stats.rows * whole.channels as u64
     );
     let mut count = 0;
     for line in whole.lines.split_inclusive(|byte| *byte == b'\n') {
         check_line(line);
         count += 1;
     }
-    assert_eq!(tally.points, count);
+    assert_eq!(stats.points, count);
 }
 
 /// A line has its nine tags, or fewer, each `key=value` with no separator left bare, one field and one time.

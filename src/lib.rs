@@ -1,7 +1,7 @@
 //! PowerView: the measurements of MV2 loggers, written to InfluxDB 2 with none lost, doubled, shifted or invented.
 //!
 //! Data flow one way: `cli` -> `config` -> `run` (walk) -> `device` (lock, take, land, move) -> `ingest` (`logger_file` ->
-//! `line_protocol` -> `batch`) -> `courier` -> `sink`; and from `device` -> `ledger` (`report`, `meta`) -> exit code.
+//! `line_protocol` -> `batch`) -> `courier` -> `sink`; and from `device` -> `recorder` (`report`, `meta`) -> exit code.
 #![deny(unsafe_code)]
 
 pub mod cli;

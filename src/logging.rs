@@ -3,7 +3,7 @@
 use crate::cli::Common;
 use crate::config::{ConfigError, Environment};
 use crate::report::{Beside, Progress};
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use std::io::IsTerminal as _;
 use tracing::level_filters::LevelFilter;
 
@@ -11,7 +11,7 @@ use tracing::level_filters::LevelFilter;
 ///
 /// # Errors
 /// A level that does not exist.
-pub fn start_log(
+pub fn init_logging(
     common: &Common,
     env: &Environment,
     progress: &Progress,
@@ -40,7 +40,7 @@ pub fn start_log(
             other => {
                 return Err(ConfigError(format!(
                     "TSV_LOG_LEVEL is {:?}; it must be DEBUG, INFO, WARNING or ERROR",
-                    shown(other)
+                    sanitize(other)
                 )));
             }
         }

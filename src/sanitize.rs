@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 const MAX_SHOWN: usize = 1_000;
 
 /// Whether a character could move the cursor, break a line, hide itself or turn the direction of writing.
-pub fn is_unsafe(c: char) -> bool {
+pub fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -20,7 +20,7 @@ pub fn is_unsafe(c: char) -> bool {
 
 /// `text` with control and invisible characters written as `\n`, `\t` or `\u{..}`, bytes that are not
 /// UTF-8 as `\xNN`, and cut after 1,000 characters.
-pub fn shown(text: impl AsRef<OsStr>) -> String {
+pub fn sanitize(text: impl AsRef<OsStr>) -> String {
     let mut out = String::new();
     let mut count = 0;
     for chunk in text.as_ref().as_bytes().utf8_chunks() {
@@ -30,7 +30,7 @@ pub fn shown(text: impl AsRef<OsStr>) -> String {
                 out.push('…');
                 return out;
             }
-            if is_unsafe(c) {
+            if needs_escape(c) {
                 out.extend(c.escape_default());
             } else {
                 out.push(c);
@@ -50,26 +50,26 @@ mod tests {
 
     #[test]
     fn escape_sequences_and_line_breaks_are_spelled_out() {
-        assert_eq!(shown("a\x1b[31mb\nc\r"), "a\\u{1b}[31mb\\nc\\r");
+        assert_eq!(sanitize("a\x1b[31mb\nc\r"), "a\\u{1b}[31mb\\nc\\r");
     }
 
     #[test]
     fn turned_writing_and_hidden_characters_are_spelled_out() {
-        assert_eq!(shown("a\u{202e}b\u{200b}"), "a\\u{202e}b\\u{200b}");
+        assert_eq!(sanitize("a\u{202e}b\u{200b}"), "a\\u{202e}b\\u{200b}");
     }
 
     #[test]
     fn bytes_that_are_not_utf8_are_shown_in_hexadecimal() {
-        assert_eq!(shown(OsStr::from_bytes(b"\xe9t\xe9")), "\\xe9t\\xe9");
+        assert_eq!(sanitize(OsStr::from_bytes(b"\xe9t\xe9")), "\\xe9t\\xe9");
     }
 
     #[test]
     fn letters_of_any_language_stay() {
-        assert_eq!(shown("Société Générale 東京"), "Société Générale 東京");
+        assert_eq!(sanitize("Société Générale 東京"), "Société Générale 東京");
     }
 
     #[test]
     fn a_long_text_is_cut() {
-        assert_eq!(shown("x".repeat(5_000)).chars().count(), MAX_SHOWN + 1);
+        assert_eq!(sanitize("x".repeat(5_000)).chars().count(), MAX_SHOWN + 1);
     }
 }

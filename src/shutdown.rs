@@ -7,12 +7,12 @@ use std::time::Duration;
 
 /// Whether somebody wants the run to end.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Shutdown(Arc<AtomicBool>);
 
 /// How often those who wait look whether they should.
-pub const GLANCE: Duration = Duration::from_millis(20);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-impl Stop {
+impl Shutdown {
     /// Listens for both signals. While one is being obeyed, another ends the process with exit code 1.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Stop {
     /// Waits until the end is asked for.
     pub async fn requested(&self) {
         while !self.is_requested() {
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -4,10 +4,10 @@ use crate::cli::Check;
 use crate::config::Environment;
 use crate::config::{self, Tuning};
 use crate::exit_code::{DONE, FAILED};
-use crate::logging::start_log;
+use crate::logging::init_logging;
 use crate::report::Progress;
-use crate::sanitize::shown;
-use crate::shutdown::Stop;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
 use crate::sink::Influx;
 use crate::time_zone::ZoneDatabase;
 use chrono::Utc;
@@ -21,7 +21,7 @@ use std::path::Path;
 /// Only where nothing can be looked at: an unusable `.env`.
 pub fn check(args: &Check) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
-    start_log(&args.common, &env, &Progress::none())?;
+    init_logging(&args.common, &env, &Progress::none())?;
     let mut points: Vec<(&str, Result<String, String>)> = Vec::new();
 
     let data = config::data_folder(args.data_folder.as_deref());
@@ -73,11 +73,11 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
             let words = format!(
                 "{} and organisation {:?}",
                 settings.url,
-                shown(&settings.org)
+                sanitize(&settings.org)
             );
             points.push(("configuration", Ok(words)));
         }
-        let probe = Influx::new(&settings, Stop::default())?.probe(&meta);
+        let probe = Influx::new(&settings, Shutdown::default())?.probe(&meta);
         points.push(("server", probe.health));
         points.push(("organisation", probe.organisation));
         points.push(("token", probe.write));
@@ -109,14 +109,14 @@ fn usable(dir: &Path) -> Result<String, String> {
         .create_new(true)
         .open(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
-        .map(|()| format!("{} can be written", shown(dir)))
+        .map(|()| format!("{} can be written", sanitize(dir)))
         .map_err(|error| unusable(dir, &error))
 }
 
 fn unusable(dir: &Path, error: &std::io::Error) -> String {
     format!(
         "{} cannot be written: {error}; give the user that runs powerview the right to",
-        shown(dir)
+        sanitize(dir)
     )
 }
 
@@ -127,12 +127,12 @@ fn hook(env: &Environment) -> Result<String, String> {
     let path = Path::new(base).join("on-upload.sh");
     match path.metadata() {
         Ok(file) if file.permissions().mode() & 0o111 != 0 => {
-            Ok(format!("{} can be run", shown(&path)))
+            Ok(format!("{} can be run", sanitize(&path)))
         }
-        Ok(_) => Err(format!("{} cannot be run; chmod +x it", shown(&path))),
+        Ok(_) => Err(format!("{} cannot be run; chmod +x it", sanitize(&path))),
         Err(_) => Ok(format!(
             "{} is not installed: uploads wait for a sweep (set POWERVIEW_BASE if it lies elsewhere)",
-            shown(&path)
+            sanitize(&path)
         )),
     }
 }

@@ -7,13 +7,13 @@ use crate::cli::{Cli, Command, Ingest};
 use crate::config::Settings;
 use crate::config::{ConfigError, Environment};
 use crate::exit_code::{DONE, FAILED, MISUSED};
-use crate::logging::start_log;
+use crate::logging::init_logging;
 use crate::pipeline;
 use crate::report;
 use crate::report::Progress;
 use crate::report::Summary;
-use crate::sanitize::shown;
-use crate::shutdown::Stop;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
 use clap::CommandFactory as _;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -49,9 +49,9 @@ pub fn run(cli: &Cli) -> ExitCode {
 fn ingest(args: &Ingest) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     let progress = Progress::on_terminal(!args.common.quiet);
-    start_log(&args.common, &env, &progress)?;
+    init_logging(&args.common, &env, &progress)?;
     let settings = Settings::resolve(args, &env)?;
-    let stop = Stop::on_signals()?;
+    let stop = Shutdown::on_signals()?;
     raise_file_limit();
     let summary = pipeline::run(&settings, &stop, &progress)?;
     tell(&summary, args.common.quiet, stop.is_requested());
@@ -61,7 +61,7 @@ fn ingest(args: &Ingest) -> anyhow::Result<u8> {
         .as_ref()
         .filter(|_| ended_well && settings.files.is_empty() && !settings.dry_run)
     {
-        report::beat(url);
+        report::ping(url);
     }
     // A dry run has nothing but its report.
     let failed = summary.counts.failed > 0 || (settings.dry_run && summary.report_lost);
@@ -106,7 +106,7 @@ fn tell(summary: &Summary, quiet: bool, stopped: bool) {
     }
     let report = summary.report.as_ref().map_or_else(
         || "no report on disk".to_owned(),
-        |path| format!("report {}", shown(path)),
+        |path| format!("report {}", sanitize(path)),
     );
     say(&format!(
         "{}{} files: {} ingested, {} failed, {} skipped; {} points in {:.2} s; {report}",

@@ -1,6 +1,6 @@
 //! The variables of the process and those of `.env`, and what is said of a setting that cannot be used.
 
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::Duration;
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-pub(crate) fn wrong<T>(words: impl Into<String>) -> Result<T, ConfigError> {
+pub(crate) fn config_error<T>(words: impl Into<String>) -> Result<T, ConfigError> {
     Err(ConfigError(words.into()))
 }
 
@@ -46,9 +46,9 @@ impl Environment {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
             Err(error) => {
-                return wrong(format!(
+                return config_error(format!(
                     "the file {} cannot be read: {error}; correct its rights or name another with --env-file",
-                    shown(path)
+                    sanitize(path)
                 ));
             }
         }
@@ -78,9 +78,9 @@ impl Environment {
         match self.get(name).map(str::parse) {
             None => Ok(None),
             Some(Ok(value)) => Ok(Some(value)),
-            Some(Err(_)) => wrong(format!(
+            Some(Err(_)) => config_error(format!(
                 "{name} is {:?}, which is no {what}; correct or unset it",
-                shown(self.get(name).unwrap_or_default())
+                sanitize(self.get(name).unwrap_or_default())
             )),
         }
     }
@@ -107,7 +107,7 @@ fn unreadable_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigErr
     };
     ConfigError(format!(
         "the file {}: {place} is not KEY=VALUE; put a value with blanks, #, $ or \\ into '...'",
-        shown(path)
+        sanitize(path)
     ))
 }
 
@@ -124,7 +124,7 @@ fn foreign_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
     let line = bytes.split(|byte| *byte == b'\n').position(of_key);
     ConfigError(format!(
         "the file {}{}: the value of {key} is not UTF-8; save the file as UTF-8",
-        shown(path),
+        sanitize(path),
         line.map_or_else(String::new, |at| format!(", line {}", at + 1))
     ))
 }
@@ -137,7 +137,7 @@ pub(crate) fn seconds(name: &str, text: &str) -> Result<Duration, ConfigError> {
         .ok_or_else(|| {
             ConfigError(format!(
                 "{name} is {:?}, which is no number of seconds; give one such as 60",
-                shown(text)
+                sanitize(text)
             ))
         })
 }

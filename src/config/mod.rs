@@ -5,49 +5,16 @@ mod time_zone;
 
 pub use self::env_file::{ConfigError, Environment};
 
-use self::env_file::{seconds, wrong};
+use self::env_file::{config_error, seconds};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Common, Ingest, OnOutage};
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
+use crate::sink::{Destination, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Where points go.
-#[derive(Debug, Clone)]
-pub enum Destination {
-    /// A server.
-    Influx(InfluxSettings),
-    /// Files of line protocol in this folder.
-    LineProtocolDir(PathBuf),
-    /// Nowhere: a dry run.
-    Nowhere,
-}
-
-/// The server and how to speak with it.
-#[derive(Clone)]
-pub struct InfluxSettings {
-    /// Scheme, host and port; no path.
-    pub url: url::Url,
-    /// Never shown.
-    pub token: String,
-    /// The organisation's name.
-    pub org: String,
-    /// Until the connection stands.
-    pub connect_timeout: Duration,
-    /// Until a request is answered.
-    pub request_timeout: Duration,
-    /// How long a failing server is asked again.
-    pub retry_for: Duration,
-}
-
-impl std::fmt::Debug for InfluxSettings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "InfluxSettings({}, org {:?})", self.url, self.org)
-    }
-}
 
 /// Everything an ingestion needs to know.
 #[derive(Debug, Clone)]
@@ -94,12 +61,12 @@ impl Settings {
     pub fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
         let data_folder = data_folder(args.data_folder.as_deref())?;
         if let Some(empty) = args.tsv_file.iter().find(|f| f.as_os_str().is_empty()) {
-            return wrong(format!(
+            return config_error(format!(
                 "--tsvFile {empty:?} names no file; leave the option out for a sweep"
             ));
         }
         let destination = if args.dry_run {
-            Destination::Nowhere
+            Destination::Discard
         } else if let Some(dir) = &args.line_protocol_dir {
             Destination::LineProtocolDir(dir.clone())
         } else {
@@ -185,7 +152,9 @@ fn jobs(given: Option<usize>, env: &Environment) -> Result<NonZeroUsize, ConfigE
             }),
         ),
         Some(Some(n)) if n.get() <= 64 => Ok(n),
-        Some(_) => wrong("the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS"),
+        Some(_) => {
+            config_error("the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS")
+        }
     }
 }
 
@@ -193,7 +162,7 @@ fn gzip(env: &Environment) -> Result<bool, ConfigError> {
     match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
         None | Some("1" | "true" | "yes" | "on") => Ok(true),
         Some("0" | "false" | "no" | "off") => Ok(false),
-        Some(_) => wrong("TSV_GZIP must be 1 or 0; correct or unset it"),
+        Some(_) => config_error("TSV_GZIP must be 1 or 0; correct or unset it"),
     }
 }
 
@@ -201,7 +170,7 @@ fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
     match env.number("TSV_BATCH_LINES", "number of points")? {
         None => Ok(10_000),
         Some(n @ 1..=100_000) => Ok(n),
-        Some(_) => wrong("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
+        Some(_) => config_error("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
     }
 }
 
@@ -211,17 +180,17 @@ fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
 /// Not given, missing, or not a folder.
 pub fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let Some(given) = given else {
-        return wrong("no data folder is given; name it with --dataFolder DIR");
+        return config_error("no data folder is given; name it with --dataFolder DIR");
     };
     match given.canonicalize() {
         Ok(path) if path.is_dir() => Ok(path),
-        Ok(_) => wrong(format!(
+        Ok(_) => config_error(format!(
             "the data folder {} is not a folder; correct --dataFolder",
-            shown(given)
+            sanitize(given)
         )),
-        Err(error) => wrong(format!(
+        Err(error) => config_error(format!(
             "the data folder {} cannot be opened: {error}; correct --dataFolder",
-            shown(given)
+            sanitize(given)
         )),
     }
 }
@@ -245,9 +214,9 @@ pub fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
     let name = env.get("TSV_META_BUCKET").unwrap_or("powerview_meta");
     match crate::data_dir::Company::new(name.as_ref(), "") {
         Ok(_) if !name.contains('/') => Ok(name.to_owned()),
-        _ => wrong(format!(
+        _ => config_error(format!(
             "TSV_META_BUCKET is {:?}, which cannot be a bucket's name; correct or unset it",
-            shown(name)
+            sanitize(name)
         )),
     }
 }
@@ -259,9 +228,9 @@ fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError
     match env.get("TSV_ON_OUTAGE") {
         None | Some("error") => Ok(OnOutage::Error),
         Some("keep") => Ok(OnOutage::Keep),
-        Some(other) => wrong(format!(
+        Some(other) => config_error(format!(
             "TSV_ON_OUTAGE is {:?}; it must be error or keep",
-            shown(other)
+            sanitize(other)
         )),
     }
 }
@@ -292,7 +261,7 @@ pub fn zone(
         .or_else(|| env.get("TSV_TIMEZONE").map(|zone| (zone, "TSV_TIMEZONE")));
     let Some((name, source)) = given else {
         return machine_zone(env.get("TZ"), &ZonePaths::default(), database).or_else(|source| {
-            wrong(format!(
+            config_error(format!(
                 "the machine's time zone cannot be told from {source}; set TSV_TIMEZONE, for instance to Europe/Paris"
             ))
         });
@@ -300,9 +269,9 @@ pub fn zone(
     let source = source.to_owned();
     match database.zone(name) {
         Some(zone) => Ok(FoundZone { zone, source }),
-        None => wrong(format!(
+        None => config_error(format!(
             "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
-            shown(name)
+            sanitize(name)
         )),
     }
 }
@@ -314,7 +283,9 @@ fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
     match url::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),
         // Its path is often a secret, so it is not shown.
-        _ => wrong("TSV_HEARTBEAT_URL is no http:// or https:// address; correct or unset it"),
+        _ => {
+            config_error("TSV_HEARTBEAT_URL is no http:// or https:// address; correct or unset it")
+        }
     }
 }
 
@@ -322,12 +293,12 @@ fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
 ///
 /// # Errors
 /// A variable that is missing, or an address that the client would not reach as it stands.
-pub fn influx(common: &Common, env: &Environment) -> Result<InfluxSettings, ConfigError> {
+pub fn influx(common: &Common, env: &Environment) -> Result<ServerSettings, ConfigError> {
     let (name, text) = match (env.get("INFLUXDB_HOST"), env.get("INFLUXDB_URL")) {
         (Some(host), _) => ("INFLUXDB_HOST", host),
         (None, Some(url)) => ("INFLUXDB_URL", url),
         (None, None) => {
-            return wrong(
+            return config_error(
                 "INFLUXDB_HOST is not set; set it in the environment or in .env, for instance to http://127.0.0.1:8086",
             );
         }
@@ -335,7 +306,7 @@ pub fn influx(common: &Common, env: &Environment) -> Result<InfluxSettings, Conf
     let url = server_url(name, text)?;
     let variable = |name: &str, what: &str| match env.get(name) {
         Some(value) => Ok(value.to_owned()),
-        None => wrong(format!(
+        None => config_error(format!(
             "{name} is not set; set it in the environment or in .env to {what}"
         )),
     };
@@ -344,7 +315,7 @@ pub fn influx(common: &Common, env: &Environment) -> Result<InfluxSettings, Conf
         "a token that may create buckets and write",
     )?;
     if !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return wrong(
+        return config_error(
             "INFLUXDB_ADMIN_TOKEN holds a blank or a character that no token has; correct it",
         );
     }
@@ -353,7 +324,7 @@ pub fn influx(common: &Common, env: &Environment) -> Result<InfluxSettings, Conf
         Some(text) => seconds("--retry-for", text)?,
         None => env.seconds("TSV_RETRY_FOR", 60.0)?,
     };
-    Ok(InfluxSettings {
+    Ok(ServerSettings {
         url,
         token,
         org,
@@ -369,21 +340,21 @@ fn server_url(name: &str, text: &str) -> Result<url::Url, ConfigError> {
     let url = match url::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         _ => {
-            return wrong(format!(
+            return config_error(format!(
                 "{name} is {:?}, which is no http:// or https:// address; {example}",
-                shown(text)
+                sanitize(text)
             ));
         }
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return wrong(format!(
+        return config_error(format!(
             "{name} holds a user name or password; {example}, and the token in INFLUXDB_ADMIN_TOKEN"
         ));
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return wrong(format!(
+        return config_error(format!(
             "{name} is {:?}: a path behind the host is not supported, it would be dropped; {example}",
-            shown(text)
+            sanitize(text)
         ));
     }
     Ok(url)
@@ -450,7 +421,7 @@ mod tests {
     fn a_dry_run_and_line_protocol_need_no_server() {
         assert!(matches!(
             resolve(&["--dry-run"], []).unwrap().destination,
-            Destination::Nowhere
+            Destination::Discard
         ));
         let found = resolve(&["--line-protocol-dir", "x"], [])
             .unwrap()

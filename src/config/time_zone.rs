@@ -4,7 +4,7 @@
 //! at /etc/localtime says Etc/UTC where a container mounts another zone's file over the link's target, and a copied file has
 //! no name.
 
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use crate::time_zone::{
     Offsets, RulesSource, TimeZone, ZoneDatabase, is_zone_name, read_regular, read_zone_file,
 };
@@ -51,17 +51,23 @@ pub fn machine_zone(
     database: &ZoneDatabase,
 ) -> Result<FoundZone, String> {
     let (zone, source) = match tz {
-        Some(tz) => (zone_of_variable(tz, database), format!("TZ={}", shown(tz))),
+        Some(tz) => (
+            zone_of_variable(tz, database),
+            format!("TZ={}", sanitize(tz)),
+        ),
         None if is_missing(&paths.localtime) => {
             match name_in_text(&paths.timezone).and_then(|name| database.zone(&name)) {
-                Some(zone) => (Some(zone), shown(&paths.timezone)),
+                Some(zone) => (Some(zone), sanitize(&paths.timezone)),
                 None => (
                     Some(TimeZone::utc()),
-                    format!("no {}", shown(&paths.localtime)),
+                    format!("no {}", sanitize(&paths.localtime)),
                 ),
             }
         }
-        None => (zone_of_localtime(paths, database), shown(&paths.localtime)),
+        None => (
+            zone_of_localtime(paths, database),
+            sanitize(&paths.localtime),
+        ),
     };
     match zone {
         Some(zone) => Ok(FoundZone { zone, source }),
@@ -88,7 +94,7 @@ fn zone_of_localtime(paths: &ZonePaths, database: &ZoneDatabase) -> Option<TimeZ
         if !zone.has_built_in_rules() {
             tracing::warn!(
                 "{} is not a usable zone file; using {zone}, set TSV_TIMEZONE to be sure",
-                shown(path)
+                sanitize(path)
             );
         }
         Some(zone)
@@ -105,7 +111,7 @@ fn zone_of_file(
     let name = name()
         .filter(|name| can_be_called(name, &file.offsets))
         .or(file.rule)
-        .unwrap_or_else(|| shown(path));
+        .unwrap_or_else(|| sanitize(path));
     let source = match (path.canonicalize(), database.dir().canonicalize()) {
         (Ok(path), Ok(dir)) if path.starts_with(&dir) => RulesSource::Database,
         _ => RulesSource::File(path.to_owned()),

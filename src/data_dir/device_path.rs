@@ -2,7 +2,7 @@
 //!
 //! Source: SPEC section 1 (folders) and what InfluxDB 2 refuses or reserves.
 
-use crate::sanitize::{is_unsafe, shown};
+use crate::sanitize::{needs_escape, sanitize};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,7 +14,7 @@ pub const PARSED: &str = "parsed";
 pub const ERROR: &str = "error";
 
 /// Whether a folder of this name is one of the two that a sweep never enters.
-pub fn is_done_folder(name: &OsStr) -> bool {
+pub fn is_processed_dir(name: &OsStr) -> bool {
     name == PARSED || name == ERROR
 }
 
@@ -32,7 +32,7 @@ pub struct Device(String);
 
 /// Why a folder cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the {level} folder {name:?} cannot be used: {reason}; rename the folder", name = shown(.name))]
+#[error("the {level} folder {name:?} cannot be used: {reason}; rename the folder", name = sanitize(.name))]
 pub struct NameError {
     level: &'static str,
     name: std::ffi::OsString,
@@ -141,7 +141,7 @@ macro_rules! text_of {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 for c in self.0.chars() {
-                    if is_unsafe(c) {
+                    if needs_escape(c) {
                         write!(f, "{}", c.escape_default())?;
                     } else {
                         write!(f, "{c}")?;
@@ -156,7 +156,7 @@ text_of!(Company, Campaign, Device);
 
 /// The device folder that a file belongs to, read off its path below the data folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Location {
+pub struct DevicePath {
     /// The company: the bucket.
     pub company: Company,
     /// The campaign: measurement and tag.
@@ -167,7 +167,7 @@ pub struct Location {
 
 /// Why a path below the data folder is no device's file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LocationError {
+pub enum DevicePathError {
     /// Fewer than three folders above the file.
     #[error(
         "the file lies too high in the tree: it belongs into <company>/<campaign>/<device>/; move it there"
@@ -178,12 +178,12 @@ pub enum LocationError {
     Name(#[from] NameError),
 }
 
-impl Location {
+impl DevicePath {
     /// Reads company, campaign and device off the folders of `relative`, a file's folder below the data folder.
     ///
     /// # Errors
     /// Where the file lies too high, or one of the three names cannot be used.
-    pub fn of_folder(relative: &Path, meta_bucket: &str) -> Result<Self, LocationError> {
+    pub fn of_folder(relative: &Path, meta_bucket: &str) -> Result<Self, DevicePathError> {
         let mut folders = relative.components().filter_map(|part| match part {
             Component::Normal(name) => Some(name),
             _ => None,
@@ -191,10 +191,13 @@ impl Location {
         let (Some(company), Some(campaign), Some(device)) =
             (folders.next(), folders.next(), folders.next())
         else {
-            return Err(LocationError::TooHigh);
+            return Err(DevicePathError::TooHigh);
         };
-        if [company, campaign, device].into_iter().any(is_done_folder) {
-            return Err(LocationError::TooHigh);
+        if [company, campaign, device]
+            .into_iter()
+            .any(is_processed_dir)
+        {
+            return Err(DevicePathError::TooHigh);
         }
         Ok(Self {
             company: Company::new(company, meta_bucket)?,
@@ -256,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_first_three_folders_name_the_device() {
-        let found = Location::of_folder(Path::new("acme/site/0200/parsed"), "m").unwrap();
+        let found = DevicePath::of_folder(Path::new("acme/site/0200/parsed"), "m").unwrap();
         assert_eq!(
             (
                 found.company.as_str(),
@@ -277,8 +280,8 @@ mod tests {
             "acme/error/0200",
         ] {
             assert_eq!(
-                Location::of_folder(Path::new(path), "m"),
-                Err(LocationError::TooHigh),
+                DevicePath::of_folder(Path::new(path), "m"),
+                Err(DevicePathError::TooHigh),
                 "{path}"
             );
         }

@@ -1,7 +1,7 @@
 //! The names in a folder, in order, a bounded number at a time: a folder may hold a million.
 
-use super::{FOLDER, Folder};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, openat, statat};
+use super::{Dir, FOLDER};
+use rustix::fs::{AtFlags, Dir as DirStream, FileType, Mode, openat, statat};
 use rustix::io::Errno;
 use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +14,7 @@ pub enum EntryKind {
     /// A file.
     File,
     /// A folder.
-    Folder,
+    Dir,
 }
 
 /// A name in a folder.
@@ -26,7 +26,7 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
-impl Folder {
+impl Dir {
     /// Calls `each` with every name in the folder and what it stands for; links, pipes and devices are left out.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Folder {
     pub fn for_each_entry(&self, mut each: impl FnMut(&OsStr, EntryKind)) -> io::Result<()> {
         // An opening of its own, and so a position of its own.
         let fd = openat(&self.fd, ".", FOLDER, Mode::empty())?;
-        for entry in Dir::new(fd)? {
+        for entry in DirStream::new(fd)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
@@ -51,7 +51,7 @@ impl Folder {
             };
             match kind {
                 FileType::RegularFile => each(name, EntryKind::File),
-                FileType::Directory => each(name, EntryKind::Folder),
+                FileType::Directory => each(name, EntryKind::Dir),
                 _ => {}
             }
         }
@@ -61,7 +61,7 @@ impl Folder {
     /// The first `limit` entries, by name, that come after `after` and that `wanted` accepts.
     ///
     /// # Errors
-    /// As [`Folder::for_each_entry`].
+    /// As [`Dir::for_each_entry`].
     pub fn read_page(
         &self,
         after: Option<&OsStr>,
@@ -102,7 +102,7 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("folder")).unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
         let mut found = Vec::new();
         loop {
             let after = found.last().map(|e: &Entry| e.name.clone());
@@ -114,6 +114,6 @@ mod tests {
         }
         let names: Vec<_> = found.iter().map(|e| e.name.to_str().unwrap()).collect();
         assert_eq!(names, ["a", "b", "c", "d", "e", "folder"]);
-        assert_eq!(found[5].kind, EntryKind::Folder);
+        assert_eq!(found[5].kind, EntryKind::Dir);
     }
 }

@@ -1,9 +1,9 @@
 //! One process at a time works on a device's folder: an advisory lock on the folder itself, which dies with its holder and
 //! leaves nothing to clean up. Source: SPEC section 7.
 
-use super::Folder;
-use crate::sanitize::shown;
-use crate::shutdown::{GLANCE, Stop};
+use super::Dir;
+use crate::sanitize::sanitize;
+use crate::shutdown::{POLL_INTERVAL, Shutdown};
 use rustix::fs::{FlockOperation, Mode, flock, fstat, openat};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ pub struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock
 
 /// Another process holds the lock and does not let go.
 #[derive(Debug, thiserror::Error)]
-pub enum Busy {
+pub enum LockError {
     /// The wait is over.
     #[error("the folder is being worked on by {holder} since more than {} s; look at that process, the file stays where it is", .waited.as_secs())]
     Held {
@@ -31,36 +31,36 @@ pub enum Busy {
     Io(std::io::Error),
 }
 
-impl Folder {
+impl Dir {
     /// Waits for the lock, at most `wait`.
     ///
     /// # Errors
-    /// See [`Busy`].
-    pub fn lock(&self, wait: Duration, stop: &Stop) -> Result<DeviceLock, Busy> {
+    /// See [`LockError`].
+    pub fn lock(&self, wait: Duration, stop: &Shutdown) -> Result<DeviceLock, LockError> {
         let start = Instant::now();
         // A duplicate of this descriptor would share its lock: the lock needs an opening of its own.
-        let own =
-            openat(&self.fd, ".", super::FOLDER, Mode::empty()).map_err(|e| Busy::Io(e.into()))?;
+        let own = openat(&self.fd, ".", super::FOLDER, Mode::empty())
+            .map_err(|e| LockError::Io(e.into()))?;
         let mut told = false;
         loop {
             match flock(&own, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(DeviceLock(own)),
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Busy::Io(error.into())),
+                Err(error) => return Err(LockError::Io(error.into())),
             }
             if stop.is_requested() {
-                return Err(Busy::Stopped);
+                return Err(LockError::Stopped);
             }
             let waited = start.elapsed();
             if waited >= wait {
                 let holder = self.holder();
-                return Err(Busy::Held { holder, waited });
+                return Err(LockError::Held { holder, waited });
             }
             if !told && waited > Duration::from_secs(2) {
                 told = true;
-                tracing::info!("{}: waiting for {}", shown(&self.path), self.holder());
+                tracing::info!("{}: waiting for {}", sanitize(&self.path), self.holder());
             }
-            std::thread::sleep(GLANCE.min(wait - waited));
+            std::thread::sleep(POLL_INTERVAL.min(wait - waited));
         }
     }
 
@@ -97,11 +97,11 @@ mod tests {
     #[test]
     fn a_second_lock_waits_no_longer_than_it_may_and_names_the_holder() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
-        let held = folder.lock(Duration::ZERO, &Stop::default()).unwrap();
-        let other = Folder::open(dir.path()).unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
+        let held = folder.lock(Duration::ZERO, &Shutdown::default()).unwrap();
+        let other = Dir::open(dir.path()).unwrap();
         let busy = other
-            .lock(Duration::from_millis(30), &Stop::default())
+            .lock(Duration::from_millis(30), &Shutdown::default())
             .unwrap_err();
         let words = busy.to_string();
         assert!(
@@ -109,7 +109,7 @@ mod tests {
             "{words}"
         );
         drop(held);
-        assert!(other.lock(Duration::ZERO, &Stop::default()).is_ok());
+        assert!(other.lock(Duration::ZERO, &Shutdown::default()).is_ok());
     }
 
     #[test]

@@ -14,11 +14,12 @@ mod rename;
 mod sidecar;
 
 pub use device_path::{
-    Campaign, Company, Device, ERROR, Location, LocationError, NameError, PARSED, is_done_folder,
+    Campaign, Company, Device, DevicePath, DevicePathError, ERROR, NameError, PARSED,
+    is_processed_dir,
 };
 pub use lease::{Lease, LeaseError};
 pub use listing::{Entry, EntryKind};
-pub use lock::{Busy, DeviceLock};
+pub use lock::{DeviceLock, LockError};
 pub use open_writers::OpenWriters;
 pub use rename::MoveError;
 pub use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
@@ -39,13 +40,13 @@ const FOLDER: OFlags = OFlags::DIRECTORY
 
 /// A folder held open, with its path for messages. What is done in it is done there, even if the path leads elsewhere by now.
 #[derive(Debug)]
-pub struct Folder {
+pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 /// The room that a name in `error/` must leave for its sidecar's, in bytes.
-pub const SIDECAR_ROOM: usize = SIDECAR_SUFFIX.len();
+pub const SIDECAR_NAME_ROOM: usize = SIDECAR_SUFFIX.len();
 
 /// What identifies a file, whatever its name.
 pub type Inode = (u64, u64);
@@ -86,7 +87,7 @@ pub enum OpenError {
     Io(io::Error),
 }
 
-impl Folder {
+impl Dir {
     /// Opens a folder that an operator named; links in its path are followed.
     ///
     /// # Errors
@@ -277,7 +278,7 @@ fn nanoseconds(seconds: impl Into<i128>, nanoseconds: impl Into<i128>) -> i128 {
 
 /// `<stem>.<n>.<extension>` for n > 0, the name itself for 0, shortened so that `room` more bytes still fit into the 255 that
 /// a file system allows.
-pub fn numbered(name: &OsStr, n: u32, room: usize) -> OsString {
+pub fn numbered_name(name: &OsStr, n: u32, room: usize) -> OsString {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let bytes = name.as_bytes();
     let dot = memchr::memrchr(b'.', bytes)
@@ -305,7 +306,11 @@ mod tests {
 
     #[test]
     fn numbered_names_keep_their_ending_and_fit() {
-        let n = |name: &str, n, room| numbered(OsStr::new(name), n, room).into_string().unwrap();
+        let n = |name: &str, n, room| {
+            numbered_name(OsStr::new(name), n, room)
+                .into_string()
+                .unwrap()
+        };
         assert_eq!(n("x.tsv", 0, 0), "x.tsv");
         assert_eq!(n("x.tsv", 2, 0), "x.2.tsv");
         assert_eq!(n("a.b.tsv", 1, 0), "a.b.1.tsv");
@@ -321,7 +326,7 @@ mod tests {
         std::fs::write(dir.path().join("a/b/x.tsv"), "x").unwrap();
         symlink(dir.path().join("a"), dir.path().join("link")).unwrap();
         symlink("x.tsv", dir.path().join("a/b/y.tsv")).unwrap();
-        let data = Folder::open(dir.path()).unwrap();
+        let data = Dir::open(dir.path()).unwrap();
         assert!(data.open_below(Path::new("link/b")).is_err());
         assert!(data.open_below(Path::new("a/../a")).is_err());
         let folder = data.open_below(Path::new("a/b")).unwrap();
@@ -340,7 +345,7 @@ mod tests {
     fn a_change_of_the_content_shows() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x"), "1").unwrap();
-        let file = Folder::open(dir.path())
+        let file = Dir::open(dir.path())
             .unwrap()
             .open_file(OsStr::new("x"))
             .unwrap();

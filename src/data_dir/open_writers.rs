@@ -2,7 +2,7 @@
 //!
 //! Used where a lease cannot be had. What `/proc` hides counts as a possible writer.
 
-use super::{Folder, Inode};
+use super::{Dir, Inode};
 use rustix::fs::{AtFlags, FileType, RawDir, stat, statat};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -41,7 +41,7 @@ impl OpenWriters {
             incomplete: hides_processes(),
             ..Self::default()
         };
-        let Ok(processes) = Folder::open(Path::new("/proc")) else {
+        let Ok(processes) = Dir::open(Path::new("/proc")) else {
             found.incomplete = true;
             return found;
         };
@@ -56,7 +56,7 @@ impl OpenWriters {
     }
 
     fn scan_process(&mut self, pid: u32, wanted: &impl Fn(Inode) -> bool) {
-        let folder = match Folder::open(Path::new(&format!("/proc/{pid}/fd"))) {
+        let folder = match Dir::open(Path::new(&format!("/proc/{pid}/fd"))) {
             Ok(folder) => folder,
             Err(error) => {
                 self.incomplete |= !is_gone(&error) && !opens_no_files(pid);
@@ -133,7 +133,7 @@ fn is_gone(error: &std::io::Error) -> bool {
 
 /// The names in a folder of `/proc`, but for `.` and `..`, until the first error: the process has ended. Read with as few calls
 /// as it takes, for there are hundreds of processes.
-fn names_in(folder: &Folder) -> Vec<CString> {
+fn names_in(folder: &Dir) -> Vec<CString> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(&folder.fd, &mut buffer);
     let mut names = Vec::new();

@@ -1,7 +1,7 @@
 //! What waits in a device's folder, in the order of its names, read a bounded number of names at a time.
 
-use crate::data_dir::{ERROR, is_done_folder};
-use crate::data_dir::{Entry, EntryKind, Folder, SIDECAR_SUFFIX};
+use crate::data_dir::{Dir, Entry, EntryKind, SIDECAR_SUFFIX};
+use crate::data_dir::{ERROR, is_processed_dir};
 use chrono::DateTime;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Names read of a folder at a time.
-pub const CHUNK: usize = 4096;
+pub const PAGE_SIZE: usize = 4096;
 
 /// How many nested folders are held open at a time.
-const OPEN_LEVELS: usize = 32;
+const OPEN_DIRS: usize = 32;
 
 /// Something to deal with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,21 +37,21 @@ pub fn is_tsv(name: &OsStr) -> bool {
 }
 
 /// The items of a device.
-pub struct Queue {
+pub struct PendingFiles {
     waiting: Peekable<Waiting>,
     errors: Option<Peekable<Errors>>,
 }
 
-impl Queue {
+impl PendingFiles {
     /// Of the device in `folder`; with those in `error/` if they are to be tried again.
-    pub fn new(folder: &Arc<Folder>, with_errors: bool) -> Self {
+    pub fn new(folder: &Arc<Dir>, with_errors: bool) -> Self {
         let waiting = Waiting {
             root: Arc::clone(folder),
-            levels: vec![Level::new(PathBuf::new())],
+            cursors: vec![DirCursor::new(PathBuf::new())],
         };
         let errors = Errors {
             root: Arc::clone(folder),
-            level: Level::new(PathBuf::from(ERROR)),
+            cursor: DirCursor::new(PathBuf::from(ERROR)),
             in_order: VecDeque::new(),
         };
         Self {
@@ -61,7 +61,7 @@ impl Queue {
     }
 }
 
-impl Iterator for Queue {
+impl Iterator for PendingFiles {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
@@ -82,28 +82,28 @@ impl Iterator for Queue {
 }
 
 /// An item, and what the device's items are ordered by.
-struct Keyed {
+struct Ordered {
     key: OsString,
     item: Item,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pick {
+enum Filter {
     /// `*.tsv` here and in folders below, but not in `parsed/` and `error/`.
     Waiting,
     /// `*.tsv` and their sidecars, here only.
     Errors,
 }
 
-impl Pick {
+impl Filter {
     fn wants(self, name: &OsStr, kind: EntryKind) -> bool {
         match (self, kind) {
             (Self::Waiting, EntryKind::File) => is_tsv(name),
-            (Self::Waiting, EntryKind::Folder) => !is_done_folder(name),
+            (Self::Waiting, EntryKind::Dir) => !is_processed_dir(name),
             (Self::Errors, EntryKind::File) => {
                 is_tsv(name) || sidecar_of(name).is_some_and(|file| is_tsv(&file))
             }
-            (Self::Errors, EntryKind::Folder) => false,
+            (Self::Errors, EntryKind::Dir) => false,
         }
     }
 }
@@ -116,13 +116,13 @@ fn sidecar_of(name: &OsStr) -> Option<OsString> {
 
 /// The names in `error/`, in the order in which their files should be tried, each with its key: by name, but files that came
 /// with the same name, one after another, stay together and in that order, so that what a later one corrected is not put back.
-fn in_order_of_arrival(root: &Folder, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
+fn in_order_of_arrival(root: &Dir, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
     let files: HashSet<_> = names.iter().filter(|name| is_tsv(name)).cloned().collect();
     let file_of = |name: &OsStr| sidecar_of(name).unwrap_or_else(|| name.to_owned());
     let came_as = |name: &OsStr| {
         let file = file_of(name);
-        let numbered = unnumbered(&file).filter(|(first, _)| files.contains(first));
-        numbered.unwrap_or((file, 0))
+        let numbered_name = unnumbered(&file).filter(|(first, _)| files.contains(first));
+        numbered_name.unwrap_or((file, 0))
     };
     let mut count: HashMap<OsString, u32> = HashMap::new();
     for name in &files {
@@ -160,29 +160,29 @@ fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
 
 /// The files of a folder and of those below it.
 struct Waiting {
-    root: Arc<Folder>,
-    levels: Vec<Level>,
+    root: Arc<Dir>,
+    cursors: Vec<DirCursor>,
 }
 
 /// The files and sidecars of `error/`.
 struct Errors {
-    root: Arc<Folder>,
-    level: Level,
+    root: Arc<Dir>,
+    cursor: DirCursor,
     in_order: VecDeque<(OsString, OsString)>,
 }
 
-struct Level {
+struct DirCursor {
     /// Below the root.
     sub: PathBuf,
     /// The folder, if it is held open.
-    folder: Option<Folder>,
+    folder: Option<Dir>,
     chunk: VecDeque<Entry>,
     last: Option<OsString>,
     /// The folder has no further names.
     ended: bool,
 }
 
-impl Level {
+impl DirCursor {
     fn new(sub: PathBuf) -> Self {
         Self {
             sub,
@@ -194,14 +194,16 @@ impl Level {
     }
 
     /// The next entry; an error, once, where the folder cannot be listed. One that has gone or was replaced is empty.
-    fn next(&mut self, root: &Folder, pick: Pick) -> Option<io::Result<Entry>> {
+    fn next(&mut self, root: &Dir, filter: Filter) -> Option<io::Result<Entry>> {
         if self.chunk.is_empty() && !self.ended {
-            let wanted = |name: &OsStr, kind| pick.wants(name, kind);
+            let wanted = |name: &OsStr, kind| filter.wants(name, kind);
             let last = self.last.take();
             let listed = self
                 .open(root)
-                .and_then(|folder| folder.read_page(last.as_deref(), CHUNK, wanted));
-            self.ended = listed.as_ref().map_or(true, |names| names.len() < CHUNK);
+                .and_then(|folder| folder.read_page(last.as_deref(), PAGE_SIZE, wanted));
+            self.ended = listed
+                .as_ref()
+                .map_or(true, |names| names.len() < PAGE_SIZE);
             match listed {
                 Ok(names) => {
                     self.last = names.last().map(|entry| entry.name.clone());
@@ -214,7 +216,7 @@ impl Level {
         self.chunk.pop_front().map(Ok)
     }
 
-    fn open(&mut self, root: &Folder) -> io::Result<&Folder> {
+    fn open(&mut self, root: &Dir) -> io::Result<&Dir> {
         let folder = match self.folder.take() {
             Some(folder) => folder,
             None => root.open_below(&self.sub)?,
@@ -224,7 +226,7 @@ impl Level {
 
     /// The level of a folder in this one. It is opened from here: from the root the way may be thousands of folders long.
     fn below(&self, name: &OsStr) -> Self {
-        let open = |folder: &Folder| folder.open_below(Path::new(name)).ok();
+        let open = |folder: &Dir| folder.open_below(Path::new(name)).ok();
         Self {
             // Where that fails, listing it says why.
             folder: self.folder.as_ref().and_then(open),
@@ -232,8 +234,8 @@ impl Level {
         }
     }
 
-    fn unlisted(&self, error: &io::Error) -> Keyed {
-        Keyed {
+    fn unlisted(&self, error: &io::Error) -> Ordered {
+        Ordered {
             key: self.sub.iter().next().unwrap_or_default().to_owned(),
             item: Item::Unlisted(self.sub.clone(), error.to_string()),
         }
@@ -251,29 +253,29 @@ pub fn is_no_folder(error: &io::Error) -> bool {
 
 /// What waits, in the order of its names; depth first.
 impl Iterator for Waiting {
-    type Item = Keyed;
+    type Item = Ordered;
 
-    fn next(&mut self) -> Option<Keyed> {
+    fn next(&mut self) -> Option<Ordered> {
         loop {
-            let level = self.levels.last_mut()?;
-            let entry = match level.next(&self.root, Pick::Waiting) {
+            let cursor = self.cursors.last_mut()?;
+            let entry = match cursor.next(&self.root, Filter::Waiting) {
                 Some(Ok(entry)) => entry,
-                Some(Err(error)) => return Some(level.unlisted(&error)),
+                Some(Err(error)) => return Some(cursor.unlisted(&error)),
                 None => {
-                    self.levels.pop();
+                    self.cursors.pop();
                     continue;
                 }
             };
-            if entry.kind == EntryKind::Folder {
-                let below = level.below(&entry.name);
-                self.levels.push(below);
-                if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) {
-                    self.levels[far].folder = None;
+            if entry.kind == EntryKind::Dir {
+                let below = cursor.below(&entry.name);
+                self.cursors.push(below);
+                if let Some(far) = self.cursors.len().checked_sub(OPEN_DIRS) {
+                    self.cursors[far].folder = None;
                 }
                 continue;
             }
-            let sub = level.sub.clone();
-            return Some(Keyed {
+            let sub = cursor.sub.clone();
+            return Some(Ordered {
                 key: sub.iter().next().unwrap_or(&entry.name).to_owned(),
                 item: Item::File(sub, entry.name),
             });
@@ -282,17 +284,17 @@ impl Iterator for Waiting {
 }
 
 impl Iterator for Errors {
-    type Item = Keyed;
+    type Item = Ordered;
 
-    fn next(&mut self) -> Option<Keyed> {
+    fn next(&mut self) -> Option<Ordered> {
         if self.in_order.is_empty() {
             let mut names = Vec::new();
-            while let Some(entry) = self.level.next(&self.root, Pick::Errors) {
+            while let Some(entry) = self.cursor.next(&self.root, Filter::Errors) {
                 match entry {
                     Ok(entry) => names.push(entry.name),
-                    Err(error) => return Some(self.level.unlisted(&error)),
+                    Err(error) => return Some(self.cursor.unlisted(&error)),
                 }
-                if self.level.chunk.is_empty() {
+                if self.cursor.chunk.is_empty() {
                     break;
                 }
             }
@@ -303,7 +305,7 @@ impl Iterator for Errors {
             Some(file) => Item::Sidecar(file),
             None => Item::Retry(name),
         };
-        Some(Keyed { key, item })
+        Some(Ordered { key, item })
     }
 }
 
@@ -321,8 +323,8 @@ mod tests {
         dir
     }
 
-    fn queue(folder: &Path, with_errors: bool) -> Queue {
-        Queue::new(&Arc::new(Folder::open(folder).unwrap()), with_errors)
+    fn queue(folder: &Path, with_errors: bool) -> PendingFiles {
+        PendingFiles::new(&Arc::new(Dir::open(folder).unwrap()), with_errors)
     }
 
     fn file(path: &str) -> Item {
@@ -427,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_folder_with_more_names_than_fit_at_once_is_listed_whole() {
-        let names: Vec<_> = (0..CHUNK + 10).map(|n| format!("{n:06}.tsv")).collect();
+        let names: Vec<_> = (0..PAGE_SIZE + 10).map(|n| format!("{n:06}.tsv")).collect();
         let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let found: Vec<_> = queue(dir.path(), false).collect();
         assert_eq!(found, names.iter().map(|n| file(n)).collect::<Vec<_>>());

@@ -1,6 +1,6 @@
 //! Renames that never overwrite and never copy. Source: SPEC section 1.
 
-use super::{Folder, Inode, SIDECAR_ROOM, Sidecar, numbered};
+use super::{Dir, Inode, SIDECAR_NAME_ROOM, Sidecar, numbered_name};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -25,7 +25,7 @@ pub enum MoveError {
     Io(#[from] io::Error),
 }
 
-impl Folder {
+impl Dir {
     /// Renames `name` into `target`, as `wanted` or, where that exists, as `<stem>.1.tsv`, `.2` and so on; returns the name it
     /// got. `room` bytes must still fit behind it. Names that `accept` turns down are passed over.
     ///
@@ -34,13 +34,13 @@ impl Folder {
     pub fn move_into(
         &self,
         name: &OsStr,
-        target: &Folder,
+        target: &Dir,
         wanted: &OsStr,
         room: usize,
         mut accept: impl FnMut(&OsStr) -> io::Result<bool>,
     ) -> Result<OsString, MoveError> {
         for n in 0..u32::MAX {
-            let candidate = numbered(wanted, n, room);
+            let candidate = numbered_name(wanted, n, room);
             if !accept(&candidate)? {
                 continue;
             }
@@ -55,19 +55,19 @@ impl Folder {
         Err(MoveError::Io(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// As [`Folder::move_into`], into a device's `error/`: at every instant the file there has its sidecar.
+    /// As [`Dir::move_into`], into a device's `error/`: at every instant the file there has its sidecar.
     ///
     /// # Errors
     /// See [`MoveError`]; the file is then where it was.
     pub fn move_into_error(
         &self,
         name: &OsStr,
-        errors: &Folder,
+        errors: &Dir,
         wanted: &OsStr,
         sidecar: &Sidecar,
     ) -> Result<OsString, MoveError> {
         let mut written = None;
-        let result = self.move_into(name, errors, wanted, SIDECAR_ROOM, |candidate| {
+        let result = self.move_into(name, errors, wanted, SIDECAR_NAME_ROOM, |candidate| {
             if errors.inode_of(candidate)?.is_some() {
                 return Ok(false);
             }
@@ -89,7 +89,7 @@ impl Folder {
     ///
     /// # Errors
     /// [`MoveError::Gone`], [`MoveError::Replaced`], and those of the file system.
-    pub fn check_holds(&self, name: &OsStr, inode: Inode) -> Result<(), MoveError> {
+    pub fn ensure_same_file(&self, name: &OsStr, inode: Inode) -> Result<(), MoveError> {
         match self.inode_of(name)? {
             Some(found) if found == inode => Ok(()),
             Some(_) => Err(MoveError::Replaced),
@@ -101,17 +101,12 @@ impl Folder {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn holds(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
+    pub fn is_same_file(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
         Ok(self.inode_of(name)? == Some(inode))
     }
 }
 
-fn rename_no_replace(
-    from: &Folder,
-    name: &OsStr,
-    to: &Folder,
-    target: &OsStr,
-) -> Result<(), Errno> {
+fn rename_no_replace(from: &Dir, name: &OsStr, to: &Dir, target: &OsStr) -> Result<(), Errno> {
     match renameat_with(&from.fd, name, &to.fd, target, RenameFlags::NOREPLACE) {
         // Some network file systems do not know the flag. A second name and the removal of the first cannot overwrite either.
         Err(Errno::INVAL | Errno::NOSYS) => {
@@ -130,7 +125,7 @@ mod tests {
     #[test]
     fn an_existing_file_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let from = Folder::open(dir.path()).unwrap();
+        let from = Dir::open(dir.path()).unwrap();
         let to = from.open_or_make("parsed").unwrap();
         for (n, expected) in [(0, "x.tsv"), (1, "x.1.tsv"), (2, "x.2.tsv")] {
             std::fs::write(dir.path().join("x.tsv"), n.to_string()).unwrap();
@@ -159,8 +154,8 @@ mod tests {
         let Ok(shm) = tempfile::tempdir_in("/dev/shm") else {
             return skipped("/dev/shm", "mount a second file system there");
         };
-        let from = Folder::open(dir.path()).unwrap();
-        let to = Folder::open(shm.path()).unwrap();
+        let from = Dir::open(dir.path()).unwrap();
+        let to = Dir::open(shm.path()).unwrap();
         std::fs::write(dir.path().join("x.tsv"), "1").unwrap();
         let result = from.move_into(OsStr::new("x.tsv"), &to, OsStr::new("x.tsv"), 0, |_| {
             Ok(true)

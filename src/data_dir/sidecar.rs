@@ -4,7 +4,7 @@
 //! its sidecar. A run that was killed in between leaves a sidecar without a file; whoever deals with the file next, or
 //! looks through `error/`, removes it.
 
-use super::{Folder, OpenError};
+use super::{Dir, OpenError};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ pub fn name_for(file: &OsStr) -> OsString {
     name
 }
 
-impl Folder {
+impl Dir {
     /// Writes the sidecar for a file that is about to be moved in; the caller holds the device's lock. One that a killed run
     /// left half written has no file and is written anew.
     ///
@@ -78,7 +78,7 @@ impl Folder {
     pub fn tidy_sidecars(&self, file: &OsStr) -> io::Result<()> {
         self.remove_unfinished_sidecar()?;
         for n in 0.. {
-            let candidate = super::numbered(file, n, super::SIDECAR_ROOM);
+            let candidate = super::numbered_name(file, n, super::SIDECAR_NAME_ROOM);
             if self.inode_of(&candidate)?.is_none() {
                 return self.remove_sidecar(&candidate);
             }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_sidecar_reads_back_and_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
         let name = OsStr::new("x.tsv");
         let sidecar = Sidecar {
             error: "é\n".to_owned(),
@@ -193,7 +193,7 @@ mod tests {
     fn rubbish_is_no_sidecar() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x.tsv.error.json"), "{").unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
         assert_eq!(folder.read_sidecar(OsStr::new("x.tsv")).unwrap(), None);
     }
 }

@@ -3,7 +3,7 @@
 use super::cells::trim_spaces;
 use super::container::decoded;
 use super::{FormatError, MAX_CHANNELS};
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use std::collections::HashMap;
 
 /// The format markers that are read. A new one with the same table is one more entry.
@@ -75,7 +75,7 @@ impl Channels {
         let Some(marker) = MARKERS.into_iter().find(|m| m.as_bytes() == found) else {
             return Err(FormatError::UnknownMarker {
                 line,
-                found: shown(decoded(&found[..found.len().min(80)])),
+                found: sanitize(decoded(&found[..found.len().min(80)])),
             });
         };
         if serials.len() != labels.len() {

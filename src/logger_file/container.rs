@@ -1,6 +1,6 @@
 //! What a file wraps its table in. A new container is one more arm here.
 
-use super::{FormatError, Refused};
+use super::{FormatError, HeaderError};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Chain, Cursor, Read};
 
@@ -83,7 +83,7 @@ impl HeaderMeta {
 }
 
 /// A table with its wrapping taken off.
-pub struct Unwrapped<R> {
+pub struct Preamble<R> {
     pub container: Container,
     pub meta: HeaderMeta,
     /// Lines before the table's first.
@@ -102,12 +102,12 @@ const BLOCK: usize = 64 * 1024;
 ///
 /// # Errors
 /// An empty file, a header block that is not closed, data that do not start, a line that is too long.
-pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, Refused> {
+pub fn read_preamble<R: Read>(input: R) -> Result<Preamble<R>, HeaderError> {
     let mut input = BufReader::with_capacity(BLOCK, input);
     let mut lines_before = 0;
     let line = first_line(&mut input, &mut lines_before)?;
     if trimmed(&line) != START_HEADER {
-        return Ok(Unwrapped {
+        return Ok(Preamble {
             container: Container::Plain,
             meta: HeaderMeta::None,
             lines_before,
@@ -117,13 +117,13 @@ pub fn unwrap<R: Read>(input: R) -> Result<Unwrapped<R>, Refused> {
     lines_before += 1;
     let mut meta = HeaderMeta::None;
     match table_start(&mut input, &mut lines_before, &mut meta) {
-        Ok(line) => Ok(Unwrapped {
+        Ok(line) => Ok(Preamble {
             container: Container::Headed,
             meta,
             lines_before,
             table: Cursor::new(line).chain(input),
         }),
-        Err(error) => Err(Refused {
+        Err(error) => Err(HeaderError {
             error,
             container: Some(Container::Headed),
             meta,
@@ -226,8 +226,8 @@ pub fn trimmed(mut line: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn unwrapped(text: &str) -> Result<(Container, HeaderMeta, String), FormatError> {
-        let mut found = unwrap(text.as_bytes())?;
+    fn preamble(text: &str) -> Result<(Container, HeaderMeta, String), FormatError> {
+        let mut found = read_preamble(text.as_bytes())?;
         let mut table = String::new();
         found.table.read_to_string(&mut table).unwrap();
         Ok((found.container, found.meta, table))
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_file_that_does_not_start_with_start_header_is_plain() {
         assert_eq!(
-            unwrapped("1\t1\nM\tV\n").unwrap(),
+            preamble("1\t1\nM\tV\n").unwrap(),
             (
                 Container::Plain,
                 HeaderMeta::None,
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_headed_file_gives_its_json_and_its_table() {
         let (container, meta, table) =
-            unwrapped("\u{feff}START_HEADER\t \r\n{\"TimeZoneName\":\n\"Europe/Paris\"}\r\nEND_HEADER\nSTART_DATA\nx\n").unwrap();
+            preamble("\u{feff}START_HEADER\t \r\n{\"TimeZoneName\":\n\"Europe/Paris\"}\r\nEND_HEADER\nSTART_DATA\nx\n").unwrap();
         assert_eq!(container, Container::Headed);
         assert_eq!(meta.text("TimeZoneName"), Some("Europe/Paris"));
         assert_eq!(table, "x\n");
@@ -256,14 +256,14 @@ mod tests {
 
     #[test]
     fn broken_json_is_remembered_and_no_error() {
-        let (_, meta, _) = unwrapped("START_HEADER\n{oops\nEND_HEADER\nSTART_DATA\n").unwrap();
+        let (_, meta, _) = preamble("START_HEADER\n{oops\nEND_HEADER\nSTART_DATA\n").unwrap();
         assert!(matches!(meta, HeaderMeta::Broken(_)));
     }
 
     #[test]
     fn a_header_in_windows_1252_keeps_its_time_zone() {
         let bytes = b"START_HEADER\n{\"Site\":\"Caf\xe9\",\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n";
-        let meta = unwrap(bytes.as_slice()).unwrap().meta;
+        let meta = read_preamble(bytes.as_slice()).unwrap().meta;
         assert_eq!(meta.text("DataTimeSettings"), Some("UTC"));
         assert_eq!(meta.text("Site"), Some("Café"));
     }
@@ -271,15 +271,15 @@ mod tests {
     #[test]
     fn an_open_header_block_missing_data_and_an_empty_file_have_their_own_words() {
         assert!(matches!(
-            unwrapped("START_HEADER\n{}\n"),
+            preamble("START_HEADER\n{}\n"),
             Err(FormatError::HeaderBlockOpen)
         ));
         assert!(matches!(
-            unwrapped("START_HEADER\n{}\nEND_HEADER\n1\t1\n"),
+            preamble("START_HEADER\n{}\nEND_HEADER\n1\t1\n"),
             Err(FormatError::NoDataBlock { line: 4 })
         ));
-        assert!(matches!(unwrapped(""), Err(FormatError::Empty)));
-        assert!(matches!(unwrapped(" \r\n\n"), Err(FormatError::Empty)));
+        assert!(matches!(preamble(""), Err(FormatError::Empty)));
+        assert!(matches!(preamble(" \r\n\n"), Err(FormatError::Empty)));
     }
 
     #[test]

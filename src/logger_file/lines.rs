@@ -16,7 +16,7 @@ pub struct LineTooLong {
 
 /// Passes bytes through and counts.
 #[derive(Debug)]
-pub struct Watched<R> {
+pub struct LineTracker<R> {
     inner: R,
     breaks: u64,
     in_line: usize,
@@ -25,7 +25,7 @@ pub struct Watched<R> {
     too_long: bool,
 }
 
-impl<R> Watched<R> {
+impl<R> LineTracker<R> {
     pub fn new(inner: R) -> Self {
         Self {
             inner,
@@ -53,7 +53,7 @@ impl<R> Watched<R> {
     }
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for LineTracker<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.too_long {
             let line = self.breaks + 1;
@@ -86,10 +86,10 @@ mod tests {
     #[test]
     fn a_line_over_the_limit_is_an_error_that_names_it() {
         let text = [b"short\n".to_vec(), vec![b'x'; MAX_LINE + 70_000]].concat();
-        let mut watched = Watched::new(text.as_slice());
+        let mut tracker = LineTracker::new(text.as_slice());
         let mut buf = vec![0; 64 * 1024];
         let error = loop {
-            if let Err(e) = watched.read(&mut buf) {
+            if let Err(e) = tracker.read(&mut buf) {
                 break e;
             }
         };
@@ -113,9 +113,9 @@ mod tests {
             ("a\nb", true),
             ("\n", false),
         ] {
-            let mut watched = Watched::new(text.as_bytes());
-            io::copy(&mut watched, &mut io::sink()).unwrap();
-            assert_eq!(watched.lacks_final_break(), lacks, "{text:?}");
+            let mut tracker = LineTracker::new(text.as_bytes());
+            io::copy(&mut tracker, &mut io::sink()).unwrap();
+            assert_eq!(tracker.lacks_final_break(), lacks, "{text:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A logger's file: bytes in, rows with their instants out.
 //!
 //! `container` takes the wrapping off, `table` reads the three parts inside it, `channel` makes channels of the two
-//! header lines, `clock` gives each row its instant, `value` reads a cell. Source: SPEC section 2.
+//! header lines, `resolver` gives each row its instant, `value` reads a cell. Source: SPEC section 2.
 
 mod cells;
 mod channels;
@@ -13,8 +13,8 @@ mod timestamps;
 pub use channels::{Channel, Channels, MARKERS, Role};
 pub use container::{Container, HeaderMeta};
 pub use lines::MAX_LINE;
-pub use tables::{LoggerFile, Refused, Row, Tally};
-pub use timestamps::{Clock, Zone, last_instant};
+pub use tables::{HeaderError, LoggerFile, Row, RowStats};
+pub use timestamps::{TimestampResolver, Zone, last_instant};
 
 /// The most channels a file may have; real loggers have some thirty.
 pub const MAX_CHANNELS: usize = 10_000;

@@ -3,8 +3,8 @@
 use super::cells::trim_spaces;
 use super::channels::Channels;
 use super::container::{self, Container, HeaderMeta, Table};
-use super::lines::Watched;
-use super::timestamps::{Clock, Zone, parse_wall_time};
+use super::lines::LineTracker;
+use super::timestamps::{TimestampResolver, Zone, parse_wall_time};
 use super::{FormatError, cells};
 use crate::time_zone::FileZones;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
@@ -12,7 +12,7 @@ use std::io::Read;
 
 /// What was counted while a file was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct RowStats {
     /// Rows kept.
     pub rows: u64,
     /// Values of the rows kept.
@@ -29,7 +29,7 @@ pub struct Tally {
 
 /// A file whose header cannot be used, and what is known of it all the same.
 #[derive(Debug)]
-pub struct Refused {
+pub struct HeaderError {
     /// Why.
     pub error: FormatError,
     /// Plain or headed, if that was seen.
@@ -38,7 +38,7 @@ pub struct Refused {
     pub meta: HeaderMeta,
 }
 
-impl From<FormatError> for Refused {
+impl From<FormatError> for HeaderError {
     fn from(error: FormatError) -> Self {
         Self {
             error,
@@ -48,9 +48,9 @@ impl From<FormatError> for Refused {
     }
 }
 
-impl From<Refused> for FormatError {
-    fn from(refused: Refused) -> Self {
-        refused.error
+impl From<HeaderError> for FormatError {
+    fn from(header_error: HeaderError) -> Self {
+        header_error.error
     }
 }
 
@@ -68,11 +68,11 @@ pub struct LoggerFile<R> {
     container: Container,
     meta: HeaderMeta,
     channels: Channels,
-    rows: csv::Reader<Table<Watched<R>>>,
+    rows: csv::Reader<Table<LineTracker<R>>>,
     record: ByteRecord,
-    clock: Clock,
+    resolver: TimestampResolver,
     values: Vec<Option<f64>>,
-    tally: Tally,
+    stats: RowStats,
     data_rows: u64,
     saw_end: bool,
 }
@@ -82,8 +82,8 @@ impl<R: Read> LoggerFile<R> {
     ///
     /// # Errors
     /// What [`FormatError`] lists for headers, and errors of the disk, each with what is known of the file all the same.
-    pub fn open(input: R, zones: &FileZones) -> Result<Self, Refused> {
-        let unwrapped = container::unwrap(Watched::new(input))?;
+    pub fn open(input: R, zones: &FileZones) -> Result<Self, HeaderError> {
+        let preamble = container::read_preamble(LineTracker::new(input))?;
         let mut rows = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -92,27 +92,27 @@ impl<R: Read> LoggerFile<R> {
             // A lone carriage return is a character like any other; the one before a line feed is cut off below.
             .terminator(Terminator::Any(b'\n'))
             .buffer_capacity(64 * 1024)
-            .from_reader(unwrapped.table);
-        let channels = match header(&mut rows, unwrapped.container, unwrapped.lines_before) {
+            .from_reader(preamble.table);
+        let channels = match header(&mut rows, preamble.container, preamble.lines_before) {
             Ok(channels) => channels,
             Err(error) => {
-                return Err(Refused {
+                return Err(HeaderError {
                     error,
-                    container: Some(unwrapped.container),
-                    meta: unwrapped.meta,
+                    container: Some(preamble.container),
+                    meta: preamble.meta,
                 });
             }
         };
-        let zone = Zone::of_file(&unwrapped.meta, zones);
+        let zone = Zone::of_file(&preamble.meta, zones);
         Ok(Self {
-            container: unwrapped.container,
-            meta: unwrapped.meta,
+            container: preamble.container,
+            meta: preamble.meta,
             values: vec![None; channels.list.len()],
             channels,
             rows,
             record: ByteRecord::new(),
-            clock: Clock::new(zone),
-            tally: Tally::default(),
+            resolver: TimestampResolver::new(zone),
+            stats: RowStats::default(),
             data_rows: 0,
             saw_end: false,
         })
@@ -134,22 +134,22 @@ impl<R: Read> LoggerFile<R> {
     }
 
     /// What was counted so far.
-    pub fn tally(&self) -> Tally {
-        self.tally
+    pub fn stats(&self) -> RowStats {
+        self.stats
     }
 
     /// Whether the file is cut off: a plain one without a final line break, a headed one without `END_DATA`. Certain once
     /// [`LoggerFile::next_row`] has returned none.
     pub fn truncated(&self) -> bool {
         match self.container {
-            Container::Plain => self.watched().lacks_final_break(),
+            Container::Plain => self.tracker().lacks_final_break(),
             Container::Headed => !self.saw_end,
         }
     }
 
     /// Bytes read from the file so far.
     pub fn bytes_read(&self) -> u64 {
-        self.watched().bytes()
+        self.tracker().bytes()
     }
 
     /// The next row that is kept; none at the end of the data.
@@ -159,7 +159,7 @@ impl<R: Read> LoggerFile<R> {
     pub fn next_row(&mut self) -> Result<Option<Row<'_>>, FormatError> {
         while next_line(&mut self.rows, &mut self.record)? {
             if self.saw_end {
-                self.tally.lines_after_end += 1;
+                self.stats.lines_after_end += 1;
                 continue;
             }
             if self.at_end_marker() {
@@ -181,16 +181,16 @@ impl<R: Read> LoggerFile<R> {
     ///
     /// # Errors
     /// No data row, or no point in any.
-    pub fn check_not_barren(&self) -> Result<(), FormatError> {
-        let tally = self.tally;
+    pub fn ensure_has_points(&self) -> Result<(), FormatError> {
+        let stats = self.stats;
         if self.data_rows == 0 {
             Err(FormatError::NoRow)
-        } else if tally.points == 0 {
+        } else if stats.points == 0 {
             Err(FormatError::NoPoint {
-                rows: tally.rows,
-                times: tally.invalid_timestamps,
-                malformed: tally.malformed_rows,
-                values: tally.invalid_values,
+                rows: stats.rows,
+                times: stats.invalid_timestamps,
+                malformed: stats.malformed_rows,
+                values: stats.invalid_values,
             })
         } else {
             Ok(())
@@ -206,26 +206,26 @@ impl<R: Read> LoggerFile<R> {
                 .is_some_and(|cell| self.container.is_end(cell))
     }
 
-    fn watched(&self) -> &Watched<R> {
+    fn tracker(&self) -> &LineTracker<R> {
         self.rows.get_ref().get_ref().1.get_ref()
     }
 
     /// Reads the record into `values`; none if the row is skipped.
     fn read_row(&mut self) -> Option<i64> {
         // What follows the last tab of a line that no line break ends may be half a number.
-        let unfinished = self.watched().ended_inside_line();
+        let unfinished = self.tracker().ended_inside_line();
         let cells = self.record.len() - usize::from(unfinished);
         let mut record = self.record.iter().take(cells).map(trim_spaces);
         let columns = self.values.len();
         if cells > columns + 1 {
             let filled = record.clone().filter(|cell| !cell.is_empty()).count();
             if filled > columns + 1 {
-                self.tally.malformed_rows += 1;
+                self.stats.malformed_rows += 1;
                 return None;
             }
         }
         let Some(wall) = record.next().and_then(parse_wall_time) else {
-            self.tally.invalid_timestamps += 1;
+            self.stats.invalid_timestamps += 1;
             return None;
         };
         let mut points = 0;
@@ -233,16 +233,16 @@ impl<R: Read> LoggerFile<R> {
             *slot = record.next().and_then(cells::parse);
             points += u64::from(slot.is_some());
         }
-        self.tally.rows += 1;
-        self.tally.points += points;
-        self.tally.invalid_values += columns as u64 - points;
-        Some(self.clock.instant(wall))
+        self.stats.rows += 1;
+        self.stats.points += points;
+        self.stats.invalid_values += columns as u64 - points;
+        Some(self.resolver.resolve(wall))
     }
 }
 
 /// Reads the two header lines of a table that has `before` lines before it.
 fn header<R: Read>(
-    rows: &mut csv::Reader<Table<Watched<R>>>,
+    rows: &mut csv::Reader<Table<LineTracker<R>>>,
     container: Container,
     before: u64,
 ) -> Result<Channels, FormatError> {
@@ -304,7 +304,7 @@ fn cut_last_byte(record: &mut ByteRecord) {
 
 /// The number of the line that was read last, 1-based, counted from the table's first. (The record's own position is where
 /// the blank lines before it begin.)
-fn last_line<R: Read>(rows: &csv::Reader<Table<Watched<R>>>) -> u64 {
+fn last_line<R: Read>(rows: &csv::Reader<Table<LineTracker<R>>>) -> u64 {
     let unfinished = rows.get_ref().get_ref().1.get_ref().ended_inside_line();
     rows.position()
         .line()
@@ -323,7 +323,7 @@ mod tests {
 
     type Rows = Vec<(i64, Vec<Option<f64>>)>;
 
-    fn read(text: &str) -> (Rows, Tally, bool) {
+    fn read(text: &str) -> (Rows, RowStats, bool) {
         read_in_blocks(text.as_bytes(), usize::MAX).unwrap()
     }
 
@@ -337,13 +337,13 @@ mod tests {
         }
     }
 
-    fn read_in_blocks(text: &[u8], block: usize) -> Result<(Rows, Tally, bool), FormatError> {
+    fn read_in_blocks(text: &[u8], block: usize) -> Result<(Rows, RowStats, bool), FormatError> {
         let mut file = LoggerFile::open(Slow(text, block), &FileZones::built_in(chrono_tz::UTC))?;
         let mut rows = Vec::new();
         while let Some(row) = file.next_row()? {
             rows.push((row.time, row.values.to_vec()));
         }
-        Ok((rows, file.tally(), file.truncated()))
+        Ok((rows, file.stats(), file.truncated()))
     }
 
     /// 3 August 2025, 03:20 UTC.
@@ -351,17 +351,17 @@ mod tests {
 
     #[test]
     fn a_row_has_its_instant_and_one_value_a_channel() {
-        let (rows, tally, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t-2\n"));
+        let (rows, stats, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t-2\n"));
         assert_eq!(rows, [(T, vec![Some(1.5), Some(-2.0)])]);
-        assert_eq!((tally.rows, tally.points, truncated), (1, 2, false));
+        assert_eq!((stats.rows, stats.points, truncated), (1, 2, false));
     }
 
     #[test]
     fn what_follows_the_last_tab_of_an_unfinished_line_is_never_a_value() {
-        let (rows, tally, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t245."));
+        let (rows, stats, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t245."));
         assert_eq!(rows, [(T, vec![Some(1.5), None])]);
         assert_eq!(
-            (tally.points, tally.invalid_values, truncated),
+            (stats.points, stats.invalid_values, truncated),
             (1, 1, true)
         );
         let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t"));
@@ -372,16 +372,16 @@ mod tests {
 
     #[test]
     fn a_row_that_lost_its_line_break_is_skipped_and_counted() {
-        let (rows, tally, _) = read(&format!(
+        let (rows, stats, _) = read(&format!(
             "{HEAD}03/08/25 03:20:00\t1\t203/08/25 03:30:00\t3\t4\n03/08/25 03:20:00\t5\t6\t \t\n"
         ));
         assert_eq!(rows, [(T, vec![Some(5.0), Some(6.0)])]);
-        assert_eq!(tally.malformed_rows, 1);
+        assert_eq!(stats.malformed_rows, 1);
     }
 
     #[test]
     fn missing_and_unreadable_cells_count_and_the_rest_of_the_row_is_kept() {
-        let (rows, tally, _) = read(&format!(
+        let (rows, stats, _) = read(&format!(
             "{HEAD}03/08/25 03:20:00\tx\t2\n03/08/25 03:20:00\t1\n03/08/25 03:20:00\n yesterday\t1\t2\n"
         ));
         assert_eq!(
@@ -392,8 +392,8 @@ mod tests {
                 (T, vec![None, None])
             ]
         );
-        assert_eq!((tally.rows, tally.points, tally.invalid_values), (3, 2, 4));
-        assert_eq!(tally.invalid_timestamps, 1);
+        assert_eq!((stats.rows, stats.points, stats.invalid_values), (3, 2, 4));
+        assert_eq!(stats.invalid_timestamps, 1);
     }
 
     #[test]
@@ -448,7 +448,7 @@ mod tests {
             let mut file =
                 LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
             while file.next_row().unwrap().is_some() {}
-            file.check_not_barren()
+            file.ensure_has_points()
         };
         assert!(matches!(barren(HEAD), Err(FormatError::NoRow)));
         assert!(matches!(

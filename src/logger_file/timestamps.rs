@@ -45,7 +45,7 @@ pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
 /// Gives each row its instant. It remembers the rows of one file, since a doubled wall time can only be told apart by
 /// where the row is due.
 #[derive(Debug, Clone)]
-pub struct Clock {
+pub struct TimestampResolver {
     zone: Zone,
     /// The instant of the row before, in seconds since 1970.
     previous: Option<i64>,
@@ -53,7 +53,7 @@ pub struct Clock {
     steps: [Option<i64>; 2],
 }
 
-impl Clock {
+impl TimestampResolver {
     /// A clock for one file.
     pub fn new(zone: Zone) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Clock {
     }
 
     /// The instant of the next row, in seconds since 1970. Rows are taken as they come: never sorted, dropped or corrected.
-    pub fn instant(&mut self, wall: NaiveDateTime) -> i64 {
+    pub fn resolve(&mut self, wall: NaiveDateTime) -> i64 {
         let instant = match &self.zone {
             Zone::Utc => wall.and_utc().timestamp(),
             Zone::Local(zone) => match zone.instants(wall) {
@@ -99,10 +99,10 @@ impl Clock {
 /// The instant of the last row of a file of which only the two ends were read, in seconds since 1970. `whole` tells whether
 /// `tail` begins at a line's beginning. In the doubled hour of autumn it may be an hour too early.
 pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) -> Option<i64> {
-    let meta = super::container::unwrap(head)
+    let meta = super::container::read_preamble(head)
         .map(|file| file.meta)
         .unwrap_or_default();
-    let mut clock = Clock::new(Zone::of_file(&meta, zones));
+    let mut resolver = TimestampResolver::new(Zone::of_file(&meta, zones));
     tail.split(|byte| *byte == b'\n')
         .skip(usize::from(!whole))
         .filter_map(|line| {
@@ -110,7 +110,7 @@ pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) ->
             let (time, _) = line.split_at(memchr::memchr(b'\t', line)?);
             parse_wall_time(super::cells::trim_spaces(time))
         })
-        .map(|wall| clock.instant(wall))
+        .map(|wall| resolver.resolve(wall))
         .last()
 }
 
@@ -130,11 +130,11 @@ mod tests {
     }
 
     fn times_in(zone: TimeZone, walls: &[&str]) -> Vec<String> {
-        let mut clock = Clock::new(Zone::Local(zone));
+        let mut resolver = TimestampResolver::new(Zone::Local(zone));
         walls
             .iter()
             .map(|wall| {
-                let at = clock.instant(parse_wall_time(wall.as_bytes()).unwrap());
+                let at = resolver.resolve(parse_wall_time(wall.as_bytes()).unwrap());
                 DateTime::from_timestamp(at, 0)
                     .unwrap()
                     .format("%d %H:%M:%S")

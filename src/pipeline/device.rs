@@ -1,14 +1,16 @@
 //! The files of one device: locked, taken, ingested, moved, and looked at once more. Source: SPEC sections 1, 4, 5 and 7.
 
-use super::Shared;
-use super::finish::{Dealt, Moved};
-use super::submit::{Call, InHand};
-use crate::data_dir::pending_files::{Item, Queue, is_no_folder};
-use crate::data_dir::{Busy, DeviceLock, EntryKind, Folder, SIDECAR_ROOM, Stamp, numbered};
-use crate::data_dir::{ERROR, Location, PARSED};
+use super::RunContext;
+use super::finish::{Moved, Processed};
+use super::submit::{Call, Submitted};
+use crate::data_dir::pending_files::{Item, PendingFiles, is_no_folder};
+use crate::data_dir::{
+    DeviceLock, Dir, EntryKind, LockError, SIDECAR_NAME_ROOM, Stamp, numbered_name,
+};
+use crate::data_dir::{DevicePath, ERROR, PARSED};
 use crate::report::{FileReport, Status};
-use crate::sanitize::shown;
-use crate::sink::ordered_sender::Courier;
+use crate::sanitize::sanitize;
+use crate::sink::ordered_sender::OrderedSender;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,9 +31,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 
 /// One device's folder, open.
 pub struct Device<'a> {
-    pub(super) shared: &'a Shared<'a>,
-    pub(super) location: Location,
-    pub(super) folder: Arc<Folder>,
+    pub(super) context: &'a RunContext<'a>,
+    pub(super) location: DevicePath,
+    pub(super) folder: Arc<Dir>,
 }
 
 impl<'a> Device<'a> {
@@ -39,23 +41,27 @@ impl<'a> Device<'a> {
     ///
     /// # Errors
     /// Where the way leads over a link or the folder is gone.
-    pub fn open(shared: &'a Shared<'a>, location: Location, relative: &Path) -> io::Result<Self> {
+    pub fn open(
+        context: &'a RunContext<'a>,
+        location: DevicePath,
+        relative: &Path,
+    ) -> io::Result<Self> {
         Ok(Self {
-            shared,
+            context,
             location,
-            folder: Arc::new(shared.data.open_below(relative)?),
+            folder: Arc::new(context.data.open_below(relative)?),
         })
     }
 
     /// Deals with everything that waits in the folder, and with what may be tried again.
     pub fn sweep(&self) {
-        let mut queue = Queue::new(&self.folder, self.shared.settings.retry_errors);
-        let mut courier = self.courier();
+        let mut queue = PendingFiles::new(&self.folder, self.context.settings.retry_errors);
+        let mut sender = self.sender();
         let mut held = Duration::ZERO;
         let mut next = queue.next();
         let mut moved = Vec::new();
         while let Some(first) = next.take() {
-            if self.shared.stop.is_requested() {
+            if self.context.stop.is_requested() {
                 break;
             }
             let start = Instant::now();
@@ -67,41 +73,41 @@ impl<'a> Device<'a> {
                 }
             };
             // Those of the group before: a writer that had found a file by its old name has opened it by now.
-            self.look_last(std::mem::take(&mut moved));
+            self.recheck_later(std::mem::take(&mut moved));
             let call = Call::sweep();
             let mut group = Vec::new();
             next = Some(first);
             while let Some(item) = next.take() {
                 if let Item::File(sub, name) = &item {
-                    group.extend(self.take_written_versions(sub, name, &mut courier));
+                    group.extend(self.submit_written_versions(sub, name, &mut sender));
                 }
-                group.extend(self.take_item(&item, &call, &mut courier));
+                group.extend(self.submit_item(&item, &call, &mut sender));
                 next = queue.next();
                 if group.len() >= GROUP_FILES
                     || start.elapsed() > GROUP_TIME
-                    || self.shared.stop.is_requested()
+                    || self.context.stop.is_requested()
                 {
                     break;
                 }
             }
-            moved = self.finish(group, &call, &mut courier);
+            moved = self.finish(group, &call, &mut sender);
             if next.is_none() {
-                self.shared.ledger.send_meta(self.shared.sink);
-                self.look_last(std::mem::take(&mut moved));
+                self.context.recorder.send_meta(self.context.sink);
+                self.recheck_later(std::mem::take(&mut moved));
             }
             drop(lock);
-            self.shared.ledger.send_meta(self.shared.sink);
+            self.context.recorder.send_meta(self.context.sink);
             held += start.elapsed();
             if next.is_some() && held > HOLD {
                 held = Duration::ZERO;
                 std::thread::sleep(PAUSE);
             }
         }
-        self.look_last(moved);
+        self.recheck_later(moved);
     }
 
     /// Deals with one file that somebody named: `sub` is the folder below the device's that holds it.
-    pub fn take_named(&self, sub: &Path, name: &OsStr) {
+    pub fn ingest_named(&self, sub: &Path, name: &OsStr) {
         let _lock = match self.lock() {
             Ok(lock) => lock,
             Err(error) => {
@@ -109,45 +115,50 @@ impl<'a> Device<'a> {
                 return self.give_up(&error, std::iter::once(item));
             }
         };
-        let mut courier = self.courier();
+        let mut sender = self.sender();
         // One file: nothing else hides the time that this takes.
-        courier.announce();
+        sender.prefetch_bucket();
         let call = Call::named();
-        let mut group = self.take_written_versions(sub, name, &mut courier);
-        let moved = match self.take(sub, name, &call, &mut courier) {
-            Some(in_hand) => {
-                group.push(in_hand);
-                self.finish(group, &call, &mut courier)
+        let mut group = self.submit_written_versions(sub, name, &mut sender);
+        let moved = match self.take(sub, name, &call, &mut sender) {
+            Some(submitted) => {
+                group.push(submitted);
+                self.finish(group, &call, &mut sender)
             }
-            None if group.is_empty() => self.take_missing(sub, name, &mut courier),
-            None => self.finish(group, &call, &mut courier),
+            None if group.is_empty() => self.submit_missing(sub, name, &mut sender),
+            None => self.finish(group, &call, &mut sender),
         };
-        self.shared.ledger.send_meta(self.shared.sink);
-        self.look_last(moved);
+        self.context.recorder.send_meta(self.context.sink);
+        self.recheck_later(moved);
     }
 
-    fn courier(&self) -> Courier<'_> {
-        Courier::new(self.shared.sink, self.location.company.as_str())
+    fn sender(&self) -> OrderedSender<'_> {
+        OrderedSender::new(self.context.sink, self.location.company.as_str())
     }
 
     /// Waits for the points of a group, moves its files and tells what came of them. A file that was changed meanwhile
     /// while nobody wrote to it (rights, times) is taken again at once. Returns the files that were moved.
-    fn finish(&self, mut group: Vec<InHand>, call: &Call, courier: &mut Courier<'_>) -> Vec<Moved> {
+    fn finish(
+        &self,
+        mut group: Vec<Submitted>,
+        call: &Call,
+        sender: &mut OrderedSender<'_>,
+    ) -> Vec<Moved> {
         let mut moved = Vec::new();
         for attempt in 1.. {
             // Nothing is in flight any more when a file is moved, or the lock let go.
-            let landed: Vec<_> = group
+            let written: Vec<_> = group
                 .into_iter()
-                .map(|in_hand| self.land(in_hand, courier))
+                .map(|submitted| self.land(submitted, sender))
                 .collect();
-            let (again, dealt): (Vec<_>, _) = landed
+            let (again, processed): (Vec<_>, _) = written
                 .into_iter()
-                .partition(|dealt| dealt.retake.is_some() && attempt < MAX_ATTEMPTS);
-            moved.extend(self.place(dealt));
+                .partition(|processed| processed.retake.is_some() && attempt < MAX_ATTEMPTS);
+            moved.extend(self.place(processed));
             group = again
                 .into_iter()
-                .filter_map(|dealt| dealt.retake)
-                .filter_map(|(sub, name)| self.take(&sub, &name, call, courier))
+                .filter_map(|processed| processed.retake)
+                .filter_map(|(sub, name)| self.take(&sub, &name, call, sender))
                 .collect();
             if group.is_empty() {
                 break;
@@ -156,24 +167,24 @@ impl<'a> Device<'a> {
         moved
     }
 
-    fn lock(&self) -> Result<Option<DeviceLock>, Busy> {
-        let settings = self.shared.settings;
+    fn lock(&self) -> Result<Option<DeviceLock>, LockError> {
+        let settings = self.context.settings;
         if settings.dry_run {
             return Ok(None);
         }
         self.folder
-            .lock(settings.lock_wait, self.shared.stop)
+            .lock(settings.lock_wait, self.context.stop)
             .map(Some)
     }
 
     /// The lock cannot be had: the files stay where they are.
-    fn give_up(&self, error: &Busy, items: impl Iterator<Item = Item>) {
+    fn give_up(&self, error: &LockError, items: impl Iterator<Item = Item>) {
         for item in items {
             let Item::File(sub, name) = item else {
                 continue;
             };
             let status = match error {
-                Busy::Stopped => return,
+                LockError::Stopped => return,
                 _ => Status::Error,
             };
             let mut report = self.unread(&sub, &name, status, error.to_string());
@@ -182,10 +193,15 @@ impl<'a> Device<'a> {
         }
     }
 
-    fn take_item(&self, item: &Item, call: &Call, courier: &mut Courier<'_>) -> Option<InHand> {
-        let told = |report| Some(InHand::Decided(Dealt::left(report)));
+    fn submit_item(
+        &self,
+        item: &Item,
+        call: &Call,
+        sender: &mut OrderedSender<'_>,
+    ) -> Option<Submitted> {
+        let told = |report| Some(Submitted::Processed(Processed::left(report)));
         match item {
-            Item::File(sub, name) => self.take(sub, name, call, courier),
+            Item::File(sub, name) => self.take(sub, name, call, sender),
             Item::Retry(name) => {
                 let errors = match self.folder.open_below(Path::new(ERROR)) {
                     Ok(errors) => errors,
@@ -194,13 +210,13 @@ impl<'a> Device<'a> {
                 };
                 match errors.read_sidecar(name) {
                     Ok(Some(sidecar)) if sidecar.retryable => {
-                        self.take(Path::new(ERROR), name, call, courier)
+                        self.take(Path::new(ERROR), name, call, sender)
                     }
                     Ok(_) => None,
                     Err(error) => {
                         let words = format!(
                             "{}.error.json cannot be read: {error}; check its rights",
-                            shown(name)
+                            sanitize(name)
                         );
                         let mut report = self.unread(Path::new(ERROR), name, Status::Error, words);
                         report.retryable = true;
@@ -210,7 +226,7 @@ impl<'a> Device<'a> {
             }
             Item::Sidecar(name) => {
                 if let (false, Ok(errors)) = (
-                    self.shared.settings.dry_run,
+                    self.context.settings.dry_run,
                     self.folder.open_below(Path::new(ERROR)),
                 ) {
                     // A run that was killed after it had moved the file out.
@@ -224,13 +240,13 @@ impl<'a> Device<'a> {
 
     /// Takes the earlier versions of a file that an upload has gone on in after they were moved. They are looked for by their
     /// numbers, without listing what may be a large folder.
-    fn take_written_versions(
+    fn submit_written_versions(
         &self,
         sub: &Path,
         name: &OsStr,
-        courier: &mut Courier<'_>,
-    ) -> Vec<InHand> {
-        if self.shared.settings.dry_run || !sub.as_os_str().is_empty() {
+        sender: &mut OrderedSender<'_>,
+    ) -> Vec<Submitted> {
+        if self.context.settings.dry_run || !sub.as_os_str().is_empty() {
             return Vec::new();
         }
         let mut written = Vec::new();
@@ -241,7 +257,7 @@ impl<'a> Device<'a> {
             };
             let mut gaps = 0;
             for number in 0.. {
-                let name = numbered(name, number, room);
+                let name = numbered_name(name, number, room);
                 match folder.stamp_of(&name) {
                     Ok(Some(stamp)) if stamp.is_written_after_its_move() => {
                         written.push(Version {
@@ -260,28 +276,31 @@ impl<'a> Device<'a> {
             }
         }
         in_order_of_upload(&mut written);
-        self.take_versions(&written, name, courier)
+        self.submit_versions(&written, name, sender)
     }
 
-    fn take_versions<'v>(
+    fn submit_versions<'v>(
         &self,
         versions: impl IntoIterator<Item = &'v Version>,
         name: &OsStr,
-        courier: &mut Courier<'_>,
-    ) -> Vec<InHand> {
+        sender: &mut OrderedSender<'_>,
+    ) -> Vec<Submitted> {
         let call = Call::missing(name);
         versions
             .into_iter()
-            .filter_map(|version| {
-                self.take(Path::new(version.place), &version.name, &call, courier)
-            })
+            .filter_map(|version| self.take(Path::new(version.place), &version.name, &call, sender))
             .collect()
     }
 
     /// A named file that is not there: another process has dealt with it, or it never was. An upload that began before the
     /// file was moved has gone on in the moved file, under whatever name that got: each version of the name that was written
     /// after its move is taken again, in the order of the uploads.
-    fn take_missing(&self, sub: &Path, name: &OsStr, courier: &mut Courier<'_>) -> Vec<Moved> {
+    fn submit_missing(
+        &self,
+        sub: &Path,
+        name: &OsStr,
+        sender: &mut OrderedSender<'_>,
+    ) -> Vec<Moved> {
         let versions = match self.versions_of(name) {
             Ok(versions) => versions,
             Err((place, error)) => {
@@ -292,17 +311,17 @@ impl<'a> Device<'a> {
         let is_named_there = [PARSED, ERROR].map(Path::new).contains(&sub);
         let call = Call::missing(name);
         let mut group = Vec::new();
-        if !is_named_there && !self.shared.settings.dry_run {
+        if !is_named_there && !self.context.settings.dry_run {
             let written = versions
                 .iter()
                 .filter(|version| version.stamp.is_written_after_its_move());
-            group = self.take_versions(written, name, courier);
+            group = self.submit_versions(written, name, sender);
         }
         if group.is_empty() {
             self.tell(self.missing(sub, name, &versions));
             return Vec::new();
         }
-        self.finish(group, &call, courier)
+        self.finish(group, &call, sender)
     }
 
     /// The files in `parsed/` and `error/` that arrived as `name`, in the order in which they were uploaded.
@@ -342,7 +361,7 @@ impl<'a> Device<'a> {
     /// What is said of a named file that is not there, and of which no version is to be taken.
     fn missing(&self, sub: &Path, name: &OsStr, versions: &[Version]) -> FileReport {
         if sub == Path::new(ERROR)
-            && !self.shared.settings.dry_run
+            && !self.context.settings.dry_run
             && let Ok(errors) = self.folder.open_below(sub)
         {
             let _ = errors.remove_orphan_sidecar(name);
@@ -358,7 +377,7 @@ impl<'a> Device<'a> {
         let version = version.map(|version| Path::new(version.place).join(&version.name));
         match version.as_deref().or_else(raw) {
             Some(place) => {
-                let words = format!("already processed; now in {}", shown(place));
+                let words = format!("already processed; now in {}", sanitize(place));
                 self.unread(sub, name, Status::Skipped, words)
             }
             None => self.unread(
@@ -391,8 +410,8 @@ impl<'a> Device<'a> {
     }
 
     pub(super) fn tell(&self, report: FileReport) {
-        self.shared.ledger.add(report);
-        self.shared.progress.file_done();
+        self.context.recorder.add(report);
+        self.context.progress.file_done();
     }
 }
 
@@ -412,7 +431,7 @@ struct Version {
 }
 
 /// Where moved files lie, and the room that their names leave there, in bytes.
-const PLACES: [(&str, usize); 2] = [(PARSED, 0), (ERROR, SIDECAR_ROOM)];
+const PLACES: [(&str, usize); 2] = [(PARSED, 0), (ERROR, SIDECAR_NAME_ROOM)];
 
 /// How many numbers may be missing among the versions of a name.
 const MAX_GAPS: u32 = 2;
@@ -421,16 +440,16 @@ fn in_order_of_upload(versions: &mut [Version]) {
     versions.sort_by_key(|version| (version.stamp.uploaded_ns(), version.number));
 }
 
-/// The number that a move gave to the file `found`, if it arrived as `name`.
-fn number_in(found: &OsStr, name: &OsStr, room: usize) -> Option<u32> {
-    let number = match Path::new(Path::new(found).file_stem()?).extension() {
+/// The number that a move gave to the file `parsed`, if it arrived as `name`.
+fn number_in(parsed: &OsStr, name: &OsStr, room: usize) -> Option<u32> {
+    let number = match Path::new(Path::new(parsed).file_stem()?).extension() {
         Some(number) => number.to_str().and_then(|number| number.parse().ok()),
         None => None,
     };
     [Some(0), number]
         .into_iter()
         .flatten()
-        .find(|number| numbered(name, *number, room) == found)
+        .find(|number| numbered_name(name, *number, room) == parsed)
 }
 
 #[cfg(test)]
@@ -440,7 +459,7 @@ mod tests {
     #[test]
     fn the_versions_of_a_name_are_those_that_a_move_makes() {
         let number =
-            |found: &str, name: &str, room| number_in(OsStr::new(found), OsStr::new(name), room);
+            |parsed: &str, name: &str, room| number_in(OsStr::new(parsed), OsStr::new(name), room);
         assert_eq!(number("x.tsv", "x.tsv", 0), Some(0));
         assert_eq!(number("x.12.tsv", "x.tsv", 0), Some(12));
         assert_eq!(number("x.1.2.tsv", "x.tsv", 0), None);
@@ -449,7 +468,10 @@ mod tests {
         assert_eq!(number("y.1.tsv", "x.tsv", 0), None);
         assert_eq!(number("x.01.tsv", "x.tsv", 0), None);
         let long = format!("{}.tsv", "a".repeat(251));
-        let moved = numbered(OsStr::new(&long), 3, SIDECAR_ROOM);
-        assert_eq!(number_in(&moved, OsStr::new(&long), SIDECAR_ROOM), Some(3));
+        let moved = numbered_name(OsStr::new(&long), 3, SIDECAR_NAME_ROOM);
+        assert_eq!(
+            number_in(&moved, OsStr::new(&long), SIDECAR_NAME_ROOM),
+            Some(3)
+        );
     }
 }

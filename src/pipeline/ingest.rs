@@ -1,12 +1,12 @@
 //! One file's bytes become points on their way; what was found is told, nothing is awaited or moved.
 
-use crate::data_dir::Location;
-use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, Tally};
-use crate::points::{Batch, BatchBuilder, Shape};
-use crate::points::{Prefix, Span};
+use crate::data_dir::DevicePath;
+use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, RowStats};
+use crate::points::{Batch, BatchBuilder, BatchOptions};
+use crate::points::{SeriesPrefix, TimeRange};
 use crate::report::Progress;
-use crate::shutdown::Stop;
-use crate::sink::Failure;
+use crate::shutdown::Shutdown;
+use crate::sink::WriteError;
 use crate::time_zone::FileZones;
 use std::io::Read;
 
@@ -14,24 +14,24 @@ use std::io::Read;
 const ROWS_A_GLANCE: u64 = 256;
 
 /// What ingesting needs beside the bytes.
-pub struct Setup<'a> {
+pub struct IngestContext<'a> {
     /// Whose file it is.
-    pub location: &'a Location,
+    pub location: &'a DevicePath,
     /// The zones of files.
     pub zones: &'a FileZones,
     /// How bodies are made.
-    pub shape: Shape,
+    pub shape: BatchOptions,
     /// Whether lines are worth making at all: a dry run only counts.
     pub with_lines: bool,
     /// Whether the run should end.
-    pub stop: &'a Stop,
+    pub stop: &'a Shutdown,
     /// Where points are counted for a person.
     pub progress: &'a Progress,
 }
 
 /// Why a file did not arrive whole.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum IngestError {
     /// The file's own fault.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -40,12 +40,12 @@ pub enum Fault {
     Changed,
     /// On the way.
     #[error(transparent)]
-    Sink(#[from] Failure),
+    Sink(#[from] WriteError),
 }
 
 /// What is known of one channel after a file was read.
 #[derive(Debug, Clone)]
-pub struct ChannelTally {
+pub struct ChannelStats {
     /// The column.
     pub channel: Channel,
     /// Values.
@@ -63,7 +63,7 @@ pub struct ChannelTally {
 /// A power of two: what is multiplied by it and divided again is the same number.
 const SMALL: f64 = 1.0 / (1_u64 << 40) as f64;
 
-impl ChannelTally {
+impl ChannelStats {
     fn new(channel: Channel) -> Self {
         Self {
             channel,
@@ -99,7 +99,7 @@ impl ChannelTally {
 
 /// What was found in a file, as far as it was read.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ParsedFile {
     /// Plain or headed, if that was seen.
     pub container: Option<Container>,
     /// The format marker, once the header was read.
@@ -111,11 +111,11 @@ pub struct Found {
     /// Cut off before its end; of a file whose header cannot be used, that is not seen here.
     pub truncated: bool,
     /// Rows, points and what was skipped.
-    pub tally: Tally,
+    pub stats: RowStats,
     /// From the first to the last instant that has a point.
-    pub span: Option<Span>,
+    pub span: Option<TimeRange>,
     /// One entry a column.
-    pub channels: Vec<ChannelTally>,
+    pub channels: Vec<ChannelStats>,
     /// The size read, in bytes.
     pub bytes: u64,
 }
@@ -126,75 +126,77 @@ pub struct Found {
 /// changing file is not sent.
 pub fn ingest(
     input: impl Read,
-    setup: &Setup<'_>,
+    ingest_context: &IngestContext<'_>,
     same: &impl Fn() -> bool,
-    send: impl FnMut(Batch) -> Result<(), Failure>,
-) -> (Found, Result<(), Fault>) {
-    let mut found = Found::default();
-    let mut file = match LoggerFile::open(input, setup.zones) {
+    send: impl FnMut(Batch) -> Result<(), WriteError>,
+) -> (ParsedFile, Result<(), IngestError>) {
+    let mut parsed = ParsedFile::default();
+    let mut file = match LoggerFile::open(input, ingest_context.zones) {
         Ok(file) => file,
-        Err(refused) => {
-            found.container = refused.container;
-            found.meta = refused.meta;
-            return (found, Err(refused.error.into()));
+        Err(header_error) => {
+            parsed.container = header_error.container;
+            parsed.meta = header_error.meta;
+            return (parsed, Err(header_error.error.into()));
         }
     };
-    found.container = Some(file.container());
-    found.marker = Some(file.channels().marker);
-    found.master = Some(file.channels().master.clone());
-    found.meta = file.meta().clone();
-    found.channels = file
+    parsed.container = Some(file.container());
+    parsed.marker = Some(file.channels().marker);
+    parsed.master = Some(file.channels().master.clone());
+    parsed.meta = file.meta().clone();
+    parsed.channels = file
         .channels()
         .list
         .iter()
         .cloned()
-        .map(ChannelTally::new)
+        .map(ChannelStats::new)
         .collect();
-    let result = send_rows(&mut file, &mut found, setup, same, send)
-        .and_then(|()| Ok(file.check_not_barren()?));
-    found.tally = file.tally();
-    found.truncated = file.truncated();
-    found.bytes = file.bytes_read();
-    (found, result)
+    let result = send_rows(&mut file, &mut parsed, ingest_context, same, send)
+        .and_then(|()| Ok(file.ensure_has_points()?));
+    parsed.stats = file.stats();
+    parsed.truncated = file.truncated();
+    parsed.bytes = file.bytes_read();
+    (parsed, result)
 }
 
 fn send_rows<R: Read>(
     file: &mut LoggerFile<R>,
-    found: &mut Found,
-    setup: &Setup<'_>,
+    parsed: &mut ParsedFile,
+    ingest_context: &IngestContext<'_>,
     same: &impl Fn() -> bool,
-    mut send: impl FnMut(Batch) -> Result<(), Failure>,
-) -> Result<(), Fault> {
-    let prefixes: Vec<_> = if setup.with_lines {
+    mut send: impl FnMut(Batch) -> Result<(), WriteError>,
+) -> Result<(), IngestError> {
+    let prefixes: Vec<_> = if ingest_context.with_lines {
         let channels = file.channels();
-        let prefix = |channel| Prefix::new(&setup.location.campaign, &channels.master, channel);
+        let prefix = |channel| {
+            SeriesPrefix::new(&ingest_context.location.campaign, &channels.master, channel)
+        };
         channels.list.iter().map(prefix).collect()
     } else {
         Vec::new()
     };
-    let mut batch = BatchBuilder::new(setup.shape);
+    let mut batch = BatchBuilder::new(ingest_context.shape);
     let mut send_unchanged = |batch: Batch| {
         if !same() {
-            return Err(Fault::Changed);
+            return Err(IngestError::Changed);
         }
-        setup.progress.points(batch.lines);
+        ingest_context.progress.points(batch.lines);
         Ok(send(batch)?)
     };
     let mut rows = 0;
     while let Some(row) = file.next_row()? {
         rows += 1;
-        if rows % ROWS_A_GLANCE == 0 && setup.stop.is_requested() {
-            return Err(Failure::Stopped.into());
+        if rows % ROWS_A_GLANCE == 0 && ingest_context.stop.is_requested() {
+            return Err(WriteError::Stopped.into());
         }
         let mut has_point = false;
-        for (channel, value) in found.channels.iter_mut().zip(row.values) {
+        for (channel, value) in parsed.channels.iter_mut().zip(row.values) {
             if let Some(value) = value {
                 channel.add(*value);
                 has_point = true;
             }
         }
         if has_point {
-            let span = found.span.get_or_insert(row.time..=row.time);
+            let span = parsed.span.get_or_insert(row.time..=row.time);
             *span = row.time.min(*span.start())..=row.time.max(*span.end());
         }
         batch.push(&prefixes, &row).map_err(FormatError::Read)?;

@@ -7,27 +7,27 @@ mod named_file;
 mod submit;
 mod sweep;
 
-use self::named_file::take_named;
+use self::named_file::ingest_named;
 use self::sweep::sweep;
 use crate::config::{ConfigError, Settings};
-use crate::data_dir::Folder;
-use crate::report::{FileReport, Ledger, Progress, Summary};
-use crate::sanitize::shown;
-use crate::shutdown::Stop;
+use crate::data_dir::Dir;
+use crate::report::{FileReport, Progress, RunRecorder, Summary};
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
 use crate::sink::Sink;
 
 /// What all devices of a run share.
-pub struct Shared<'a> {
+pub struct RunContext<'a> {
     /// The settings.
     pub settings: &'a Settings,
     /// Where points go.
     pub sink: &'a Sink,
     /// Whether the run should end.
-    pub stop: &'a Stop,
+    pub stop: &'a Shutdown,
     /// The data folder.
-    pub data: &'a Folder,
+    pub data: &'a Dir,
     /// Where results are told.
-    pub ledger: &'a Ledger,
+    pub recorder: &'a RunRecorder,
     /// Where a person sees how far it is.
     pub progress: &'a Progress,
 }
@@ -36,38 +36,38 @@ pub struct Shared<'a> {
 ///
 /// # Errors
 /// Only where the run cannot begin; what goes wrong with a file is in the summary.
-pub fn run(settings: &Settings, stop: &Stop, progress: &Progress) -> anyhow::Result<Summary> {
-    let data = Folder::open(&settings.data_folder).map_err(|error| {
+pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow::Result<Summary> {
+    let data = Dir::open(&settings.data_folder).map_err(|error| {
         ConfigError(format!(
             "the data folder {} cannot be opened: {error}; check its rights",
-            shown(&settings.data_folder)
+            sanitize(&settings.data_folder)
         ))
     })?;
-    let sink = Sink::open(settings, stop)?;
-    let ledger = Ledger::open(settings);
-    let shared = Shared {
+    let sink = Sink::open(&settings.destination, stop)?;
+    let recorder = RunRecorder::open(settings);
+    let context = RunContext {
         settings,
         sink: &sink,
         stop,
         data: &data,
-        ledger: &ledger,
+        recorder: &recorder,
         progress,
     };
     if settings.files.is_empty() {
-        sweep(&shared);
+        sweep(&context);
     } else {
         for file in &settings.files {
             if stop.is_requested() {
                 break;
             }
-            take_named(&shared, file);
+            ingest_named(&context, file);
         }
     }
     progress.finish();
-    Ok(ledger.finish(&sink))
+    Ok(recorder.finish(&sink))
 }
 
-fn tell(shared: &Shared<'_>, report: FileReport) {
-    shared.ledger.add(report);
-    shared.ledger.send_meta(shared.sink);
+fn tell(context: &RunContext<'_>, report: FileReport) {
+    context.recorder.add(report);
+    context.recorder.send_meta(context.sink);
 }

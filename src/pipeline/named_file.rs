@@ -1,34 +1,34 @@
 //! A file that is named on the command line.
 
 use super::device::Device;
-use super::{Shared, tell};
-use crate::data_dir::Location;
+use super::{RunContext, tell};
+use crate::data_dir::DevicePath;
 use crate::report::{FileReport, Status};
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use std::path::{Component, Path, PathBuf};
 
 /// Deals with a file that somebody named.
-pub(super) fn take_named(shared: &Shared<'_>, given: &Path) {
+pub(super) fn ingest_named(context: &RunContext<'_>, given: &Path) {
     let told = |words: String| {
         tell(
-            shared,
+            context,
             FileReport::unread(given, None, Status::Error, words),
         )
     };
-    let settings = shared.settings;
+    let settings = context.settings;
     let (folder, name) =
         match folder_and_name(&settings.data_folder, &settings.data_folder_given, given) {
-            Ok(found) => found,
+            Ok(parsed) => parsed,
             Err(words) => return told(words),
         };
-    let location = match Location::of_folder(&folder, &shared.settings.meta_bucket) {
+    let location = match DevicePath::of_folder(&folder, &context.settings.meta_bucket) {
         Ok(location) => location,
         Err(error) => return told(error.to_string()),
     };
     let device: PathBuf = folder.iter().take(3).collect();
     let sub: PathBuf = folder.iter().skip(3).collect();
-    match Device::open(shared, location, &device) {
-        Ok(device) => device.take_named(&sub, &name),
+    match Device::open(context, location, &device) {
+        Ok(device) => device.ingest_named(&sub, &name),
         Err(error) => told(format!(
             "its folder cannot be opened: {error}; check the path"
         )),
@@ -65,7 +65,7 @@ fn folder_and_name(
     let Ok(relative) = resolved.strip_prefix(data) else {
         return Err(format!(
             "it lies outside the data folder {}; nothing is done",
-            shown(data)
+            sanitize(data)
         ));
     };
     // However the data folder itself was reached, below it each part of the way must be what it says.
@@ -112,25 +112,28 @@ mod tests {
         std::fs::create_dir_all(root.join("other/a/s/1")).unwrap();
         symlink(data.join("a/s/1"), data.join("b/s/1")).unwrap();
         symlink(&data, root.join("alias")).unwrap();
-        let found = |path: &str| {
+        let parsed = |path: &str| {
             folder_and_name(&data, &root.join("alias"), &root.join(path)).map(|(folder, _)| folder)
         };
-        assert_eq!(found("data/a/s/1/x.tsv"), Ok("a/s/1".into()));
-        assert_eq!(found("data/a/s/1/parsed/x.tsv"), Ok("a/s/1/parsed".into()));
-        assert_eq!(found("alias/a/s/1/x.tsv"), Ok("a/s/1".into()));
-        assert_eq!(found("data/a/../b/s/../../a/s/1/x.tsv"), Ok("a/s/1".into()));
-        assert!(found("data/b/s/1/../1/x.tsv").is_err(), "a link, and back");
+        assert_eq!(parsed("data/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert_eq!(parsed("data/a/s/1/parsed/x.tsv"), Ok("a/s/1/parsed".into()));
+        assert_eq!(parsed("alias/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert_eq!(
+            parsed("data/a/../b/s/../../a/s/1/x.tsv"),
+            Ok("a/s/1".into())
+        );
+        assert!(parsed("data/b/s/1/../1/x.tsv").is_err(), "a link, and back");
         assert!(
-            found("data/b/s/1/x.tsv").is_err(),
+            parsed("data/b/s/1/x.tsv").is_err(),
             "a link into another company"
         );
         symlink(&data, data.join("b/a")).unwrap();
         for way in ["data/b/a/a/s/1/x.tsv", "alias/b/a/a/s/1/x.tsv"] {
-            assert!(found(way).is_err(), "{way}: a link inside the data folder");
+            assert!(parsed(way).is_err(), "{way}: a link inside the data folder");
         }
-        assert!(found("other/a/s/1/x.tsv").is_err());
-        assert!(found("data/../other/a/s/1/x.tsv").is_err());
-        assert!(found("data/a/s/1/x.txt").is_err());
-        assert!(found("data/a/s/2/x.tsv").is_err());
+        assert!(parsed("other/a/s/1/x.tsv").is_err());
+        assert!(parsed("data/../other/a/s/1/x.tsv").is_err());
+        assert!(parsed("data/a/s/1/x.txt").is_err());
+        assert!(parsed("data/a/s/2/x.tsv").is_err());
     }
 }

@@ -2,16 +2,16 @@
 //! decided; until then the device's next files are taken.
 
 use super::device::Device;
-use super::finish::{Change, Dealt, Fate, Taken};
+use super::finish::{Change, ClaimedFile, Outcome, Processed};
 use crate::cli::OnOutage;
-use crate::data_dir::{Folder, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
+use crate::data_dir::{Dir, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
 use crate::logger_file::{Container, FormatError, HeaderMeta};
-use crate::pipeline::ingest::{self, Fault, Found, Setup};
-use crate::points::Shape;
+use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
+use crate::points::BatchOptions;
 use crate::report::{FileReport, Status};
-use crate::sanitize::shown;
-use crate::sink::Failure;
-use crate::sink::ordered_sender::{Courier, Parcel};
+use crate::sanitize::sanitize;
+use crate::sink::WriteError;
+use crate::sink::ordered_sender::{FileId, OrderedSender};
 use chrono::Utc;
 use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
@@ -25,20 +25,20 @@ use std::time::Duration;
 const ENDS: usize = 4096;
 
 /// A file that was taken.
-pub(super) enum InHand {
+pub(super) enum Submitted {
     /// Its fate is known.
-    Decided(Dealt),
+    Processed(Processed),
     /// Its points are on their way.
-    Underway(Underway),
+    Pending(Pending),
 }
 
 /// A file whose points are on their way, or as many as there were before something went wrong.
-pub(super) struct Underway {
-    parcel: Parcel,
-    found: Found,
-    read: Result<(), Fault>,
+pub(super) struct Pending {
+    file_id: FileId,
+    parsed: ParsedFile,
+    read: Result<(), IngestError>,
     sub: PathBuf,
-    taken: Taken,
+    claimed: ClaimedFile,
 }
 
 /// How files are asked for, and what a group of them shares.
@@ -101,9 +101,9 @@ impl Device<'_> {
         sub: &Path,
         name: &OsStr,
         call: &Call,
-        courier: &mut Courier<'_>,
-    ) -> Option<InHand> {
-        let told = |report| Some(InHand::Decided(Dealt::left(report)));
+        sender: &mut OrderedSender<'_>,
+    ) -> Option<Submitted> {
+        let told = |report| Some(Submitted::Processed(Processed::left(report)));
         let from = match self.folder_of(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -117,7 +117,7 @@ impl Device<'_> {
             Ok(open) => open,
             Err(OpenError::Gone) => return None,
             Err(OpenError::NotAFile(what)) if call.is_sweep() => {
-                tracing::debug!("{}: {what}, passed over", shown(from.path().join(name)));
+                tracing::debug!("{}: {what}, passed over", sanitize(from.path().join(name)));
                 return None;
             }
             Err(error) => {
@@ -132,7 +132,7 @@ impl Device<'_> {
                 Incomplete::Young(reason) => reason,
                 Incomplete::Written(reason) => match &call.asked {
                     // It goes on under its own name, for its own hook or the next sweep.
-                    Asked::Missing(wanted) => self.put_back(&from, name, wanted, reason),
+                    Asked::Missing(wanted) => self.restore_name(&from, name, wanted, reason),
                     Asked::Sweep | Asked::Named => reason,
                 },
             };
@@ -141,13 +141,13 @@ impl Device<'_> {
             return told(report);
         }
         let lease = lease.ok();
-        if let Some(outage) = self.shared.sink.outage() {
+        if let Some(outage) = self.context.sink.outage() {
             let mut report = self.unread(sub, name, Status::Error, outage.to_string());
             report.in_outage = true;
-            return Some(InHand::Decided(Dealt {
+            return Some(Submitted::Processed(Processed {
                 report,
-                fate: self.fate_in_outage(),
-                taken: Some(Taken {
+                outcome: self.outcome_in_outage(),
+                claimed: Some(ClaimedFile {
                     lease,
                     open,
                     from,
@@ -156,25 +156,25 @@ impl Device<'_> {
                 retake: None,
             }));
         }
-        let parcel = courier.begin();
+        let file_id = sender.begin();
         let same =
             || lease.as_ref().is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
-        let (mut found, read) = ingest::ingest(
-            self.shared.progress.reading(&*open.file),
-            &self.setup(),
+        let (mut parsed, read) = ingest::ingest(
+            self.context.progress.reading(&*open.file),
+            &self.ingest_context(),
             &same,
-            |batch| courier.send(parcel, batch),
+            |batch| sender.send(file_id, batch),
         );
-        if found.marker.is_none() {
-            found.truncated = looks_truncated(&open).unwrap_or(false);
+        if parsed.marker.is_none() {
+            parsed.truncated = looks_truncated(&open).unwrap_or(false);
         }
-        self.warn_of(&from.path().join(name), &found);
-        Some(InHand::Underway(Underway {
-            parcel,
-            found,
+        self.warn_about(&from.path().join(name), &parsed);
+        Some(Submitted::Pending(Pending {
+            file_id,
+            parsed,
             read,
             sub: sub.to_owned(),
-            taken: Taken {
+            claimed: ClaimedFile {
                 open,
                 lease,
                 from,
@@ -184,70 +184,74 @@ impl Device<'_> {
     }
 
     /// Waits for the points of a file and decides what becomes of it.
-    pub(super) fn land(&self, in_hand: InHand, courier: &mut Courier<'_>) -> Dealt {
-        let Underway {
-            parcel,
-            found,
+    pub(super) fn land(&self, submitted: Submitted, sender: &mut OrderedSender<'_>) -> Processed {
+        let Pending {
+            file_id,
+            parsed,
             read,
             sub,
-            taken,
-        } = match in_hand {
-            InHand::Decided(dealt) => return dealt,
-            InHand::Underway(underway) => underway,
+            claimed,
+        } = match submitted {
+            Submitted::Processed(processed) => return processed,
+            Submitted::Pending(underway) => underway,
         };
-        let landed = courier.land(parcel);
-        let result = read.and_then(|()| Ok(landed?));
-        let path = taken.from.path().join(&taken.name);
-        let mut report = FileReport::read(&path, &self.location, found);
+        let written = sender.wait(file_id);
+        let result = read.and_then(|()| Ok(written?));
+        let path = claimed.from.path().join(&claimed.name);
+        let mut report = FileReport::read(&path, &self.location, parsed);
         if let Err(fault) = &result {
             report.status = Status::Error;
             report.error = Some(fault.to_string());
         }
-        if self.shared.settings.dry_run {
-            return Dealt::left(report);
+        if self.context.settings.dry_run {
+            return Processed::left(report);
         }
         // Cut files fail for what they lack, and what they lack may just be arriving.
-        let change = taken.change();
+        let change = claimed.change();
         if change != Change::None {
             report.status = Status::Skipped;
-            report.error = Some(Fault::Changed.to_string());
-            let retake = (change == Change::Marks).then_some((sub, taken.name));
-            return Dealt {
+            report.error = Some(IngestError::Changed.to_string());
+            let retake = (change == Change::Metadata).then_some((sub, claimed.name));
+            return Processed {
                 retake,
-                ..Dealt::left(report)
+                ..Processed::left(report)
             };
         }
-        let fate = match result {
+        let outcome = match result {
             Ok(()) => {
-                set_delays(&mut report, &taken.open);
-                Fate::Parsed
+                set_delays(&mut report, &claimed.open);
+                Outcome::Parsed
             }
-            Err(Fault::Format(FormatError::Read(_)) | Fault::Sink(Failure::Storage(_))) => {
+            Err(
+                IngestError::Format(FormatError::Read(_))
+                | IngestError::Sink(WriteError::Storage(_)),
+            ) => {
                 report.retryable = true;
-                Fate::Stay
+                Outcome::Stay
             }
-            Err(Fault::Format(_) | Fault::Sink(Failure::Partial(_) | Failure::Rejected(_))) => {
-                Fate::Error { retryable: false }
-            }
-            Err(Fault::Sink(Failure::Outage(_))) => {
+            Err(
+                IngestError::Format(_)
+                | IngestError::Sink(WriteError::Partial(_) | WriteError::Rejected(_)),
+            ) => Outcome::Error { retryable: false },
+            Err(IngestError::Sink(WriteError::Outage(_))) => {
                 report.in_outage = true;
-                self.fate_in_outage()
+                self.outcome_in_outage()
             }
-            Err(Fault::Changed | Fault::Sink(Failure::Stopped)) => {
+            Err(IngestError::Changed | IngestError::Sink(WriteError::Stopped)) => {
                 report.status = Status::Skipped;
-                Fate::Stay
+                Outcome::Stay
             }
         };
-        Dealt {
+        Processed {
             report,
-            fate,
-            taken: Some(taken),
+            outcome,
+            claimed: Some(claimed),
             retake: None,
         }
     }
 
     /// The folder that holds the file: mostly the device's own.
-    fn folder_of(&self, sub: &Path) -> io::Result<Arc<Folder>> {
+    fn folder_of(&self, sub: &Path) -> io::Result<Arc<Dir>> {
         if sub.as_os_str().is_empty() {
             Ok(Arc::clone(&self.folder))
         } else {
@@ -255,25 +259,25 @@ impl Device<'_> {
         }
     }
 
-    fn fate_in_outage(&self) -> Fate {
-        match self.shared.settings.on_outage {
-            OnOutage::Error => Fate::Error { retryable: true },
-            OnOutage::Keep => Fate::Stay,
+    fn outcome_in_outage(&self) -> Outcome {
+        match self.context.settings.on_outage {
+            OnOutage::Error => Outcome::Error { retryable: true },
+            OnOutage::Keep => Outcome::Stay,
         }
     }
 
-    fn setup(&self) -> Setup<'_> {
-        let settings = self.shared.settings;
-        Setup {
+    fn ingest_context(&self) -> IngestContext<'_> {
+        let settings = self.context.settings;
+        IngestContext {
             location: &self.location,
             zones: &settings.zones,
-            shape: Shape {
-                gzip: self.shared.sink.wants_gzip(settings.gzip),
+            shape: BatchOptions {
+                gzip: self.context.sink.wants_gzip(settings.gzip),
                 lines: settings.batch_lines,
             },
-            with_lines: !self.shared.sink.is_nowhere(),
-            stop: self.shared.stop,
-            progress: self.shared.progress,
+            with_lines: !self.context.sink.is_discard(),
+            stop: self.context.stop,
+            progress: self.context.progress,
         }
     }
 
@@ -301,7 +305,7 @@ impl Device<'_> {
                 )));
             }
         }
-        let grace = self.shared.settings.grace;
+        let grace = self.context.settings.grace;
         let now = i128::from(Utc::now().timestamp_nanos_opt()?);
         let age = now - open.stamp.uploaded_ns();
         if Duration::from_nanos(u64::try_from(age).unwrap_or_default()) >= grace {
@@ -325,57 +329,57 @@ impl Device<'_> {
 
     /// Moves a file that is being written in `parsed/` or `error/` back to the device's folder, where it arrived as `wanted`.
     /// Returns what is said of it.
-    fn put_back(&self, from: &Folder, name: &OsStr, wanted: &OsStr, reason: String) -> String {
+    fn restore_name(&self, from: &Dir, name: &OsStr, wanted: &OsStr, reason: String) -> String {
         match from.move_into(name, &self.folder, wanted, 0, |_| Ok(true)) {
             Ok(as_name) => {
                 if let Err(error) = from.remove_orphan_sidecar(name) {
-                    tracing::debug!("{}: not tidied: {error}", shown(from.path()));
+                    tracing::debug!("{}: not tidied: {error}", sanitize(from.path()));
                 }
-                format!("{reason}; moved back as {}", shown(as_name))
+                format!("{reason}; moved back as {}", sanitize(as_name))
             }
             Err(error) => format!("{reason}; it cannot be moved back: {error}"),
         }
     }
 
     /// One warning a file and cause, with a count.
-    fn warn_of(&self, path: &Path, found: &Found) {
-        let warn = |words: String| self.shared.ledger.warn(path, &words);
-        if found.truncated {
-            warn(match found.container {
+    fn warn_about(&self, path: &Path, parsed: &ParsedFile) {
+        let warn = |words: String| self.context.recorder.warn(path, &words);
+        if parsed.truncated {
+            warn(match parsed.container {
                 Some(Container::Headed) => "the file is cut off: END_DATA is missing".to_owned(),
                 _ => "the file is cut off: what follows its last tab is not taken".to_owned(),
             });
         }
-        if let HeaderMeta::Broken(reason) = &found.meta {
+        if let HeaderMeta::Broken(reason) = &parsed.meta {
             warn(format!(
                 "the header is not JSON ({}): its time zone is not known",
-                shown(reason)
+                sanitize(reason)
             ));
         }
-        if let Some(master) = found
+        if let Some(master) = parsed
             .master
             .as_deref()
             .filter(|sn| *sn != self.location.device.as_str())
         {
             warn(format!(
                 "the file's master is {:?}, its folder is named {:?}; ingested as {:?}",
-                shown(master),
+                sanitize(master),
                 self.location.device.to_string(),
-                shown(master)
+                sanitize(master)
             ));
         }
-        let tally = found.tally;
+        let stats = parsed.stats;
         for (count, what) in [
             (
-                tally.invalid_timestamps,
+                stats.invalid_timestamps,
                 "rows without a valid time, skipped",
             ),
             (
-                tally.malformed_rows,
+                stats.malformed_rows,
                 "rows with more cells than the header, skipped",
             ),
-            (tally.invalid_values, "cells without a valid value, skipped"),
-            (tally.lines_after_end, "lines after END_DATA, ignored"),
+            (stats.invalid_values, "cells without a valid value, skipped"),
+            (stats.lines_after_end, "lines after END_DATA, ignored"),
         ] {
             if count > 0 {
                 warn(format!("{count} {what}"));

@@ -1,7 +1,7 @@
 //! A request body that grows row by row, compressed as it grows: what is held is a few kilobytes a thousand points.
 
 use crate::logger_file::Row;
-use crate::points::{Prefix, Span, append_row};
+use crate::points::{SeriesPrefix, TimeRange, append_row};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -16,7 +16,7 @@ const MAX_PLAIN: usize = 1 << 20;
 
 /// How bodies are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct BatchOptions {
     /// Compress with gzip, level 1: the server reads it at no cost, and higher levels gain little.
     pub gzip: bool,
     /// Points a body, at most (the last row may exceed it).
@@ -33,7 +33,7 @@ pub struct Batch {
     /// How many points it holds.
     pub lines: u32,
     /// From the first to the last instant in it.
-    pub span: Span,
+    pub span: TimeRange,
 }
 
 impl Batch {
@@ -89,7 +89,7 @@ impl Batch {
     }
 }
 
-/// Line protocol, compressed as [`Shape::gzip`] says.
+/// Line protocol, compressed as [`BatchOptions::gzip`] says.
 ///
 /// # Errors
 /// None in memory.
@@ -101,7 +101,7 @@ pub fn compressed(text: &[u8]) -> std::io::Result<Vec<u8>> {
 
 /// Collects rows into bodies.
 pub struct BatchBuilder {
-    shape: Shape,
+    shape: BatchOptions,
     pending: Vec<u8>,
     encoder: Option<GzEncoder<Vec<u8>>>,
     lines: u32,
@@ -110,7 +110,7 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     /// An empty one.
-    pub fn new(shape: Shape) -> Self {
+    pub fn new(shape: BatchOptions) -> Self {
         Self {
             shape,
             pending: Vec::with_capacity(BLOCK + BLOCK / 8),
@@ -124,7 +124,7 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// Those of the compressor; none in memory.
-    pub fn push(&mut self, prefixes: &[Prefix], row: &Row<'_>) -> std::io::Result<()> {
+    pub fn push(&mut self, prefixes: &[SeriesPrefix], row: &Row<'_>) -> std::io::Result<()> {
         let points = append_row(&mut self.pending, prefixes, row);
         if points > 0 {
             self.lines += points;
@@ -203,9 +203,9 @@ mod tests {
             .channels()
             .list
             .iter()
-            .map(|c| Prefix::new(&campaign, "1", c))
+            .map(|c| SeriesPrefix::new(&campaign, "1", c))
             .collect();
-        let mut builder = BatchBuilder::new(Shape { gzip, lines });
+        let mut builder = BatchBuilder::new(BatchOptions { gzip, lines });
         let mut found = Vec::new();
         while let Some(row) = file.next_row().unwrap() {
             builder.push(&prefixes, &row).unwrap();

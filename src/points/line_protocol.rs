@@ -9,9 +9,9 @@ use std::ops::RangeInclusive;
 
 /// The bytes before the value of each point of one channel: measurement, tags, `value=`.
 #[derive(Debug, Clone)]
-pub struct Prefix(Box<[u8]>);
+pub struct SeriesPrefix(Box<[u8]>);
 
-impl Prefix {
+impl SeriesPrefix {
     /// Escapes everything that the points of a channel have in common.
     pub fn new(campaign: &Campaign, master: &str, channel: &Channel) -> Self {
         let mut line = Line::new(campaign.as_str());
@@ -32,7 +32,7 @@ impl Prefix {
 }
 
 /// Appends the points of a row, one line a value, in the order of the channels. Returns how many.
-pub fn append_row(out: &mut Vec<u8>, prefixes: &[Prefix], row: &Row<'_>) -> u32 {
+pub fn append_row(out: &mut Vec<u8>, prefixes: &[SeriesPrefix], row: &Row<'_>) -> u32 {
     let mut digits = itoa::Buffer::new();
     let seconds = digits.format(row.time).as_bytes();
     let mut number = zmij::Buffer::new();
@@ -160,7 +160,7 @@ fn escape_into(out: &mut Vec<u8>, text: &str, special: &[u8]) {
 }
 
 /// The span of instants that a batch covers, in seconds since 1970.
-pub type Span = RangeInclusive<i64>;
+pub type TimeRange = RangeInclusive<i64>;
 
 #[cfg(test)]
 mod tests {
@@ -181,7 +181,7 @@ mod tests {
         let prefixes: Vec<_> = channels
             .list
             .iter()
-            .map(|channel| Prefix::new(&campaign, &channels.master, channel))
+            .map(|channel| SeriesPrefix::new(&campaign, &channels.master, channel))
             .collect();
         let mut out = Vec::new();
         while let Some(row) = file.next_row().unwrap() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks for the address. That it fails is a warning and nothing else; its path is often a secret, so it is not shown.
-pub fn beat(url: &url::Url) {
+pub fn ping(url: &url::Url) {
     let ask = || -> anyhow::Result<u16> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -10,9 +10,9 @@ const MAX_ERROR: usize = 4_000;
 
 /// Instants in nanoseconds that never repeat within a run: two points of the same tags would be one.
 #[derive(Debug, Default)]
-pub struct Ticks(i64);
+pub struct MonotonicNanos(i64);
 
-impl Ticks {
+impl MonotonicNanos {
     /// Now, or a nanosecond after the last one.
     pub fn next_ns(&mut self) -> i64 {
         let now = Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX - 1);
@@ -22,7 +22,7 @@ impl Ticks {
 }
 
 /// The point of a file.
-pub fn file_line(file: &mut FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
+pub fn file_point(file: &mut FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
     let mut line = Line::new("tsv_parser_file");
     line.tag("bucket", file.bucket.as_deref().unwrap_or_default());
     line.tag("campaign", file.campaign.as_deref().unwrap_or_default());
@@ -33,7 +33,7 @@ pub fn file_line(file: &mut FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
     line.tag("status", file.status.as_str());
     let mut fields = line.fields();
     let name = file.file_path.rsplit('/').next().unwrap_or_default();
-    fields.text("file_name", &crate::sanitize::shown(name), MAX_ERROR);
+    fields.text("file_name", &crate::sanitize::sanitize(name), MAX_ERROR);
     fields.text("run_id", run_id, MAX_ERROR);
     fields.integer("nb_rows", count(file.nb_rows));
     fields.integer("nb_channels", count(file.nb_channels as u64));
@@ -62,7 +62,7 @@ pub fn file_line(file: &mut FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
 }
 
 /// The point of a run.
-pub fn run_line(head: &RunHead, tail: &RunTail, counts: &Counts, time_ns: i64) -> Vec<u8> {
+pub fn run_point(head: &RunHead, tail: &RunTail, counts: &Counts, time_ns: i64) -> Vec<u8> {
     let mut line = Line::new("tsv_parser_run");
     line.tag("status", tail.status);
     let mut fields = line.fields();
@@ -77,7 +77,7 @@ pub fn run_line(head: &RunHead, tail: &RunTail, counts: &Counts, time_ns: i64) -
     fields.float("duration_s", tail.duration_s);
     fields.text(
         "base_folder",
-        &crate::sanitize::shown(&head.base_folder),
+        &crate::sanitize::sanitize(&head.base_folder),
         MAX_ERROR,
     );
     fields.at(time_ns)
@@ -99,7 +99,8 @@ mod tests {
         let mut file =
             FileReport::unread(Path::new("/d/a\nb.tsv"), None, Status::Error, "x\"y\\z\n");
         file.bucket = Some("acme, rec=1".to_owned());
-        let line = String::from_utf8(file_line(&mut file, "r", 1_700_000_000_000_000_001)).unwrap();
+        let line =
+            String::from_utf8(file_point(&mut file, "r", 1_700_000_000_000_000_001)).unwrap();
         assert_eq!(line.matches('\n').count(), 1);
         let parsed = parse_lines(&line).next().unwrap().unwrap();
         assert_eq!(parsed.tag_value("bucket").unwrap().as_str(), "acme, rec=1");
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn instants_never_repeat() {
-        let mut ticks = Ticks::default();
+        let mut ticks = MonotonicNanos::default();
         let found: Vec<_> = (0..1000).map(|_| ticks.next_ns()).collect();
         assert!(found.windows(2).all(|pair| pair[0] < pair[1]));
     }

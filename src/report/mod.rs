@@ -6,15 +6,15 @@ mod metrics;
 mod progress;
 mod recorder;
 
-pub use heartbeat::beat;
+pub use heartbeat::ping;
 pub use json_file::ReportWriter;
 pub use progress::{Beside, Progress};
-pub use recorder::{Ledger, Summary};
+pub use recorder::{RunRecorder, Summary};
 
-use crate::data_dir::Location;
+use crate::data_dir::DevicePath;
 use crate::logger_file::{Container, HeaderMeta};
-use crate::pipeline::ingest::{ChannelTally, Found};
-use crate::sanitize::is_unsafe;
+use crate::pipeline::ingest::{ChannelStats, ParsedFile};
+use crate::sanitize::needs_escape;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
@@ -104,7 +104,7 @@ pub struct FileReport {
 
 /// The channels of a file, in the order of its columns.
 #[derive(Debug, Clone, Default)]
-pub struct Channels(Vec<ChannelTally>);
+pub struct Channels(Vec<ChannelStats>);
 
 #[derive(Serialize)]
 struct ChannelReport<'a> {
@@ -118,17 +118,17 @@ struct ChannelReport<'a> {
 
 impl Serialize for Channels {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|tally| {
-            let any = tally.points > 0;
+        serializer.collect_map(self.0.iter().map(|stats| {
+            let any = stats.points > 0;
             let report = ChannelReport {
-                channel_name: &tally.channel.name,
-                unit: &tally.channel.unit,
-                nb_points: tally.points,
-                min: any.then_some(tally.min),
-                max: any.then_some(tally.max),
-                mean: tally.mean(),
+                channel_name: &stats.channel.name,
+                unit: &stats.channel.unit,
+                nb_points: stats.points,
+                min: any.then_some(stats.min),
+                max: any.then_some(stats.max),
+                mean: stats.mean(),
             };
-            (&tally.channel.id, report)
+            (&stats.channel.id, report)
         }))
     }
 }
@@ -137,7 +137,7 @@ impl FileReport {
     /// Of a file that was not read.
     pub fn unread(
         path: &Path,
-        location: Option<&Location>,
+        location: Option<&DevicePath>,
         status: Status,
         error: impl Into<String>,
     ) -> Self {
@@ -171,19 +171,19 @@ impl FileReport {
     }
 
     /// Of a file that was read, as a success; what speaks against it is added by whoever knows.
-    pub fn read(path: &Path, location: &Location, found: Found) -> Self {
+    pub fn read(path: &Path, location: &DevicePath, found: ParsedFile) -> Self {
         let instant = |seconds: i64| DateTime::from_timestamp(seconds, 0).map(iso);
         Self {
             error: None,
             file_format: found.marker,
             file_container: found.container.map(Container::name),
             truncated: found.truncated,
-            nb_rows: found.tally.rows,
+            nb_rows: found.stats.rows,
             nb_channels: found.channels.len(),
-            nb_points: found.tally.points,
-            nb_invalid_timestamps: found.tally.invalid_timestamps,
-            nb_invalid_values: found.tally.invalid_values,
-            nb_malformed_rows: found.tally.malformed_rows,
+            nb_points: found.stats.points,
+            nb_invalid_timestamps: found.stats.invalid_timestamps,
+            nb_invalid_values: found.stats.invalid_values,
+            nb_malformed_rows: found.stats.malformed_rows,
             time_start: found.span.as_ref().and_then(|span| instant(*span.start())),
             time_end: found.span.as_ref().and_then(|span| instant(*span.end())),
             last_measurement: found.span.as_ref().map(|span| *span.end()),
@@ -300,7 +300,7 @@ pub struct RunTail {
 pub(crate) fn to_json(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     let mut serializer =
-        serde_json::Serializer::with_formatter(&mut bytes, Careful(CompactFormatter));
+        serde_json::Serializer::with_formatter(&mut bytes, EscapingFormatter(CompactFormatter));
     match value.serialize(&mut serializer) {
         Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
         // All keys are text and all numbers are finite: there is nothing that JSON could not say.
@@ -309,16 +309,16 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 }
 
 /// Writes control and invisible characters as `\u` escapes, also those that JSON would let pass.
-struct Careful(CompactFormatter);
+struct EscapingFormatter(CompactFormatter);
 
-impl Formatter for Careful {
+impl Formatter for EscapingFormatter {
     fn write_string_fragment<W: ?Sized + Write>(
         &mut self,
         out: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c)) {
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| needs_escape(*c)) {
             out.write_all(&rest.as_bytes()[..at])?;
             for unit in c.encode_utf16(&mut [0; 2]) {
                 write!(out, "\\u{unit:04x}")?;
@@ -349,7 +349,7 @@ mod tests {
     fn no_raw_control_character_is_in_the_json_and_all_of_them_read_back() {
         let text = "a\u{1b}[2J\u{9b}\u{202e}\u{e0001}\u{7f}\"\\\né";
         let json = to_json(&text);
-        assert!(!json.chars().any(is_unsafe), "{json}");
+        assert!(!json.chars().any(needs_escape), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 

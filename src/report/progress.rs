@@ -1,6 +1,6 @@
 //! A line on a terminal while there is something to wait for; nothing where nobody looks.
 
-use crate::data_dir::is_done_folder;
+use crate::data_dir::is_processed_dir;
 use crate::data_dir::pending_files::is_tsv;
 use indicatif::{
     HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle,
@@ -26,7 +26,7 @@ pub struct Progress(Option<Arc<State>>);
 struct State {
     bar: ProgressBar,
     start: Instant,
-    shown: AtomicBool,
+    sanitize: AtomicBool,
     files: AtomicU64,
     files_total: AtomicU64,
     bytes: AtomicU64,
@@ -50,7 +50,7 @@ impl Progress {
         Self(Some(Arc::new(State {
             bar,
             start: Instant::now(),
-            shown: AtomicBool::new(false),
+            sanitize: AtomicBool::new(false),
             files: AtomicU64::new(0),
             files_total: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -71,10 +71,10 @@ impl Progress {
     }
 
     /// Adds up what waits below `folder`, so that what is left can be told.
-    pub fn count(&self, folder: &Path, stop: &crate::shutdown::Stop) {
+    pub fn count(&self, folder: &Path, stop: &crate::shutdown::Shutdown) {
         let Some(state) = &self.0 else { return };
         let entries = WalkDir::new(folder).into_iter().filter_entry(|entry| {
-            !(entry.file_type().is_dir() && is_done_folder(entry.file_name()))
+            !(entry.file_type().is_dir() && is_processed_dir(entry.file_name()))
         });
         for entry in entries.flatten() {
             if stop.is_requested() {
@@ -128,7 +128,7 @@ impl State {
             return;
         }
         self.renewed.store(now, Ordering::Relaxed);
-        if !self.shown.swap(true, Ordering::Relaxed) {
+        if !self.sanitize.swap(true, Ordering::Relaxed) {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);

@@ -3,10 +3,10 @@
 use crate::config::Settings;
 use crate::points::Batch;
 use crate::report::ReportWriter;
-use crate::report::metrics::{Ticks, file_line, run_line};
+use crate::report::metrics::{MonotonicNanos, file_point, run_point};
 use crate::report::{Counts, FileReport, RunHead, RunTail, Status, iso};
-use crate::sanitize::shown;
-use crate::sink::{Precision, Sink, Ticket};
+use crate::sanitize::sanitize;
+use crate::sink::{PendingWrite, Precision, Sink};
 use chrono::Utc;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,7 +23,7 @@ const MAX_WARNINGS: u32 = 1_000;
 const MAX_TOLD: usize = 20;
 
 /// The results of a run, as they come.
-pub struct Ledger {
+pub struct RunRecorder {
     head: RunHead,
     report_dir: PathBuf,
     start: Instant,
@@ -31,7 +31,7 @@ pub struct Ledger {
     warnings: AtomicU32,
     inner: Mutex<Inner>,
     /// A block of meta points on its way. Apart from the rest: nobody waits for a server with a lock on that.
-    flying: Mutex<Option<Ticket>>,
+    flying: Mutex<Option<PendingWrite>>,
     /// That meta points could not be written was said.
     meta_lost: AtomicBool,
 }
@@ -44,7 +44,7 @@ struct Inner {
     meta_lines: u32,
     /// Blocks that are ready to be sent.
     ready: Vec<Batch>,
-    ticks: Ticks,
+    ticks: MonotonicNanos,
     dry_run: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Summary {
     pub duration_s: f64,
 }
 
-impl Ledger {
+impl RunRecorder {
     /// Begins the report. That it cannot be written is a warning and changes no file's fate.
     pub fn open(settings: &Settings) -> Self {
         let head = RunHead::now(&settings.data_folder, settings.dry_run);
@@ -91,7 +91,7 @@ impl Ledger {
                 meta: Vec::new(),
                 meta_lines: 0,
                 ready: Vec::new(),
-                ticks: Ticks::default(),
+                ticks: MonotonicNanos::default(),
                 dry_run: settings.dry_run,
             }),
             flying: Mutex::default(),
@@ -107,7 +107,7 @@ impl Ledger {
     /// Warns about a file, once a cause.
     pub fn warn(&self, path: &Path, words: &str) {
         match self.warnings.fetch_add(1, Ordering::Relaxed) {
-            n if n < MAX_WARNINGS => tracing::warn!("{}: {words}", shown(path)),
+            n if n < MAX_WARNINGS => tracing::warn!("{}: {words}", sanitize(path)),
             MAX_WARNINGS => {
                 tracing::warn!("more than {MAX_WARNINGS} warnings; the rest stands in the report")
             }
@@ -117,14 +117,14 @@ impl Ledger {
 
     /// Takes a file's result.
     pub fn add(&self, mut file: FileReport) {
-        let path = shown(&file.file_path);
-        let error = file.error.as_deref().map(shown);
+        let path = sanitize(&file.file_path);
+        let error = file.error.as_deref().map(sanitize);
         match (file.status, &error) {
             (Status::Success, _) => {
                 tracing::info!(
                     "{path}: {} points, now {}",
                     file.nb_points,
-                    shown(file.moved_to.as_deref().unwrap_or("in place"))
+                    sanitize(file.moved_to.as_deref().unwrap_or("in place"))
                 );
             }
             (Status::Skipped, reason) => {
@@ -149,7 +149,7 @@ impl Ledger {
         }
         if !inner.dry_run {
             let time = inner.ticks.next_ns();
-            let line = file_line(&mut file, &self.head.run_id, time);
+            let line = file_point(&mut file, &self.head.run_id, time);
             inner.meta.extend_from_slice(&line);
             inner.meta_lines += 1;
             if inner.meta.len() >= META_BLOCK {
@@ -188,7 +188,7 @@ impl Ledger {
         }
     }
 
-    fn await_block(&self, flying: &mut Option<Ticket>) {
+    fn await_block(&self, flying: &mut Option<PendingWrite>) {
         if let Some(ticket) = flying.take()
             && let Err(failure) = ticket.wait()
             && !self.meta_lost.swap(true, Ordering::Relaxed)
@@ -221,7 +221,7 @@ impl Ledger {
         };
         if !inner.dry_run {
             let time = inner.ticks.next_ns();
-            let line = run_line(&self.head, &tail, &counts, time);
+            let line = run_point(&self.head, &tail, &counts, time);
             inner.meta.extend_from_slice(&line);
             inner.meta_lines += 1;
             inner.close_block();
@@ -258,6 +258,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn warn_of_report(dir: &Path, error: &std::io::Error) {
     tracing::warn!(
         "the report cannot be written to {}: {error}; make room there or set TSV_REPORT_DIR",
-        shown(dir)
+        sanitize(dir)
     );
 }

@@ -1,9 +1,9 @@
 //! One file of line protocol a bucket: the way to run with nothing installed. Source: SPEC section 6.
 
-use super::Failure;
+use super::WriteError;
 use crate::config::ConfigError;
 use crate::points::Batch;
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -25,7 +25,7 @@ impl LineProtocolDir {
         std::fs::create_dir_all(dir).map_err(|error| {
             ConfigError(format!(
                 "the folder {} cannot be made: {error}; correct --line-protocol-dir",
-                shown(dir)
+                sanitize(dir)
             ))
         })?;
         Ok(Self {
@@ -37,8 +37,8 @@ impl LineProtocolDir {
     /// cut off first.
     ///
     /// # Errors
-    /// [`Failure::Storage`]; the file then ends where it did before.
-    pub fn append(&self, bucket: &str, batch: &Batch) -> Result<(), Failure> {
+    /// [`WriteError::Storage`]; the file then ends where it did before.
+    pub fn append(&self, bucket: &str, batch: &Batch) -> Result<(), WriteError> {
         let path = self.path(bucket);
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
@@ -65,8 +65,8 @@ impl LineProtocolDir {
     /// Brings what was appended to the disk.
     ///
     /// # Errors
-    /// [`Failure::Storage`].
-    pub fn sync(&self, bucket: &str) -> Result<(), Failure> {
+    /// [`WriteError::Storage`].
+    pub fn sync(&self, bucket: &str) -> Result<(), WriteError> {
         let path = self.path(bucket);
         let sync = || -> io::Result<()> {
             let file = File::open(&path)?;
@@ -87,7 +87,7 @@ impl LineProtocolDir {
     }
 }
 
-fn storage(path: &Path, error: &io::Error) -> Failure {
+fn storage(path: &Path, error: &io::Error) -> WriteError {
     let remedy = match error.kind() {
         // A company's folder may have a name of 255 bytes, and `.lp` comes behind it.
         io::ErrorKind::InvalidFilename => {
@@ -95,9 +95,9 @@ fn storage(path: &Path, error: &io::Error) -> Failure {
         }
         _ => "make room or correct --line-protocol-dir",
     };
-    Failure::Storage(format!(
+    WriteError::Storage(format!(
         "{} cannot be written: {error}; {remedy}, the input stays where it is",
-        shown(path)
+        sanitize(path)
     ))
 }
 
@@ -167,7 +167,7 @@ mod tests {
             .append(&"x".repeat(255), &batch("new 1\n"))
             .unwrap_err();
         assert!(
-            matches!(&failure, Failure::Storage(words) if words.contains("too long") && !words.contains("room")),
+            matches!(&failure, WriteError::Storage(words) if words.contains("too long") && !words.contains("room")),
             "{failure}"
         );
     }
@@ -179,7 +179,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", dir.path().join("b.lp")).unwrap();
         let failure = sink.append("b", &batch("new 1\n")).unwrap_err();
         assert!(
-            matches!(&failure, Failure::Storage(words) if words.contains("No space left")),
+            matches!(&failure, WriteError::Storage(words) if words.contains("No space left")),
             "{failure}"
         );
     }

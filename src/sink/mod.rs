@@ -8,15 +8,50 @@ mod retry;
 pub use influx2::{Influx, Probe};
 pub use line_protocol_dir::LineProtocolDir;
 
-use crate::config::{Destination, Settings};
 use crate::points::Batch;
-use crate::shutdown::Stop;
+use crate::shutdown::Shutdown;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// Where points go.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// A server.
+    Influx(ServerSettings),
+    /// Files of line protocol in this folder.
+    LineProtocolDir(PathBuf),
+    /// Nowhere: a dry run.
+    Discard,
+}
+
+/// The server and how to speak with it.
+#[derive(Clone)]
+pub struct ServerSettings {
+    /// Scheme, host and port; no path.
+    pub url: url::Url,
+    /// Never shown.
+    pub token: String,
+    /// The organisation's name.
+    pub org: String,
+    /// Until the connection stands.
+    pub connect_timeout: Duration,
+    /// Until a request is answered.
+    pub request_timeout: Duration,
+    /// How long a failing server is asked again.
+    pub retry_for: Duration,
+}
+
+impl std::fmt::Debug for ServerSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ServerSettings({}, org {:?})", self.url, self.org)
+    }
+}
 
 /// Why a batch is not, or not wholly, where it should be. What becomes of the file follows from the kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum WriteError {
     /// The server cannot be used, for the whole run: the file is fine and is worth another try.
     #[error("{0}")]
     Outage(String),
@@ -50,76 +85,76 @@ pub enum Sink {
     /// One file a bucket.
     LineProtocolDir(LineProtocolDir),
     /// A dry run.
-    Nowhere,
+    Discard,
 }
 
 /// A batch on its way.
-pub enum Ticket {
+pub enum PendingWrite {
     /// It has arrived, or failed, already.
-    Done(Result<(), Failure>),
+    Done(Result<(), WriteError>),
     /// In flight.
-    Flying(oneshot::Receiver<Result<(), Failure>>),
+    InFlight(oneshot::Receiver<Result<(), WriteError>>),
 }
 
-impl Ticket {
+impl PendingWrite {
     /// Blocks until the batch has arrived or failed.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub fn wait(self) -> Result<(), Failure> {
+    /// See [`WriteError`].
+    pub fn wait(self) -> Result<(), WriteError> {
         match self {
             Self::Done(result) => result,
-            Self::Flying(answer) => answer.blocking_recv().unwrap_or(Err(Failure::Stopped)),
+            Self::InFlight(answer) => answer.blocking_recv().unwrap_or(Err(WriteError::Stopped)),
         }
     }
 }
 
 impl Sink {
-    /// Opens the destination of the settings. No request is made yet.
+    /// Opens a destination. No request is made yet.
     ///
     /// # Errors
     /// A folder that cannot be made, or a client that cannot be built.
-    pub fn open(settings: &Settings, stop: &Stop) -> anyhow::Result<Self> {
-        Ok(match &settings.destination {
+    pub fn open(destination: &Destination, stop: &Shutdown) -> anyhow::Result<Self> {
+        Ok(match destination {
             Destination::Influx(server) => Self::Influx(Influx::new(server, stop.clone())?),
             Destination::LineProtocolDir(dir) => Self::LineProtocolDir(LineProtocolDir::new(dir)?),
-            Destination::Nowhere => Self::Nowhere,
+            Destination::Discard => Self::Discard,
         })
     }
 
     /// Sends a batch off. Blocks only while too many are in flight.
-    pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> Ticket {
+    pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> PendingWrite {
         match self {
             Self::Influx(server) => server.send(bucket, batch, precision),
-            Self::LineProtocolDir(dir) => Ticket::Done(dir.append(bucket, &batch)),
-            Self::Nowhere => Ticket::Done(Ok(())),
+            Self::LineProtocolDir(dir) => PendingWrite::Done(dir.append(bucket, &batch)),
+            Self::Discard => PendingWrite::Done(Ok(())),
         }
     }
 
     /// Tells which bucket will be written to, so that it is known by then.
-    pub fn look_up(&self, bucket: &Arc<str>) {
+    pub fn prefetch_bucket(&self, bucket: &Arc<str>) {
         if let Self::Influx(server) = self {
-            server.look_up(bucket);
+            server.prefetch_bucket(bucket);
         }
     }
 
     /// Makes sure of what was written: after this a power cut takes nothing of it away.
     ///
     /// # Errors
-    /// [`Failure::Storage`].
-    pub fn settle(&self, bucket: &str) -> Result<(), Failure> {
+    /// [`WriteError::Storage`].
+    pub fn sync(&self, bucket: &str) -> Result<(), WriteError> {
         match self {
             Self::LineProtocolDir(dir) => dir.sync(bucket),
             // A server that has answered has written its log.
-            Self::Influx(_) | Self::Nowhere => Ok(()),
+            Self::Influx(_) | Self::Discard => Ok(()),
         }
     }
 
     /// Why the run does without the server from now on, once that is decided.
-    pub fn outage(&self) -> Option<Failure> {
+    pub fn outage(&self) -> Option<WriteError> {
         match self {
             Self::Influx(server) => server.outage(),
-            Self::LineProtocolDir(_) | Self::Nowhere => None,
+            Self::LineProtocolDir(_) | Self::Discard => None,
         }
     }
 
@@ -127,7 +162,7 @@ impl Sink {
     pub fn retries(&self) -> u64 {
         match self {
             Self::Influx(server) => server.retries(),
-            Self::LineProtocolDir(_) | Self::Nowhere => 0,
+            Self::LineProtocolDir(_) | Self::Discard => 0,
         }
     }
 
@@ -137,7 +172,7 @@ impl Sink {
     }
 
     /// Whether lines are worth making at all.
-    pub fn is_nowhere(&self) -> bool {
-        matches!(self, Self::Nowhere)
+    pub fn is_discard(&self) -> bool {
+        matches!(self, Self::Discard)
     }
 }

@@ -1,7 +1,7 @@
 //! When a request is sent again, for how long, and when a server counts as gone. Source: SPEC section 4.
 
-use super::Failure;
-use crate::shutdown::Stop;
+use super::WriteError;
+use crate::shutdown::Shutdown;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// What one request came to, where it did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum ApiError {
     /// No connection, a time-out, a reset, 429, 500 to 504: worth another try.
     Transient(String),
     /// 401, 403, a missing organisation, a redirect: the installation's fault. Another try changes nothing.
@@ -25,13 +25,13 @@ pub enum Answer {
     Refused(String),
 }
 
-/// Why [`Patience::insist`] gave up.
+/// Why [`RetryPolicy::run`] gave up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RetryError {
     /// Nothing more can be had in this run.
-    Over(Failure),
+    GaveUp(WriteError),
     /// An answer that another try would not change; the caller knows what it means.
-    Said(Answer),
+    Permanent(ApiError),
 }
 
 /// A request in flight when the run is asked to end may still take this long.
@@ -44,27 +44,27 @@ const SHORTEST_TRY: Duration = Duration::from_secs(1);
 /// The patience of one run with one server, for one kind of points. All their requests share it: what one has waited, another
 /// does not wait again.
 #[derive(Debug)]
-pub struct Patience {
+pub struct RetryPolicy {
     retry_for: Duration,
     request_timeout: Duration,
     /// Since when nothing has succeeded.
     failing_since: Mutex<Option<Instant>>,
     outage: Mutex<Option<String>>,
     retries: AtomicU64,
-    stop: Stop,
+    stop: Shutdown,
     /// Whether an outage is said here; else whoever sees the failure says it.
-    outspoken: bool,
+    log_outage: bool,
 }
 
-impl Patience {
+impl RetryPolicy {
     pub fn new(
         retry_for: Duration,
         request_timeout: Duration,
-        stop: Stop,
-        outspoken: bool,
+        stop: Shutdown,
+        log_outage: bool,
     ) -> Self {
         Self {
-            outspoken,
+            log_outage,
             retry_for,
             request_timeout,
             failing_since: Mutex::default(),
@@ -75,8 +75,8 @@ impl Patience {
     }
 
     /// Why the server counts as gone, once it does.
-    pub fn outage(&self) -> Option<Failure> {
-        locked(&self.outage).clone().map(Failure::Outage)
+    pub fn outage(&self) -> Option<WriteError> {
+        locked(&self.outage).clone().map(WriteError::Outage)
     }
 
     /// How many requests were sent again.
@@ -85,17 +85,17 @@ impl Patience {
     }
 
     /// A batch was written: the server is there. Only a write says so, for a server may list buckets and yet write nothing.
-    pub fn written(&self) {
+    pub fn record_success(&self) {
         *locked(&self.failing_since) = None;
     }
 
     /// Makes a request until it succeeds, is refused, or the run's time for a failing server is used up.
     ///
     /// # Errors
-    /// See [`Trouble`].
-    pub async fn insist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Trouble>
+    /// See [`RetryError`].
+    pub async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, RetryError>
     where
-        F: Future<Output = Result<T, Answer>>,
+        F: Future<Output = Result<T, ApiError>>,
     {
         let mut waits = ExponentialBuilder::default()
             .with_min_delay(FIRST_WAIT)
@@ -106,10 +106,10 @@ impl Patience {
         let mut own_start = None;
         loop {
             if let Some(outage) = self.outage() {
-                return Err(Trouble::Over(outage));
+                return Err(RetryError::GaveUp(outage));
             }
             if self.stop.is_requested() {
-                return Err(Trouble::Over(Failure::Stopped));
+                return Err(RetryError::GaveUp(WriteError::Stopped));
             }
             let started = Instant::now();
             let limit = match own_start {
@@ -126,16 +126,16 @@ impl Patience {
             };
             let result = tokio::select! {
                 result = attempt() => result,
-                () = tokio::time::sleep(limit) => Err(Answer::Transient(format!("no answer within {limit:?}"))),
-                () = stopped => return Err(Trouble::Over(Failure::Stopped)),
+                () = tokio::time::sleep(limit) => Err(ApiError::Transient(format!("no answer within {limit:?}"))),
+                () = stopped => return Err(RetryError::GaveUp(WriteError::Stopped)),
             };
             let reason = match result {
                 Ok(value) => return Ok(value),
-                Err(Answer::Transient(reason)) => reason,
-                Err(Answer::Installation(reason)) => {
-                    return Err(Trouble::Over(self.declare_outage(&reason)));
+                Err(ApiError::Transient(reason)) => reason,
+                Err(ApiError::Installation(reason)) => {
+                    return Err(RetryError::GaveUp(self.declare_outage(&reason)));
                 }
-                Err(answer) => return Err(Trouble::Said(answer)),
+                Err(answer) => return Err(RetryError::Permanent(answer)),
             };
             let first_failure = *own_start.get_or_insert(started);
             locked(&self.failing_since).get_or_insert(started);
@@ -146,7 +146,7 @@ impl Patience {
             if wait.is_zero() {
                 let asked_for = first_failure.elapsed().as_secs_f64();
                 let words = format!("InfluxDB could not be used for {asked_for:.0} s: {reason}");
-                return Err(Trouble::Over(self.declare_outage(&words)));
+                return Err(RetryError::GaveUp(self.declare_outage(&words)));
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
             tracing::debug!("{reason}; asked again in {wait:?}");
@@ -168,12 +168,12 @@ impl Patience {
     }
 
     /// Decides that the server is gone, and says so once.
-    fn declare_outage(&self, reason: &str) -> Failure {
+    fn declare_outage(&self, reason: &str) -> WriteError {
         let mut outage = locked(&self.outage);
-        if outage.is_none() && self.outspoken {
+        if outage.is_none() && self.log_outage {
             tracing::error!("{reason}; the remaining files are decided without asking again");
         }
-        Failure::Outage(outage.get_or_insert_with(|| reason.to_owned()).clone())
+        WriteError::Outage(outage.get_or_insert_with(|| reason.to_owned()).clone())
     }
 }
 
@@ -191,28 +191,28 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    fn patience(retry_for: u64) -> Patience {
-        Patience::new(
+    fn policy(retry_for: u64) -> RetryPolicy {
+        RetryPolicy::new(
             Duration::from_secs(retry_for),
             TIMEOUT,
-            Stop::default(),
+            Shutdown::default(),
             true,
         )
     }
 
-    fn busy() -> Answer {
-        Answer::Transient("503".to_owned())
+    fn busy() -> ApiError {
+        ApiError::Transient("503".to_owned())
     }
 
     /// Answers in turn, the last one for ever, and the seconds at which they were asked for.
     async fn asked(
-        patience: &Patience,
-        answers: &[Result<(), Answer>],
-    ) -> (Result<(), Trouble>, Vec<f64>) {
+        policy: &RetryPolicy,
+        answers: &[Result<(), ApiError>],
+    ) -> (Result<(), RetryError>, Vec<f64>) {
         let start = Instant::now();
         let times = RefCell::new(Vec::new());
-        let result = patience
-            .insist(|| async {
+        let result = policy
+            .run(|| async {
                 let mut times = times.borrow_mut();
                 times.push(start.elapsed().as_secs_f64());
                 answers[(times.len() - 1).min(answers.len() - 1)].clone()
@@ -223,9 +223,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failing_server_is_asked_again_at_growing_intervals_until_the_time_is_up() {
-        let patience = patience(60);
-        let (result, times) = asked(&patience, &[Err(busy())]).await;
-        assert!(matches!(result, Err(Trouble::Over(Failure::Outage(_)))));
+        let policy = policy(60);
+        let (result, times) = asked(&policy, &[Err(busy())]).await;
+        assert!(matches!(
+            result,
+            Err(RetryError::GaveUp(WriteError::Outage(_)))
+        ));
         let waits: Vec<_> = times.windows(2).map(|t| t[1] - t[0]).collect();
         // Exponential with jitter: the n-th wait lies between 0.25 x 2^n and that plus 0.25, at most 8 s and a jitter.
         for (n, wait) in waits.iter().enumerate().take(waits.len() - 1) {
@@ -240,48 +243,54 @@ mod tests {
             (59.9..60.1).contains(&last),
             "the last try comes when the time is up, not at {last}"
         );
-        assert_eq!(patience.retries(), times.len() as u64 - 1);
+        assert_eq!(policy.retries(), times.len() as u64 - 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_comes_back_is_no_outage() {
-        let patience = patience(60);
-        let (result, times) = asked(&patience, &[Err(busy()), Err(busy()), Ok(())]).await;
+        let policy = policy(60);
+        let (result, times) = asked(&policy, &[Err(busy()), Err(busy()), Ok(())]).await;
         assert_eq!((result, times.len()), (Ok(()), 3));
-        assert_eq!(patience.outage(), None);
+        assert_eq!(policy.outage(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_an_outage_nothing_is_asked_and_nothing_waits() {
-        let patience = patience(60);
-        let _ = asked(&patience, &[Err(busy())]).await;
+        let policy = policy(60);
+        let _ = asked(&policy, &[Err(busy())]).await;
         for _ in 0..500 {
-            let (result, times) = asked(&patience, &[Ok(())]).await;
-            assert!(matches!(result, Err(Trouble::Over(Failure::Outage(_)))));
+            let (result, times) = asked(&policy, &[Ok(())]).await;
+            assert!(matches!(
+                result,
+                Err(RetryError::GaveUp(WriteError::Outage(_)))
+            ));
             assert!(times.is_empty());
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_side_by_side_share_the_time() {
-        let patience = patience(60);
+        let policy = policy(60);
         let start = Instant::now();
         let dead = [Err(busy())];
         let late = async {
             tokio::time::sleep(Duration::from_secs(50)).await;
-            asked(&patience, &dead).await
+            asked(&policy, &dead).await
         };
-        let (first, second) = tokio::join!(asked(&patience, &dead), late);
+        let (first, second) = tokio::join!(asked(&policy, &dead), late);
         assert!(first.0.is_err() && second.0.is_err());
         assert!(start.elapsed() < Duration::from_millis(60_100));
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_counts_as_a_failure_and_is_bounded_too() {
-        let patience = patience(60);
+        let policy = policy(60);
         let start = Instant::now();
-        let result: Result<(), _> = patience.insist(std::future::pending).await;
-        assert!(matches!(result, Err(Trouble::Over(Failure::Outage(_)))));
+        let result: Result<(), _> = policy.run(std::future::pending).await;
+        assert!(matches!(
+            result,
+            Err(RetryError::GaveUp(WriteError::Outage(_)))
+        ));
         assert!(
             start.elapsed() <= Duration::from_secs(62),
             "{:?}",
@@ -291,64 +300,67 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_time_means_no_second_try() {
-        let (result, times) = asked(&patience(0), &[Err(busy())]).await;
+        let (result, times) = asked(&policy(0), &[Err(busy())]).await;
         assert!(result.is_err());
         assert_eq!(times.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_installations_fault_is_an_outage_at_once() {
-        let patience = patience(60);
+        let policy = policy(60);
         let (result, times) =
-            asked(&patience, &[Err(Answer::Installation("401".to_owned()))]).await;
+            asked(&policy, &[Err(ApiError::Installation("401".to_owned()))]).await;
         assert_eq!(
             result,
-            Err(Trouble::Over(Failure::Outage("401".to_owned())))
+            Err(RetryError::GaveUp(WriteError::Outage("401".to_owned())))
         );
         assert_eq!(times, [0.0]);
-        assert!(patience.outage().is_some());
+        assert!(policy.outage().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_given_back_and_concerns_no_other_request() {
-        let patience = patience(60);
-        let refused = Answer::Refused("400".to_owned());
-        let (result, times) = asked(&patience, &[Err(refused.clone())]).await;
-        assert_eq!((result, times.len()), (Err(Trouble::Said(refused)), 1));
-        assert_eq!(patience.outage(), None);
+        let policy = policy(60);
+        let refused = ApiError::Refused("400".to_owned());
+        let (result, times) = asked(&policy, &[Err(refused.clone())]).await;
+        assert_eq!(
+            (result, times.len()),
+            (Err(RetryError::Permanent(refused)), 1)
+        );
+        assert_eq!(policy.outage(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_a_write_ends_the_time_of_failure() {
-        let patience = patience(60);
-        let _ = asked(&patience, &[Err(busy()), Ok(())]).await;
+        let policy = policy(60);
+        let _ = asked(&policy, &[Err(busy()), Ok(())]).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
         // A look-up has succeeded since, but nothing was written: the time is used up.
-        let (result, times) = asked(&patience, &[Err(busy()), Ok(())]).await;
+        let (result, times) = asked(&policy, &[Err(busy()), Ok(())]).await;
         assert!(result.is_err());
         assert_eq!(times.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_ends_the_time_of_failure() {
-        let patience = patience(60);
-        let _ = asked(&patience, &[Err(busy()), Ok(())]).await;
-        patience.written();
+        let policy = policy(60);
+        let _ = asked(&policy, &[Err(busy()), Ok(())]).await;
+        policy.record_success();
         tokio::time::sleep(Duration::from_secs(61)).await;
-        assert_eq!(asked(&patience, &[Err(busy()), Ok(())]).await.0, Ok(()));
+        assert_eq!(asked(&policy, &[Err(busy()), Ok(())]).await.0, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_the_waiting() {
-        let patience = patience(3600);
+        let policy = policy(3600);
         let start = Instant::now();
         let stop = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            patience.stop.request();
+            policy.stop.request();
         };
         let dead = [Err(busy())];
-        let ((result, _), ()) = tokio::join!(asked(&patience, &dead), stop);
-        assert_eq!(result, Err(Trouble::Over(Failure::Stopped)));
+        let ((result, _), ()) = tokio::join!(asked(&policy, &dead), stop);
+        assert_eq!(result, Err(RetryError::GaveUp(WriteError::Stopped)));
         assert!(start.elapsed() < Duration::from_secs(2));
     }
 }

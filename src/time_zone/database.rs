@@ -6,7 +6,7 @@
 use super::offsets::Offsets;
 use super::{RulesSource, TimeZone};
 use crate::config::Environment;
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::collections::HashMap;
 use std::fs::File;
@@ -92,7 +92,7 @@ impl ZoneDatabase {
 
     /// Why the system's rules of a zone cannot be used, and what to do about it.
     fn reason(&self, name: &str, error: &ZoneFileError) -> String {
-        let dir = shown(&self.dir);
+        let dir = sanitize(&self.dir);
         match error {
             ZoneFileError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.dir.is_dir() {
@@ -110,11 +110,11 @@ impl ZoneDatabase {
         if self.dir.is_dir() {
             let version = self.version();
             let version = version.as_deref().unwrap_or("version unknown");
-            format!("{} ({version})", shown(&self.dir))
+            format!("{} ({version})", sanitize(&self.dir))
         } else {
             format!(
                 "the built-in rules ({IANA_TZDB_VERSION}), there is no time zone database at {}; install tzdata",
-                shown(&self.dir)
+                sanitize(&self.dir)
             )
         }
     }
@@ -134,7 +134,7 @@ impl ZoneDatabase {
         let version = first_line("tzdata.zi")
             .and_then(|line| Some(line.strip_prefix("# version ")?.to_owned()))
             .or_else(|| first_line("+VERSION"))?;
-        Some(shown(version.trim())).filter(|version| !version.is_empty())
+        Some(sanitize(version.trim())).filter(|version| !version.is_empty())
     }
 }
 
@@ -189,7 +189,7 @@ pub fn read_zone_file(path: &Path) -> Result<ZoneFile, ZoneFileError> {
     // The rule is the last line; version 1 has none.
     let rule = rules.as_ref().extra_rule().and_then(|_| {
         let text = std::str::from_utf8(bytes.strip_suffix(b"\n")?.rsplit(|b| *b == b'\n').next()?);
-        Some(shown(text.ok()?))
+        Some(sanitize(text.ok()?))
     });
     Ok(ZoneFile { offsets, rule })
 }

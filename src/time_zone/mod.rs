@@ -9,7 +9,7 @@ pub use database::ZoneDatabase;
 pub(crate) use database::{is_zone_name, read_regular, read_zone_file};
 pub(crate) use offsets::Offsets;
 
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use chrono::{Duration, LocalResult, NaiveDateTime, TimeZone as _};
 use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::fmt;
@@ -79,7 +79,7 @@ impl TimeZone {
             return None;
         }
         let offsets = Offsets::of_rules(&rules)?;
-        Some(Self::new(shown(text), offsets, RulesSource::Name))
+        Some(Self::new(sanitize(text), offsets, RulesSource::Name))
     }
 
     /// A zone with the rules that are built into this program, and why they are used.
@@ -116,7 +116,7 @@ impl TimeZone {
         match &self.0.source {
             RulesSource::Database => format!("rules from {}", database.describe()),
             RulesSource::File(path) => {
-                format!("rules from {}; {}", shown(path), and_named())
+                format!("rules from {}; {}", sanitize(path), and_named())
             }
             RulesSource::Name => and_named(),
             RulesSource::BuiltIn(reason) => {

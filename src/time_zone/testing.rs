@@ -53,10 +53,10 @@ pub fn offsets_of(file: &[u8]) -> Option<Offsets> {
 pub fn zone_from_a_file(zone: Tz) -> TimeZone {
     let (first, changes) = built_in_changes(zone);
     let mut offsets = vec![first];
-    let mut numbered = Vec::new();
+    let mut numbered_name = Vec::new();
     for (at, offset) in changes {
         let known = offsets.iter().position(|other| *other == offset);
-        numbered.push((at, known.unwrap_or(offsets.len())));
+        numbered_name.push((at, known.unwrap_or(offsets.len())));
         if known.is_none() {
             offsets.push(offset);
         }
@@ -67,7 +67,7 @@ pub fn zone_from_a_file(zone: Tz) -> TimeZone {
         .collect();
     let file = ZoneFile {
         kinds: &kinds,
-        changes: &numbered,
+        changes: &numbered_name,
         ..ZoneFile::default()
     };
     let offsets = offsets_of(&file.bytes()).unwrap();

@@ -4,9 +4,9 @@ use crate::line_protocol as judge;
 use crate::second_reader::{self, Point};
 use chrono_tz::Tz;
 use powerview::data_dir::Campaign;
-use powerview::logger_file::{LoggerFile, Tally};
-use powerview::points::{BatchBuilder, Shape};
-use powerview::points::{Prefix, append_row};
+use powerview::logger_file::{LoggerFile, RowStats};
+use powerview::points::{BatchBuilder, BatchOptions};
+use powerview::points::{SeriesPrefix, append_row};
 use powerview::time_zone::FileZones;
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ const CAMPAIGN: &str = "site, nord=1";
 /// What the program makes of bytes.
 struct Read {
     lines: String,
-    tally: Tally,
+    stats: RowStats,
     channels: u64,
     truncated: bool,
     /// It came to the end without an error.
@@ -27,12 +27,12 @@ fn campaign() -> Campaign {
     Campaign::new(CAMPAIGN.as_ref()).expect("a good name")
 }
 
-fn prefixes<R: std::io::Read>(file: &LoggerFile<R>) -> Vec<Prefix> {
+fn prefixes<R: std::io::Read>(file: &LoggerFile<R>) -> Vec<SeriesPrefix> {
     let channels = file.channels();
     channels
         .list
         .iter()
-        .map(|c| Prefix::new(&campaign(), &channels.master, c))
+        .map(|c| SeriesPrefix::new(&campaign(), &channels.master, c))
         .collect()
 }
 
@@ -55,10 +55,10 @@ fn program(bytes: &[u8]) -> Option<Read> {
     }
     Some(Read {
         lines: String::from_utf8(lines).expect("line protocol is UTF-8"),
-        tally: file.tally(),
+        stats: file.stats(),
         channels: prefixes.len() as u64,
         truncated: file.truncated(),
-        good: good && file.check_not_barren().is_ok(),
+        good: good && file.ensure_has_points().is_ok(),
     })
 }
 
@@ -163,10 +163,10 @@ fn file() -> impl Strategy<Value = Vec<u8>> {
 
 fn counts_add_up(read: &Read) -> Result<(), TestCaseError> {
     prop_assert_eq!(
-        read.tally.points + read.tally.invalid_values,
-        read.tally.rows * read.channels
+        read.stats.points + read.stats.invalid_values,
+        read.stats.rows * read.channels
     );
-    prop_assert_eq!(points(&read.lines).len() as u64, read.tally.points);
+    prop_assert_eq!(points(&read.lines).len() as u64, read.stats.points);
     Ok(())
 }
 
@@ -224,10 +224,10 @@ proptest! {
                 prop_assert_eq!(points(&read.lines), whole.points);
                 prop_assert_eq!(read.truncated, whole.truncated);
                 prop_assert_eq!(read.channels, whole.nb_channels);
-                prop_assert_eq!(read.tally.rows, whole.nb_rows);
-                prop_assert_eq!(read.tally.malformed_rows, whole.nb_malformed_rows);
-                prop_assert_eq!(read.tally.invalid_values, whole.nb_invalid_values);
-                prop_assert_eq!(read.tally.invalid_timestamps, whole.nb_invalid_timestamps);
+                prop_assert_eq!(read.stats.rows, whole.nb_rows);
+                prop_assert_eq!(read.stats.malformed_rows, whole.nb_malformed_rows);
+                prop_assert_eq!(read.stats.invalid_values, whole.nb_invalid_values);
+                prop_assert_eq!(read.stats.invalid_timestamps, whole.nb_invalid_timestamps);
             }
             Err(why) => prop_assert!(!ours.is_some_and(|r| r.good), "the second reader refuses it: {}", why),
         }
@@ -236,7 +236,7 @@ proptest! {
     #[test]
     fn a_file_cut_at_any_byte_gives_a_prefix_of_the_whole_files_points(bytes in file(), at in any::<prop::sample::Index>()) {
         // A row that is too long looks like a good one while its end has not arrived: no reader can know.
-        if program(&bytes).is_some_and(|r| r.tally.malformed_rows > 0) {
+        if program(&bytes).is_some_and(|r| r.stats.malformed_rows > 0) {
             return Ok(());
         }
         let whole = points_of(&bytes);
@@ -256,7 +256,7 @@ proptest! {
     fn batch_size_changes_no_point(bytes in file(), lines in 1u32..40, gzip in any::<bool>()) {
         let Ok(mut file) = LoggerFile::open(&bytes[..], &FileZones::built_in(ZONE)) else { return Ok(()) };
         let prefixes = prefixes(&file);
-        let mut builder = BatchBuilder::new(Shape { gzip, lines });
+        let mut builder = BatchBuilder::new(BatchOptions { gzip, lines });
         let mut text = Vec::new();
         let mut take = |builder: &mut BatchBuilder| {
             if let Some(batch) = builder.take().expect("in memory") {

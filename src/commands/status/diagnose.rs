@@ -1,8 +1,8 @@
 //! What is wrong with a device, and what to do about it.
 
-use super::scan::{Found, NEWEST};
+use super::scan::{DeviceScan, NEWEST};
 use super::{DeviceStatus, Kind, Problem, span};
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use chrono::{DateTime, Utc};
 use std::path::Path;
 use std::time::Duration;
@@ -17,13 +17,13 @@ const AHEAD: Duration = Duration::from_secs(3600);
 const BEHIND: Duration = Duration::from_secs(3 * 86_400);
 
 /// Makes a status of what was found.
-pub fn judge(
-    found: Found,
+pub fn diagnose(
+    found: DeviceScan,
     data: &Path,
     now: DateTime<Utc>,
     silent_after: Duration,
 ) -> DeviceStatus {
-    let mut parts = found.path.iter().map(shown);
+    let mut parts = found.path.iter().map(sanitize);
     let mut part = || parts.next().unwrap_or_default();
     let (company, campaign, device) = (part(), part(), part());
     let newest = found.newest.first();
@@ -38,7 +38,7 @@ pub fn judge(
     // Built of its parts: joining an empty path would leave a slash at the end.
     let quoted = |path: &Path| {
         let whole: std::path::PathBuf = data.iter().chain(path).collect();
-        format!("'{}'", shown(whole).replace('\'', "'\\''"))
+        format!("'{}'", sanitize(whole).replace('\'', "'\\''"))
     };
     let mut problems = Vec::new();
     let mut problem = |kind, words: String, remedy: String| {
@@ -138,11 +138,13 @@ pub fn judge(
         };
         let remedy = "set the logger's clock and time zone (or TSV_TIMEZONE)".to_owned();
         match (last - arrival).to_std() {
-            Ok(ahead) if ahead > AHEAD => problem(Kind::Clock, off(true, ahead), remedy),
+            Ok(ahead) if ahead > AHEAD => {
+                problem(Kind::TimestampResolver, off(true, ahead), remedy)
+            }
             Err(_) => {
                 let behind = (arrival - last).to_std().unwrap_or_default();
                 if behind > BEHIND {
-                    problem(Kind::Clock, off(false, behind), remedy);
+                    problem(Kind::TimestampResolver, off(false, behind), remedy);
                 }
             }
             Ok(_) => {}
@@ -161,7 +163,7 @@ pub fn judge(
         campaign,
         device,
         last_measurement,
-        last_file: newest.map(|file| shown(file.sub.join(&file.name))),
+        last_file: newest.map(|file| sanitize(file.sub.join(&file.name))),
         last_file_time,
         waiting: found.waiting,
         errors_retryable: found.errors_retryable,
@@ -191,8 +193,8 @@ mod tests {
     }
 
     /// A device whose newest files arrived so many hours ago, with measurements up to so many hours before now.
-    fn device(files: &[(u64, i64, bool)]) -> Found {
-        Found {
+    fn device(files: &[(u64, i64, bool)]) -> DeviceScan {
+        DeviceScan {
             path: PathBuf::from("acme/site/0200"),
             newest: files
                 .iter()
@@ -204,12 +206,12 @@ mod tests {
                     truncated: *truncated,
                 })
                 .collect(),
-            ..Found::default()
+            ..DeviceScan::default()
         }
     }
 
-    fn kinds(found: Found) -> Vec<Kind> {
-        let status = judge(
+    fn kinds(found: DeviceScan) -> Vec<Kind> {
+        let status = diagnose(
             found,
             Path::new("/data"),
             now(),
@@ -231,8 +233,8 @@ mod tests {
 
     #[test]
     fn a_clock_is_off_ahead_and_behind() {
-        assert_eq!(kinds(device(&[(1, -2, false)])), [Kind::Clock]);
-        assert_eq!(kinds(device(&[(1, 80, false)])), [Kind::Clock]);
+        assert_eq!(kinds(device(&[(1, -2, false)])), [Kind::TimestampResolver]);
+        assert_eq!(kinds(device(&[(1, 80, false)])), [Kind::TimestampResolver]);
         assert_eq!(kinds(device(&[(1, 60, false)])), []);
     }
 
@@ -256,7 +258,7 @@ mod tests {
         found.errors_retryable = 2;
         found.waiting = 3;
         found.oldest_waiting = Some((now() - Duration::from_secs(3 * HOUR)).into());
-        let status = judge(
+        let status = diagnose(
             found,
             Path::new("/da'ta"),
             now(),
@@ -272,9 +274,9 @@ mod tests {
 
     #[test]
     fn a_campaign_without_a_device_and_a_device_without_a_file_are_empty() {
-        let at = |path: &str| Found {
+        let at = |path: &str| DeviceScan {
             path: path.into(),
-            ..Found::default()
+            ..DeviceScan::default()
         };
         assert_eq!(kinds(at("acme/site")), [Kind::Empty]);
         assert_eq!(kinds(at("acme/site/0200")), [Kind::Empty]);

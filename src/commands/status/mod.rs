@@ -8,7 +8,7 @@ use crate::cli;
 use crate::config;
 use crate::config::Environment;
 use crate::exit_code::{DONE, FAILED};
-use crate::logging::start_log;
+use crate::logging::init_logging;
 use crate::report::Progress;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -68,7 +68,7 @@ pub enum Kind {
     /// Files wait that should have been taken.
     Waiting,
     /// The logger's clock is wrong.
-    Clock,
+    TimestampResolver,
     /// The newest files are all cut off.
     Truncated,
     /// A campaign without a file.
@@ -94,14 +94,14 @@ struct Report<'a> {
 /// A data folder that cannot be used.
 pub fn status(args: &cli::Status) -> anyhow::Result<u8> {
     let env = Environment::load(args.common.env_file.as_deref())?;
-    start_log(&args.common, &env, &Progress::none())?;
+    init_logging(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;
     let zones = config::file_zones(&args.common, &env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;
     let mut devices: Vec<_> = scan::all(&folder, &zones)
         .into_iter()
-        .map(|found| diagnose::judge(found, &folder, now, silent_after))
+        .map(|found| diagnose::diagnose(found, &folder, now, silent_after))
         .collect();
     devices.sort_by(worst_first);
     let well = devices.iter().all(|device| device.problems.is_empty());

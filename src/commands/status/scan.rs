@@ -1,11 +1,11 @@
 //! What the folders of each device hold. Each file is listed and looked at from outside; of the newest few, head and tail are
 //! read.
 
-use crate::data_dir::pending_files::{CHUNK, Item, Queue, is_no_folder, is_tsv};
-use crate::data_dir::{ERROR, PARSED, is_done_folder};
-use crate::data_dir::{EntryKind, Folder, OpenError};
+use crate::data_dir::pending_files::{Item, PAGE_SIZE, PendingFiles, is_no_folder, is_tsv};
+use crate::data_dir::{Dir, EntryKind, OpenError};
+use crate::data_dir::{ERROR, PARSED, is_processed_dir};
 use crate::logger_file::{Container, last_instant};
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use crate::time_zone::FileZones;
 use std::ffi::OsString;
 use std::io;
@@ -22,7 +22,7 @@ const BLOCK: usize = 16 * 1024;
 
 /// What was found of a device.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct DeviceScan {
     /// Below the data folder: company, campaign, device; shorter where there is no device.
     pub path: PathBuf,
     /// Why it could not be looked into.
@@ -55,37 +55,43 @@ pub struct Newest {
 }
 
 /// All devices below the data folder, and campaigns without any.
-pub fn all(data: &Path, zones: &FileZones) -> Vec<Found> {
+pub fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
     let mut found = Vec::new();
     descend(data, Path::new(""), 0, zones, &mut found);
     found
 }
 
-fn descend(data: &Path, relative: &Path, depth: usize, zones: &FileZones, found: &mut Vec<Found>) {
+fn descend(
+    data: &Path,
+    relative: &Path,
+    depth: usize,
+    zones: &FileZones,
+    found: &mut Vec<DeviceScan>,
+) {
     if depth == 3 {
         found.push(device(data, relative, zones));
         return;
     }
-    let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::Folder && !is_done_folder(name);
-    let folders = match Folder::open(data)
+    let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::Dir && !is_processed_dir(name);
+    let folders = match Dir::open(data)
         .and_then(|data| data.open_below(relative))
         .and_then(|folder| folder.read_page(None, usize::MAX, wanted))
     {
         Ok(folders) => folders,
         Err(error) if depth > 0 && is_no_folder(&error) => return,
         Err(error) => {
-            found.push(Found {
+            found.push(DeviceScan {
                 path: relative.to_owned(),
-                unreadable: Some(shown(error.to_string())),
-                ..Found::default()
+                unreadable: Some(sanitize(error.to_string())),
+                ..DeviceScan::default()
             });
             return;
         }
     };
     if depth > 0 && folders.is_empty() {
-        found.push(Found {
+        found.push(DeviceScan {
             path: relative.to_owned(),
-            ..Found::default()
+            ..DeviceScan::default()
         });
     }
     for folder in folders {
@@ -93,13 +99,13 @@ fn descend(data: &Path, relative: &Path, depth: usize, zones: &FileZones, found:
     }
 }
 
-fn device(data: &Path, relative: &Path, zones: &FileZones) -> Found {
-    let mut found = Found {
+fn device(data: &Path, relative: &Path, zones: &FileZones) -> DeviceScan {
+    let mut found = DeviceScan {
         path: relative.to_owned(),
-        ..Found::default()
+        ..DeviceScan::default()
     };
-    let look = |found: &mut Found| -> io::Result<()> {
-        let folder = Arc::new(Folder::open(data)?.open_below(relative)?);
+    let look = |found: &mut DeviceScan| -> io::Result<()> {
+        let folder = Arc::new(Dir::open(data)?.open_below(relative)?);
         waiting(&folder, found)?;
         for sub in [PARSED, ERROR] {
             match folder.open_below(Path::new(sub)) {
@@ -121,14 +127,14 @@ fn device(data: &Path, relative: &Path, zones: &FileZones) -> Found {
         Ok(())
     };
     if let Err(error) = look(&mut found) {
-        found.unreadable = Some(shown(error.to_string()));
+        found.unreadable = Some(sanitize(error.to_string()));
     }
     found
 }
 
 /// The files that wait.
-fn waiting(folder: &Arc<Folder>, found: &mut Found) -> io::Result<()> {
-    for item in Queue::new(folder, false) {
+fn waiting(folder: &Arc<Dir>, found: &mut DeviceScan) -> io::Result<()> {
+    for item in PendingFiles::new(folder, false) {
         let (sub, name) = match item {
             Item::File(sub, name) => (sub, name),
             Item::Unlisted(sub, error) => return Err(at(&sub, &error)),
@@ -158,16 +164,16 @@ fn at(path: &Path, error: &impl ToString) -> io::Error {
     if path.as_os_str().is_empty() {
         return io::Error::other(error.to_string());
     }
-    io::Error::other(format!("{}: {}", shown(path), error.to_string()))
+    io::Error::other(format!("{}: {}", sanitize(path), error.to_string()))
 }
 
 /// The files of `parsed/` or `error/`.
-fn list(folder: &Folder, sub: &Path, found: &mut Found) -> io::Result<()> {
+fn list(folder: &Dir, sub: &Path, found: &mut DeviceScan) -> io::Result<()> {
     let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::File && is_tsv(name);
     let mut last = None;
     loop {
-        let entries = folder.read_page(last.as_deref(), CHUNK, wanted)?;
-        let ended = entries.len() < CHUNK;
+        let entries = folder.read_page(last.as_deref(), PAGE_SIZE, wanted)?;
+        let ended = entries.len() < PAGE_SIZE;
         last = entries.last().map(|entry| entry.name.clone());
         for entry in entries {
             if let Some(time) = folder.modified(&entry.name)? {
@@ -186,7 +192,7 @@ fn list(folder: &Folder, sub: &Path, found: &mut Found) -> io::Result<()> {
     }
 }
 
-impl Found {
+impl DeviceScan {
     /// Keeps a file if it is among the newest.
     fn keep(&mut self, sub: PathBuf, name: OsString, time: SystemTime) {
         let place = self
@@ -235,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_newest_files_are_kept_in_order() {
-        let mut found = Found::default();
+        let mut found = DeviceScan::default();
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         for (name, time) in [("a", 5), ("b", 9), ("c", 1), ("d", 7), ("e", 9), ("f", 2)] {
             found.keep(PathBuf::new(), name.into(), at(time));

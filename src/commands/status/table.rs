@@ -69,7 +69,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Unreadable | Kind::Errors) => "ERROR",
         Some(Kind::Retryable) => "RETRY",
         Some(Kind::Waiting) => "WAITS",
-        Some(Kind::Clock) => "CLOCK",
+        Some(Kind::TimestampResolver) => "CLOCK",
         Some(Kind::Truncated) => "CUT",
         Some(Kind::Empty) => "EMPTY",
     };

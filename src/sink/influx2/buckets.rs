@@ -1,10 +1,10 @@
 //! The buckets that are written to: looked up by name once a run, made where they are missing. Source: SPEC section 4.
 
-use super::Link;
+use super::client::Client;
 use super::response::status_of;
-use crate::sanitize::shown;
-use crate::sink::Failure;
-use crate::sink::retry::{Answer, Patience, Trouble};
+use crate::sanitize::sanitize;
+use crate::sink::WriteError;
+use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
 use influxdb2::RequestError;
 use influxdb2::api::buckets::ListBucketsRequest;
 use influxdb2::api::organization::ListOrganizationRequest;
@@ -17,10 +17,10 @@ use tokio::sync::OnceCell;
 /// How long an early look-up may hold up the write that waits for it: a server that takes longer is asked with patience.
 const EARLY_LOOK_UP: Duration = Duration::from_secs(1);
 
-impl Link {
+impl Client {
     /// Looks a bucket up without patience: if this comes to nothing, the write asks again.
-    pub(super) async fn look_up(&self, bucket: &Arc<str>) {
-        if self.patience.outage().is_some() {
+    pub(super) async fn prefetch_bucket(&self, bucket: &Arc<str>) {
+        if self.retry.outage().is_some() {
             return;
         }
         let found = || async {
@@ -47,28 +47,25 @@ impl Link {
     pub(super) async fn known_bucket(
         &self,
         bucket: &Arc<str>,
-        patience: &Patience,
-    ) -> Result<String, Failure> {
+        retry: &RetryPolicy,
+    ) -> Result<String, WriteError> {
         let cell = self.cell(bucket);
         cell.get_or_try_init(|| async {
             let attempt = || self.find_or_create(bucket);
-            patience
-                .insist(attempt)
-                .await
-                .map_err(|trouble| match trouble {
-                    Trouble::Over(failure) => failure,
-                    Trouble::Said(
-                        Answer::Transient(words)
-                        | Answer::Installation(words)
-                        | Answer::NotFound(words)
-                        | Answer::TooLarge(words)
-                        | Answer::Partial(words)
-                        | Answer::Refused(words),
-                    ) => Failure::Rejected(format!(
-                        "the bucket {:?} cannot be made: {words}",
-                        shown(&**bucket)
-                    )),
-                })
+            retry.run(attempt).await.map_err(|trouble| match trouble {
+                RetryError::GaveUp(failure) => failure,
+                RetryError::Permanent(
+                    ApiError::Transient(words)
+                    | ApiError::Installation(words)
+                    | ApiError::NotFound(words)
+                    | ApiError::TooLarge(words)
+                    | ApiError::Partial(words)
+                    | ApiError::Refused(words),
+                ) => WriteError::Rejected(format!(
+                    "the bucket {:?} cannot be made: {words}",
+                    sanitize(&**bucket)
+                )),
+            })
         })
         .await
         .cloned()
@@ -81,7 +78,7 @@ impl Link {
             .remove(bucket);
     }
 
-    pub(super) async fn find_or_create(&self, name: &str) -> Result<String, Answer> {
+    pub(super) async fn find_or_create(&self, name: &str) -> Result<String, ApiError> {
         // Where it was made meanwhile, making it again is a conflict.
         let is_missing = self.missing().remove(name);
         if !is_missing && let Some(found) = self.find(name).await? {
@@ -91,23 +88,23 @@ impl Link {
         let request = PostBucketRequest::new(org_id, name.to_owned());
         match self.plain.create_bucket(Some(request)).await {
             Ok(()) if is_id(name) => self.find(name).await?.ok_or_else(|| {
-                Answer::Transient(format!("the bucket {name:?} was made and cannot be found"))
+                ApiError::Transient(format!("the bucket {name:?} was made and cannot be found"))
             }),
             Ok(()) => {
-                tracing::info!("bucket {:?} made", shown(name));
+                tracing::info!("bucket {:?} made", sanitize(name));
                 Ok(name.to_owned())
             }
             // Another process was faster (409, or 422 with the code "conflict").
             Err(error) if matches!(status_of(&error), Some(409 | 422)) => {
-                self.find(name).await?.ok_or_else(|| self.answer(&error))
+                self.find(name).await?.ok_or_else(|| self.api_error(&error))
             }
-            Err(error) => Err(self.answer(&error)),
+            Err(error) => Err(self.api_error(&error)),
         }
     }
 
     /// By what name a write finds the bucket, if it exists. A name of 16 hexadecimal digits would be taken for another
     /// bucket's id, so such a bucket is written to by its own id.
-    pub(super) async fn find(&self, name: &str) -> Result<Option<String>, Answer> {
+    pub(super) async fn find(&self, name: &str) -> Result<Option<String>, ApiError> {
         let request = ListBucketsRequest {
             name: Some(name.to_owned()),
             org: Some(self.org.clone()),
@@ -131,24 +128,24 @@ impl Link {
             {
                 Ok(Some(name.to_owned()))
             }
-            Err(error) => match self.answer(&error) {
-                Answer::NotFound(_) => Ok(None),
-                answer => Err(answer),
+            Err(error) => match self.api_error(&error) {
+                ApiError::NotFound(_) => Ok(None),
+                api_error => Err(api_error),
             },
         }
     }
 
     /// The id of the organisation. That it is missing is the installation's fault.
-    pub(super) async fn org_id(&self) -> Result<String, Answer> {
+    pub(super) async fn org_id(&self) -> Result<String, ApiError> {
         let request = ListOrganizationRequest {
             org: Some(self.org.clone()),
             ..ListOrganizationRequest::default()
         };
         let missing = || {
-            Answer::Installation(format!(
+            ApiError::Installation(format!(
                 "InfluxDB at {} knows no organisation {:?}; correct INFLUXDB_ORG",
                 self.address,
-                shown(&self.org)
+                sanitize(&self.org)
             ))
         };
         match self.plain.list_organizations(request).await {
@@ -158,9 +155,9 @@ impl Link {
                 .find(|org| org.name == self.org)
                 .and_then(|org| org.id)
                 .ok_or_else(missing),
-            Err(error) => match self.answer(&error) {
-                Answer::NotFound(_) => Err(missing()),
-                answer => Err(answer),
+            Err(error) => match self.api_error(&error) {
+                ApiError::NotFound(_) => Err(missing()),
+                api_error => Err(api_error),
             },
         }
     }

@@ -1,10 +1,10 @@
 //! What `check` wants to know of the server.
 
-use super::Link;
+use super::client::Client;
 use crate::points::Batch;
-use crate::sanitize::shown;
+use crate::sanitize::sanitize;
 use crate::sink::Precision;
-use crate::sink::retry::Answer;
+use crate::sink::retry::ApiError;
 use influxdb2::RequestError;
 
 /// What `check` wants to know; each either a word of confirmation or the reason.
@@ -18,14 +18,17 @@ pub struct Probe {
     pub write: Result<String, String>,
 }
 
-impl Link {
+impl Client {
     pub(super) async fn probe(&self, meta_bucket: &str) -> Probe {
-        let words = |answer: Answer| match answer {
-            Answer::Transient(w) => {
+        let words = |api_error: ApiError| match api_error {
+            ApiError::Transient(w) => {
                 format!("{w}; start InfluxDB or read its log, or correct INFLUXDB_HOST")
             }
-            Answer::Installation(w) => w,
-            Answer::NotFound(w) | Answer::TooLarge(w) | Answer::Partial(w) | Answer::Refused(w) => {
+            ApiError::Installation(w) => w,
+            ApiError::NotFound(w)
+            | ApiError::TooLarge(w)
+            | ApiError::Partial(w)
+            | ApiError::Refused(w) => {
                 format!(
                     "{}: {w}; correct INFLUXDB_HOST if that is no InfluxDB 2",
                     self.address
@@ -36,12 +39,12 @@ impl Link {
             Ok(health) if matches!(health.status, influxdb2::models::Status::Pass) => Ok(format!(
                 "{} answers, version {}",
                 self.address,
-                self.safe(&health.version.unwrap_or_default())
+                self.redact(&health.version.unwrap_or_default())
             )),
             Ok(health) => Err(format!(
                 "{} is not ready: {}; wait, or read its log",
                 self.address,
-                self.safe(&health.message.unwrap_or_default())
+                self.redact(&health.message.unwrap_or_default())
             )),
             Err(error @ RequestError::ReqwestProcessing { .. }) => {
                 let health = match &error {
@@ -49,24 +52,24 @@ impl Link {
                         "{}: something other than InfluxDB answers at this address; correct INFLUXDB_HOST",
                         self.address
                     ),
-                    _ => words(self.answer(&error)),
+                    _ => words(self.api_error(&error)),
                 };
-                let untold = || Err("cannot be asked; see the line of the server".to_owned());
+                let unknown = || Err("cannot be asked; see the line of the server".to_owned());
                 return Probe {
                     health: Err(health),
-                    organisation: untold(),
-                    write: untold(),
+                    organisation: unknown(),
+                    write: unknown(),
                 };
             }
-            Err(error) => Err(words(self.answer(&error))),
+            Err(error) => Err(words(self.api_error(&error))),
         };
         let organisation = match self.org_id().await {
             Ok(id) => Ok(format!(
                 "{:?} has the id {}",
-                shown(&self.org),
-                self.safe(&id)
+                sanitize(&self.org),
+                self.redact(&id)
             )),
-            Err(answer) => Err(words(answer)),
+            Err(api_error) => Err(words(api_error)),
         };
         // An empty body is a write that changes nothing.
         let write = match self
@@ -77,16 +80,19 @@ impl Link {
             )
             .await
         {
-            Ok(()) => Ok(format!("the token may write to {:?}", shown(meta_bucket))),
+            Ok(()) => Ok(format!(
+                "the token may write to {:?}",
+                sanitize(meta_bucket)
+            )),
             // The organisation is what was not found, as far as one can tell.
-            Err(Answer::NotFound(_)) if organisation.is_err() => {
+            Err(ApiError::NotFound(_)) if organisation.is_err() => {
                 Err("cannot be tried without the organisation; see its line".to_owned())
             }
-            Err(Answer::NotFound(_)) => Ok(format!(
+            Err(ApiError::NotFound(_)) => Ok(format!(
                 "the bucket {:?} will be made by the first run",
-                shown(meta_bucket)
+                sanitize(meta_bucket)
             )),
-            Err(answer) => Err(words(answer)),
+            Err(api_error) => Err(words(api_error)),
         };
         Probe {
             health,

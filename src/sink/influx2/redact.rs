@@ -17,7 +17,7 @@ impl Token {
     /// `text` with `<token>` wherever the token stands in it.
     pub(super) fn taken_out_of(&self, text: &str) -> String {
         let letters = letters(text);
-        let mut safe = String::with_capacity(text.len());
+        let mut redact = String::with_capacity(text.len());
         let mut at = 0;
         while at < letters.len() {
             let here = &letters[at..];
@@ -25,14 +25,14 @@ impl Token {
                 && self.0.iter().zip(here).all(|(a, (b, _))| a == b)
                 && !self.0.is_empty();
             if found {
-                safe.push_str("<token>");
+                redact.push_str("<token>");
                 at += self.0.len();
             } else {
-                safe.push_str(&text[here[0].1.clone()]);
+                redact.push_str(&text[here[0].1.clone()]);
                 at += 1;
             }
         }
-        safe
+        redact
     }
 }
 

@@ -1,46 +1,46 @@
 //! What the server's answers mean, and their words made safe to show. Source: SPEC section 4.
 
-use super::Link;
-use crate::sanitize::shown;
-use crate::sink::retry::Answer;
+use super::client::Client;
+use crate::sanitize::sanitize;
+use crate::sink::retry::ApiError;
 use influxdb2::RequestError;
 
 /// How much of a server's answer is worth repeating, in bytes.
-const MAX_ANSWER: usize = 1_000;
+const MAX_MESSAGE: usize = 1_000;
 
 /// How much of it is searched for the token; what is repeated comes from that.
 const MAX_READ: usize = 64 * 1024;
 
-impl Link {
+impl Client {
     /// What an error means, by its status alone. Source: SPEC section 4.
-    pub(super) fn answer(&self, error: &RequestError) -> Answer {
+    pub(super) fn api_error(&self, error: &RequestError) -> ApiError {
         let RequestError::Http { status, text } = error else {
-            return Answer::Transient(format!("{}: {}", self.address, self.reason(error)));
+            return ApiError::Transient(format!("{}: {}", self.address, self.reason(error)));
         };
-        let said = self.said(status.as_u16(), text);
+        let describe = self.describe(status.as_u16(), text);
         match status.as_u16() {
-            401 | 403 => Answer::Installation(format!(
-                "InfluxDB at {} refuses the token, or does not let it do this ({said}); correct INFLUXDB_ADMIN_TOKEN",
+            401 | 403 => ApiError::Installation(format!(
+                "InfluxDB at {} refuses the token, or does not let it do this ({describe}); correct INFLUXDB_ADMIN_TOKEN",
                 self.address
             )),
-            300..=399 => Answer::Installation(format!(
-                "{} redirects to another address ({said}); set INFLUXDB_HOST to the server itself",
+            300..=399 => ApiError::Installation(format!(
+                "{} redirects to another address ({describe}); set INFLUXDB_HOST to the server itself",
                 self.address
             )),
-            404 => Answer::NotFound(said),
-            413 => Answer::TooLarge(said),
-            408 | 425 | 429 | 500.. => Answer::Transient(format!("{}: {said}", self.address)),
-            400..=499 => Answer::Refused(said),
+            404 => ApiError::NotFound(describe),
+            413 => ApiError::TooLarge(describe),
+            408 | 425 | 429 | 500.. => ApiError::Transient(format!("{}: {describe}", self.address)),
+            400..=499 => ApiError::Refused(describe),
             // A success that is not the one a write has: something else answers at this address.
-            _ => Answer::Transient(format!(
-                "{} does not answer as InfluxDB does ({said})",
+            _ => ApiError::Transient(format!(
+                "{} does not answer as InfluxDB does ({describe})",
                 self.address
             )),
         }
     }
 
     /// Status and message of an answer, safe to show. InfluxDB wraps its message in JSON; a proxy sends a page.
-    pub(super) fn said(&self, status: u16, text: &str) -> String {
+    pub(super) fn describe(&self, status: u16, text: &str) -> String {
         let message = match serde_json::from_str::<serde_json::Value>(text) {
             Ok(json) => match json.get("message").and_then(|message| message.as_str()) {
                 Some(message) => message.to_owned(),
@@ -48,8 +48,8 @@ impl Link {
             },
             Err(_) => text.to_owned(),
         };
-        let message = self.safe(message.trim());
-        let message = &message[..message.floor_char_boundary(MAX_ANSWER)];
+        let message = self.redact(message.trim());
+        let message = &message[..message.floor_char_boundary(MAX_MESSAGE)];
         if message.is_empty() {
             format!("status {status}")
         } else {
@@ -58,8 +58,8 @@ impl Link {
     }
 
     /// What a server said, without the token and without what a terminal would obey.
-    pub(super) fn safe(&self, text: &str) -> String {
-        shown(
+    pub(super) fn redact(&self, text: &str) -> String {
+        sanitize(
             self.token
                 .taken_out_of(&text[..text.floor_char_boundary(MAX_READ)]),
         )
@@ -81,7 +81,7 @@ impl Link {
         while let Some(inner) = reason.source() {
             reason = inner;
         }
-        self.safe(&reason.to_string())
+        self.redact(&reason.to_string())
     }
 }
 
@@ -95,12 +95,12 @@ pub(super) fn status_of(error: &RequestError) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::InfluxSettings;
-    use crate::shutdown::Stop;
+    use crate::shutdown::Shutdown;
+    use crate::sink::ServerSettings;
     use std::time::Duration;
 
-    fn link() -> Link {
-        let settings = InfluxSettings {
+    fn client() -> Client {
+        let settings = ServerSettings {
             url: "http://127.0.0.1:1".parse().unwrap(),
             token: "s3cret".to_owned(),
             org: "o".to_owned(),
@@ -108,11 +108,11 @@ mod tests {
             request_timeout: Duration::from_secs(1),
             retry_for: Duration::ZERO,
         };
-        Link::new(&settings, Stop::default()).unwrap()
+        Client::new(&settings, Shutdown::default()).unwrap()
     }
 
-    fn answer(status: u16, text: &str) -> Answer {
-        link().answer(&RequestError::Http {
+    fn api_error(status: u16, text: &str) -> ApiError {
+        client().api_error(&RequestError::Http {
             status: status.try_into().unwrap(),
             text: text.to_owned(),
         })
@@ -131,7 +131,7 @@ mod tests {
             (vec![400, 405, 409, 415, 418, 422], "Refused"),
         ] {
             for status in statuses {
-                let found = format!("{:?}", answer(status, "x"));
+                let found = format!("{:?}", api_error(status, "x"));
                 assert!(found.starts_with(kind), "{status}: {found}");
             }
         }
@@ -139,13 +139,13 @@ mod tests {
 
     #[test]
     fn the_servers_own_message_is_shown_and_the_token_never() {
-        let found = answer(
+        let found = api_error(
             400,
             r#"{"code":"invalid","message":"unable to parse 'm,a= value=': missing tag value s3cret"}"#,
         );
         assert_eq!(
             found,
-            Answer::Refused(
+            ApiError::Refused(
                 "status 400: unable to parse 'm,a= value=': missing tag value <token>".to_owned()
             )
         );
@@ -157,17 +157,17 @@ mod tests {
             .chars()
             .map(|c| format!("\\u{:04x}", c as u32))
             .collect();
-        let found = answer(400, &format!(r#"{{"error":"{escaped}"}}"#));
+        let found = api_error(400, &format!(r#"{{"error":"{escaped}"}}"#));
         assert_eq!(
             found,
-            Answer::Refused(r#"status 400: {"error":"<token>"}"#.to_owned())
+            ApiError::Refused(r#"status 400: {"error":"<token>"}"#.to_owned())
         );
     }
 
     #[test]
     fn a_page_of_a_proxy_is_cut_and_made_safe() {
-        let Answer::Transient(words) =
-            answer(502, &format!("<html>\x1b[2J{}", "x".repeat(100_000)))
+        let ApiError::Transient(words) =
+            api_error(502, &format!("<html>\x1b[2J{}", "x".repeat(100_000)))
         else {
             panic!("502 is worth another try");
         };

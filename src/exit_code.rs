@@ -1,8 +1,22 @@
-//! How the process ends. Source: SPEC section 6.
+//! The exit codes of the process. Source: SPEC section 8.
 
-/// All files done, or none to do.
-pub const DONE: u8 = 0;
-/// At least one file failed, or the run was stopped.
-pub const FAILED: u8 = 1;
-/// Wrong usage or configuration.
-pub const MISUSED: u8 = 2;
+/// How the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// All files done, or none to do; nothing found wrong.
+    Success,
+    /// At least one file failed, something is wrong, or the run was stopped.
+    GeneralError,
+    /// Wrong usage or configuration.
+    UsageError,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(match code {
+            ExitCode::Success => 0,
+            ExitCode::GeneralError => 1,
+            ExitCode::UsageError => 2,
+        })
+    }
+}

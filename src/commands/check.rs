@@ -3,7 +3,7 @@
 use crate::cli::Check;
 use crate::config::Environment;
 use crate::config::{self, Tuning};
-use crate::exit_code::{DONE, FAILED};
+use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -19,7 +19,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Only where nothing can be looked at: an unusable `.env`.
-pub fn check(args: &Check) -> anyhow::Result<u8> {
+pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let mut points: Vec<(&str, Result<String, String>)> = Vec::new();
@@ -95,9 +95,9 @@ pub fn check(args: &Check) -> anyhow::Result<u8> {
         let _ = writeln!(out, "{mark} {name:14} {words}");
     }
     Ok(if points.iter().all(|(_, result)| result.is_ok()) {
-        DONE
+        ExitCode::Success
     } else {
-        FAILED
+        ExitCode::GeneralError
     })
 }
 

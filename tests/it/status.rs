@@ -63,7 +63,12 @@ fn each_ailment_is_named_and_only_the_well_device_has_none() {
     let site = scene();
     let run = status(&site).arg("--json").run().expect(1);
     let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
-    assert_eq!(report["well"], false);
+    assert_eq!(report["healthy"], false);
+    let problem = &report["devices"][0]["problems"][0];
+    for key in ["message", "remedy"] {
+        let text = problem[key].as_str().unwrap_or_default();
+        assert!(!text.is_empty(), "{key}: {problem:#}");
+    }
     let devices = report["devices"].as_array().expect("devices");
     let kinds = |name: &str| -> Vec<&str> {
         let device = devices
@@ -118,7 +123,7 @@ fn the_worst_comes_first_and_says_what_to_do() {
     );
     assert!(run.stdout.contains(&retry), "{}", run.stdout);
     assert!(
-        lines.last().unwrap().contains("9 of 10 need a look"),
+        lines.last().unwrap().contains("9 of 10 devices need attention"),
         "{}",
         run.stdout
     );

@@ -41,10 +41,10 @@ pub fn diagnose(
         format!("'{}'", sanitize(whole).replace('\'', "'\\''"))
     };
     let mut problems = Vec::new();
-    let mut problem = |kind, words: String, remedy: String| {
+    let mut problem = |kind, message: String, remedy: String| {
         problems.push(Problem {
             kind,
-            words,
+            message,
             remedy,
         })
     };
@@ -138,13 +138,11 @@ pub fn diagnose(
         };
         let remedy = "set the logger's clock and time zone (or TSV_TIMEZONE)".to_owned();
         match (last - arrival).to_std() {
-            Ok(ahead) if ahead > AHEAD => {
-                problem(Kind::TimestampResolver, off(true, ahead), remedy)
-            }
+            Ok(ahead) if ahead > AHEAD => problem(Kind::Clock, off(true, ahead), remedy),
             Err(_) => {
                 let behind = (arrival - last).to_std().unwrap_or_default();
                 if behind > BEHIND {
-                    problem(Kind::TimestampResolver, off(false, behind), remedy);
+                    problem(Kind::Clock, off(false, behind), remedy);
                 }
             }
             Ok(_) => {}
@@ -233,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_clock_is_off_ahead_and_behind() {
-        assert_eq!(kinds(device(&[(1, -2, false)])), [Kind::TimestampResolver]);
-        assert_eq!(kinds(device(&[(1, 80, false)])), [Kind::TimestampResolver]);
+        assert_eq!(kinds(device(&[(1, -2, false)])), [Kind::Clock]);
+        assert_eq!(kinds(device(&[(1, 80, false)])), [Kind::Clock]);
         assert_eq!(kinds(device(&[(1, 60, false)])), []);
     }
 

@@ -7,7 +7,7 @@ mod table;
 use crate::cli;
 use crate::config;
 use crate::config::Environment;
-use crate::exit_code::{DONE, FAILED};
+use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
 use chrono::{DateTime, Utc};
@@ -48,7 +48,7 @@ pub struct Problem {
     /// What kind, for programs.
     pub kind: Kind,
     /// What is wrong, for people.
-    pub words: String,
+    pub message: String,
     /// What to do about it.
     pub remedy: String,
 }
@@ -68,7 +68,7 @@ pub enum Kind {
     /// Files wait that should have been taken.
     Waiting,
     /// The logger's clock is wrong.
-    TimestampResolver,
+    Clock,
     /// The newest files are all cut off.
     Truncated,
     /// A campaign without a file.
@@ -84,7 +84,7 @@ struct Report<'a> {
     /// In seconds.
     silent_after_s: u64,
     /// Whether nothing is wrong.
-    well: bool,
+    healthy: bool,
     devices: &'a [DeviceStatus],
 }
 
@@ -92,7 +92,7 @@ struct Report<'a> {
 ///
 /// # Errors
 /// A data folder that cannot be used.
-pub fn status(args: &cli::Status) -> anyhow::Result<u8> {
+pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;
@@ -104,13 +104,13 @@ pub fn status(args: &cli::Status) -> anyhow::Result<u8> {
         .map(|found| diagnose::diagnose(found, &folder, now, silent_after))
         .collect();
     devices.sort_by(worst_first);
-    let well = devices.iter().all(|device| device.problems.is_empty());
+    let healthy = devices.iter().all(|device| device.problems.is_empty());
     let text = if args.json {
         let report = Report {
             time: now,
             data_folder: folder.to_string_lossy().into_owned(),
             silent_after_s: silent_after.as_secs(),
-            well,
+            healthy,
             devices: &devices,
         };
         serde_json::to_string_pretty(&report)? + "\n"
@@ -119,7 +119,11 @@ pub fn status(args: &cli::Status) -> anyhow::Result<u8> {
     };
     // That nobody listens changes nothing: the exit code says it too.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(if well { DONE } else { FAILED })
+    Ok(if healthy {
+        ExitCode::Success
+    } else {
+        ExitCode::GeneralError
+    })
 }
 
 fn worst_first(a: &DeviceStatus, b: &DeviceStatus) -> std::cmp::Ordering {

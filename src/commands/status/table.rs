@@ -47,7 +47,7 @@ pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> Str
             None => text.push_str(&line),
         }
         for problem in &device.problems {
-            let _ = writeln!(text, "      {}: {}", problem.words, problem.remedy);
+            let _ = writeln!(text, "      {}: {}", problem.message, problem.remedy);
         }
     }
     let ill = devices
@@ -56,8 +56,8 @@ pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> Str
         .count();
     let _ = match (devices.len(), ill) {
         (0, _) => writeln!(text, "no device yet"),
-        (all, 0) => writeln!(text, "all {all} well"),
-        (all, ill) => writeln!(text, "{ill} of {all} need a look"),
+        (all, 0) => writeln!(text, "all {all} devices are healthy"),
+        (all, ill) => writeln!(text, "{ill} of {all} devices need attention"),
     };
     text
 }
@@ -69,7 +69,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Unreadable | Kind::Errors) => "ERROR",
         Some(Kind::Retryable) => "RETRY",
         Some(Kind::Waiting) => "WAITS",
-        Some(Kind::TimestampResolver) => "CLOCK",
+        Some(Kind::Clock) => "CLOCK",
         Some(Kind::Truncated) => "CUT",
         Some(Kind::Empty) => "EMPTY",
     };
@@ -120,7 +120,7 @@ mod tests {
             problems: problem
                 .map(|kind| Problem {
                     kind,
-                    words: "wrong".to_owned(),
+                    message: "wrong".to_owned(),
                     remedy: "do this".to_owned(),
                 })
                 .into_iter()
@@ -146,7 +146,7 @@ mod tests {
             lines[3],
             "ok      Société  site      02000002  2027-01-15 08:00Z  3 h ago    0        0"
         );
-        assert_eq!(lines[4], "1 of 2 need a look");
+        assert_eq!(lines[4], "1 of 2 devices need attention");
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Lease {
             LeaseError::Unavailable(io::Error::new(error.kind(), error.to_string()))
         })?;
         set_read_lease(file.as_fd()).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => LeaseError::Writer,
+            io::ErrorKind::WouldBlock if refuses_for_writers_only(file) => LeaseError::Writer,
             _ => LeaseError::Unavailable(error),
         })?;
         let held = Arc::new(Held {
@@ -149,6 +149,15 @@ impl Held {
             self.release();
         }
     }
+}
+
+/// File systems of other machines (`f_type` of NFS, CIFS and SMB2). They refuse a lease also if their server has not granted
+/// this machine one of its own.
+const REMOTE: [i64; 3] = [0x6969, 0xFF53_4D42, 0xFE53_4D42];
+
+/// Whether a refused lease proves that there is a writer.
+fn refuses_for_writers_only(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|fs| !REMOTE.contains(&fs.f_type))
 }
 
 /// All leases of the process.
@@ -237,6 +246,13 @@ mod tests {
         assert!(matches!(Lease::take(&open), Err(LeaseError::Writer)));
         drop(writer);
         assert!(Lease::take(&open).unwrap().is_intact());
+    }
+
+    #[test]
+    fn a_refusal_proves_a_writer_on_local_file_systems() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, open) = file(&dir);
+        assert!(refuses_for_writers_only(&open));
     }
 
     #[test]

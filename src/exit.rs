@@ -1,4 +1,4 @@
-//! How the process ends. Source: SPEC section 6.
+//! How the process ends. Source: docs/specification.md, section 8.
 
 /// All files done, or none to do.
 pub const DONE: u8 = 0;

@@ -1,4 +1,4 @@
-//! Renames that never overwrite and never copy. Source: SPEC section 1.
+//! Renames that never overwrite and never copy. Source: docs/specification.md, section 1.
 
 use super::{Folder, Inode, SIDECAR_ROOM, Sidecar, numbered};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};

@@ -1,7 +1,8 @@
 //! A logger's file: bytes in, rows with their instants out.
 //!
 //! `container` takes the wrapping off, `table` reads the three parts inside it, `channel` makes channels of the two
-//! header lines, `clock` gives each row its instant, `value` reads a cell. Source: SPEC section 2.
+//! header lines, `clock` gives each row its instant, `value` reads a cell.
+//! Source: docs/specification.md, sections 2 to 4.
 
 mod channel;
 mod clock;

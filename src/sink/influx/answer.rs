@@ -1,4 +1,4 @@
-//! What the server's answers mean, and their words made safe to show. Source: SPEC section 4.
+//! What the server's answers mean, and their words made safe to show. Source: docs/specification.md, section 6.
 
 use super::Link;
 use crate::shown::shown;
@@ -12,7 +12,7 @@ const MAX_ANSWER: usize = 1_000;
 const MAX_READ: usize = 64 * 1024;
 
 impl Link {
-    /// What an error means, by its status alone. Source: SPEC section 4.
+    /// What an error means, by its status alone. Source: docs/specification.md, section 6.
     pub(super) fn answer(&self, error: &RequestError) -> Answer {
         let RequestError::Http { status, text } = error else {
             return Answer::Transient(format!("{}: {}", self.address, self.reason(error)));

@@ -1,4 +1,4 @@
-//! The command line as it is typed. Source: SPEC section 6.
+//! The command line as it is typed. Source: docs/specification.md, section 8.
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The exit codes of the process. Source: SPEC section 8.
+//! The exit codes of the process. Source: docs/specification.md, section 8.
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

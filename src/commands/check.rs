@@ -1,4 +1,5 @@
-//! `powerview check`: is everything set up? One line a point, with what to do about it. Source: SPEC section 6.
+//! `powerview check`: is everything set up? One line a point, with what to do about it.
+//! Source: docs/specification.md, section 8.
 
 use crate::cli::Check;
 use crate::config::Environment;

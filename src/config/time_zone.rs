@@ -1,4 +1,5 @@
-//! The zone of the machine, as libc finds it: `TZ`, else what stands in /etc/localtime. Source: SPEC section 3.
+//! The zone of the machine, as libc finds it: `TZ`, else what stands in /etc/localtime.
+//! Source: docs/specification.md, section 3.
 //!
 //! libc goes by rules and so does this program. The name is for people: it is shown only if it means the same, since the link
 //! at /etc/localtime says Etc/UTC where a container mounts another zone's file over the link's target, and a copied file has

@@ -1,6 +1,6 @@
 //! Names that become a bucket, a measurement or a tag: checked once, when a path is read.
 //!
-//! Source: SPEC section 1 (folders) and what InfluxDB 2 refuses or reserves.
+//! Source: docs/specification.md, section 1 (folders) and what InfluxDB 2 refuses or reserves.
 
 use crate::sanitize::{needs_escape, sanitize};
 use std::ffi::OsStr;

@@ -1,4 +1,4 @@
-//! Read leases: the proof that nobody has a file open for writing. Source: SPEC section 9.
+//! Read leases: the proof that nobody has a file open for writing. Source: docs/specification.md, section 9.
 //!
 //! The kernel grants a read lease only if the file is open for writing nowhere, whoever and wherever the writer is. While the
 //! lease is held, a new writer's `open` waits in the kernel, and this process gets `SIGIO`. The writer has found the inode by

@@ -1,5 +1,5 @@
 //! One process at a time works on a device's folder: an advisory lock on the folder itself, which dies with its holder and
-//! leaves nothing to clean up. Source: SPEC section 7.
+//! leaves nothing to clean up. Source: docs/specification.md, section 9.
 
 use super::Dir;
 use crate::sanitize::sanitize;

@@ -1,4 +1,5 @@
-//! The processes that have a file open for writing, as far as `/proc` shows them. Source: SPEC section 9.
+//! The processes that have a file open for writing, as far as `/proc` shows them.
+//! Source: docs/specification.md, section 9.
 //!
 //! Used where a lease cannot be had. What `/proc` hides counts as a possible writer.
 

@@ -1,4 +1,4 @@
-//! Renames that never overwrite and never copy. Source: SPEC section 1.
+//! Renames that never overwrite and never copy. Source: docs/specification.md, section 1.
 
 use super::{Dir, Inode, SIDECAR_NAME_ROOM, Sidecar, numbered_name};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};

@@ -1,4 +1,5 @@
-//! The two header lines of a table: serials above, marker and labels below. Source: SPEC section 2, "Channels".
+//! The two header lines of a table: serials above, marker and labels below.
+//! Source: docs/specification.md, section 2, "Channels".
 
 use super::cells::trim_spaces;
 use super::container::decoded;

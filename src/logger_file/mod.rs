@@ -1,7 +1,8 @@
 //! A logger's file: bytes in, rows with their instants out.
 //!
-//! `container` takes the wrapping off, `table` reads the three parts inside it, `channel` makes channels of the two
-//! header lines, `resolver` gives each row its instant, `value` reads a cell. Source: SPEC section 2.
+//! `container` takes the wrapping off, `tables` reads the three parts inside it, `channels` makes channels of the two
+//! header lines, `timestamps` gives each row its instant, `cells` reads a cell.
+//! Source: docs/specification.md, sections 2 to 4.
 
 mod cells;
 mod channels;

@@ -1,4 +1,4 @@
-//! From the time a row carries to its instant. Source: SPEC section 2, "Time".
+//! From the time a row carries to its instant. Source: docs/specification.md, section 3.
 
 use super::container::HeaderMeta;
 use crate::time_zone::{FileZones, TimeZone};

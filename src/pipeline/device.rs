@@ -1,4 +1,5 @@
-//! The files of one device: locked, taken, ingested, moved, and looked at once more. Source: SPEC sections 1, 4, 5 and 7.
+//! The files of one device: locked, taken, ingested, moved, and looked at once more.
+//! Source: docs/specification.md, sections 1, 6, 7 and 9.
 
 use super::RunContext;
 use super::finish::{Moved, Processed};

@@ -1,7 +1,7 @@
 //! InfluxDB's line protocol, written by hand: one copy of a channel's prefix and two numbers a point.
 //!
-//! Source: SPEC section 3, and the server's own parser: comma, space and `=` are escaped in tags, comma and space in a
-//! measurement; a backslash is not escaped and cannot end a value, where it would swallow the separator.
+//! Source: docs/specification.md, section 5, and the server's own parser: comma, space and `=` are escaped in tags, comma
+//! and space in a measurement; a backslash is not escaped and cannot end a value, where it would swallow the separator.
 
 use crate::data_dir::Campaign;
 use crate::logger_file::{Channel, Row};

@@ -1,5 +1,5 @@
 //! The report's document, written as the run goes, so that memory does not grow with the number of files, and given its name
-//! only when it is whole. Source: SPEC section 5.
+//! only when it is whole. Source: docs/specification.md, section 7.
 
 use crate::report::{FileReport, RunHead, RunTail, iso, to_json};
 use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};

@@ -1,4 +1,5 @@
-//! The points that tell an operator's dashboard what happened: one a run, one a file. Source: SPEC section 5.
+//! The points that tell an operator's dashboard what happened: one a run, one a file.
+//! Source: docs/specification.md, section 7.
 
 use crate::points::Line;
 use crate::report::{Counts, FileReport, RunHead, RunTail};

@@ -1,4 +1,4 @@
-//! What a report says of a run and its files. Source: SPEC section 5.
+//! What a report says of a run and its files. Source: docs/specification.md, section 7.
 
 mod heartbeat;
 mod json_file;

@@ -1,4 +1,4 @@
-//! One file of line protocol a bucket: the way to run with nothing installed. Source: SPEC section 6.
+//! One file of line protocol a bucket: the way to run with nothing installed. Source: docs/specification.md, section 8.
 
 use super::WriteError;
 use crate::config::ConfigError;

@@ -1,5 +1,5 @@
 //! The batches of one device on their way: what is written is as if its files and rows had been written one after another.
-//! Source: SPEC section 3.
+//! Source: docs/specification.md, section 5.
 
 use crate::points::Batch;
 use crate::points::TimeRange;

@@ -1,4 +1,5 @@
-//! When a request is sent again, for how long, and when a server counts as gone. Source: SPEC section 4.
+//! When a request is sent again, for how long, and when a server counts as gone.
+//! Source: docs/specification.md, section 6.
 
 use super::WriteError;
 use crate::shutdown::Shutdown;

@@ -1,4 +1,4 @@
-//! Time zones: a name and the rules by which wall time becomes an instant. Source: SPEC section 3.
+//! Time zones: a name and the rules by which wall time becomes an instant. Source: docs/specification.md, section 3.
 
 mod database;
 mod offsets;

@@ -575,9 +575,10 @@ fn the_sample_lists_every_variable_that_is_read_and_no_other() {
 }
 
 #[test]
-fn the_readme_s_table_has_every_variable() {
-    let readme = read("README.md");
-    let rows: BTreeSet<String> = readme
+fn the_table_of_variables_has_every_variable() {
+    let page = read("docs/operations.md");
+    let section = page.split_once("\n## Variables\n").expect("the section").1;
+    let rows: BTreeSet<String> = section
         .lines()
         .filter_map(|l| l.strip_prefix("| `"))
         .filter_map(|l| l.split_once('`'))
@@ -590,25 +591,25 @@ fn the_readme_s_table_has_every_variable() {
     assert_eq!(rows, variables_of_the_sample());
 }
 
-/// The shell commands of one numbered step of the README's installation.
+/// The shell commands of one numbered step of the installation.
 fn commands_of_step(title: &str) -> Vec<String> {
-    let readme = read("README.md");
-    let step = readme.split_once(title).expect("the step").1;
+    let page = read("docs/installation.md");
+    let step = page.split_once(title).expect("the step").1;
     let block = step.split_once("```sh\n").expect("commands").1;
     let block = block.split_once("```").expect("an end of the commands").0;
     block.lines().map(str::to_owned).collect()
 }
 
-/// The README's commands that set owners and modes below `/srv/powerview`.
+/// The commands of the installation that set owners and modes below `/srv/powerview`.
 fn commands_for_rights() -> Vec<String> {
     let sets_rights = |line: &String| {
         let sets = ["chown ", "chmod ", "find "];
         sets.iter().any(|s| line.starts_with(s)) && line.contains("/srv/powerview")
     };
-    let mut commands = commands_of_step("### 3. `.env`");
+    let mut commands = commands_of_step("\n## 3. `.env`\n");
     commands.retain(|line| line.contains(" .env.sample .env"));
     commands.extend(
-        commands_of_step("### 4. Folders and rights")
+        commands_of_step("\n## 4. Folders and rights\n")
             .into_iter()
             .filter(sets_rights),
     );
@@ -652,7 +653,7 @@ fn can_write(path: &Path, uid: u32, gid: u32) -> bool {
 }
 
 #[test]
-fn grafana_reads_what_compose_mounts_and_no_secret_after_the_readme_s_commands() {
+fn grafana_reads_what_compose_mounts_and_no_secret_after_the_commands_of_the_installation() {
     let user = Command::new("id").arg("-u").output().expect("id starts");
     if user.stdout != b"0\n" {
         return skipped("root", "run the tests as root: owners are set");

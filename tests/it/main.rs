@@ -14,6 +14,7 @@ mod zone_files;
 
 mod cli;
 mod crowd_and_kill;
+mod docs;
 mod faults;
 mod fixtures;
 mod fuzz_corpus;

@@ -1,4 +1,5 @@
-//! The buckets that are written to: looked up by name once a run, made where they are missing. Source: SPEC section 4.
+//! The buckets that are written to: looked up by name once a run, made where they are missing.
+//! Source: docs/specification.md, section 6.
 
 use super::client::Client;
 use super::response::status_of;

@@ -1,5 +1,5 @@
 //! The token, which must never show, however an answer spells it: escaped as in an address, in JSON or in HTML, in capitals,
-//! without the `=` at its end. Source: SPEC section 4.
+//! without the `=` at its end. Source: docs/specification.md, section 6.
 
 use std::ops::Range;
 

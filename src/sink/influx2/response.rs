@@ -1,4 +1,4 @@
-//! What the server's answers mean, and their words made safe to show. Source: SPEC section 4.
+//! What the server's answers mean, and their words made safe to show. Source: docs/specification.md, section 6.
 
 use super::client::Client;
 use crate::sanitize::sanitize;
@@ -12,7 +12,7 @@ const MAX_MESSAGE: usize = 1_000;
 const MAX_READ: usize = 64 * 1024;
 
 impl Client {
-    /// What an error means, by its status alone. Source: SPEC section 4.
+    /// What an error means, by its status alone. Source: docs/specification.md, section 6.
     pub(super) fn api_error(&self, error: &RequestError) -> ApiError {
         let RequestError::Http { status, text } = error else {
             return ApiError::Transient(format!("{}: {}", self.address, self.reason(error)));

@@ -7,7 +7,7 @@ use crate::second_reader;
 use crate::zone_files::ZoneFile;
 use serde_json::Value;
 
-const RUN_KEYS: [&str; 13] = [
+const RUN_KEYS: [&str; 15] = [
     "run_id",
     "start_time",
     "end_time",
@@ -18,18 +18,21 @@ const RUN_KEYS: [&str; 13] = [
     "nb_files_failed",
     "nb_files_skipped",
     "nb_points_total",
+    "nb_retries",
+    "outage",
     "status",
     "dry_run",
     "files",
 ];
 
-const FILE_KEYS: [&str; 21] = [
+const FILE_KEYS: [&str; 23] = [
     "file_path",
     "moved_to",
     "bucket",
     "campaign",
     "device_master_sn",
     "file_format",
+    "file_container",
     "status",
     "error",
     "retryable",
@@ -42,10 +45,21 @@ const FILE_KEYS: [&str; 21] = [
     "nb_malformed_rows",
     "time_start",
     "time_end",
+    "delay_s",
+    "arrival_delay_s",
     "file_header_meta",
     "channels",
-    "nb_rows",
 ];
+
+/// Each key once, and no other.
+#[track_caller]
+fn assert_has_exactly(object: &Value, keys: &[&str]) {
+    let mut found: Vec<_> = object.as_object().expect("an object").keys().collect();
+    let mut wanted = keys.to_vec();
+    found.sort();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+}
 
 #[test]
 fn a_file_is_written_moved_and_reported() {
@@ -60,12 +74,7 @@ fn a_file_is_written_moved_and_reported() {
     assert_eq!(site.lp_points("acme").len(), 6);
 
     let report = site.report();
-    for key in RUN_KEYS {
-        assert!(
-            report.get(key).is_some(),
-            "the report lacks {key}: {report:#}"
-        );
-    }
+    assert_has_exactly(&report, &RUN_KEYS);
     assert_eq!(report["nb_files_total"], 1);
     assert_eq!(report["nb_files_success"], 1);
     assert_eq!(report["nb_files_failed"], 0);
@@ -74,12 +83,7 @@ fn a_file_is_written_moved_and_reported() {
     assert_eq!(report["status"], "success");
     assert_eq!(report["dry_run"], false);
     let file = file_of(&report, "a.tsv");
-    for key in FILE_KEYS {
-        assert!(
-            file.get(key).is_some(),
-            "the file's report lacks {key}: {file:#}"
-        );
-    }
+    assert_has_exactly(file, &FILE_KEYS);
     assert_eq!(file["status"], "success");
     assert_eq!(file["bucket"], "acme");
     assert_eq!(file["campaign"], "site");

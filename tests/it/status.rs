@@ -123,7 +123,10 @@ fn the_worst_comes_first_and_says_what_to_do() {
     );
     assert!(run.stdout.contains(&retry), "{}", run.stdout);
     assert!(
-        lines.last().unwrap().contains("9 of 10 devices need attention"),
+        lines
+            .last()
+            .unwrap()
+            .contains("9 of 10 devices need attention"),
         "{}",
         run.stdout
     );

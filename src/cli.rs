@@ -1,4 +1,4 @@
-//! The command line as it is typed. Source: docs/specification.md, section 8.
+//! Command-line interface. See docs/specification.md, section 8.
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -6,74 +6,78 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   powerview --dataFolder /srv/sftpgo/data
-        everything that waits below the folder (cron, backfill)
+        ingest all files waiting in the data folder (cron job, backfill)
   powerview --dataFolder /srv/sftpgo/data --tsvFile /srv/sftpgo/data/acme/site/02001084/T302.tsv
-        one file, now (the upload hook; by hand also from parsed/ or error/)
+        ingest one file (upload hook, or by hand; also a file in parsed/ or error/)
   powerview -d data --line-protocol-dir out --timezone Europe/Paris
-        no server: line protocol into out/<bucket>.lp
+        write line protocol to out/<bucket>.lp; no server is needed
   powerview -d data --dry-run
-        what would be done, as JSON on stdout; nothing is written, moved or sent
+        print the report as JSON without writing, moving or sending anything
   powerview check -d /srv/sftpgo/data
-        is everything set up?
+        check configuration, permissions and server
   powerview status -d /srv/sftpgo/data --silent-after 26h
-        does every logger arrive?
+        list all loggers and their problems
 
-Environment (or .env; what is set in the environment wins):
-  INFLUXDB_HOST           server, http(s)://name:port (else INFLUXDB_URL)
-  INFLUXDB_ADMIN_TOKEN    token that may create buckets and write
+Environment (read from .env too; variables of the process take precedence):
+  INFLUXDB_HOST           server, http(s)://name:port (if unset: INFLUXDB_URL)
+  INFLUXDB_ADMIN_TOKEN    token with the right to create buckets and to write
   INFLUXDB_ORG            organisation
-  TSV_TIMEZONE            as --timezone          TSV_RETRY_FOR   as --retry-for
-  TSV_ON_OUTAGE           as --on-outage         TSV_JOBS        as --jobs
-  TSV_REPORT_DIR          reports (default <data>/../logs/reports)
-  TSV_META_BUCKET         bucket for reports (default powerview_meta)
-  TSV_INCOMPLETE_GRACE_S  a file cut off and younger than this stays in a sweep (default 600)
-  TSV_LOCK_WAIT_S         longest wait for another process on a device's folder (default 120)
-  TSV_CONNECT_TIMEOUT_S, TSV_REQUEST_TIMEOUT_S   seconds (default 5 and 30)
-  TSV_BATCH_LINES         points a request (default 10000)
-  TSV_GZIP                0 sends bodies uncompressed (default 1)
-  TSV_LOG_LEVEL           DEBUG, INFO, WARNING or ERROR (default INFO)
-  TSV_HEARTBEAT_URL       asked for after a sweep that ended well (default: none)
+  TSV_TIMEZONE            same as --timezone     TSV_RETRY_FOR   same as --retry-for
+  TSV_ON_OUTAGE           same as --on-outage    TSV_JOBS        same as --jobs
+  TSV_REPORT_DIR          folder of the reports (default: <data>/../logs/reports)
+  TSV_META_BUCKET         bucket of the reports (default: powerview_meta)
+  TSV_INCOMPLETE_GRACE_S  age in seconds below which a sweep leaves a truncated file in place (default: 600)
+  TSV_LOCK_WAIT_S         longest wait in seconds for a device folder locked by another process (default: 120)
+  TSV_CONNECT_TIMEOUT_S   connect timeout in seconds (default: 5)
+  TSV_REQUEST_TIMEOUT_S   request timeout in seconds (default: 30)
+  TSV_BATCH_LINES         points per request (default: 10000)
+  TSV_GZIP                0 disables the compression of requests (default: 1)
+  TSV_LOG_LEVEL           DEBUG, INFO, WARNING or ERROR (default: INFO)
+  TSV_HEARTBEAT_URL       URL requested after each successful sweep (default: none)
 
-Exit: 0 all files done, 1 at least one failed, 2 wrong usage or configuration.";
+Exit status:
+  0  all files are ingested, or there were none
+  1  at least one file failed, or the run was stopped
+  2  wrong usage or configuration";
 
-/// Writes the measurements of MV2 loggers to InfluxDB 2.
+/// Ingests measurement files of MV2 loggers into InfluxDB 2.
 #[derive(Debug, Parser)]
 #[command(
     name = "powerview",
     version,
-    about = "Writes the measurements of MV2 loggers to InfluxDB 2",
+    about = "Ingests measurement files of MV2 loggers into InfluxDB 2",
     after_help = EXAMPLES,
     max_term_width = 110,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
 pub struct Cli {
-    /// What to do, where it is not to ingest.
+    /// Subcommand; without one, the program ingests.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Options of an ingestion.
+    /// Options of the ingestion.
     #[command(flatten)]
     pub ingest: Ingest,
 }
 
-/// What `powerview` does beside ingesting.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look whether everything is set up: one line a point, exit 1 if one fails
+    /// Check configuration, permissions and server; one line per check, exit status 1 if one fails
     Check(Check),
-    /// Show how every device is doing, the worst first; exit 1 if something is wrong
+    /// List all devices and their problems, most severe first; exit status 1 if there are any
     Status(Status),
-    /// Print the completions for a shell
+    /// Print a shell completion script
     Completions {
-        /// The shell
+        /// Shell to complete for
         shell: clap_complete::Shell,
     },
 }
 
-/// Options of an ingestion.
+/// Options of the ingestion.
 #[derive(Debug, Args)]
 pub struct Ingest {
-    /// Folder of the data: <DIR>/<company>/<campaign>/<device>/*.tsv
+    /// Data folder; files are at <DIR>/<company>/<campaign>/<device>/*.tsv
     #[arg(
         short = 'd',
         long = "dataFolder",
@@ -82,22 +86,22 @@ pub struct Ingest {
         required = true
     )]
     pub data_folder: Option<PathBuf>,
-    /// Take this file only, wherever it lies below the folder; may be given several times
+    /// Ingest only this file, which may be anywhere below the data folder; can be repeated
     #[arg(short = 't', long = "tsvFile", alias = "tsv-file", value_name = "FILE")]
     pub tsv_file: Vec<PathBuf>,
-    /// Only say what would be done: JSON on stdout, nothing written, moved or sent
+    /// Print the report as JSON to stdout without writing, moving or sending anything
     #[arg(long)]
     pub dry_run: bool,
-    /// Also take the files in error/ that failed for the server's sake
+    /// Also ingest the files in error/ that failed because of the server
     #[arg(long)]
     pub retry_errors: bool,
-    /// Write line protocol to <DIR>/<bucket>.lp instead of to a server
+    /// Write line protocol to <DIR>/<bucket>.lp instead of sending it to a server
     #[arg(long, value_name = "DIR")]
     pub line_protocol_dir: Option<PathBuf>,
-    /// How many devices at a time (default: the number of processors, at most 4)
+    /// Number of devices processed in parallel (default: number of processors, at most 4)
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
-    /// Options that `check` has too.
+    /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
 }
@@ -105,7 +109,7 @@ pub struct Ingest {
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Folder of the data
+    /// Data folder
     #[arg(
         short = 'd',
         long = "dataFolder",
@@ -113,7 +117,7 @@ pub struct Check {
         value_name = "DIR"
     )]
     pub data_folder: Option<PathBuf>,
-    /// Options that an ingestion has too.
+    /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
 }
@@ -121,7 +125,7 @@ pub struct Check {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Folder of the data
+    /// Data folder
     #[arg(
         short = 'd',
         long = "dataFolder",
@@ -130,46 +134,46 @@ pub struct Status {
         required = true
     )]
     pub data_folder: Option<PathBuf>,
-    /// A device without a new file for this long is silent: 26h, 90m, 2d
+    /// Age of the newest file after which a device counts as silent, such as 26h, 90m or 2d
     #[arg(long, value_name = "TIME", default_value = "26h", value_parser = humantime::parse_duration)]
     pub silent_after: std::time::Duration,
-    /// Print JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Options that an ingestion has too.
+    /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
 }
 
-/// Options of more than one command.
+/// Options of several commands.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// What becomes of a file when the server stays away: moved to error/ and marked, or kept for the next run
-    #[arg(long, value_name = "WHAT")]
+    /// What to do with files during an outage of the server (default: error)
+    #[arg(long, value_name = "ACTION")]
     pub on_outage: Option<OnOutage>,
-    /// How long a server that fails is asked again, in seconds for the whole run (default 60)
+    /// Total time per run spent on retrying failed requests, in seconds (default: 60)
     #[arg(long, value_name = "SECONDS")]
     pub retry_for: Option<String>,
-    /// Zone of the times in files that name none, such as Europe/Paris (default: the machine's)
+    /// Time zone of files that name none, such as Europe/Paris (default: the zone of the machine)
     #[arg(long, value_name = "ZONE")]
     pub timezone: Option<String>,
-    /// File to read variables from (default: .env in the working directory)
+    /// Read environment variables from this file (default: .env in the working directory)
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
-    /// Say more; twice: everything
+    /// Log at debug level; -vv logs at trace level
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
-    /// Say only what failed
+    /// Print failures only
     #[arg(short, long)]
     pub quiet: bool,
 }
 
-/// What becomes of a file when the server stays away.
+/// What to do with files during an outage of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnOutage {
-    /// Moved to `error/`, marked retryable.
+    /// Move them to error/ and mark them as retryable
     Error,
-    /// Left where it is, for the next run.
+    /// Leave them in place for the next run
     Keep,
 }
 
@@ -179,12 +183,12 @@ mod tests {
     use clap::CommandFactory as _;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn the_command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn the_old_scripts_calls_are_understood() {
+    fn the_old_scripts_calls_are_accepted() {
         for call in [
             vec!["powerview", "--dataFolder", "D"],
             vec!["powerview", "--dataFolder", "D", "--tsvFile", "F"],

@@ -1,13 +1,13 @@
-//! The exit codes of the process. Source: docs/specification.md, section 8.
+//! Exit codes of the process. See docs/specification.md, section 8.
 
-/// How the process ended.
+/// Exit status of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
-    /// All files done, or none to do; nothing found wrong.
+    /// 0: all files are ingested, or there were none; no problem was found.
     Success,
-    /// At least one file failed, something is wrong, or the run was stopped.
+    /// 1: at least one file failed, a problem was found, or the run was stopped.
     GeneralError,
-    /// Wrong usage or configuration.
+    /// 2: wrong usage or configuration.
     UsageError,
 }
 

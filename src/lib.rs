@@ -1,7 +1,23 @@
-//! PowerView: the measurements of MV2 loggers, written to InfluxDB 2 with none lost, doubled, shifted or invented.
+//! PowerView ingests the measurement files of MV2 loggers into InfluxDB 2.
 //!
-//! Data flow one way: `cli` -> `config` -> `run` (walk) -> `device` (lock, take, land, move) -> `ingest` (`logger_file` ->
-//! `line_protocol` -> `batch`) -> `courier` -> `sink`; and from `device` -> `recorder` (`report`, `meta`) -> exit code.
+//! Data flows one way:
+//!
+//! ```text
+//! commands -> pipeline -> { data_dir, logger_file, points, sink, report }
+//! ```
+//!
+//! - [`commands`] runs the subcommands. It resolves the command line ([`cli`]) and the environment to settings
+//!   ([`config`]) and starts the log ([`logging`]).
+//! - [`pipeline`] is the only module that knows all stages. For each device it claims files, converts them, sends the
+//!   points, moves the files and records the outcomes.
+//! - [`data_dir`] lists, locks, opens and moves files below the data folder.
+//! - [`logger_file`] parses logger files: bytes in, rows out. [`time_zone`] provides the rules of time zones.
+//! - [`points`] encodes rows as batches of line protocol.
+//! - [`sink`] writes batches to InfluxDB 2, with retries, or to line protocol files.
+//! - [`report`] collects the outcomes: JSON report, meta points and totals, from which the exit code ([`exit_code`])
+//!   follows.
+//!
+//! [`sanitize`] and [`shutdown`] are used by all layers. See docs/specification.md for the behaviour.
 #![deny(unsafe_code)]
 
 pub mod cli;

@@ -1,16 +1,16 @@
-//! The log: to stderr, at the level that was asked for.
+//! Logging to stderr.
 
 use crate::cli::Common;
 use crate::config::{ConfigError, Environment};
-use crate::report::{Beside, Progress};
+use crate::report::{Progress, StderrWriter};
 use crate::sanitize::sanitize;
 use std::io::IsTerminal as _;
 use tracing::level_filters::LevelFilter;
 
-/// Sends the log to stderr, at the level that `-v`, `-q` or `TSV_LOG_LEVEL` asks for.
+/// Initializes the log on stderr with the level of `-v` or `-q`, else of `TSV_LOG_LEVEL`, else INFO.
 ///
 /// # Errors
-/// A level that does not exist.
+/// The value of `TSV_LOG_LEVEL` is unknown.
 pub fn init_logging(
     common: &Common,
     env: &Environment,
@@ -46,13 +46,14 @@ pub fn init_logging(
         }
     };
     let progress = progress.clone();
-    // A second call, as in a test, changes nothing.
+    // A second call, as in tests, has no effect.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(move || Beside(progress.clone()))
-        // A log on a full disk must not end the run: the library would complain to the same stderr, and panic.
+        .with_writer(move || StderrWriter(progress.clone()))
+        // A log that cannot be written (full disk) must not end the run: the library would report it on stderr and
+        // panic.
         .log_internal_errors(false)
         .try_init();
     Ok(())

@@ -1,4 +1,4 @@
-//! The binary `powerview`.
+//! The `powerview` binary.
 #![forbid(unsafe_code)]
 
 use clap::Parser as _;

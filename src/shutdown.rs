@@ -1,43 +1,44 @@
-//! SIGINT and SIGTERM: the first asks the run to end well, the second ends it at once.
+//! Shutdown on SIGINT and SIGTERM: the first signal requests an orderly end, the second ends the process at once.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Whether somebody wants the run to end.
+/// A shutdown request, shared by all clones.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown(Arc<AtomicBool>);
 
-/// How often those who wait look whether they should.
+/// Interval at which waiting code checks for a shutdown request.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Shutdown {
-    /// Listens for both signals. While one is being obeyed, another ends the process with exit code 1.
+    /// Registers handlers for both signals. A second signal ends the process with exit code 1.
     ///
     /// # Errors
-    /// Where the system refuses a handler.
+    /// A handler cannot be registered.
     pub fn on_signals() -> std::io::Result<Self> {
-        let stop = Self::default();
+        let shutdown = Self::default();
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag unset, the second finds it set.
-            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop.0))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
+            // The order matters: the conditional handler runs first, so the first signal finds the flag unset and the
+            // second set.
+            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&shutdown.0))?;
+            signal_hook::flag::register(signal, Arc::clone(&shutdown.0))?;
         }
-        Ok(stop)
+        Ok(shutdown)
     }
 
-    /// Whether to stop.
+    /// Whether a shutdown was requested.
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Asks for the end, as a signal does.
+    /// Requests a shutdown, as a signal does.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the end is asked for.
+    /// Waits until a shutdown is requested.
     pub async fn requested(&self) {
         while !self.is_requested() {
             tokio::time::sleep(POLL_INTERVAL).await;

@@ -1,5 +1,4 @@
-//! `powerview check`: is everything set up? One line a point, with what to do about it.
-//! Source: docs/specification.md, section 8.
+//! `powerview check`: checks the installation. See docs/specification.md, section 8.
 
 use crate::cli::Check;
 use crate::config::Environment;
@@ -16,41 +15,41 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Looks at each point and prints a line for it; 1 if one fails.
+/// Runs all checks and prints a line for each; exit status 1 if one fails.
 ///
 /// # Errors
-/// Only where nothing can be looked at: an unusable `.env`.
+/// The `.env` file or the log level is unusable, so that no check can run.
 pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
-    let mut points: Vec<(&str, Result<String, String>)> = Vec::new();
+    let mut checks: Vec<(&str, Result<String, String>)> = Vec::new();
 
     let data = config::data_folder(args.data_folder.as_deref());
-    points.push((
+    checks.push((
         "data folder",
         data.as_ref()
             .map_err(ToString::to_string)
-            .and_then(|dir| usable(dir)),
+            .and_then(|dir| check_writable(dir)),
     ));
     if let Ok(data) = &data {
         let reports = config::report_dir(data, &env);
-        points.push((
+        checks.push((
             "reports",
             std::fs::create_dir_all(&reports)
-                .map_err(|e| unusable(&reports, &e))
-                .and_then(|()| usable(&reports)),
+                .map_err(|e| not_writable(&reports, &e))
+                .and_then(|()| check_writable(&reports)),
         ));
     }
     let database = ZoneDatabase::of_system(&env);
-    points.push((
+    checks.push((
         "time zone",
         config::zone(&args.common, &env, &database)
-            .map(|found| {
+            .map(|default| {
                 format!(
-                    "{} by {}, for files that name none; {}",
-                    found.zone,
-                    found.source,
-                    found.zone.describe_rules(&database)
+                    "{} ({}) for files that name no zone; {}",
+                    default.zone,
+                    default.source,
+                    default.zone.describe_rules(&database)
                 )
             })
             .map_err(|error| error.to_string()),
@@ -58,7 +57,7 @@ pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let server = config::influx(&args.common, &env);
     let meta = config::meta_bucket(&env);
     let tuning = Tuning::resolve(None, &args.common, &env);
-    let faults: Vec<_> = [
+    let errors: Vec<_> = [
         server.as_ref().err(),
         meta.as_ref().err(),
         tuning.as_ref().err(),
@@ -67,83 +66,86 @@ pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
     .flatten()
     .map(|error| ("configuration", Err(error.to_string())))
     .collect();
-    let configured = faults.is_empty();
-    points.extend(faults);
+    let configured = errors.is_empty();
+    checks.extend(errors);
     if let (Ok(settings), Ok(meta)) = (server, meta) {
         if configured {
-            let words = format!(
-                "{} and organisation {:?}",
+            let message = format!(
+                "{}, organisation {:?}",
                 settings.url,
                 sanitize(&settings.org)
             );
-            points.push(("configuration", Ok(words)));
+            checks.push(("configuration", Ok(message)));
         }
         let probe = Influx::new(&settings, Shutdown::default())?.probe(&meta);
-        points.push(("server", probe.health));
-        points.push(("organisation", probe.organisation));
-        points.push(("token", probe.write));
+        checks.push(("server", probe.health));
+        checks.push(("organisation", probe.organisation));
+        checks.push(("token", probe.write));
     }
-    points.push(("hook", hook(&env)));
-    points.push(("clock", clock()));
+    checks.push(("hook", hook(&env)));
+    checks.push(("clock", clock()));
 
     let mut out = std::io::stdout().lock();
-    for (name, result) in &points {
-        let (mark, words) = match result {
-            Ok(words) => ("ok  ", words),
-            Err(words) => ("FAIL", words),
+    for (name, result) in &checks {
+        let (mark, message) = match result {
+            Ok(message) => ("ok  ", message),
+            Err(message) => ("FAIL", message),
         };
-        // Nobody listens: the exit code still says it.
-        let _ = writeln!(out, "{mark} {name:14} {words}");
+        // Write errors are ignored: the exit code has the result too.
+        let _ = writeln!(out, "{mark} {name:14} {message}");
     }
-    Ok(if points.iter().all(|(_, result)| result.is_ok()) {
+    Ok(if checks.iter().all(|(_, result)| result.is_ok()) {
         ExitCode::Success
     } else {
         ExitCode::GeneralError
     })
 }
 
-/// Whether files can be made in a folder, tried by making one.
-fn usable(dir: &Path) -> Result<String, String> {
+/// Checks that files can be created in a folder, by creating one.
+fn check_writable(dir: &Path) -> Result<String, String> {
     let probe = dir.join(format!(".powerview-check-{}", std::process::id()));
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
-        .map(|()| format!("{} can be written", sanitize(dir)))
-        .map_err(|error| unusable(dir, &error))
+        .map(|()| format!("{} is writable", sanitize(dir)))
+        .map_err(|error| not_writable(dir, &error))
 }
 
-fn unusable(dir: &Path, error: &std::io::Error) -> String {
+fn not_writable(dir: &Path, error: &std::io::Error) -> String {
     format!(
-        "{} cannot be written: {error}; give the user that runs powerview the right to",
+        "{} is not writable: {error}; grant write access to the user that runs powerview",
         sanitize(dir)
     )
 }
 
-/// The upload hook beside the installation, where there is one.
+/// Checks that the upload hook, if installed, is executable.
 fn hook(env: &Environment) -> Result<String, String> {
     use std::os::unix::fs::PermissionsExt as _;
     let base = env.get("POWERVIEW_BASE").unwrap_or("/srv/powerview");
     let path = Path::new(base).join("on-upload.sh");
     match path.metadata() {
         Ok(file) if file.permissions().mode() & 0o111 != 0 => {
-            Ok(format!("{} can be run", sanitize(&path)))
+            Ok(format!("{} is executable", sanitize(&path)))
         }
-        Ok(_) => Err(format!("{} cannot be run; chmod +x it", sanitize(&path))),
+        Ok(_) => Err(format!(
+            "{} is not executable; run chmod +x on it",
+            sanitize(&path)
+        )),
         Err(_) => Ok(format!(
-            "{} is not installed: uploads wait for a sweep (set POWERVIEW_BASE if it lies elsewhere)",
+            "{} is not installed, so uploads wait for the next sweep; set POWERVIEW_BASE if it is elsewhere",
             sanitize(&path)
         )),
     }
 }
 
-/// Whether the clock can be right: a machine without one starts in 1970.
+/// Checks that the clock is not before 2025. A machine without a hardware clock starts in 1970.
 fn clock() -> Result<String, String> {
     let now = Utc::now();
     if now.timestamp() < 1_735_689_600 {
         Err(format!(
-            "it is {now:.0}, before this program was made; set the clock or start a time service"
+            "the clock shows {now:.0}, which is before this program was released; set the clock or start a time service"
         ))
     } else {
         Ok(format!("{}", now.format("%Y-%m-%d %H:%M:%S UTC")))

@@ -1,4 +1,4 @@
-//! The ingestion: settings, log, the run, and its summary on stderr.
+//! The default command: ingests files and prints a summary to stderr.
 
 use super::eprint_line;
 use crate::cli::Ingest;
@@ -10,41 +10,41 @@ use crate::report::{self, Progress, Summary};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 
-/// Ingests what the command line asks for.
+/// Ingests the named files, or all files of the data folder.
 ///
 /// # Errors
-/// Settings that cannot be used, and a run that cannot begin.
+/// A setting is unusable, or the run cannot start.
 pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     let progress = Progress::on_terminal(!args.common.quiet);
     init_logging(&args.common, &env, &progress)?;
     let settings = Settings::resolve(args, &env)?;
-    let stop = Shutdown::on_signals()?;
+    let shutdown = Shutdown::on_signals()?;
     raise_file_limit();
-    let summary = pipeline::run(&settings, &stop, &progress)?;
-    print_summary(&summary, args.common.quiet, stop.is_requested());
-    let ended_well = summary.counts.failed == 0 && !stop.is_requested();
+    let summary = pipeline::run(&settings, &shutdown, &progress)?;
+    print_summary(&summary, args.common.quiet, shutdown.is_requested());
+    let succeeded = summary.counts.failed == 0 && !shutdown.is_requested();
     if let Some(url) = settings
         .heartbeat
         .as_ref()
-        .filter(|_| ended_well && settings.files.is_empty() && !settings.dry_run)
+        .filter(|_| succeeded && settings.files.is_empty() && !settings.dry_run)
     {
         report::ping(url);
     }
-    // A dry run has nothing but its report.
+    // The report is the only result of a dry run, so losing it is a failure.
     let failed = summary.counts.failed > 0 || (settings.dry_run && summary.report_lost);
-    Ok(if failed || stop.is_requested() {
+    Ok(if failed || shutdown.is_requested() {
         ExitCode::GeneralError
     } else {
         ExitCode::Success
     })
 }
 
-/// Lets the process open as many files as the system allows it: each device holds some open at a time.
+/// Raises the limit of open files to the maximum that the system allows, because each device keeps several files open.
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // Where it is refused, the usual 1024 do for a dozen devices.
+    // If that fails, the usual limit of 1024 is enough for a dozen devices.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -54,26 +54,28 @@ fn raise_file_limit() {
     );
 }
 
-/// Prints what failed, and one line about the run.
+/// Prints the failures, and one line about the run.
 fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
     let mut last = "";
     for (file, reason) in &summary.failures {
-        let reason = if reason == last { "the same" } else { reason };
-        eprint_line(&format!("failed: {file}: {reason}"));
-        if reason != "the same" {
-            last = reason;
-        }
+        let shown = if reason == last {
+            "same reason as above"
+        } else {
+            reason
+        };
+        eprint_line(&format!("failed: {file}: {shown}"));
+        last = reason;
     }
     let counts = summary.counts;
     let more = counts.failed.saturating_sub(summary.failures.len() as u64);
     if more > 0 {
-        eprint_line(&format!("failed: {more} more, see the report"));
+        eprint_line(&format!("failed: {more} more files; see the report"));
     }
     if quiet {
         return;
     }
     let report = summary.report.as_ref().map_or_else(
-        || "no report on disk".to_owned(),
+        || "no report file".to_owned(),
         |path| format!("report {}", sanitize(path)),
     );
     eprint_line(&format!(

@@ -1,4 +1,4 @@
-//! The commands of the program: dispatch, and the message of a command that cannot be carried out.
+//! The commands: dispatch and error messages.
 
 mod check;
 mod completions;
@@ -10,7 +10,7 @@ use crate::config::ConfigError;
 use crate::exit_code::ExitCode;
 use std::io::Write as _;
 
-/// Runs the command and says on stderr why it could not be carried out.
+/// Runs the command and prints its error, if any, to stderr.
 pub fn run(cli: &Cli) -> std::process::ExitCode {
     let result = match &cli.command {
         None => ingest::ingest(&cli.ingest),
@@ -29,7 +29,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
     code.into()
 }
 
-/// Writes a line to stderr. That it cannot be written is no reason to fail.
+/// Writes a line to stderr. Write errors are ignored.
 fn eprint_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

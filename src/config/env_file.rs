@@ -1,4 +1,4 @@
-//! The variables of the process and those of `.env`, and what is said of a setting that cannot be used.
+//! Environment variables and the `.env` file.
 
 use crate::sanitize::sanitize;
 use std::borrow::Cow;
@@ -6,25 +6,25 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// A setting that cannot be used: one sentence, with the remedy. Exit code 2.
+/// A missing or unusable setting: message with remedy. Exit status 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-pub(crate) fn config_error<T>(words: impl Into<String>) -> Result<T, ConfigError> {
-    Err(ConfigError(words.into()))
+/// Returns a [`ConfigError`].
+pub(crate) fn config_error<T>(message: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(message.into()))
 }
 
-/// The variables of the process, and behind them those of `.env`.
+/// The variables of the process and of `.env`. Those of the process take precedence.
 #[derive(Debug, Default, Clone)]
 pub struct Environment(HashMap<String, String>);
 
 impl Environment {
-    /// Reads `env_file`, else `.env` in the working directory if there is one, and puts the process's own variables
-    /// before it.
+    /// Reads `env_file`, or `.env` in the working directory if it exists, and the variables of the process.
     ///
     /// # Errors
-    /// A named file that is missing, and a file that cannot be read.
+    /// `env_file` is missing, or the file cannot be read or parsed.
     pub fn load(env_file: Option<&Path>) -> Result<Self, ConfigError> {
         let default = Path::new(".env");
         let path = env_file.unwrap_or(default);
@@ -32,14 +32,13 @@ impl Environment {
         match std::fs::read(path) {
             Ok(text) => {
                 let bytes = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-                // A comment may be in any encoding; a value may not, it would be another one.
+                // Comments may be in any encoding. A value must be UTF-8, because a lossy conversion would change it.
                 let text = String::from_utf8_lossy(bytes);
                 let is_utf8 = matches!(text, Cow::Borrowed(_));
                 for entry in dotenvy::from_read_iter(text.as_bytes()) {
-                    let (key, value) =
-                        entry.map_err(|error| unreadable_line(path, &text, &error))?;
+                    let (key, value) = entry.map_err(|error| invalid_line(path, &text, &error))?;
                     if !is_utf8 && value.contains(char::REPLACEMENT_CHARACTER) {
-                        return Err(foreign_value(path, bytes, &key));
+                        return Err(non_utf8_value(path, bytes, &key));
                     }
                     variables.insert(key, value);
                 }
@@ -47,7 +46,7 @@ impl Environment {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
             Err(error) => {
                 return config_error(format!(
-                    "the file {} cannot be read: {error}; correct its rights or name another with --env-file",
+                    "cannot read {}: {error}; correct its permissions or name another file with --env-file",
                     sanitize(path)
                 ));
             }
@@ -60,16 +59,17 @@ impl Environment {
         Ok(Self(variables))
     }
 
-    /// A variable that is set and not empty.
+    /// Returns the trimmed value of a variable that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|v| v.trim()).filter(|v| !v.is_empty())
     }
 
-    /// Of variables given by hand, for tests.
+    /// Creates an environment from the given variables, for tests.
     pub fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
         Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
     }
 
+    /// Parses a number; `what` describes it in the error message.
     pub(crate) fn number<T: std::str::FromStr>(
         &self,
         name: &str,
@@ -79,12 +79,13 @@ impl Environment {
             None => Ok(None),
             Some(Ok(value)) => Ok(Some(value)),
             Some(Err(_)) => config_error(format!(
-                "{name} is {:?}, which is no {what}; correct or unset it",
+                "{name} is {:?}, which is not {what}; correct or unset it",
                 sanitize(self.get(name).unwrap_or_default())
             )),
         }
     }
 
+    /// Parses a duration in seconds.
     pub(crate) fn seconds(&self, name: &str, default: f64) -> Result<Duration, ConfigError> {
         match self.get(name) {
             None => Ok(Duration::from_secs_f64(default)),
@@ -93,11 +94,11 @@ impl Environment {
     }
 }
 
-/// Names the line, never what stands in it: it may hold a secret.
-fn unreadable_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
-    let place = match error {
+/// Names the line but not its content, which may be a secret.
+fn invalid_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
+    let location = match error {
         dotenvy::Error::LineParse(line, _) => {
-            // The parser gives the line, or what stands behind its `=`.
+            // The parser returns the line, or the part after its `=`.
             let line = line.lines().next().unwrap_or_default().trim();
             text.lines()
                 .position(|other| !line.is_empty() && other.trim().ends_with(line))
@@ -106,13 +107,13 @@ fn unreadable_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigErr
         _ => "a line".to_owned(),
     };
     ConfigError(format!(
-        "the file {}: {place} is not KEY=VALUE; put a value with blanks, #, $ or \\ into '...'",
+        "{}: {location} is not KEY=VALUE; put values with spaces, #, $ or \\ in single quotes",
         sanitize(path)
     ))
 }
 
 /// Names the line of a value that is not UTF-8.
-fn foreign_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
+fn non_utf8_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
     let of_key = |line: &[u8]| {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_start();
@@ -123,12 +124,13 @@ fn foreign_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
     };
     let line = bytes.split(|byte| *byte == b'\n').position(of_key);
     ConfigError(format!(
-        "the file {}{}: the value of {key} is not UTF-8; save the file as UTF-8",
+        "{}{}: the value of {key} is not UTF-8; save the file as UTF-8",
         sanitize(path),
         line.map_or_else(String::new, |at| format!(", line {}", at + 1))
     ))
 }
 
+/// Parses a duration in seconds; at most one year.
 pub(crate) fn seconds(name: &str, text: &str) -> Result<Duration, ConfigError> {
     text.parse()
         .ok()
@@ -136,7 +138,7 @@ pub(crate) fn seconds(name: &str, text: &str) -> Result<Duration, ConfigError> {
         .filter(|d| *d <= Duration::from_secs(365 * 86_400))
         .ok_or_else(|| {
             ConfigError(format!(
-                "{name} is {:?}, which is no number of seconds; give one such as 60",
+                "{name} is {:?}, which is not a number of seconds; use a number such as 60",
                 sanitize(text)
             ))
         })
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_env_that_cannot_be_read_is_named_by_its_number_and_not_shown() {
+    fn an_invalid_line_is_named_by_its_number_and_not_shown() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("env");
         std::fs::write(
@@ -155,10 +157,10 @@ mod tests {
             "\u{feff}A=1\n# a comment\nINFLUXDB_ORG=my secret org\nB=2\n",
         )
         .unwrap();
-        let words = Environment::load(Some(&path)).unwrap_err().to_string();
+        let message = Environment::load(Some(&path)).unwrap_err().to_string();
         assert!(
-            words.contains("line 3") && !words.contains("secret"),
-            "{words}"
+            message.contains("line 3") && !message.contains("secret"),
+            "{message}"
         );
         std::fs::write(&path, "\u{feff}A_VARIABLE_OF_THIS_TEST='a b'\n").unwrap();
         let env = Environment::load(Some(&path)).unwrap();
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_of_env_may_be_in_any_encoding_and_a_value_may_not() {
+    fn a_comment_may_be_in_any_encoding_but_a_value_must_be_utf8() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("env");
         let load = |text: &[u8]| {
@@ -179,15 +181,15 @@ mod tests {
             (env.get("A_TEST"), env.get("B_TEST")),
             (Some("1"), Some("é"))
         );
-        let words = load(b"# \xe9\nA_TEST=1\nexport B_TEST=secret\xe9\n")
+        let message = load(b"# \xe9\nA_TEST=1\nexport B_TEST=secret\xe9\n")
             .unwrap_err()
             .to_string();
         assert!(
-            words.contains("line 3") && words.contains("B_TEST") && !words.contains("secret"),
-            "{words}"
+            message.contains("line 3") && message.contains("B_TEST") && !message.contains("secret"),
+            "{message}"
         );
-        // The line is counted over such a comment too.
-        let words = load(b"# \xe9\nnot a line\n").unwrap_err().to_string();
-        assert!(words.contains("line 2"), "{words}");
+        // Such a comment counts as a line too.
+        let message = load(b"# \xe9\nnot a line\n").unwrap_err().to_string();
+        assert!(message.contains("line 2"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! From options, `.env` and environment to one resolved set of settings.
+//! Resolution of options, environment and `.env` to settings.
 
 mod env_file;
 mod time_zone;
@@ -16,53 +16,53 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Everything an ingestion needs to know.
+/// The settings of an ingestion.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Absolute, links resolved.
+    /// Data folder, absolute, with symbolic links resolved.
     pub data_folder: PathBuf,
-    /// Absolute, as it was given.
+    /// Data folder as given, made absolute.
     pub data_folder_given: PathBuf,
-    /// Files named on the command line; none: a sweep.
+    /// Files named on the command line; empty for a sweep.
     pub files: Vec<PathBuf>,
-    /// Touch nothing.
+    /// Write, move and send nothing.
     pub dry_run: bool,
-    /// Take the retryable files in `error/` too.
+    /// Also ingest the retryable files in `error/`.
     pub retry_errors: bool,
-    /// See [`OnOutage`].
+    /// What to do with files during an outage.
     pub on_outage: OnOutage,
-    /// The zones of files.
+    /// Time zones of files.
     pub zones: FileZones,
-    /// Devices at a time.
+    /// Number of devices processed in parallel, 1 to 64.
     pub jobs: NonZeroUsize,
-    /// Where points go.
+    /// Where points are written.
     pub destination: Destination,
-    /// Folder of the reports.
+    /// Folder of the run reports.
     pub report_dir: PathBuf,
-    /// Bucket of the reports.
+    /// Bucket of the meta points.
     pub meta_bucket: String,
-    /// A file that is cut off and younger stays in a sweep.
+    /// Age below which a sweep leaves a truncated file in place.
     pub grace: Duration,
-    /// Longest wait for another process.
+    /// Longest wait for a device folder that another process has locked.
     pub lock_wait: Duration,
-    /// Points a request.
+    /// Points per request, 1 to 100,000.
     pub batch_lines: u32,
-    /// Compress request bodies.
+    /// Whether requests are compressed.
     pub gzip: bool,
-    /// Asked for after a sweep that ended well.
+    /// URL requested after each successful sweep.
     pub heartbeat: Option<url::Url>,
 }
 
 impl Settings {
-    /// Resolves the options of an ingestion.
+    /// Resolves the settings of an ingestion.
     ///
     /// # Errors
-    /// One sentence for the first setting that is missing or unusable.
+    /// The first setting that is missing or unusable.
     pub fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
         let data_folder = data_folder(args.data_folder.as_deref())?;
         if let Some(empty) = args.tsv_file.iter().find(|f| f.as_os_str().is_empty()) {
             return config_error(format!(
-                "--tsvFile {empty:?} names no file; leave the option out for a sweep"
+                "--tsvFile {empty:?} is empty; name a file, or omit the option for a sweep"
             ));
         }
         let destination = if args.dry_run {
@@ -106,7 +106,7 @@ impl Settings {
     }
 }
 
-/// How an ingestion goes about its work; see the fields of [`Settings`]. Apart from them, because `check` asks for the same.
+/// The part of [`Settings`] that `check` validates too; see its fields.
 #[derive(Debug)]
 pub struct Tuning {
     on_outage: OnOutage,
@@ -119,10 +119,10 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// Resolves what is set, `jobs` being what an option says.
+    /// Resolves the settings; `jobs` is the value of `--jobs`.
     ///
     /// # Errors
-    /// One sentence for the first setting that is unusable.
+    /// The first setting that is unusable.
     pub fn resolve(
         jobs: Option<usize>,
         common: &Common,
@@ -143,7 +143,7 @@ impl Tuning {
 fn jobs(given: Option<usize>, env: &Environment) -> Result<NonZeroUsize, ConfigError> {
     let jobs = match given {
         Some(n) => Some(n),
-        None => env.number("TSV_JOBS", "number of devices")?,
+        None => env.number("TSV_JOBS", "a number of devices")?,
     };
     match jobs.map(NonZeroUsize::new) {
         None => Ok(
@@ -167,35 +167,35 @@ fn gzip(env: &Environment) -> Result<bool, ConfigError> {
 }
 
 fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
-    match env.number("TSV_BATCH_LINES", "number of points")? {
+    match env.number("TSV_BATCH_LINES", "a number of points")? {
         None => Ok(10_000),
         Some(n @ 1..=100_000) => Ok(n),
         Some(_) => config_error("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
     }
 }
 
-/// The data folder, absolute and with its links resolved.
+/// Resolves the data folder to an absolute path without symbolic links.
 ///
 /// # Errors
-/// Not given, missing, or not a folder.
+/// The folder is not given, cannot be opened, or is not a folder.
 pub fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let Some(given) = given else {
-        return config_error("no data folder is given; name it with --dataFolder DIR");
+        return config_error("no data folder given; set it with --dataFolder DIR");
     };
     match given.canonicalize() {
         Ok(path) if path.is_dir() => Ok(path),
         Ok(_) => config_error(format!(
-            "the data folder {} is not a folder; correct --dataFolder",
+            "data folder {} is not a folder; correct --dataFolder",
             sanitize(given)
         )),
         Err(error) => config_error(format!(
-            "the data folder {} cannot be opened: {error}; correct --dataFolder",
+            "cannot open data folder {}: {error}; correct --dataFolder",
             sanitize(given)
         )),
     }
 }
 
-/// Where run reports go: `TSV_REPORT_DIR`, else `logs/reports` beside the data folder.
+/// The folder of the run reports: `TSV_REPORT_DIR`, else `logs/reports` beside the data folder.
 pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
     match env.get("TSV_REPORT_DIR") {
         Some(dir) => PathBuf::from(dir),
@@ -206,16 +206,16 @@ pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
     }
 }
 
-/// The bucket of the reports.
+/// The bucket of the meta points.
 ///
 /// # Errors
-/// A name that InfluxDB refuses.
+/// The name is not valid for a bucket.
 pub fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
     let name = env.get("TSV_META_BUCKET").unwrap_or("powerview_meta");
     match crate::data_dir::Company::new(name.as_ref(), "") {
         Ok(_) if !name.contains('/') => Ok(name.to_owned()),
         _ => config_error(format!(
-            "TSV_META_BUCKET is {:?}, which cannot be a bucket's name; correct or unset it",
+            "TSV_META_BUCKET is {:?}, which is not a valid bucket name; correct or unset it",
             sanitize(name)
         )),
     }
@@ -235,7 +235,7 @@ fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError
     }
 }
 
-/// The zone of files that name none, and the database for the others.
+/// The default time zone of files, and the database for zones named in files.
 ///
 /// # Errors
 /// See [`zone`].
@@ -245,10 +245,10 @@ pub fn file_zones(common: &Common, env: &Environment) -> Result<FileZones, Confi
     Ok(FileZones::new(default, Arc::new(database)))
 }
 
-/// The zone of files that name none: the option, the variable, else the machine's.
+/// The time zone of files that name none: `--timezone`, else `TSV_TIMEZONE`, else the zone of the machine.
 ///
 /// # Errors
-/// A name that is no IANA zone, and a machine whose zone cannot be told.
+/// The name is not an IANA time zone, or the zone of the machine cannot be determined.
 pub fn zone(
     common: &Common,
     env: &Environment,
@@ -262,7 +262,7 @@ pub fn zone(
     let Some((name, source)) = given else {
         return machine_zone(env.get("TZ"), &ZonePaths::default(), database).or_else(|source| {
             config_error(format!(
-                "the machine's time zone cannot be told from {source}; set TSV_TIMEZONE, for instance to Europe/Paris"
+                "cannot determine the time zone of the machine from {source}; set TSV_TIMEZONE, for example to Europe/Paris"
             ))
         });
     };
@@ -270,7 +270,7 @@ pub fn zone(
     match database.zone(name) {
         Some(zone) => Ok(FoundZone { zone, source }),
         None => config_error(format!(
-            "{source} is {:?}, which is no time zone; give an IANA name such as Europe/Paris",
+            "{source} is {:?}, which is not a time zone; use an IANA name such as Europe/Paris",
             sanitize(name)
         )),
     }
@@ -282,44 +282,44 @@ fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
     };
     match url::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),
-        // Its path is often a secret, so it is not shown.
+        // The URL is not shown, because its path is often a secret.
         _ => {
-            config_error("TSV_HEARTBEAT_URL is no http:// or https:// address; correct or unset it")
+            config_error("TSV_HEARTBEAT_URL is not an http:// or https:// URL; correct or unset it")
         }
     }
 }
 
-/// The server's address and the rest that a request needs.
+/// The connection settings of InfluxDB. See docs/specification.md, section 6.
 ///
 /// # Errors
-/// A variable that is missing, or an address that the client would not reach as it stands.
+/// A variable is missing or unusable.
 pub fn influx(common: &Common, env: &Environment) -> Result<ServerSettings, ConfigError> {
     let (name, text) = match (env.get("INFLUXDB_HOST"), env.get("INFLUXDB_URL")) {
         (Some(host), _) => ("INFLUXDB_HOST", host),
         (None, Some(url)) => ("INFLUXDB_URL", url),
         (None, None) => {
             return config_error(
-                "INFLUXDB_HOST is not set; set it in the environment or in .env, for instance to http://127.0.0.1:8086",
+                "INFLUXDB_HOST is not set; set it in the environment or in .env, for example to http://127.0.0.1:8086",
             );
         }
     };
     let url = server_url(name, text)?;
-    let variable = |name: &str, what: &str| match env.get(name) {
+    let variable = |name: &str, example: &str| match env.get(name) {
         Some(value) => Ok(value.to_owned()),
         None => config_error(format!(
-            "{name} is not set; set it in the environment or in .env to {what}"
+            "{name} is not set; set it in the environment or in .env to {example}"
         )),
     };
     let token = variable(
         "INFLUXDB_ADMIN_TOKEN",
-        "a token that may create buckets and write",
+        "a token with the right to create buckets and to write",
     )?;
     if !token.bytes().all(|b| b.is_ascii_graphic()) {
         return config_error(
-            "INFLUXDB_ADMIN_TOKEN holds a blank or a character that no token has; correct it",
+            "INFLUXDB_ADMIN_TOKEN contains a space or another character that is not allowed in tokens; correct it",
         );
     }
-    let org = variable("INFLUXDB_ORG", "the organisation's name")?;
+    let org = variable("INFLUXDB_ORG", "the name of the organisation")?;
     let retry_for = match &common.retry_for {
         Some(text) => seconds("--retry-for", text)?,
         None => env.seconds("TSV_RETRY_FOR", 60.0)?,
@@ -334,26 +334,26 @@ pub fn influx(common: &Common, env: &Environment) -> Result<ServerSettings, Conf
     })
 }
 
-/// An address that the client can use as it stands: it keeps scheme, host and port and drops everything else.
+/// Parses the server URL. Anything beside scheme, host and port is an error, because the client would drop it.
 fn server_url(name: &str, text: &str) -> Result<url::Url, ConfigError> {
-    let example = "give it as http://127.0.0.1:8086";
+    let remedy = "set it to a URL such as http://127.0.0.1:8086";
     let url = match url::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         _ => {
             return config_error(format!(
-                "{name} is {:?}, which is no http:// or https:// address; {example}",
+                "{name} is {:?}, which is not an http:// or https:// URL; {remedy}",
                 sanitize(text)
             ));
         }
     };
     if !url.username().is_empty() || url.password().is_some() {
         return config_error(format!(
-            "{name} holds a user name or password; {example}, and the token in INFLUXDB_ADMIN_TOKEN"
+            "{name} contains a user name or password; {remedy}, and INFLUXDB_ADMIN_TOKEN to the token"
         ));
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         return config_error(format!(
-            "{name} is {:?}: a path behind the host is not supported, it would be dropped; {example}",
+            "{name} is {:?}, but a path after the host is not supported; {remedy}",
             sanitize(text)
         ));
     }
@@ -374,7 +374,7 @@ mod tests {
         Settings::resolve(&cli.ingest, &Environment::of(env))
     }
 
-    fn words<const N: usize>(args: &[&str], env: [(&str, &str); N]) -> String {
+    fn message<const N: usize>(args: &[&str], env: [(&str, &str); N]) -> String {
         resolve(args, env).unwrap_err().to_string()
     }
 
@@ -386,17 +386,17 @@ mod tests {
     ];
 
     #[test]
-    fn what_is_missing_is_named_with_its_remedy() {
-        assert!(words(&[], []).contains("INFLUXDB_HOST is not set"));
+    fn a_missing_variable_is_named() {
+        assert!(message(&[], []).contains("INFLUXDB_HOST is not set"));
         let host = ("INFLUXDB_HOST", "http://x");
-        assert!(words(&[], [host]).contains("INFLUXDB_ADMIN_TOKEN is not set"));
+        assert!(message(&[], [host]).contains("INFLUXDB_ADMIN_TOKEN is not set"));
         assert!(
-            words(&[], [host, ("INFLUXDB_ADMIN_TOKEN", "t")]).contains("INFLUXDB_ORG is not set")
+            message(&[], [host, ("INFLUXDB_ADMIN_TOKEN", "t")]).contains("INFLUXDB_ORG is not set")
         );
     }
 
     #[test]
-    fn an_address_that_would_be_changed_is_refused() {
+    fn a_url_that_the_client_would_change_is_refused() {
         for url in [
             "http://host/influx",
             "localhost:8086",
@@ -430,13 +430,13 @@ mod tests {
     }
 
     #[test]
-    fn the_token_shows_in_no_debug_output() {
+    fn debug_output_does_not_contain_the_token() {
         let settings = resolve(&[], SERVER).unwrap();
         assert!(!format!("{settings:?}").contains("secret"));
     }
 
     #[test]
-    fn options_win_over_variables() {
+    fn options_take_precedence_over_variables() {
         let env = [
             ("TSV_TIMEZONE", "Asia/Tokyo"),
             ("TSV_ON_OUTAGE", "keep"),
@@ -488,7 +488,7 @@ mod tests {
             ("TSV_HEARTBEAT_URL", "x"),
         ] {
             assert!(
-                words(&["--dry-run"], [(name, value)]).contains(name),
+                message(&["--dry-run"], [(name, value)]).contains(name),
                 "{name}={value}"
             );
         }

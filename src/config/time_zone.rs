@@ -1,9 +1,8 @@
-//! The zone of the machine, as libc finds it: `TZ`, else what stands in /etc/localtime.
-//! Source: docs/specification.md, section 3.
+//! The time zone of the machine, found as libc does: `TZ`, else /etc/localtime. See docs/specification.md, section 3.
 //!
-//! libc goes by rules and so does this program. The name is for people: it is shown only if it means the same, since the link
-//! at /etc/localtime says Etc/UTC where a container mounts another zone's file over the link's target, and a copied file has
-//! no name.
+//! Only the rules count, as in libc. The name is shown to people, and only if it fits the rules: where a container
+//! mounts another zone's file over the target of the link /etc/localtime, the link still names Etc/UTC, and a copied
+//! file has no name.
 
 use crate::sanitize::sanitize;
 use crate::time_zone::{
@@ -14,12 +13,12 @@ use chrono_tz::Tz;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the machine says what its zone is.
+/// Paths of the system's time zone settings.
 #[derive(Debug, Clone)]
 pub struct ZonePaths {
-    /// The zone file, or a link to one.
+    /// The zone file or a link to it.
     pub localtime: PathBuf,
-    /// A text with the zone's name, which Debian has.
+    /// A text file with the zone's name, as on Debian.
     pub timezone: PathBuf,
 }
 
@@ -32,20 +31,19 @@ impl Default for ZonePaths {
     }
 }
 
-/// A zone and the setting or file that names it.
+/// A time zone and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundZone {
     /// The zone.
     pub zone: TimeZone,
-    /// A variable, an option or a file, for a person.
+    /// The variable, option or file, for people.
     pub source: String,
 }
 
-/// The machine's zone: of `TZ` in any of libc's forms, else of /etc/localtime. `TZ` that is empty counts as not set, as all
-/// variables of this program do.
+/// The zone of the machine: `TZ` in any form that libc accepts, else /etc/localtime. An empty `TZ` counts as unset.
 ///
 /// # Errors
-/// The source that gives neither rules nor a known name.
+/// The source, if it contains neither rules nor a known name.
 pub fn machine_zone(
     tz: Option<&str>,
     paths: &ZonePaths,
@@ -76,7 +74,8 @@ pub fn machine_zone(
     }
 }
 
-/// `TZ` as libc reads it: a file's name below the zone folder or an absolute one, with or without a colon, else rules.
+/// The zone of `TZ` as in libc: a path relative to the zone folder or absolute, with or without a colon, else a POSIX
+/// string.
 fn zone_of_variable(tz: &str, database: &ZoneDatabase) -> Option<TimeZone> {
     let text = tz.strip_prefix(':').unwrap_or(tz);
     let path = database.dir().join(text);
@@ -86,15 +85,16 @@ fn zone_of_variable(tz: &str, database: &ZoneDatabase) -> Option<TimeZone> {
         .or_else(|| database.zone(&name()?))
 }
 
+/// The zone of /etc/localtime: the rules of the file, else those of its name.
 fn zone_of_localtime(paths: &ZonePaths, database: &ZoneDatabase) -> Option<TimeZone> {
     let path = &paths.localtime;
     let name = || name_of_file(path, database).or_else(|| name_in_text(&paths.timezone));
     zone_of_file(path, name, database).or_else(|| {
         let zone = database.zone(&name()?)?;
-        // The database has said what is wrong with it.
+        // The database has already logged why it uses the built-in rules.
         if !zone.has_built_in_rules() {
             tracing::warn!(
-                "{} is not a usable zone file; using {zone}, set TSV_TIMEZONE to be sure",
+                "{} is not a usable zone file, using {zone}; set TSV_TIMEZONE if that is wrong",
                 sanitize(path)
             );
         }
@@ -102,7 +102,7 @@ fn zone_of_localtime(paths: &ZonePaths, database: &ZoneDatabase) -> Option<TimeZ
     })
 }
 
-/// The zone of a zone file, by the given name if the file means the same.
+/// The zone of a zone file, with the given name if the file's rules fit it.
 fn zone_of_file(
     path: &Path,
     name: impl Fn() -> Option<String>,
@@ -110,7 +110,7 @@ fn zone_of_file(
 ) -> Option<TimeZone> {
     let file = read_zone_file(path).ok()?;
     let name = name()
-        .filter(|name| can_be_called(name, &file.offsets))
+        .filter(|name| fits_name(name, &file.offsets))
         .or(file.rule)
         .unwrap_or_else(|| sanitize(path));
     let source = match (path.canonicalize(), database.dir().canonicalize()) {
@@ -120,8 +120,8 @@ fn zone_of_file(
     Some(TimeZone::new(name, file.offsets, source))
 }
 
-/// The name of a zone file: what follows the zone folder in its path, once the links are followed. Where they lead nowhere,
-/// a link still says what was meant.
+/// The name of a zone file: its path relative to the zone folder after resolving links, or the link's target if it does
+/// not exist.
 fn name_of_file(path: &Path, database: &ZoneDatabase) -> Option<String> {
     let dir = database.dir().canonicalize();
     let below_dir = |path: &Path| {
@@ -135,7 +135,8 @@ fn name_of_file(path: &Path, database: &ZoneDatabase) -> Option<String> {
         .find_map(|path| zone_name(&below_dir(&path).or_else(|| below_zoneinfo(&path))?))
 }
 
-/// The IANA name in a path below the zone folder. `posix/` and `right/` hold the same zones, without and with leap seconds.
+/// The IANA name in a path relative to the zone folder. `posix/` and `right/` contain the same zones without and with
+/// leap seconds.
 fn zone_name(path: &str) -> Option<String> {
     let name = path
         .strip_prefix("posix/")
@@ -144,6 +145,7 @@ fn zone_name(path: &str) -> Option<String> {
     is_zone_name(name).then(|| name.to_owned())
 }
 
+/// The IANA name in a text file such as /etc/timezone.
 fn name_in_text(path: &Path) -> Option<String> {
     let text = String::from_utf8(read_regular(path).ok()?).ok()?;
     zone_name(text.trim())
@@ -154,11 +156,11 @@ fn is_missing(path: &Path) -> bool {
         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Whether offsets can be those of the zone with this name: the past, on which all versions of the database agree, is compared
-/// with the built-in tables.
-fn can_be_called(name: &str, offsets: &Offsets) -> bool {
+/// Whether offsets fit the zone of this name. They are compared with the built-in tables for past years, on which all
+/// versions of the database agree.
+fn fits_name(name: &str, offsets: &Offsets) -> bool {
     let Ok(zone) = name.parse::<Tz>() else {
-        // A zone newer than the tables.
+        // The zone is newer than the tables.
         return true;
     };
     (2018..=2024)
@@ -178,7 +180,7 @@ mod tests {
     use crate::time_zone::testing::{PARIS, ZoneFile, write};
     use std::os::unix::fs::symlink;
 
-    /// A machine in a folder, its zone folder with a few zones in it.
+    /// The time zone settings of a machine in a temporary folder, with a few zones.
     struct Machine {
         dir: tempfile::TempDir,
         paths: ZonePaths,
@@ -229,7 +231,7 @@ mod tests {
             self.find(tz).unwrap().zone
         }
 
-        /// The zone has this name, and the rules of that zone.
+        /// Asserts that the zone has this name and the rules of `rules`.
         #[track_caller]
         fn expect(&self, tz: Option<&str>, name: &str, rules: Tz) {
             let zone = self.zone(tz);
@@ -266,7 +268,7 @@ mod tests {
             ("UTC0", "UTC0", Tz::UTC),
             ("<+0545>-5:45", "<+0545>-5:45", Tz::Asia__Kathmandu),
             ("<-05>5", "<-05>5", Tz::Etc__GMTPlus5),
-            // There is no such file here: the name alone.
+            // The file does not exist, so the name decides.
             (
                 "America/New_York",
                 "America/New_York",
@@ -289,19 +291,19 @@ mod tests {
             "CET-1CEST",
             "X1Y,M4.1.0,M5.1.0",
         ] {
-            let words = machine.find(Some(tz)).unwrap_err();
-            assert_eq!(words, format!("TZ={tz}"));
+            let source = machine.find(Some(tz)).unwrap_err();
+            assert_eq!(source, format!("TZ={tz}"));
         }
     }
 
     #[test]
-    fn a_link_into_the_zone_folder_gives_the_name_however_it_is_spelled() {
+    fn a_link_into_the_zone_folder_gives_the_name_in_any_spelling() {
         let machine = Machine::new();
         for target in [
             format!("{}/Europe/Paris", machine.zoneinfo.display()),
             "../usr/share/zoneinfo/Europe/Paris".to_owned(),
             "../etc/../usr/share/zoneinfo/posix/Europe/Paris".to_owned(),
-            // Leads nowhere: no zone files are installed.
+            // The target does not exist: no zone files are installed.
             "/nowhere/zoneinfo/Europe/Paris".to_owned(),
         ] {
             machine.link(&target);
@@ -312,19 +314,19 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_of_a_copied_file_count() {
+    fn the_rules_of_a_copied_file_are_used() {
         let machine = Machine::new();
         machine.put_rule("etc/localtime", PARIS);
         machine.expect(None, PARIS, Tz::Europe__Paris);
         machine.put("etc/timezone", b"Europe/Berlin\n");
         machine.expect(None, "Europe/Berlin", Tz::Europe__Paris);
-        // An old name, which means other rules.
+        // A name with other rules, left over from an earlier setting.
         machine.put("etc/timezone", b"Etc/UTC\n");
         machine.expect(None, PARIS, Tz::Europe__Paris);
     }
 
     #[test]
-    fn a_zone_mounted_over_the_links_target_counts_and_not_the_link() {
+    fn a_zone_file_mounted_over_the_links_target_decides_and_not_the_link() {
         let machine = Machine::new();
         machine.link("../usr/share/zoneinfo/Etc/UTC");
         machine.put("etc/timezone", b"Etc/UTC\n");
@@ -333,9 +335,9 @@ mod tests {
         machine.expect(None, PARIS, Tz::Europe__Paris);
     }
 
-    /// libc goes by them too, whatever the zone is called.
+    /// libc uses them too.
     #[test]
-    fn rules_that_no_zone_has_are_taken_as_they_are() {
+    fn rules_of_no_known_zone_are_used_unchanged() {
         let odd = "X-1Y,M4.1.0,M5.1.0";
         let wall = |month| {
             let day = NaiveDate::from_ymd_opt(2025, month, 15).unwrap();
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_law_that_the_tables_lack_changes_the_rules_and_not_the_name() {
+    fn a_change_of_law_that_the_tables_lack_changes_the_rules_and_not_the_name() {
         let machine = Machine::new();
         let file = ZoneFile {
             kinds: &[(3_600, false, "CET"), (7_200, true, "CEST")],
@@ -396,7 +398,7 @@ mod tests {
         }
     }
 
-    /// As Debian's files below `right/` do.
+    /// Debian's files below `right/` are like this.
     #[test]
     fn a_file_with_leap_seconds_that_ends_without_a_rule_gives_its_name_only() {
         let machine = Machine::new();
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_zone_file_leaves_the_name_or_an_error() {
+    fn an_unusable_zone_file_leaves_the_name_or_an_error() {
         let machine = Machine::new();
         for bytes in [&b""[..], b"TZif", b"Europe/Paris\n", &[0xff; 5_000]] {
             machine.put("etc/localtime", bytes);
@@ -426,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_says_nothing_is_on_utc() {
+    fn a_machine_without_settings_is_on_utc() {
         let machine = Machine::new();
         machine.expect(None, "UTC", Tz::UTC);
         machine.put("etc/timezone", b"Asia/Tokyo\n");

@@ -1,5 +1,7 @@
-//! The report's document, written as the run goes, so that memory does not grow with the number of files, and given its name
-//! only when it is whole. Source: docs/specification.md, section 7.
+//! The JSON report of a run. See docs/specification.md, section 7.
+//!
+//! Files are written as they are processed, so that memory does not grow with their number. The report gets its name
+//! when it is complete.
 
 use crate::report::{FileReport, RunHead, RunTail, iso, to_json};
 use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
@@ -9,23 +11,24 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// A report's file. It has no name until it is whole, so that a killed run leaves nothing behind.
-struct Place {
+/// The file of a report. It has no name until it is complete, so that a killed run leaves nothing behind.
+struct ReportFile {
     dir: PathBuf,
     name: String,
     file: File,
-    /// Its name meanwhile, on a file system that knows no files without one.
+    /// Temporary path, on file systems that do not support unnamed files.
     temporary: Option<PathBuf>,
 }
 
-impl Place {
-    fn make(dir: &Path, name: String) -> io::Result<Self> {
-        let nameless = OpenOptions::new()
+impl ReportFile {
+    /// Creates an unnamed file in `dir`, or a hidden one if the file system does not support unnamed files.
+    fn create(dir: &Path, name: String) -> io::Result<Self> {
+        let unnamed = OpenOptions::new()
             .write(true)
             .mode(0o664)
             .custom_flags(OFlags::TMPFILE.bits().cast_signed())
             .open(dir);
-        let (file, temporary) = match nameless {
+        let (file, temporary) = match unnamed {
             Ok(file) => (file, None),
             Err(_) => {
                 let temporary = dir.join(format!(".{name}.tmp"));
@@ -45,14 +48,14 @@ impl Place {
         })
     }
 
-    /// Gives the file its name, never over another run's report.
+    /// Gives the file its name and returns its path. An existing file is never replaced.
     fn publish(&self) -> io::Result<PathBuf> {
         self.file.sync_all()?;
         let path = self.dir.join(&self.name);
         match &self.temporary {
             None => {
-                let nameless = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                linkat(CWD, nameless, CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
+                let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(CWD, unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
             }
             Some(temporary) => renameat_with(CWD, temporary, CWD, &path, RenameFlags::NOREPLACE)?,
         }
@@ -60,39 +63,40 @@ impl Place {
     }
 }
 
-/// The document on its way to a file or to stdout.
+/// Writes the report to a file or to stdout.
 pub struct ReportWriter {
     out: Box<dyn Write + Send>,
-    /// Where it belongs; none on stdout.
-    place: Option<Place>,
+    /// The file of the report; none on stdout.
+    target: Option<ReportFile>,
     files: u64,
+    /// The first write error.
     failed: Option<io::Error>,
 }
 
 impl ReportWriter {
-    /// Begins the report in `dir`, which is made if it is missing.
+    /// Starts a report in `dir`, which is created if it is missing.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// The folder or the file cannot be created.
     pub fn in_dir(dir: &Path, head: &RunHead) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let place = Place::make(
+        let target = ReportFile::create(
             dir,
             format!("tsv_parser_{}.json", head.run_id.replace(':', "-")),
         )?;
-        let out = BufWriter::new(place.file.try_clone()?);
-        Ok(Self::begin(Box::new(out), Some(place), head))
+        let out = BufWriter::new(target.file.try_clone()?);
+        Ok(Self::start(Box::new(out), Some(target), head))
     }
 
-    /// Begins the report on stdout.
+    /// Starts a report on stdout.
     pub fn on_stdout(head: &RunHead) -> Self {
-        Self::begin(Box::new(BufWriter::new(io::stdout())), None, head)
+        Self::start(Box::new(BufWriter::new(io::stdout())), None, head)
     }
 
-    fn begin(out: Box<dyn Write + Send>, place: Option<Place>, head: &RunHead) -> Self {
+    fn start(out: Box<dyn Write + Send>, target: Option<ReportFile>, head: &RunHead) -> Self {
         let mut writer = Self {
             out,
-            place,
+            target,
             files: 0,
             failed: None,
         };
@@ -107,7 +111,7 @@ impl ReportWriter {
         writer
     }
 
-    /// Adds a file.
+    /// Adds the report of a file.
     pub fn add(&mut self, file: &FileReport) {
         let separator: &[u8] = if self.files == 0 { b"\n" } else { b",\n" };
         self.files += 1;
@@ -115,10 +119,10 @@ impl ReportWriter {
         self.write(to_json(file).as_bytes());
     }
 
-    /// Ends the document and gives it its name. Returns where it is.
+    /// Completes the report, gives it its name and returns its path; none on stdout.
     ///
     /// # Errors
-    /// The first that any write had; nothing is left then.
+    /// The first write error. The file is removed then.
     pub fn finish(mut self, tail: &RunTail) -> io::Result<Option<PathBuf>> {
         let tail = to_json(tail);
         self.write(b"\n],");
@@ -126,16 +130,17 @@ impl ReportWriter {
         self.write(b"\n");
         let flushed = self.out.flush();
         let result = self.failed.take().map_or(flushed, Err);
-        let Some(place) = &self.place else {
+        let Some(target) = &self.target else {
             return result.map(|()| None);
         };
-        let published = result.and_then(|()| place.publish());
-        if let (Err(_), Some(temporary)) = (&published, &place.temporary) {
+        let published = result.and_then(|()| target.publish());
+        if let (Err(_), Some(temporary)) = (&published, &target.temporary) {
             let _ = std::fs::remove_file(temporary);
         }
         published.map(Some)
     }
 
+    /// Writes bytes unless an earlier write failed.
     fn write(&mut self, bytes: &[u8]) {
         if self.failed.is_none()
             && let Err(error) = self.out.write_all(bytes)
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_whole_and_has_its_name_only_at_the_end() {
+    fn the_report_gets_its_name_when_it_is_complete() {
         let dir = tempfile::tempdir().unwrap();
         let head = RunHead::now(Path::new("/data"), false);
         let mut writer = ReportWriter::in_dir(dir.path(), &head).unwrap();
@@ -183,14 +188,14 @@ mod tests {
                 .unwrap()
                 .starts_with('.'))
         );
-        let place = writer.finish(&tail()).unwrap().unwrap();
-        let name = place.file_name().unwrap().to_str().unwrap().to_owned();
+        let path = writer.finish(&tail()).unwrap().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(
             name.starts_with("tsv_parser_20") && !name.contains(':'),
             "{name}"
         );
         let report: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(place).unwrap()).unwrap();
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(report["files"][1]["file_path"], "/data/y.tsv");
         assert_eq!(report["status"], "partial_failure");
         assert_eq!(report["nb_files_total"], 2);

@@ -1,20 +1,21 @@
-//! The points that tell an operator's dashboard what happened: one a run, one a file.
-//! Source: docs/specification.md, section 7.
+//! Meta points: one per run and one per file, for the operator's dashboard. See docs/specification.md, section 7.
 
 use crate::points::Line;
 use crate::report::{Counts, FileReport, RunHead, RunTail};
 use chrono::Utc;
 
-/// InfluxDB's limit for a text field, in bytes without escapes.
+/// InfluxDB's limit for a text field, in bytes before escaping.
 const MAX_FIELD: usize = 65_535;
+/// Limit for the other text fields in bytes.
 const MAX_ERROR: usize = 4_000;
 
-/// Instants in nanoseconds that never repeat within a run: two points of the same tags would be one.
+/// A clock in nanoseconds that never repeats within a run. Points with the same tags and time would overwrite each
+/// other.
 #[derive(Debug, Default)]
 pub struct MonotonicNanos(i64);
 
 impl MonotonicNanos {
-    /// Now, or a nanosecond after the last one.
+    /// The current time, but at least one nanosecond after the previous one.
     pub fn next_ns(&mut self) -> i64 {
         let now = Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX - 1);
         self.0 = now.max(self.0 + 1);
@@ -22,7 +23,7 @@ impl MonotonicNanos {
     }
 }
 
-/// The point of a file.
+/// Encodes the meta point of a file. Removes parts of the report that do not fit.
 pub fn file_point(file: &mut FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
     let mut line = Line::new("tsv_parser_file");
     line.tag("bucket", file.bucket.as_deref().unwrap_or_default());
@@ -62,7 +63,7 @@ pub fn file_point(file: &mut FileReport, run_id: &str, time_ns: i64) -> Vec<u8> 
     fields.at(time_ns)
 }
 
-/// The point of a run.
+/// Encodes the meta point of a run.
 pub fn run_point(head: &RunHead, tail: &RunTail, counts: &Counts, time_ns: i64) -> Vec<u8> {
     let mut line = Line::new("tsv_parser_run");
     line.tag("status", tail.status);
@@ -96,7 +97,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_file_is_one_line_that_influxdata_can_read() {
+    fn a_file_point_is_one_line_that_influxdatas_parser_reads() {
         let mut file =
             FileReport::unread(Path::new("/d/a\nb.tsv"), None, Status::Error, "x\"y\\z\n");
         file.bucket = Some("acme, rec=1".to_owned());
@@ -117,8 +118,8 @@ mod tests {
 
     #[test]
     fn instants_never_repeat() {
-        let mut ticks = MonotonicNanos::default();
-        let found: Vec<_> = (0..1000).map(|_| ticks.next_ns()).collect();
+        let mut clock = MonotonicNanos::default();
+        let found: Vec<_> = (0..1000).map(|_| clock.next_ns()).collect();
         assert!(found.windows(2).all(|pair| pair[0] < pair[1]));
     }
 }

@@ -1,4 +1,4 @@
-//! What a report says of a run and its files. Source: docs/specification.md, section 7.
+//! Reports on runs and files. See docs/specification.md, section 7.
 
 mod heartbeat;
 mod json_file;
@@ -8,7 +8,7 @@ mod recorder;
 
 pub use heartbeat::ping;
 pub use json_file::ReportWriter;
-pub use progress::{Beside, Progress};
+pub use progress::{Progress, StderrWriter};
 pub use recorder::{RunRecorder, Summary};
 
 use crate::data_dir::DevicePath;
@@ -21,20 +21,20 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// How a file ended.
+/// The final status of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// All its points are where they should be.
+    /// All points are written.
     Success,
-    /// It failed.
+    /// The file failed.
     Error,
-    /// It was left alone for now: still being uploaded, or changed meanwhile.
+    /// The file stays in place for now: it is still being uploaded, or has changed.
     Skipped,
 }
 
 impl Status {
-    /// As in the report.
+    /// The value in the report.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -44,65 +44,65 @@ impl Status {
     }
 }
 
-/// What the report says of a file.
+/// The report on a file.
 #[derive(Debug, Clone, Serialize)]
 pub struct FileReport {
-    /// Where it was taken from, absolute.
+    /// Absolute path from which the file was ingested.
     pub file_path: String,
-    /// Where it is now, if it was moved.
+    /// Absolute path after the move, if the file was moved.
     pub moved_to: Option<String>,
-    /// The company.
+    /// Company.
     pub bucket: Option<String>,
-    /// The campaign.
+    /// Campaign.
     pub campaign: Option<String>,
-    /// The device folder.
+    /// Device folder.
     pub device_master_sn: Option<String>,
-    /// The format marker.
+    /// Format marker.
     pub file_format: Option<&'static str>,
     /// `plain` or `headed`.
     pub file_container: Option<&'static str>,
-    /// How it ended.
+    /// Final status.
     pub status: Status,
-    /// Why it failed or was skipped.
+    /// Why the file failed or was skipped.
     pub error: Option<String>,
-    /// Whether another try is worth it.
+    /// Whether another attempt may succeed.
     pub retryable: bool,
-    /// Cut off before its end.
+    /// Whether the file is truncated.
     pub truncated: bool,
-    /// Rows kept.
+    /// Number of rows kept.
     pub nb_rows: u64,
-    /// Columns.
+    /// Number of channels.
     pub nb_channels: usize,
-    /// Values read and sent.
+    /// Number of points sent.
     pub nb_points: u64,
-    /// Rows skipped for their time.
+    /// Number of rows skipped because of an invalid timestamp.
     pub nb_invalid_timestamps: u64,
-    /// Cells of the rows kept that hold no value.
+    /// Number of cells without a valid value in rows that were kept.
     pub nb_invalid_values: u64,
-    /// Rows skipped because a line break is missing.
+    /// Number of rows skipped because they have too many cells.
     pub nb_malformed_rows: u64,
-    /// The first instant that has a point, ISO 8601 in UTC.
+    /// Time of the first point, ISO 8601 in UTC.
     pub time_start: Option<String>,
-    /// The last instant that has a point.
+    /// Time of the last point, ISO 8601 in UTC.
     pub time_end: Option<String>,
-    /// From the last measurement to the moment it was in the database, in seconds.
+    /// Seconds from the last measurement until it was written.
     pub delay_s: Option<f64>,
-    /// From the file's last change on disk to the moment it was in the database, in seconds.
+    /// Seconds from the file's last modification until it was written.
     pub arrival_delay_s: Option<f64>,
-    /// The JSON of a headed file.
+    /// JSON header of a headed file.
     pub file_header_meta: Option<serde_json::Value>,
-    /// By channel id.
+    /// Channels by id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<Channels>,
-    /// The last instant that has a point, in seconds since 1970.
+    /// Time of the last point in seconds since 1970.
     #[serde(skip)]
     pub last_measurement: Option<i64>,
-    /// Whether it failed because the server is given up for the whole run.
+    /// Whether the file failed because of an outage.
     #[serde(skip)]
     pub in_outage: bool,
 }
 
-/// The channels of a file, in the order of its columns.
+/// The channels of a file in column order.
 #[derive(Debug, Clone, Default)]
 pub struct Channels(Vec<ChannelStats>);
 
@@ -134,7 +134,7 @@ impl Serialize for Channels {
 }
 
 impl FileReport {
-    /// Of a file that was not read.
+    /// Creates the report on a file that was not read.
     pub fn unread(
         path: &Path,
         location: Option<&DevicePath>,
@@ -170,33 +170,33 @@ impl FileReport {
         }
     }
 
-    /// Of a file that was read, as a success; what speaks against it is added by whoever knows.
-    pub fn read(path: &Path, location: &DevicePath, found: ParsedFile) -> Self {
+    /// Creates the report on a file that was read, with status success. The caller adds errors.
+    pub fn read(path: &Path, location: &DevicePath, parsed: ParsedFile) -> Self {
         let instant = |seconds: i64| DateTime::from_timestamp(seconds, 0).map(iso);
         Self {
             error: None,
-            file_format: found.marker,
-            file_container: found.container.map(Container::name),
-            truncated: found.truncated,
-            nb_rows: found.stats.rows,
-            nb_channels: found.channels.len(),
-            nb_points: found.stats.points,
-            nb_invalid_timestamps: found.stats.invalid_timestamps,
-            nb_invalid_values: found.stats.invalid_values,
-            nb_malformed_rows: found.stats.malformed_rows,
-            time_start: found.span.as_ref().and_then(|span| instant(*span.start())),
-            time_end: found.span.as_ref().and_then(|span| instant(*span.end())),
-            last_measurement: found.span.as_ref().map(|span| *span.end()),
-            file_header_meta: match found.meta {
+            file_format: parsed.marker,
+            file_container: parsed.container.map(Container::name),
+            truncated: parsed.truncated,
+            nb_rows: parsed.stats.rows,
+            nb_channels: parsed.channels.len(),
+            nb_points: parsed.stats.points,
+            nb_invalid_timestamps: parsed.stats.invalid_timestamps,
+            nb_invalid_values: parsed.stats.invalid_values,
+            nb_malformed_rows: parsed.stats.malformed_rows,
+            time_start: parsed.span.as_ref().and_then(|span| instant(*span.start())),
+            time_end: parsed.span.as_ref().and_then(|span| instant(*span.end())),
+            last_measurement: parsed.span.as_ref().map(|span| *span.end()),
+            file_header_meta: match parsed.meta {
                 HeaderMeta::Json(value) => Some(value),
                 HeaderMeta::None | HeaderMeta::Broken(_) => None,
             },
-            channels: Some(Channels(found.channels)),
+            channels: Some(Channels(parsed.channels)),
             ..Self::unread(path, Some(location), Status::Success, "")
         }
     }
 
-    /// Compact JSON of at most `max` bytes: without the channels where they would make it longer, then without the header.
+    /// Serializes to compact JSON. If it is longer than `max` bytes, the channels are removed, then the header.
     pub fn compact(&mut self, max: usize) -> String {
         let mut text = to_json(self);
         if text.len() > max {
@@ -211,28 +211,28 @@ impl FileReport {
     }
 }
 
-/// ISO 8601 in UTC, with microseconds where there are any.
+/// Formats a time as ISO 8601 in UTC, with fractions of a second if there are any.
 pub fn iso(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// What is counted over all files of a run.
+/// Totals of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All of them.
+    /// Number of files.
     pub total: u64,
-    /// Those that arrived.
+    /// Number of ingested files.
     pub success: u64,
-    /// Those that failed.
+    /// Number of failed files.
     pub failed: u64,
-    /// Those that were left alone.
+    /// Number of skipped files.
     pub skipped: u64,
-    /// Their points.
+    /// Number of points.
     pub points: u64,
 }
 
 impl Counts {
-    /// Counts a file.
+    /// Adds a file.
     pub fn add(&mut self, file: &FileReport) {
         self.total += 1;
         self.points += file.nb_points;
@@ -244,21 +244,22 @@ impl Counts {
     }
 }
 
-/// What is known of a run from its beginning.
+/// Keys of a run that are known at its start.
 #[derive(Debug, Clone)]
 pub struct RunHead {
-    /// Unlike any other run's.
+    /// Unique id.
     pub run_id: String,
-    /// When it began.
+    /// Start time.
     pub start: DateTime<Utc>,
-    /// The data folder.
+    /// Data folder.
     pub base_folder: String,
-    /// Whether it only looks.
+    /// Whether it is a dry run.
     pub dry_run: bool,
 }
 
 impl RunHead {
-    /// Of a run that begins now. Time alone would not tell two runs apart.
+    /// Creates the head of a run that starts now. The id contains the process id, because runs may start at the same
+    /// time.
     pub fn now(base_folder: &Path, dry_run: bool) -> Self {
         let start = Utc::now();
         let time = start.to_rfc3339_opts(SecondsFormat::Micros, true);
@@ -271,44 +272,44 @@ impl RunHead {
     }
 }
 
-/// What is known of a run at its end.
+/// Keys of a run that are known at its end.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunTail {
-    /// ISO 8601 in UTC.
+    /// End time, ISO 8601 in UTC.
     pub end_time: String,
-    /// In seconds.
+    /// Duration in seconds.
     pub duration_s: f64,
-    /// All files.
+    /// Number of files.
     pub nb_files_total: u64,
-    /// Those that arrived.
+    /// Number of ingested files.
     pub nb_files_success: u64,
-    /// Those that failed.
+    /// Number of failed files.
     pub nb_files_failed: u64,
-    /// Those that were left alone.
+    /// Number of skipped files.
     pub nb_files_skipped: u64,
-    /// Points of all files.
+    /// Number of points of all files.
     pub nb_points_total: u64,
-    /// Requests that were sent again.
+    /// Number of retried requests.
     pub nb_retries: u64,
-    /// Whether the server was given up.
+    /// Whether there was an outage.
     pub outage: bool,
     /// `success` or `partial_failure`.
     pub status: &'static str,
 }
 
-/// JSON in which no character can do harm to a terminal.
+/// Serializes to compact JSON without raw control or invisible characters.
 pub(crate) fn to_json(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     let mut serializer =
         serde_json::Serializer::with_formatter(&mut bytes, EscapingFormatter(CompactFormatter));
     match value.serialize(&mut serializer) {
         Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
-        // All keys are text and all numbers are finite: there is nothing that JSON could not say.
+        // Cannot happen: all keys are strings and all numbers are finite.
         Err(error) => format!("{{\"error\":{:?}}}", error.to_string()),
     }
 }
 
-/// Writes control and invisible characters as `\u` escapes, also those that JSON would let pass.
+/// Formatter that escapes control and invisible characters as `\u`, including those that JSON allows.
 struct EscapingFormatter(CompactFormatter);
 
 impl Formatter for EscapingFormatter {
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn no_raw_control_character_is_in_the_json_and_all_of_them_read_back() {
+    fn control_characters_are_escaped_in_json_and_read_back() {
         let text = "a\u{1b}[2J\u{9b}\u{202e}\u{e0001}\u{7f}\"\\\né";
         let json = to_json(&text);
         assert!(!json.chars().any(needs_escape), "{json}");
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compact_report_sheds_what_does_not_fit() {
+    fn a_compact_report_drops_what_does_not_fit() {
         let mut report = file("x");
         report.file_header_meta = Some(serde_json::Value::String("x".repeat(70_000)));
         assert!(report.compact(64_000).len() < 2_000);

@@ -1,4 +1,4 @@
-//! A line on a terminal while there is something to wait for; nothing where nobody looks.
+//! A progress line on a terminal.
 
 use crate::data_dir::is_processed_dir;
 use crate::data_dir::pending_files::is_tsv;
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use walkdir::WalkDir;
 
-/// Work that ends sooner than this shows nothing.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// Delay before the progress line is shown. Shorter runs show none.
+const SHOW_AFTER: Duration = Duration::from_millis(700);
 
-/// How often the line is renewed.
-const RENEWAL: Duration = Duration::from_millis(200);
+/// Minimum interval between two updates of the line.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The state of a run, as far as somebody at a terminal wants to know it.
+/// The progress of a run; inactive if there is no terminal. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Progress(Option<Arc<State>>);
 
@@ -26,58 +26,59 @@ pub struct Progress(Option<Arc<State>>);
 struct State {
     bar: ProgressBar,
     start: Instant,
-    sanitize: AtomicBool,
+    /// Whether the line has been shown.
+    visible: AtomicBool,
     files: AtomicU64,
     files_total: AtomicU64,
     bytes: AtomicU64,
     bytes_total: AtomicU64,
     points: AtomicU64,
-    /// Milliseconds after the start at which the line was last renewed.
-    renewed: AtomicU64,
+    /// Time of the last update in milliseconds after the start.
+    redrawn: AtomicU64,
 }
 
 impl Progress {
-    /// For a person at a terminal, if there is one.
+    /// Shows progress on stderr if it is a terminal and `wanted` is set.
     pub fn on_terminal(wanted: bool) -> Self {
         if !wanted || !io::stderr().is_terminal() {
             return Self(None);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        // Without a style it would be a bar of its own; the template has no mistake, and a mistake costs no more than looks.
+        // The template is valid. If it were not, the bar would be drawn in the default style.
         if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
             bar.set_style(style);
         }
         Self(Some(Arc::new(State {
             bar,
             start: Instant::now(),
-            sanitize: AtomicBool::new(false),
+            visible: AtomicBool::new(false),
             files: AtomicU64::new(0),
             files_total: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             bytes_total: AtomicU64::new(0),
             points: AtomicU64::new(0),
-            renewed: AtomicU64::new(0),
+            redrawn: AtomicU64::new(0),
         })))
     }
 
-    /// For nobody.
+    /// Shows nothing.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Whether anybody looks.
+    /// Whether progress is shown.
     pub fn is_watched(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Adds up what waits below `folder`, so that what is left can be told.
-    pub fn count(&self, folder: &Path, stop: &crate::shutdown::Shutdown) {
+    /// Counts the files and bytes waiting below `folder`, from which the remaining time is estimated.
+    pub fn count(&self, folder: &Path, shutdown: &crate::shutdown::Shutdown) {
         let Some(state) = &self.0 else { return };
         let entries = WalkDir::new(folder).into_iter().filter_entry(|entry| {
             !(entry.file_type().is_dir() && is_processed_dir(entry.file_name()))
         });
         for entry in entries.flatten() {
-            if stop.is_requested() {
+            if shutdown.is_requested() {
                 return;
             }
             if entry.file_type().is_file() && is_tsv(entry.file_name()) {
@@ -88,30 +89,30 @@ impl Progress {
         }
     }
 
-    /// `inner`, counted as it is read.
-    pub fn reading<R: Read>(&self, inner: R) -> Counted<R> {
-        Counted {
+    /// Wraps a reader to count the bytes read.
+    pub fn reading<R: Read>(&self, inner: R) -> CountingReader<R> {
+        CountingReader {
             inner,
             progress: self.clone(),
         }
     }
 
-    /// Points were sent.
+    /// Adds to the number of points sent.
     pub fn points(&self, count: u32) {
         if let Some(state) = &self.0 {
             state.points.fetch_add(u64::from(count), Ordering::Relaxed);
         }
     }
 
-    /// A file was dealt with.
+    /// Adds a finished file.
     pub fn file_done(&self) {
         if let Some(state) = &self.0 {
             state.files.fetch_add(1, Ordering::Relaxed);
-            state.renew();
+            state.redraw();
         }
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub fn finish(&self) {
         if let Some(state) = &self.0 {
             state.bar.finish_and_clear();
@@ -120,15 +121,16 @@ impl Progress {
 }
 
 impl State {
-    fn renew(&self) {
+    /// Updates the line if the last update is long enough ago.
+    fn redraw(&self) {
         let elapsed = self.start.elapsed();
         let now = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let last = self.renewed.load(Ordering::Relaxed);
-        if elapsed < PATIENCE || u128::from(now - last.min(now)) < RENEWAL.as_millis() {
+        let last = self.redrawn.load(Ordering::Relaxed);
+        if elapsed < SHOW_AFTER || u128::from(now - last.min(now)) < REDRAW_INTERVAL.as_millis() {
             return;
         }
-        self.renewed.store(now, Ordering::Relaxed);
-        if !self.sanitize.swap(true, Ordering::Relaxed) {
+        self.redrawn.store(now, Ordering::Relaxed);
+        if !self.visible.swap(true, Ordering::Relaxed) {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
@@ -145,6 +147,7 @@ impl State {
     }
 }
 
+/// The state of a run at one moment.
 struct Counts {
     elapsed: Duration,
     files: u64,
@@ -155,12 +158,12 @@ struct Counts {
 }
 
 impl Counts {
-    /// The most important first: a narrow terminal cuts the end off.
+    /// Formats the line, most important part first, because narrow terminals cut off its end.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "an estimate for a person"
+        reason = "an estimate for display"
     )]
     fn line(&self) -> String {
         let seconds = self.elapsed.as_secs_f64().max(0.001);
@@ -182,27 +185,27 @@ impl Counts {
     }
 }
 
-/// See [`Progress::reading`].
-pub struct Counted<R> {
+/// A reader that counts bytes; see [`Progress::reading`].
+pub struct CountingReader<R> {
     inner: R,
     progress: Progress,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         if let Some(state) = &self.progress.0 {
             state.bytes.fetch_add(n as u64, Ordering::Relaxed);
-            state.renew();
+            state.redraw();
         }
         Ok(n)
     }
 }
 
-/// Standard error, with the line of progress out of the way while something else is written.
-pub struct Beside(pub Progress);
+/// Stderr writer that hides the progress line while it writes.
+pub struct StderrWriter(pub Progress);
 
-impl Write for Beside {
+impl Write for StderrWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0.0 {
             Some(state) => state.bar.suspend(|| io::stderr().write(bytes)),
@@ -220,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_begins_with_what_matters_most() {
+    fn the_line_starts_with_the_most_important_part() {
         let counts = Counts {
             elapsed: Duration::from_secs(10),
             files: 3,
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn before_anything_is_known_only_the_time_is_told() {
+    fn the_elapsed_time_is_shown_while_the_total_is_unknown() {
         let counts = Counts {
             elapsed: Duration::from_secs(2),
             files: 0,

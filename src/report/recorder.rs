@@ -1,4 +1,4 @@
-//! Where the results of all devices come together: the report, the meta points, the counts, the failures to be told.
+//! Collects the results of all devices: report, meta points, totals and failures.
 
 use crate::config::Settings;
 use crate::points::Batch;
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Meta points are sent when they have come to this size, in bytes, and at the end.
+/// Size in bytes at which a block of meta points is sent. The rest is sent at the end of the run.
 const META_BLOCK: usize = 256 * 1024;
 
-/// Warnings about files in one run; what is more stands in the report only. An upload must not fill the disk with logs.
+/// Maximum number of warnings about files per run, so that uploads cannot fill the disk with logs. The report has all.
 const MAX_WARNINGS: u32 = 1_000;
 
-/// Failures that are told one by one at the end of a run.
-const MAX_TOLD: usize = 20;
+/// Maximum number of failures in the summary.
+const MAX_FAILURES: usize = 20;
 
-/// The results of a run, as they come.
+/// Records the results of a run. Shared by all device workers.
 pub struct RunRecorder {
     head: RunHead,
     report_dir: PathBuf,
@@ -30,41 +30,42 @@ pub struct RunRecorder {
     meta_bucket: Arc<str>,
     warnings: AtomicU32,
     inner: Mutex<Inner>,
-    /// A block of meta points on its way. Apart from the rest: nobody waits for a server with a lock on that.
-    flying: Mutex<Option<PendingWrite>>,
-    /// That meta points could not be written was said.
+    /// The block of meta points being written. It has its own lock, so that waiting for the server does not block
+    /// `inner`.
+    in_flight: Mutex<Option<PendingWrite>>,
+    /// Whether a warning about lost meta points was logged.
     meta_lost: AtomicBool,
 }
 
 struct Inner {
     report: Option<ReportWriter>,
     counts: Counts,
-    told: Vec<(String, String)>,
+    failures: Vec<(String, String)>,
     meta: Vec<u8>,
     meta_lines: u32,
-    /// Blocks that are ready to be sent.
+    /// Blocks ready to be sent.
     ready: Vec<Batch>,
-    ticks: MonotonicNanos,
+    clock: MonotonicNanos,
     dry_run: bool,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Summary {
-    /// All counts.
+    /// Totals.
     pub counts: Counts,
     /// The first failures: file and reason.
     pub failures: Vec<(String, String)>,
-    /// Where the report is; none if it went to stdout, or could not be written.
+    /// Path of the report; none if it went to stdout or could not be written.
     pub report: Option<PathBuf>,
-    /// Whether it could not be written.
+    /// Whether the report could not be written.
     pub report_lost: bool,
-    /// In seconds.
+    /// Duration in seconds.
     pub duration_s: f64,
 }
 
 impl RunRecorder {
-    /// Begins the report. That it cannot be written is a warning and changes no file's fate.
+    /// Starts recording. If the report cannot be created, a warning is logged and the run goes on.
     pub fn open(settings: &Settings) -> Self {
         let head = RunHead::now(&settings.data_folder, settings.dry_run);
         let report = if settings.dry_run {
@@ -87,50 +88,50 @@ impl RunRecorder {
             inner: Mutex::new(Inner {
                 report,
                 counts: Counts::default(),
-                told: Vec::new(),
+                failures: Vec::new(),
                 meta: Vec::new(),
                 meta_lines: 0,
                 ready: Vec::new(),
-                ticks: MonotonicNanos::default(),
+                clock: MonotonicNanos::default(),
                 dry_run: settings.dry_run,
             }),
-            flying: Mutex::default(),
+            in_flight: Mutex::default(),
             meta_lost: AtomicBool::new(false),
         }
     }
 
-    /// The run's id.
+    /// The id of the run.
     pub fn run_id(&self) -> &str {
         &self.head.run_id
     }
 
-    /// Warns about a file, once a cause.
-    pub fn warn(&self, path: &Path, words: &str) {
+    /// Logs a warning about a file, up to a maximum per run.
+    pub fn warn(&self, path: &Path, message: &str) {
         match self.warnings.fetch_add(1, Ordering::Relaxed) {
-            n if n < MAX_WARNINGS => tracing::warn!("{}: {words}", sanitize(path)),
+            n if n < MAX_WARNINGS => tracing::warn!("{}: {message}", sanitize(path)),
             MAX_WARNINGS => {
-                tracing::warn!("more than {MAX_WARNINGS} warnings; the rest stands in the report")
+                tracing::warn!("more than {MAX_WARNINGS} warnings; see the report for the rest")
             }
             _ => {}
         }
     }
 
-    /// Takes a file's result.
+    /// Records the result of a file.
     pub fn add(&self, mut file: FileReport) {
         let path = sanitize(&file.file_path);
         let error = file.error.as_deref().map(sanitize);
         match (file.status, &error) {
             (Status::Success, _) => {
-                tracing::info!(
-                    "{path}: {} points, now {}",
-                    file.nb_points,
-                    sanitize(file.moved_to.as_deref().unwrap_or("in place"))
+                let place = file.moved_to.as_deref().map_or_else(
+                    || "not moved".to_owned(),
+                    |target| format!("moved to {}", sanitize(target)),
                 );
+                tracing::info!("{path}: {} points, {place}", file.nb_points);
             }
             (Status::Skipped, reason) => {
                 tracing::info!("{path}: skipped: {}", reason.as_deref().unwrap_or_default())
             }
-            // The server's or the installation's fault is not the file's, and was said once already.
+            // The outage was logged once already.
             (Status::Error, reason) if file.in_outage => {
                 tracing::debug!("{path}: {}", reason.as_deref().unwrap_or_default());
             }
@@ -144,11 +145,11 @@ impl RunRecorder {
         if let Some(report) = &mut inner.report {
             report.add(&file);
         }
-        if file.status == Status::Error && inner.told.len() < MAX_TOLD {
-            inner.told.push((path, error.unwrap_or_default()));
+        if file.status == Status::Error && inner.failures.len() < MAX_FAILURES {
+            inner.failures.push((path, error.unwrap_or_default()));
         }
         if !inner.dry_run {
-            let time = inner.ticks.next_ns();
+            let time = inner.clock.next_ns();
             let line = file_point(&mut file, &self.head.run_id, time);
             inner.meta.extend_from_slice(&line);
             inner.meta_lines += 1;
@@ -158,27 +159,29 @@ impl RunRecorder {
         }
     }
 
-    /// Counts so far.
+    /// The totals so far.
     pub fn counts(&self) -> Counts {
         locked(&self.inner).counts
     }
 
-    /// Sends the meta points that have gathered.
+    /// Sends the blocks of meta points that are ready.
     pub fn send_meta(&self, sink: &Sink) {
         let ready = std::mem::take(&mut locked(&self.inner).ready);
         for block in ready {
-            let mut flying = locked(&self.flying);
-            self.await_block(&mut flying);
-            *flying = Some(sink.send(&self.meta_bucket, block, Precision::Nanoseconds));
+            let mut in_flight = locked(&self.in_flight);
+            self.await_block(&mut in_flight);
+            *in_flight = Some(sink.send(&self.meta_bucket, block, Precision::Nanoseconds));
         }
     }
 
-    /// Ends the report and gives it its place; none on stdout. That this fails is said.
+    /// Completes the report and returns its path; `Some(None)` on stdout. A failure is logged.
     fn publish(&self, report: Option<ReportWriter>, tail: &RunTail) -> Option<Option<PathBuf>> {
         match report?.finish(tail) {
-            Ok(place) => Some(place),
+            Ok(path) => Some(path),
             Err(error) if self.head.dry_run => {
-                tracing::warn!("the report cannot be written to the standard output: {error}");
+                tracing::warn!(
+                    "cannot write the report to stdout: {error}; redirect it to a file that can be written"
+                );
                 None
             }
             Err(error) => {
@@ -188,16 +191,17 @@ impl RunRecorder {
         }
     }
 
-    fn await_block(&self, flying: &mut Option<PendingWrite>) {
-        if let Some(ticket) = flying.take()
-            && let Err(failure) = ticket.wait()
+    /// Waits for the block being written and logs its failure, once per run.
+    fn await_block(&self, in_flight: &mut Option<PendingWrite>) {
+        if let Some(write) = in_flight.take()
+            && let Err(error) = write.wait()
             && !self.meta_lost.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!("points about this run are not written: {failure}");
+            tracing::warn!("cannot write points about this run: {error}");
         }
     }
 
-    /// Ends the report and sends the last meta points, the run's own among them.
+    /// Completes the report, sends the remaining meta points and that of the run, and returns the summary.
     pub fn finish(&self, sink: &Sink) -> Summary {
         self.send_meta(sink);
         let mut inner = locked(&self.inner);
@@ -220,18 +224,18 @@ impl RunRecorder {
             },
         };
         if !inner.dry_run {
-            let time = inner.ticks.next_ns();
+            let time = inner.clock.next_ns();
             let line = run_point(&self.head, &tail, &counts, time);
             inner.meta.extend_from_slice(&line);
             inner.meta_lines += 1;
             inner.close_block();
         }
-        let (failures, report) = (std::mem::take(&mut inner.told), inner.report.take());
+        let (failures, report) = (std::mem::take(&mut inner.failures), inner.report.take());
         drop(inner);
-        // The report is brought to the disk while the server takes the last points.
+        // The report is synced to disk while the server writes the last points.
         self.send_meta(sink);
         let report = self.publish(report, &tail);
-        self.await_block(&mut locked(&self.flying));
+        self.await_block(&mut locked(&self.in_flight));
         Summary {
             counts,
             failures,
@@ -243,6 +247,7 @@ impl RunRecorder {
 }
 
 impl Inner {
+    /// Makes the collected meta points a block that is ready to be sent.
     fn close_block(&mut self) {
         let lines = std::mem::take(&mut self.meta);
         let count = std::mem::take(&mut self.meta_lines);
@@ -250,14 +255,14 @@ impl Inner {
     }
 }
 
-/// A lock whose holder cannot panic.
+/// Locks a mutex. A poisoned one is used all the same, because its data stays consistent.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn warn_of_report(dir: &Path, error: &std::io::Error) {
     tracing::warn!(
-        "the report cannot be written to {}: {error}; make room there or set TSV_REPORT_DIR",
+        "cannot write the report to {}: {error}; free disk space, correct the permissions or set TSV_REPORT_DIR",
         sanitize(dir)
     );
 }

@@ -1,7 +1,7 @@
-//! The time zone database of the system: a folder of zone files, one for each zone.
+//! The time zone database of the system: a folder with one file per zone.
 //!
-//! Governments change the rules, so the system's database, which is updated, decides over the tables that are built into this
-//! program. The tables are used where the database is missing or lacks the zone, and the log says so.
+//! The database takes precedence over the tables that are built into this program, because governments change the rules
+//! and the system is updated. The tables are used, with a warning, if the database is missing or lacks the zone.
 
 use super::offsets::Offsets;
 use super::{RulesSource, TimeZone};
@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Where libc looks unless `TZDIR` is set.
+/// The folder that libc uses unless `TZDIR` is set.
 const DEFAULT_DIR: &str = "/usr/share/zoneinfo";
 
-/// Size limit of a zone file in bytes; real ones have a few KiB.
+/// Maximum size of a zone file in bytes; real ones have a few KiB.
 const MAX_FILE: u64 = 1 << 20;
 
-/// How many zones are kept; IANA has some 600.
+/// Maximum number of cached zones; IANA has about 600.
 const MAX_ZONES: usize = 1_024;
 
-/// The folder of zone files, and the zones that were read from it.
+/// A folder of zone files and a cache of the zones read from it.
 #[derive(Debug)]
 pub struct ZoneDatabase {
     dir: PathBuf,
@@ -33,7 +33,7 @@ pub struct ZoneDatabase {
 }
 
 impl ZoneDatabase {
-    /// The database in a folder. Nothing is read until a zone is asked for.
+    /// Creates a database on a folder. Zones are read when they are looked up.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
@@ -42,7 +42,7 @@ impl ZoneDatabase {
         }
     }
 
-    /// The database that libc uses: in `TZDIR` if that is set, else in /usr/share/zoneinfo.
+    /// The database that libc uses: `TZDIR` if set, else /usr/share/zoneinfo.
     pub fn of_system(env: &Environment) -> Self {
         Self::new(env.get("TZDIR").unwrap_or(DEFAULT_DIR))
     }
@@ -52,8 +52,8 @@ impl ZoneDatabase {
         &self.dir
     }
 
-    /// The zone of an IANA name, with the system's rules if it has them, else with the built-in ones. None if neither knows
-    /// the name. The name may come from an uploaded file.
+    /// Looks up an IANA name, first in the folder, then in the built-in tables. The name is untrusted: it may come from
+    /// an uploaded file.
     pub fn zone(&self, name: &str) -> Option<TimeZone> {
         if !is_zone_name(name) {
             return None;
@@ -69,6 +69,7 @@ impl ZoneDatabase {
         Some(zone)
     }
 
+    /// Reads a zone without using the cache.
     fn load(&self, name: &str) -> Option<TimeZone> {
         let reason = match read_zone_file(&self.dir.join(name)) {
             Ok(file) => {
@@ -78,19 +79,19 @@ impl ZoneDatabase {
             Err(error) => self.reason(name, &error),
         };
         let zone: Tz = name.parse().ok()?;
-        let words = format!(
+        let message = format!(
             "using the built-in rules ({IANA_TZDB_VERSION}) of time zone {name}, which may be out of date: {reason}"
         );
-        // One line in each run: the cause is usually the same for all zones.
+        // Warn once per run, because the cause is usually the same for all zones.
         if self.has_warned.swap(true, Ordering::Relaxed) {
-            tracing::debug!("{words}");
+            tracing::debug!("{message}");
         } else {
-            tracing::warn!("{words}");
+            tracing::warn!("{message}");
         }
         Some(TimeZone::with_built_in_rules(zone, reason))
     }
 
-    /// Why the system's rules of a zone cannot be used, and what to do about it.
+    /// Why the system's rules of a zone cannot be used, with a remedy.
     fn reason(&self, name: &str, error: &ZoneFileError) -> String {
         let dir = sanitize(&self.dir);
         match error {
@@ -101,11 +102,11 @@ impl ZoneDatabase {
                     format!("there is no time zone database at {dir}; install tzdata")
                 }
             }
-            error => format!("{dir}/{name} {error}; reinstall tzdata or correct its rights"),
+            error => format!("{dir}/{name} {error}; reinstall tzdata or correct the permissions"),
         }
     }
 
-    /// What the zones that files name are read from, with the version, for a person.
+    /// Describes the source of the rules and its version, for people.
     pub fn describe(&self) -> String {
         if self.dir.is_dir() {
             let version = self.version();
@@ -113,13 +114,13 @@ impl ZoneDatabase {
             format!("{} ({version})", sanitize(&self.dir))
         } else {
             format!(
-                "the built-in rules ({IANA_TZDB_VERSION}), there is no time zone database at {}; install tzdata",
+                "the built-in tables ({IANA_TZDB_VERSION}), because there is no time zone database at {}; install tzdata",
                 sanitize(&self.dir)
             )
         }
     }
 
-    /// The release such as `2026a`, as one of the files beside the zones tells it.
+    /// The release, such as `2026a`, from one of the files beside the zones.
     fn version(&self) -> Option<String> {
         let first_line = |file: &str| {
             let mut bytes = Vec::new();
@@ -138,8 +139,8 @@ impl ZoneDatabase {
     }
 }
 
-/// Whether a name can be that of an IANA zone: up to three parts that begin with a capital letter. That leaves out everything
-/// else in the folder (`posix/`, `right/`, `localtime`, `tzdata.zi`), and no such name leads out of the folder.
+/// Whether a name has the form of an IANA zone name: up to three parts that start with a capital letter. This excludes
+/// the other files of the folder (`posix/`, `right/`, `localtime`, `tzdata.zi`) and paths that leave the folder.
 pub fn is_zone_name(name: &str) -> bool {
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_uppercase())
@@ -147,17 +148,17 @@ pub fn is_zone_name(name: &str) -> bool {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+'))
     };
-    // Factory stands for a zone that nobody has set.
+    // `Factory` is the placeholder for an unset zone.
     name.len() <= 64
         && name.split('/').count() <= 3
         && name.split('/').all(is_part)
         && name != "Factory"
 }
 
-/// What was read from a zone file.
+/// The content of a zone file.
 #[derive(Debug)]
 pub struct ZoneFile {
-    /// Its offsets.
+    /// The offsets from UTC.
     pub offsets: Offsets,
     /// The rule for later years, such as `CET-1CEST,M3.5.0,M10.5.0/3`, if there is one.
     pub rule: Option<String>,
@@ -166,27 +167,28 @@ pub struct ZoneFile {
 /// Why a file cannot be used as a zone file.
 #[derive(Debug, thiserror::Error)]
 pub enum ZoneFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// It is damaged or something else.
+    /// The file is damaged or not a zone file.
     #[error("is not a usable zone file: {0}")]
     Format(String),
 }
 
-/// Reads a zone file. A device or a pipe is not opened.
+/// Reads a zone file. Only regular files are opened.
 pub fn read_zone_file(path: &Path) -> Result<ZoneFile, ZoneFileError> {
     let bytes = read_regular(path)?;
     let rules =
         tz::TimeZone::from_tz_data(&bytes).map_err(|e| ZoneFileError::Format(e.to_string()))?;
-    // Debian's files below `right/` end where the table of leap seconds expires: later on summer time would never end.
+    // Debian's files below `right/` end where the table of leap seconds expires; after that, daylight saving time would
+    // never change.
     if !rules.as_ref().leap_seconds().is_empty() && rules.as_ref().extra_rule().is_none() {
-        let words = "it has leap seconds and no rule for later years";
-        return Err(ZoneFileError::Format(words.to_owned()));
+        let message = "it has leap seconds and no rule for later years";
+        return Err(ZoneFileError::Format(message.to_owned()));
     }
     let offsets = Offsets::of_rules(&rules)
-        .ok_or_else(|| ZoneFileError::Format("its offsets are impossible".to_owned()))?;
-    // The rule is the last line; version 1 has none.
+        .ok_or_else(|| ZoneFileError::Format("its offsets are out of range".to_owned()))?;
+    // The rule is the last line. Version 1 of the format has none.
     let rule = rules.as_ref().extra_rule().and_then(|_| {
         let text = std::str::from_utf8(bytes.strip_suffix(b"\n")?.rsplit(|b| *b == b'\n').next()?);
         Some(sanitize(text.ok()?))
@@ -194,13 +196,14 @@ pub fn read_zone_file(path: &Path) -> Result<ZoneFile, ZoneFileError> {
     Ok(ZoneFile { offsets, rule })
 }
 
-/// The content of a regular file, up to a limit that no file here reaches.
+/// Reads a regular file, up to `MAX_FILE` bytes.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
+/// Opens a regular file; a device or a pipe could block.
 fn open_regular(path: &Path) -> io::Result<File> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::new(
@@ -217,7 +220,7 @@ mod tests {
     use crate::time_zone::testing::{PARIS, ZoneFile};
 
     #[test]
-    fn every_name_of_iana_is_one_and_nothing_else_is() {
+    fn iana_names_are_accepted_and_all_others_refused() {
         for zone in chrono_tz::TZ_VARIANTS {
             assert!(is_zone_name(zone.name()), "{zone}");
         }
@@ -256,7 +259,7 @@ mod tests {
         assert!(!zone.has_built_in_rules());
         std::fs::remove_dir_all(dir.path().join("Europe")).unwrap();
         assert_eq!(database.zone("Europe/Paris"), Some(zone));
-        // What was not there the first time is the fallback for the rest of the run.
+        // A zone that was missing at the first lookup keeps its built-in rules for the rest of the run.
         let tokyo = database.zone("Asia/Tokyo").unwrap();
         assert!(tokyo.has_built_in_rules());
         ZoneFile::of_rule("JST-9").write(dir.path(), "Asia/Tokyo");
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_newer_than_the_tables_is_known_by_its_file() {
+    fn a_zone_newer_than_the_tables_is_found_by_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let database = ZoneDatabase::new(dir.path());
         assert_eq!(database.zone("Europe/Atlantis"), None);

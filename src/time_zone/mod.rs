@@ -1,4 +1,4 @@
-//! Time zones: a name and the rules by which wall time becomes an instant. Source: docs/specification.md, section 3.
+//! Time zones: conversion of wall time to instants. See docs/specification.md, section 3.
 
 mod database;
 mod offsets;
@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A time zone. Cloning it is cheap.
+/// A time zone: a name and rules. Cloning it is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeZone(Arc<Zone>);
 
@@ -42,7 +42,7 @@ pub(crate) enum RulesSource {
     File(PathBuf),
     /// The zone's name is a POSIX string, which is the rules. UTC needs none.
     Name,
-    /// The tables of this program, and why.
+    /// The built-in tables, with the reason why they are used.
     BuiltIn(String),
 }
 
@@ -55,7 +55,7 @@ impl TimeZone {
         }))
     }
 
-    /// UTC, which no database can change.
+    /// UTC. It needs no database.
     pub(crate) fn utc() -> Self {
         Self(Arc::new(Zone {
             name: "UTC".to_owned(),
@@ -64,10 +64,10 @@ impl TimeZone {
         }))
     }
 
-    /// The zone of a POSIX string such as `CET-1CEST,M3.5.0,M10.5.0/3`, which is its name too. As in libc, abbreviations have
-    /// three characters or more; unlike there, daylight saving needs its rule.
+    /// The zone of a POSIX string such as `CET-1CEST,M3.5.0,M10.5.0/3`, which is also its name. As in libc,
+    /// abbreviations have three or more characters; unlike in libc, daylight saving time requires a rule.
     pub(crate) fn of_posix(text: &str) -> Option<Self> {
-        // The library would look for a file of that name.
+        // The reader always fails: the library would otherwise read a file of that name.
         let rules = tz::TimeZoneSettings::new(&[], |_| Err("no file".into()))
             .parse_posix_tz(text)
             .ok()?;
@@ -82,7 +82,7 @@ impl TimeZone {
         Some(Self::new(sanitize(text), offsets, RulesSource::Name))
     }
 
-    /// A zone with the rules that are built into this program, and why they are used.
+    /// A zone with built-in rules; `reason` says why they are used.
     pub(crate) fn with_built_in_rules(zone: Tz, reason: impl Into<String>) -> Self {
         Self(Arc::new(Zone {
             name: zone.name().to_owned(),
@@ -91,18 +91,18 @@ impl TimeZone {
         }))
     }
 
-    /// The IANA name; of a zone that has none, its POSIX string or the file.
+    /// The IANA name; for a zone without one, its POSIX string or file.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Whether the rules are those built into this program, for want of the system's.
+    /// Whether the built-in rules are used because the system has none.
     pub(crate) fn has_built_in_rules(&self) -> bool {
         matches!(self.0.source, RulesSource::BuiltIn(_))
     }
 
-    /// The instants, in seconds since 1970, at which the clocks of the zone show `wall`: one, or two in the night of the autumn
-    /// change (the earlier first). A time that the spring change skips is read with the offset in force before it.
+    /// Converts a wall time to instants in seconds since 1970: one, or two in the night of the autumn change (earlier
+    /// first). A wall time that the spring change skips is read with the offset in force before it.
     pub fn instants(&self, wall: NaiveDateTime) -> (i64, Option<i64>) {
         match &self.0.rules {
             Rules::Offsets(offsets) => offsets.instants(wall.and_utc().timestamp()),
@@ -110,15 +110,15 @@ impl TimeZone {
         }
     }
 
-    /// Where the rules come from, for a person; `database` is the one that the zone was looked up in.
+    /// Describes where the rules come from, for people; `database` is the one in which the zone was looked up.
     pub fn describe_rules(&self, database: &ZoneDatabase) -> String {
-        let and_named = || format!("zones that files name from {}", database.describe());
+        let named_zones = || format!("rules of zones named in files from {}", database.describe());
         match &self.0.source {
             RulesSource::Database => format!("rules from {}", database.describe()),
             RulesSource::File(path) => {
-                format!("rules from {}; {}", sanitize(path), and_named())
+                format!("rules from {}; {}", sanitize(path), named_zones())
             }
-            RulesSource::Name => and_named(),
+            RulesSource::Name => named_zones(),
             RulesSource::BuiltIn(reason) => {
                 format!("built-in rules ({IANA_TZDB_VERSION}), because {reason}")
             }
@@ -132,7 +132,7 @@ impl fmt::Display for TimeZone {
     }
 }
 
-/// [`TimeZone::instants`] by the built-in tables.
+/// [`TimeZone::instants`] for the built-in tables.
 fn built_in_instants(zone: Tz, wall: NaiveDateTime) -> (i64, Option<i64>) {
     match zone.from_local_datetime(&wall) {
         LocalResult::Single(only) => (only.timestamp(), None),
@@ -141,7 +141,7 @@ fn built_in_instants(zone: Tz, wall: NaiveDateTime) -> (i64, Option<i64>) {
             (a.min(b), Some(a.max(b)))
         }
         LocalResult::None => {
-            // Gaps are at most a day long (Samoa, 30 December 2011) and begin at a full quarter of an hour.
+            // Gaps are at most one day long (Samoa, 30 December 2011) and start at a quarter of an hour.
             let before = (1..=100)
                 .map(|quarters| wall - Duration::minutes(15 * quarters))
                 .find_map(|earlier| {
@@ -157,25 +157,25 @@ fn built_in_instants(zone: Tz, wall: NaiveDateTime) -> (i64, Option<i64>) {
     }
 }
 
-/// The zones of logger files.
+/// The time zones of logger files.
 #[derive(Debug, Clone)]
 pub struct FileZones {
     /// The zone of files that name none.
     pub default: TimeZone,
-    /// Has the zones that files name.
+    /// The database for zones named in files.
     pub database: Arc<ZoneDatabase>,
 }
 
 impl FileZones {
-    /// A default zone and the database for all others.
+    /// Creates the zones from a default and a database.
     pub fn new(default: TimeZone, database: Arc<ZoneDatabase>) -> Self {
         Self { default, database }
     }
 
-    /// A default zone with the built-in rules and no database: for tests and benchmarks.
+    /// A default zone with built-in rules and no database, for tests and benchmarks.
     pub fn built_in(default: Tz) -> Self {
         Self::new(
-            TimeZone::with_built_in_rules(default, "no other was asked for"),
+            TimeZone::with_built_in_rules(default, "no database is configured"),
             Arc::new(ZoneDatabase::new("/nonexistent")),
         )
     }

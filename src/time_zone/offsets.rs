@@ -1,12 +1,12 @@
-//! The offsets of a zone as one table of changes, which covers the years that a row can carry (2000 to 2099).
+//! The offsets of a zone as one table of changes for the years that a row can have (2000 to 2099).
 //!
-//! A zone file lists changes and may end in a rule for all later years. Both become entries of the same table, so that a row
-//! costs one binary search.
+//! A zone file lists changes and may end with a rule for all later years. Both become entries of the table, so that a
+//! lookup is one binary search.
 
 use chrono::{Datelike as _, Days, NaiveDate, NaiveDateTime, Weekday};
 use tz::timezone::{AlternateTime, RuleDay, TransitionRule};
 
-/// Years for which changes are listed: one more on either side than a row can carry.
+/// Years for which changes are computed: one more on each side than a row can have.
 const YEARS: std::ops::RangeInclusive<i32> = 1999..=2100;
 
 /// The first instant of the table: 25 December 1999.
@@ -14,7 +14,7 @@ const FIRST: i64 = 946_080_000;
 /// The last instant of the table: 8 January 2100.
 const LAST: i64 = 4_103_049_600;
 
-/// Seconds by which no offset differs from UTC. RFC 9636 allows -25 h to +26 h, both exclusive.
+/// Exclusive limit of offsets from UTC in seconds. RFC 9636 allows -25 h to +26 h, both exclusive.
 const MAX_OFFSET: i64 = 26 * 3_600;
 
 /// A change of the offset.
@@ -31,12 +31,12 @@ struct Change {
 pub struct Offsets {
     /// Seconds east of UTC before the first change.
     first: i32,
-    /// In the order of time.
+    /// Sorted by time.
     changes: Vec<Change>,
 }
 
 impl Offsets {
-    /// The offsets that the rules of a zone file or of a POSIX string give; none if they are not those of a zone.
+    /// Computes the offsets of a zone file or POSIX string; none if an offset is out of range.
     pub fn of_rules(rules: &tz::TimeZone) -> Option<Self> {
         let mut instants = listed_changes(rules);
         if let Some(TransitionRule::Alternate(rule)) = rules.as_ref().extra_rule() {
@@ -70,8 +70,8 @@ impl Offsets {
         }
     }
 
-    /// The instants at which the clocks show `wall`, in seconds as if it were UTC: one, or two where they were set back (the
-    /// earlier first). A time that was skipped is read with the offset in force before.
+    /// Converts a wall time, in seconds since 1970 as if it were UTC, to instants: one, or two where clocks are set
+    /// back (earlier first). A skipped wall time is read with the offset in force before the change.
     pub fn instants(&self, wall: i64) -> (i64, Option<i64>) {
         let mut span = self
             .changes
@@ -98,7 +98,7 @@ impl Offsets {
     }
 }
 
-/// The instants of the changes that a file lists. A file below `right/` counts leap seconds, Unix time does not.
+/// The instants of the changes listed in a file. Files below `right/` count leap seconds; Unix time does not.
 fn listed_changes(rules: &tz::TimeZone) -> Vec<i64> {
     let rules = rules.as_ref();
     let leap_seconds = |at: i64| {
@@ -117,7 +117,7 @@ fn listed_changes(rules: &tz::TimeZone) -> Vec<i64> {
         .collect()
 }
 
-/// The instants at which daylight saving begins and ends in a year by a rule such as `CET-1CEST,M3.5.0,M10.5.0/3`.
+/// The instants at which daylight saving time starts and ends in a year by a rule such as `CET-1CEST,M3.5.0,M10.5.0/3`.
 fn changes_of_year(rule: &AlternateTime, year: i32) -> [Option<i64>; 2] {
     let at = |day: &RuleDay, time: i32, offset: i32| {
         let midnight = date(day, year)?.and_time(Default::default());
@@ -133,7 +133,7 @@ fn changes_of_year(rule: &AlternateTime, year: i32) -> [Option<i64>; 2] {
     ]
 }
 
-/// The day that a rule means in a year.
+/// The date of a rule's day in a year.
 fn date(day: &RuleDay, year: i32) -> Option<NaiveDate> {
     match day {
         // 1 to 365; 29 February is never counted.
@@ -141,15 +141,15 @@ fn date(day: &RuleDay, year: i32) -> Option<NaiveDate> {
             let in_common_year = NaiveDate::from_yo_opt(2001, day.get().into())?;
             in_common_year.with_year(year)
         }
-        // 0 to 365; 29 February is counted. In other years 365 is the day after the last.
+        // 0 to 365; 29 February is counted. In common years, 365 is 1 January of the next year.
         RuleDay::Julian0WithLeap(day) => {
             NaiveDate::from_yo_opt(year, 1)?.checked_add_days(Days::new(day.get().into()))
         }
         RuleDay::MonthWeekDay(day) => {
             let month = u32::from(day.month());
-            // 0 is Sunday, the day before the library's first one.
+            // 0 is Sunday; chrono counts from Monday.
             let weekday = Weekday::try_from((day.week_day() + 6) % 7).ok()?;
-            // Week 5 is the last one that the month has.
+            // Week 5 is the last week of the month.
             (1..=day.week())
                 .rev()
                 .find_map(|week| NaiveDate::from_weekday_of_month_opt(year, month, weekday, week))
@@ -157,12 +157,12 @@ fn date(day: &RuleDay, year: i32) -> Option<NaiveDate> {
     }
 }
 
-/// Seconds east of UTC by the rules themselves; none if a clock cannot be that far off.
+/// Seconds east of UTC by the rules themselves; none if out of range.
 fn offset_at(rules: &tz::TimeZone, at: i64) -> Option<i32> {
     let offset = match rules.find_local_time_type(at) {
         Ok(kind) => kind.ut_offset(),
         Err(_) => {
-            // After the last change a file without a rule for later years stays as it is.
+            // Without a rule for later years, the last offset stays in force.
             let rules = rules.as_ref();
             let last = rules.transitions().last()?.local_time_type_index();
             rules.local_time_types().get(last)?.ut_offset()
@@ -171,7 +171,7 @@ fn offset_at(rules: &tz::TimeZone, at: i64) -> Option<i32> {
     (i64::from(offset).abs() < MAX_OFFSET).then_some(offset)
 }
 
-/// Seconds since 1970 of a time of UTC.
+/// Seconds since 1970 of a UTC time.
 pub fn seconds(time: NaiveDateTime) -> i64 {
     time.and_utc().timestamp()
 }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_of_a_posix_string_goes_on_to_the_end_of_the_century() {
+    fn the_rule_of_a_posix_string_applies_until_the_end_of_the_century() {
         for (rule, zone) in [
             (PARIS, Tz::Europe__Paris),
             ("IST-1GMT0,M10.5.0,M3.5.0/1", Tz::Europe__Dublin),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn leap_seconds_of_a_file_below_right_are_taken_off() {
+    fn leap_seconds_of_a_file_below_right_are_subtracted() {
         let change = 1_743_296_400;
         let file = ZoneFile {
             kinds: &[(3_600, false, "CET"), (7_200, true, "CEST")],
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_rule_stays_as_it_was_last() {
+    fn a_file_without_a_rule_keeps_its_last_offset() {
         let file = ZoneFile {
             kinds: &[(0, false, "AAA"), (3_600, false, "BBB")],
             changes: &[(1_500_000_000, 1)],
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_that_no_clock_has_is_refused() {
+    fn an_offset_out_of_range_is_refused() {
         for (offset, is_good) in [
             (93_599, true),
             (93_600, false),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_zone_file_is_no_panic() {
+    fn a_damaged_zone_file_does_not_panic() {
         let whole = ZoneFile {
             kinds: &[(3_600, false, "CET"), (7_200, true, "CEST")],
             changes: &[(1_743_296_402, 1)],
@@ -320,7 +320,7 @@ mod tests {
             rule: PARIS,
         }
         .bytes();
-        let look = |bytes: &[u8]| {
+        let check = |bytes: &[u8]| {
             if let Some(offsets) = offsets_of(bytes) {
                 for wall in [0, 1_743_296_400, 4_102_444_799] {
                     let (earlier, later) = offsets.instants(wall);
@@ -329,20 +329,21 @@ mod tests {
                 }
             }
         };
-        look(&whole);
+        check(&whole);
         for at in 0..whole.len() {
-            look(&whole[..at]);
+            check(&whole[..at]);
             for byte in [0, 1, 0x7f, 0x80, 0xff, b'\n', b',', b'9'] {
                 let mut bytes = whole.clone();
                 bytes[at] = byte;
-                look(&bytes);
+                check(&bytes);
             }
         }
     }
 
-    /// Changes closer together than the offsets are apart do not exist; such a file still gives each time an instant.
+    /// Real changes are never closer together than their offsets differ. Such a file still gives an instant for each
+    /// wall time.
     #[test]
-    fn changes_that_follow_each_other_at_once_are_no_panic() {
+    fn changes_in_quick_succession_do_not_panic() {
         let file = ZoneFile {
             kinds: &[
                 (0, false, "AAA"),
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_systems_own_zone_files_give_the_offsets_of_their_rules() {
+    fn the_systems_zone_files_give_the_offsets_of_their_rules() {
         for name in [
             "Europe/Paris",
             "Europe/London",

@@ -1,4 +1,4 @@
-//! Zones for tests.
+//! Time zones for tests.
 
 #[path = "../../tests/it/zone_files.rs"]
 mod zone_files;
@@ -11,7 +11,7 @@ pub use zone_files::{ZoneFile, write};
 
 pub const PARIS: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
 
-/// The offset of the built-in tables.
+/// The offset from UTC by the built-in tables.
 pub fn built_in_offset(zone: Tz, at: i64) -> i32 {
     let time = DateTime::from_timestamp(at, 0).unwrap().naive_utc();
     zone.offset_from_utc_datetime(&time).fix().local_minus_utc()
@@ -44,20 +44,20 @@ pub fn built_in_changes(zone: Tz) -> (i32, Vec<(i64, i32)>) {
     (first, changes)
 }
 
-/// What a zone file says.
+/// The offsets in a zone file.
 pub fn offsets_of(file: &[u8]) -> Option<Offsets> {
     Offsets::of_rules(&tz::TimeZone::from_tz_data(file).ok()?)
 }
 
-/// A zone whose rules were read from a zone file that says what the built-in tables say.
+/// A zone read from a zone file with the changes of the built-in tables.
 pub fn zone_from_a_file(zone: Tz) -> TimeZone {
     let (first, changes) = built_in_changes(zone);
     let mut offsets = vec![first];
-    let mut numbered_name = Vec::new();
+    let mut changes_by_kind = Vec::new();
     for (at, offset) in changes {
-        let known = offsets.iter().position(|other| *other == offset);
-        numbered_name.push((at, known.unwrap_or(offsets.len())));
-        if known.is_none() {
+        let kind = offsets.iter().position(|other| *other == offset);
+        changes_by_kind.push((at, kind.unwrap_or(offsets.len())));
+        if kind.is_none() {
             offsets.push(offset);
         }
     }
@@ -67,14 +67,14 @@ pub fn zone_from_a_file(zone: Tz) -> TimeZone {
         .collect();
     let file = ZoneFile {
         kinds: &kinds,
-        changes: &numbered_name,
+        changes: &changes_by_kind,
         ..ZoneFile::default()
     };
     let offsets = offsets_of(&file.bytes()).unwrap();
     TimeZone::new(zone.name(), offsets, RulesSource::Database)
 }
 
-/// A database with a few zones, and a default.
+/// Creates a database with the given zones, and a default zone.
 pub fn file_zones(dir: &std::path::Path, rules: &[(&str, &str)], default: &str) -> FileZones {
     for (name, rule) in rules {
         ZoneFile::of_rule(rule).write(dir, name);

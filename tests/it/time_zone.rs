@@ -219,7 +219,7 @@ fn check_names_the_database_and_its_version() {
     let paris = || zones.check().env("TSV_TIMEZONE", "Europe/Paris");
     let expect = |version: &str| {
         let expected = format!(
-            "Europe/Paris by TSV_TIMEZONE, for files that name none; rules from {dir} ({version})"
+            "Europe/Paris (TSV_TIMEZONE) for files that name no zone; rules from {dir} ({version})"
         );
         let line = line(paris());
         assert!(line.ends_with(&expected), "{line}");
@@ -231,7 +231,7 @@ fn check_names_the_database_and_its_version() {
     expect("2032a");
     // A zone of its own rules: files may still name others.
     let rules = line(zones.check().env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3"));
-    let expected = format!("zones that files name from {dir} (2032a)");
+    let expected = format!("rules of zones named in files from {dir} (2032a)");
     assert!(rules.ends_with(&expected), "{rules}");
 }
 

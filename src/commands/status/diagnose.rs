@@ -1,41 +1,41 @@
-//! What is wrong with a device, and what to do about it.
+//! Diagnosis of a device: its problems and their remedies.
 
-use super::scan::{DeviceScan, NEWEST};
-use super::{DeviceStatus, Kind, Problem, span};
+use super::scan::{DeviceScan, NEWEST_FILES};
+use super::{DeviceStatus, Kind, Problem, format_duration};
 use crate::sanitize::sanitize;
 use chrono::{DateTime, Utc};
 use std::path::Path;
 use std::time::Duration;
 
-/// A file that waits longer should have been taken by the hook or by a sweep.
-const WAITS_TOO_LONG: Duration = Duration::from_secs(2 * 3600);
+/// Maximum waiting time of a file. The hook or a sweep should have ingested it by then.
+const MAX_WAITING: Duration = Duration::from_secs(2 * 3600);
 
-/// A clock may be this far ahead of the file's arrival before it counts as wrong.
-const AHEAD: Duration = Duration::from_secs(3600);
+/// Maximum time by which the last measurement may be after the file's arrival. More means a wrong clock.
+const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(3600);
 
-/// The last measurement may be this much older than the file's arrival before the clock counts as wrong.
-const BEHIND: Duration = Duration::from_secs(3 * 86_400);
+/// Maximum time by which the last measurement may be before the file's arrival. More means a wrong clock.
+const MAX_CLOCK_BEHIND: Duration = Duration::from_secs(3 * 86_400);
 
-/// Makes a status of what was found.
+/// Derives the status of a device from its scan.
 pub fn diagnose(
-    found: DeviceScan,
+    scan: DeviceScan,
     data: &Path,
     now: DateTime<Utc>,
     silent_after: Duration,
 ) -> DeviceStatus {
-    let mut parts = found.path.iter().map(sanitize);
+    let mut parts = scan.path.iter().map(sanitize);
     let mut part = || parts.next().unwrap_or_default();
     let (company, campaign, device) = (part(), part(), part());
-    let newest = found.newest.first();
+    let newest = scan.newest.first();
     let last_file_time = newest.map(|file| DateTime::<Utc>::from(file.time));
-    let last_measurement = found
+    let last_measurement = scan
         .newest
         .iter()
         .filter_map(|file| file.last_measurement)
         .max()
         .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
     let age = |time: DateTime<Utc>| (now - time).to_std().unwrap_or_default();
-    // Built of its parts: joining an empty path would leave a slash at the end.
+    // Collected from components, because joining an empty path would add a trailing slash.
     let quoted = |path: &Path| {
         let whole: std::path::PathBuf = data.iter().chain(path).collect();
         format!("'{}'", sanitize(whole).replace('\'', "'\\''"))
@@ -49,13 +49,13 @@ pub fn diagnose(
         })
     };
 
-    if let Some(error) = &found.unreadable {
+    if let Some(error) = &scan.unreadable {
         problem(
             Kind::Unreadable,
-            format!("the folder cannot be looked into: {error}"),
+            format!("the folder cannot be read: {error}"),
             format!(
-                "give the user of powerview the right to read {}",
-                quoted(&found.path)
+                "grant read access to {} to the user that runs powerview",
+                quoted(&scan.path)
             ),
         );
     } else if device.is_empty() {
@@ -67,59 +67,55 @@ pub fn diagnose(
                 "the campaign has no device"
             }
             .to_owned(),
-            "check the folder that the logger uploads to, or remove this one".to_owned(),
+            "check the folder that the logger uploads to, or remove this folder".to_owned(),
         );
     } else {
         match last_file_time {
             None => problem(
                 Kind::Empty,
-                "no file has ever arrived".to_owned(),
+                "no file has arrived yet".to_owned(),
                 "check the logger's SFTP settings: user, folder, network".to_owned(),
             ),
             Some(time) if age(time) > silent_after => problem(
                 Kind::Silent,
-                format!("no file for {}", span(age(time))),
+                format!("no file for {}", format_duration(age(time))),
                 "check the logger's power and network, then its SFTP user".to_owned(),
             ),
             Some(_) => {}
         }
     }
-    if found.errors_other > 0 {
-        let folder = quoted(&found.path.join("error"));
+    if scan.errors_other > 0 {
+        let folder = quoted(&scan.path.join("error"));
         problem(
             Kind::Errors,
             format!(
-                "{} in error/ that another try does not help",
-                files(found.errors_other)
+                "{} in error/ that cannot be retried",
+                files(scan.errors_other)
             ),
             format!("read the reasons: cat {folder}/*.error.json"),
         );
     }
-    if found.errors_retryable > 0 {
+    if scan.errors_retryable > 0 {
         problem(
             Kind::Retryable,
             format!(
-                "{} in error/ that failed for the server's sake",
-                files(found.errors_retryable)
+                "{} in error/ that failed because of the server",
+                files(scan.errors_retryable)
             ),
             format!("powerview -d {} --retry-errors", quoted(Path::new(""))),
         );
     }
-    let waits = found.oldest_waiting.map(|time| age(time.into()));
-    if let Some(waits) = waits.filter(|waits| *waits > WAITS_TOO_LONG) {
+    let waiting_for = scan.oldest_waiting.map(|time| age(time.into()));
+    if let Some(waiting_for) = waiting_for.filter(|waiting_for| *waiting_for > MAX_WAITING) {
         problem(
             Kind::Waiting,
             format!(
-                "{}, the oldest for {}",
-                if found.waiting == 1 {
-                    "1 file waits".to_owned()
-                } else {
-                    format!("{} files wait", found.waiting)
-                },
-                span(waits)
+                "{} waiting, the oldest for {}",
+                files(scan.waiting),
+                format_duration(waiting_for)
             ),
             format!(
-                "powerview -d {}, and see what it says",
+                "run powerview -d {} and read its messages",
                 quoted(Path::new(""))
             ),
         );
@@ -129,30 +125,32 @@ pub fn diagnose(
             .last_measurement
             .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
     {
-        let off = |ahead: bool, by: Duration| {
+        let message = |ahead: bool, by: Duration| {
             format!(
                 "the last measurement is {} {} the file's arrival",
-                span(by),
+                format_duration(by),
                 if ahead { "after" } else { "before" }
             )
         };
-        let remedy = "set the logger's clock and time zone (or TSV_TIMEZONE)".to_owned();
+        let remedy = "correct the logger's clock and time zone, or TSV_TIMEZONE".to_owned();
         match (last - arrival).to_std() {
-            Ok(ahead) if ahead > AHEAD => problem(Kind::Clock, off(true, ahead), remedy),
+            Ok(ahead) if ahead > MAX_CLOCK_AHEAD => {
+                problem(Kind::Clock, message(true, ahead), remedy)
+            }
             Err(_) => {
                 let behind = (arrival - last).to_std().unwrap_or_default();
-                if behind > BEHIND {
-                    problem(Kind::Clock, off(false, behind), remedy);
+                if behind > MAX_CLOCK_BEHIND {
+                    problem(Kind::Clock, message(false, behind), remedy);
                 }
             }
             Ok(_) => {}
         }
     }
-    if found.newest.len() == NEWEST && found.newest.iter().all(|file| file.truncated) {
+    if scan.newest.len() == NEWEST_FILES && scan.newest.iter().all(|file| file.truncated) {
         problem(
             Kind::Truncated,
-            format!("the last {NEWEST} files are all cut off"),
-            "check the logger's connection: its uploads break off".to_owned(),
+            format!("the last {NEWEST_FILES} files are all truncated"),
+            "check the logger's network connection, which interrupts its uploads".to_owned(),
         );
     }
     problems.sort();
@@ -163,9 +161,9 @@ pub fn diagnose(
         last_measurement,
         last_file: newest.map(|file| sanitize(file.sub.join(&file.name))),
         last_file_time,
-        waiting: found.waiting,
-        errors_retryable: found.errors_retryable,
-        errors_other: found.errors_other,
+        waiting: scan.waiting,
+        errors_retryable: scan.errors_retryable,
+        errors_other: scan.errors_other,
         problems,
     }
 }
@@ -180,7 +178,7 @@ fn files(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scan::Newest;
+    use super::super::scan::NewestFile;
     use super::*;
     use std::path::PathBuf;
 
@@ -190,13 +188,13 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000, 0).unwrap()
     }
 
-    /// A device whose newest files arrived so many hours ago, with measurements up to so many hours before now.
+    /// A device whose newest files have the given arrival and last measurement, in hours before now.
     fn device(files: &[(u64, i64, bool)]) -> DeviceScan {
         DeviceScan {
             path: PathBuf::from("acme/site/0200"),
             newest: files
                 .iter()
-                .map(|(hours, measured, truncated)| Newest {
+                .map(|(hours, measured, truncated)| NewestFile {
                     name: "x.tsv".into(),
                     sub: "parsed".into(),
                     time: (now() - Duration::from_secs(hours * HOUR)).into(),
@@ -208,9 +206,9 @@ mod tests {
         }
     }
 
-    fn kinds(found: DeviceScan) -> Vec<Kind> {
+    fn kinds(scan: DeviceScan) -> Vec<Kind> {
         let status = diagnose(
-            found,
+            scan,
             Path::new("/data"),
             now(),
             Duration::from_secs(26 * HOUR),
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_logger_that_sends_every_day_is_well() {
+    fn a_logger_that_uploads_every_day_is_healthy() {
         assert_eq!(kinds(device(&[(3, 3, false), (27, 27, false)])), []);
     }
 
@@ -230,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_off_ahead_and_behind() {
+    fn a_clock_that_is_ahead_or_behind_is_a_problem() {
         assert_eq!(kinds(device(&[(1, -2, false)])), [Kind::Clock]);
         assert_eq!(kinds(device(&[(1, 80, false)])), [Kind::Clock]);
         assert_eq!(kinds(device(&[(1, 60, false)])), []);
     }
 
     #[test]
-    fn only_cuts_again_and_again_are_told() {
+    fn only_repeated_truncation_is_a_problem() {
         assert_eq!(
             kinds(device(&[(1, 1, true), (2, 2, true), (3, 3, true)])),
             [Kind::Truncated]
@@ -250,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_files_that_wait_are_told_with_the_command_that_helps() {
-        let mut found = device(&[(1, 1, false)]);
-        found.errors_other = 1;
-        found.errors_retryable = 2;
-        found.waiting = 3;
-        found.oldest_waiting = Some((now() - Duration::from_secs(3 * HOUR)).into());
+    fn failed_and_waiting_files_are_problems_with_a_command_as_remedy() {
+        let mut scan = device(&[(1, 1, false)]);
+        scan.errors_other = 1;
+        scan.errors_retryable = 2;
+        scan.waiting = 3;
+        scan.oldest_waiting = Some((now() - Duration::from_secs(3 * HOUR)).into());
         let status = diagnose(
-            found,
+            scan,
             Path::new("/da'ta"),
             now(),
             Duration::from_secs(26 * HOUR),

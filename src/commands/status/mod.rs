@@ -1,4 +1,4 @@
-//! `powerview status`: does every logger arrive? Read off the folders alone, no server is asked.
+//! `powerview status`: lists all devices and their problems. It reads the data folder only and needs no server.
 
 mod diagnose;
 mod scan;
@@ -15,83 +15,83 @@ use serde::Serialize;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-/// How a device, or a campaign without one, is doing.
+/// The status of a device, or of a campaign without devices.
 ///
-/// This is also an entry of `devices` in the output of `--json`, whose keys stay as they are: new ones may be added.
+/// Serialized as an entry of `devices` in the output of `--json`. Its keys are stable; new ones may be added.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeviceStatus {
-    /// The company's folder, made safe to show.
+    /// Name of the company folder, sanitized.
     pub company: String,
-    /// The campaign's folder; empty if the company could not be looked into.
+    /// Name of the campaign folder; empty if the company has none or cannot be read.
     pub campaign: String,
-    /// The device's folder; empty for a campaign without devices.
+    /// Name of the device folder; empty for a campaign without devices.
     pub device: String,
-    /// The last instant in the newest files, ISO 8601 in UTC.
+    /// Time of the last measurement in the newest files, ISO 8601 in UTC.
     pub last_measurement: Option<DateTime<Utc>>,
-    /// The newest file, wherever it lies.
+    /// The newest file, relative to the device folder.
     pub last_file: Option<String>,
-    /// When it arrived: its last change on disk.
+    /// Arrival of the newest file: its modification time.
     pub last_file_time: Option<DateTime<Utc>>,
-    /// Files that wait.
+    /// Number of files waiting to be ingested.
     pub waiting: u64,
-    /// Files in `error/` that `--retry-errors` takes.
+    /// Number of files in `error/` that `--retry-errors` ingests again.
     pub errors_retryable: u64,
-    /// Files in `error/` that need a person.
+    /// Number of files in `error/` that need manual attention.
     pub errors_other: u64,
-    /// What is wrong, the worst first; empty if all is well.
+    /// The problems, most severe first.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// A problem of a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// What kind, for programs.
+    /// The kind, for programs.
     pub kind: Kind,
-    /// What is wrong, for people.
+    /// Description, for people.
     pub message: String,
-    /// What to do about it.
+    /// How to solve it.
     pub remedy: String,
 }
 
-/// The kinds of what can be wrong, the worst first.
+/// Kinds of problems, most severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A folder cannot be looked into.
+    /// A folder or file cannot be read.
     Unreadable,
     /// No file for longer than `--silent-after`.
     Silent,
-    /// Files in `error/` that need a person.
+    /// Files in `error/` need manual attention.
     Errors,
-    /// Files in `error/` that failed for the server's sake.
+    /// Files in `error/` failed because of the server.
     Retryable,
-    /// Files wait that should have been taken.
+    /// Files have been waiting for too long.
     Waiting,
     /// The logger's clock is wrong.
     Clock,
-    /// The newest files are all cut off.
+    /// The newest files are all truncated.
     Truncated,
-    /// A campaign without a file.
+    /// A company without campaigns, a campaign without devices or a device without files.
     Empty,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    /// When it was looked.
+    /// Time of the scan.
     time: DateTime<Utc>,
     data_folder: String,
-    /// In seconds.
+    /// Value of `--silent-after` in seconds.
     silent_after_s: u64,
-    /// Whether nothing is wrong.
+    /// Whether there are no problems.
     healthy: bool,
     devices: &'a [DeviceStatus],
 }
 
-/// Prints the state of all devices; 1 if something is wrong.
+/// Prints the status of all devices; exit status 1 if there are problems.
 ///
 /// # Errors
-/// A data folder that cannot be used.
+/// The data folder or a setting is unusable.
 pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
@@ -101,9 +101,9 @@ pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let silent_after = args.silent_after;
     let mut devices: Vec<_> = scan::all(&folder, &zones)
         .into_iter()
-        .map(|found| diagnose::diagnose(found, &folder, now, silent_after))
+        .map(|device| diagnose::diagnose(device, &folder, now, silent_after))
         .collect();
-    devices.sort_by(worst_first);
+    devices.sort_by(by_severity);
     let healthy = devices.iter().all(|device| device.problems.is_empty());
     let text = if args.json {
         let report = Report {
@@ -117,7 +117,7 @@ pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     } else {
         table::table(&devices, now, std::io::stdout().is_terminal())
     };
-    // That nobody listens changes nothing: the exit code says it too.
+    // Write errors are ignored: the exit code has the result too.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(if healthy {
         ExitCode::Success
@@ -126,8 +126,8 @@ pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn worst_first(a: &DeviceStatus, b: &DeviceStatus) -> std::cmp::Ordering {
-    // A device without problems comes last.
+fn by_severity(a: &DeviceStatus, b: &DeviceStatus) -> std::cmp::Ordering {
+    // Devices without problems come last.
     let worst = |d: &DeviceStatus| {
         d.problems
             .first()
@@ -138,8 +138,8 @@ fn worst_first(a: &DeviceStatus, b: &DeviceStatus) -> std::cmp::Ordering {
     })
 }
 
-/// A time span as people say it: "3 h", "2 d".
-fn span(duration: Duration) -> String {
+/// Formats a duration in one unit: "90 min", "3 h", "2 d".
+fn format_duration(duration: Duration) -> String {
     let minutes = duration.as_secs() / 60;
     match minutes {
         0..120 => format!("{minutes} min"),
@@ -153,12 +153,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_said_as_people_say_them() {
-        let said = |minutes: u64| span(Duration::from_secs(minutes * 60));
-        assert_eq!(said(0), "0 min");
-        assert_eq!(said(119), "119 min");
-        assert_eq!(said(120), "2 h");
-        assert_eq!(said(26 * 60), "26 h");
-        assert_eq!(said(5 * 1440), "5 d");
+    fn durations_are_formatted_in_the_largest_suitable_unit() {
+        let format = |minutes: u64| format_duration(Duration::from_secs(minutes * 60));
+        assert_eq!(format(0), "0 min");
+        assert_eq!(format(119), "119 min");
+        assert_eq!(format(120), "2 h");
+        assert_eq!(format(26 * 60), "26 h");
+        assert_eq!(format(5 * 1440), "5 d");
     }
 }

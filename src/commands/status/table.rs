@@ -1,11 +1,11 @@
-//! The table for a person.
+//! The table for people.
 
-use super::{DeviceStatus, Kind, span};
+use super::{DeviceStatus, Kind, format_duration};
 use chrono::{DateTime, Utc};
 use std::fmt::Write as _;
 use unicode_width::UnicodeWidthStr as _;
 
-const HEAD: [&str; 8] = [
+const HEADER: [&str; 8] = [
     "",
     "company",
     "campaign",
@@ -19,12 +19,12 @@ const HEAD: [&str; 8] = [
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const GREEN: &str = "\x1b[32m";
-const PLAIN: &str = "\x1b[0m";
+const RESET: &str = "\x1b[0m";
 
-/// One line a device, what is wrong below it, and a line that sums up.
+/// Formats one line per device, its problems below it, and a summary line.
 pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> String {
     let rows: Vec<[String; 8]> = devices.iter().map(|device| row(device, now)).collect();
-    let mut widths = HEAD.map(|head| head.width());
+    let mut widths = HEADER.map(|head| head.width());
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.width());
@@ -37,12 +37,12 @@ pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> Str
         }
         text.trim_end().to_owned() + "\n"
     };
-    let mut text = line(HEAD);
+    let mut text = line(HEADER);
     for (device, row) in devices.iter().zip(&rows) {
         let line = line(row.each_ref().map(String::as_str));
         match colour(device).filter(|_| colours) {
             Some(colour) => {
-                let _ = writeln!(text, "{colour}{}{PLAIN}", line.trim_end());
+                let _ = writeln!(text, "{colour}{}{RESET}", line.trim_end());
             }
             None => text.push_str(&line),
         }
@@ -50,14 +50,14 @@ pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> Str
             let _ = writeln!(text, "      {}: {}", problem.message, problem.remedy);
         }
     }
-    let ill = devices
+    let unhealthy = devices
         .iter()
         .filter(|device| !device.problems.is_empty())
         .count();
-    let _ = match (devices.len(), ill) {
+    let _ = match (devices.len(), unhealthy) {
         (0, _) => writeln!(text, "no device yet"),
         (all, 0) => writeln!(text, "all {all} devices are healthy"),
-        (all, ill) => writeln!(text, "{ill} of {all} devices need attention"),
+        (all, unhealthy) => writeln!(text, "{unhealthy} of {all} devices need attention"),
     };
     text
 }
@@ -83,7 +83,10 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
             .last_measurement
             .map_or_else(dash, |at| at.format("%Y-%m-%d %H:%MZ").to_string()),
         device.last_file_time.map_or_else(dash, |at| {
-            format!("{} ago", span((now - at).to_std().unwrap_or_default()))
+            format!(
+                "{} ago",
+                format_duration((now - at).to_std().unwrap_or_default())
+            )
         }),
         device.waiting.to_string(),
         match (device.errors_retryable, device.errors_other) {
@@ -152,6 +155,6 @@ mod tests {
     #[test]
     fn a_terminal_gets_colours() {
         let text = table(&[device("1", Some(Kind::Silent))], Utc::now(), true);
-        assert!(text.contains(RED) && text.contains(PLAIN));
+        assert!(text.contains(RED) && text.contains(RESET));
     }
 }

@@ -196,7 +196,7 @@ impl Device<'_> {
         // The sidecar of a file that was tried again, or one that a killed run wrote before it could move the file. What hinders
         // that is somebody's own folder of such a name: no reason to doubt the move.
         if let Ok(errors) = self.folder.open_below(Path::new(ERROR))
-            && let Err(error) = errors.tidy_sidecars(name)
+            && let Err(error) = errors.remove_leftover_sidecars(name)
         {
             tracing::debug!("{}: not tidied: {error}", sanitize(errors.path()));
         }

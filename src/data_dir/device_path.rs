@@ -1,6 +1,7 @@
-//! Names that become a bucket, a measurement or a tag: checked once, when a path is read.
+//! Company, campaign and device folders, whose names become bucket, measurement and tags.
 //!
-//! Source: docs/specification.md, section 1 (folders) and what InfluxDB 2 refuses or reserves.
+//! Names are validated once, when a path is parsed, against the rules of InfluxDB 2.
+//! See docs/specification.md, section 1.
 
 use crate::sanitize::{needs_escape, sanitize};
 use std::ffi::OsStr;
@@ -8,31 +9,31 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
-/// Sub-folders of a device that hold what was dealt with; a sweep never enters them.
+/// Sub-folder of a device for ingested files. A sweep never enters it.
 pub const PARSED: &str = "parsed";
-/// See [`PARSED`].
+/// Sub-folder of a device for failed files. A sweep never enters it.
 pub const ERROR: &str = "error";
 
-/// Whether a folder of this name is one of the two that a sweep never enters.
+/// Whether a folder of this name holds processed files (`parsed/` or `error/`).
 pub fn is_processed_dir(name: &OsStr) -> bool {
     name == PARSED || name == ERROR
 }
 
-/// A company's folder name, fit to be an InfluxDB bucket.
+/// A company's folder name, valid as an InfluxDB bucket name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Company(String);
 
-/// A campaign's folder name, fit to be a measurement and a tag value.
+/// A campaign's folder name, valid as a measurement and as a tag value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Campaign(String);
 
-/// A device folder's name: the serial number of a master, as far as the person who made the folder knew.
+/// A device folder's name. It should be the master's serial number, but may differ from the one in the file's header.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Device(String);
 
-/// Why a folder cannot be used.
+/// A folder name that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the {level} folder {name:?} cannot be used: {reason}; rename the folder", name = sanitize(.name))]
+#[error("invalid {level} folder name {name:?}: {reason}; rename the folder", name = sanitize(.name))]
 pub struct NameError {
     level: &'static str,
     name: std::ffi::OsString,
@@ -50,89 +51,90 @@ impl NameError {
 }
 
 impl Company {
-    /// Checks a folder name.
+    /// Validates a folder name.
     ///
     /// # Errors
-    /// Refuses what is not UTF-8, holds control characters, line breaks or `"`, begins with `_`, or is the
-    /// meta bucket's own name.
+    /// If the name is empty or not UTF-8, contains control characters, line breaks or `"`, begins with `_`, or equals
+    /// `meta_bucket`.
     pub fn new(name: &OsStr, meta_bucket: &str) -> Result<Self, NameError> {
-        let refuse = |reason| Err(NameError::new("company", name, reason));
-        let text = match common(name) {
+        let reject = |reason| Err(NameError::new("company", name, reason));
+        let text = match validate_bucket_or_measurement(name) {
             Ok(text) => text,
-            Err(reason) => return refuse(reason),
+            Err(reason) => return reject(reason),
         };
         if text == meta_bucket {
-            return refuse("it is the name of the bucket for PowerView's own reports");
+            return reject("the name is reserved for the bucket of PowerView's own reports");
         }
         Ok(Self(text.to_owned()))
     }
 }
 
 impl Campaign {
-    /// Checks a folder name.
+    /// Validates a folder name.
     ///
     /// # Errors
-    /// Refuses what is not UTF-8, holds control characters, line breaks or `"`, begins with `_`, begins with `#`
-    /// (the server takes such a line for a comment and drops it without a word) or is nothing but backslashes.
+    /// If the name is empty or not UTF-8, contains control characters, line breaks or `"`, begins with `_` or `#`
+    /// (InfluxDB silently drops lines that begin with `#`), or consists of backslashes only.
     pub fn new(name: &OsStr) -> Result<Self, NameError> {
-        let refuse = |reason| Err(NameError::new("campaign", name, reason));
-        let text = match common(name) {
+        let reject = |reason| Err(NameError::new("campaign", name, reason));
+        let text = match validate_bucket_or_measurement(name) {
             Ok(text) => text,
-            Err(reason) => return refuse(reason),
+            Err(reason) => return reject(reason),
         };
         if text.starts_with('#') {
-            return refuse("InfluxDB takes a measurement that begins with '#' for a comment");
+            return reject("InfluxDB treats lines that begin with '#' as comments");
         }
         if text.trim_end_matches('\\').is_empty() {
-            return refuse("a measurement cannot consist of backslashes");
+            return reject("a measurement must not consist of backslashes only");
         }
         Ok(Self(text.to_owned()))
     }
 }
 
 impl Device {
-    /// Checks a folder name.
+    /// Validates a folder name.
     ///
     /// # Errors
-    /// Refuses what is not UTF-8 and what holds control characters or line breaks.
+    /// If the name is empty or not UTF-8, or contains control characters or line breaks.
     pub fn new(name: &OsStr) -> Result<Self, NameError> {
-        match plain_text(name) {
+        match validate_text(name) {
             Ok(text) => Ok(Self(text.to_owned())),
             Err(reason) => Err(NameError::new("device", name, reason)),
         }
     }
 }
 
-/// The rules that a company and a campaign share.
-fn common(name: &OsStr) -> Result<&str, &'static str> {
-    let text = plain_text(name)?;
+/// Validates the rules that companies and campaigns share.
+fn validate_bucket_or_measurement(name: &OsStr) -> Result<&str, &'static str> {
+    let text = validate_text(name)?;
     if text.starts_with('_') {
         return Err("names that begin with '_' are reserved by InfluxDB");
     }
     if text.contains('"') {
-        return Err("InfluxDB accepts no quotation mark in a bucket's name");
+        return Err("InfluxDB does not accept quotation marks in bucket names");
     }
     Ok(text)
 }
 
-fn plain_text(name: &OsStr) -> Result<&str, &'static str> {
-    let text = std::str::from_utf8(name.as_bytes()).map_err(|_| "it is not UTF-8")?;
+/// Validates the rules that all three folder names share.
+fn validate_text(name: &OsStr) -> Result<&str, &'static str> {
+    let text = std::str::from_utf8(name.as_bytes()).map_err(|_| "the name is not UTF-8")?;
     if text.trim().is_empty() || text == "." || text == ".." {
-        return Err("it is empty or no name");
+        return Err("the name is empty, '.' or '..'");
     }
     if text
         .chars()
         .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
     {
-        return Err("it holds a control character or a line break");
+        return Err("the name contains a control character or a line break");
     }
     Ok(text)
 }
 
-macro_rules! text_of {
+macro_rules! impl_name {
     ($($name:ident),*) => {$(
         impl $name {
-            /// The name as the folder spells it.
+            /// The name of the folder, unescaped.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -152,37 +154,35 @@ macro_rules! text_of {
         }
     )*};
 }
-text_of!(Company, Campaign, Device);
+impl_name!(Company, Campaign, Device);
 
-/// The device folder that a file belongs to, read off its path below the data folder.
+/// The device folder that a file belongs to, parsed from the file's path below the data folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DevicePath {
-    /// The company: the bucket.
+    /// The company, which names the bucket.
     pub company: Company,
-    /// The campaign: measurement and tag.
+    /// The campaign, which names the measurement and a tag.
     pub campaign: Campaign,
-    /// The device folder: a field of the report only.
+    /// The device folder, which is used in reports only.
     pub device: Device,
 }
 
-/// Why a path below the data folder is no device's file.
+/// Why a path below the data folder does not belong to a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DevicePathError {
     /// Fewer than three folders above the file.
-    #[error(
-        "the file lies too high in the tree: it belongs into <company>/<campaign>/<device>/; move it there"
-    )]
+    #[error("file is not in a device folder; move it to <company>/<campaign>/<device>/")]
     TooHigh,
-    /// A folder's name cannot be used.
+    /// A folder name is not valid.
     #[error(transparent)]
     Name(#[from] NameError),
 }
 
 impl DevicePath {
-    /// Reads company, campaign and device off the folders of `relative`, a file's folder below the data folder.
+    /// Parses the first three components of `relative`, a folder's path below the data folder.
     ///
     /// # Errors
-    /// Where the file lies too high, or one of the three names cannot be used.
+    /// If there are fewer than three components above `parsed/` or `error/`, or if a name is not valid.
     pub fn of_folder(relative: &Path, meta_bucket: &str) -> Result<Self, DevicePathError> {
         let mut folders = relative.components().filter_map(|part| match part {
             Component::Normal(name) => Some(name),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_influxdb_refuses_or_reserves_is_no_company() {
+    fn names_that_influxdb_rejects_or_reserves_are_not_companies() {
         for name in [
             "",
             ".",
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_campaign_that_the_server_would_take_for_a_comment_is_refused() {
+    fn a_campaign_that_the_server_would_treat_as_a_comment_is_rejected() {
         assert!(Campaign::new(OsStr::new("#1")).is_err());
         assert!(Campaign::new(OsStr::new("\\\\")).is_err());
         assert!(Campaign::new(OsStr::new("été #1")).is_ok());
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_above_the_device_folder_lies_too_high() {
+    fn a_file_above_the_device_folder_is_rejected() {
         for path in [
             "",
             "acme",
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_a_refusal_hold_no_raw_control_character() {
+    fn the_error_message_contains_no_raw_control_character() {
         assert!(
             !company("a\x1b[2Jb")
                 .unwrap_err()

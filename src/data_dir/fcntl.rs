@@ -1,33 +1,32 @@
-//! `F_SETLEASE` and `F_GETLEASE`, which no safe crate wraps. The only unsafe code of the program.
+//! Wrappers of `F_SETLEASE` and `F_GETLEASE`, for which there is no safe crate.
+//!
+//! This is the only unsafe code of the program.
 #![allow(
     unsafe_code,
-    reason = "fcntl's lease commands take integers and touch no memory of the process"
+    reason = "fcntl's lease commands take integers and do not access memory of the process"
 )]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// Takes a read lease on the open file. The process gets `SIGIO` when somebody wants to write to the file.
+/// Takes a read lease on the open file. The process gets `SIGIO` when another process opens the file for writing.
 ///
 /// # Errors
-/// `EAGAIN` if the file is open for writing anywhere; `EACCES` if it belongs to another user; `EINVAL` and others if the
-/// file system knows no leases.
+/// `EAGAIN` if the file is open for writing in any process, `EACCES` if it belongs to another user, `EINVAL` or others
+/// if the file system does not support leases.
 pub(super) fn set_read_lease(file: BorrowedFd<'_>) -> io::Result<()> {
     set_lease(file, libc::F_RDLCK)
 }
 
-/// Gives the lease back.
+/// Releases the lease.
 ///
 /// # Errors
-/// `EAGAIN` if there is none.
+/// `EAGAIN` if there is no lease.
 pub(super) fn release_lease(file: BorrowedFd<'_>) -> io::Result<()> {
     set_lease(file, libc::F_UNLCK)
 }
 
-/// Whether the read lease still stands. A broken one does not: a writer waits for its release, or it is gone.
-///
-/// # Errors
-/// Those of the file system.
+/// Whether the read lease is held and not broken. It is broken once a writer waits for its release.
 pub(super) fn has_read_lease(file: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: the descriptor is open while it is borrowed, and F_GETLEASE takes no argument.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) } {

@@ -1,9 +1,11 @@
-//! Read leases: the proof that nobody has a file open for writing. Source: docs/specification.md, section 9.
+//! Read leases, which prove that no process has a file open for writing.
 //!
-//! The kernel grants a read lease only if the file is open for writing nowhere, whoever and wherever the writer is. While the
-//! lease is held, a new writer's `open` waits in the kernel, and this process gets `SIGIO`. The writer has found the inode by
-//! then and will write to that very file, wherever it is moved meanwhile. So a lease that is broken before the move means
-//! that the file stays, and one that is broken during the move means that the file is moved back before the writer goes on.
+//! The kernel grants a read lease only if no process at all has the file open for writing. While the lease is held, the
+//! `open` call of a new writer blocks in the kernel, and this process gets `SIGIO`. The writer has resolved the inode
+//! by then and will write to the same file wherever it is moved. Therefore a file whose lease is broken before the move
+//! stays, and one whose lease is broken during the move is moved back before the writer continues.
+//!
+//! See docs/specification.md, section 9.
 
 use super::fcntl::{has_read_lease, release_lease, set_read_lease};
 use std::collections::HashMap;
@@ -15,21 +17,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// How long a writer waits at most if the process does not get its `SIGIO` (the signal may be blocked).
+/// Interval at which all leases are checked even without `SIGIO`, which may be blocked. Limits the wait of a writer.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Why there is no lease.
+/// Why a lease was not granted.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// The file is open for writing, in this or in any other process.
+    /// The file is open for writing in this or another process.
     #[error("the file is open for writing")]
     Writer,
-    /// Leases cannot be had here: the file system knows none, or the file belongs to another user.
+    /// The file system does not support leases, or the file belongs to another user.
     #[error("no lease: {0}")]
     Unavailable(io::Error),
 }
 
-/// A read lease on an open file. It ends when it is dropped.
+/// A read lease on an open file. Dropping it releases it.
 #[derive(Debug)]
 pub struct Lease {
     id: u64,
@@ -44,21 +46,18 @@ struct Held {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// A writer that comes is let in at once.
+    /// A new writer breaks the lease, which is then released at once.
     Guarding,
-    /// A writer that comes waits until the file has its place.
+    /// A new writer waits until the file is moved.
     Moving,
-    /// A writer came. The lease is released.
+    /// A writer broke the lease, and it was released.
     Broken,
-    /// Released after the move.
+    /// The lease was released after the move.
     Released,
 }
 
 impl Lease {
     /// Takes a read lease on `file`, which must be open for reading only.
-    ///
-    /// # Errors
-    /// See [`LeaseError`].
     pub(super) fn take(file: &Arc<File>) -> Result<Self, LeaseError> {
         let registry = registry().map_err(|error| {
             LeaseError::Unavailable(io::Error::new(error.kind(), error.to_string()))
@@ -75,7 +74,7 @@ impl Lease {
         Ok(Self { id, held })
     }
 
-    /// Whether nobody has opened the file for writing since the lease was taken.
+    /// Whether no process has opened the file for writing since the lease was taken.
     pub fn is_intact(&self) -> bool {
         match *self.held.phase() {
             Phase::Guarding | Phase::Moving => self.held.has_lease(),
@@ -83,7 +82,7 @@ impl Lease {
         }
     }
 
-    /// From now on a writer waits until [`Lease::release`]. Returns whether the lease is intact.
+    /// Makes new writers wait until [`Lease::release`]. Returns whether the lease is intact.
     pub fn begin_move(&self) -> bool {
         let mut phase = self.held.phase();
         if *phase == Phase::Guarding && self.held.has_lease() {
@@ -93,7 +92,7 @@ impl Lease {
         false
     }
 
-    /// Gives the lease back; a writer that waits goes on.
+    /// Releases the lease. A waiting writer continues.
     pub fn release(&self) {
         let mut phase = self.held.phase();
         if matches!(*phase, Phase::Guarding | Phase::Moving) {
@@ -102,7 +101,7 @@ impl Lease {
         }
     }
 
-    /// Whether somebody has the file open for writing now, after the release.
+    /// Whether a process has the file open for writing now. For use after the release.
     pub fn has_writer(&self) -> bool {
         let file = self.held.file.as_fd();
         match set_read_lease(file) {
@@ -135,13 +134,13 @@ impl Held {
     }
 
     fn release(&self) {
-        // It fails only if the kernel has taken the lease away already.
+        // This fails only if the kernel has revoked the lease already.
         if let Err(error) = release_lease(self.file.as_fd()) {
-            tracing::debug!("the lease was gone: {error}");
+            tracing::debug!("lease was already released: {error}");
         }
     }
 
-    /// Lets a writer in that waits for this file, unless the file is being moved.
+    /// Releases the lease if a writer waits for it, unless the file is being moved.
     fn yield_to_writer(&self) {
         let mut phase = self.phase();
         if *phase == Phase::Guarding && !self.has_lease() {
@@ -185,8 +184,10 @@ impl Registry {
     }
 }
 
-/// The registry, with its thread that answers `SIGIO`. Without the thread no lease is taken: the signal would end the
-/// process, and writers would wait for 45 s.
+/// Returns the registry, and starts its thread that handles `SIGIO` on first use.
+///
+/// No lease is taken if the thread cannot be started: the signal would end the process, and writers would wait
+/// for 45 s.
 fn registry() -> Result<&'static Registry, &'static io::Error> {
     static REGISTRY: OnceLock<io::Result<Registry>> = OnceLock::new();
     REGISTRY
@@ -199,7 +200,7 @@ fn registry() -> Result<&'static Registry, &'static io::Error> {
                 .spawn(move || {
                     let mut signals = [0; 64];
                     loop {
-                        // Whatever it says, time-out included: all leases are looked at.
+                        // The result does not matter: all leases are checked, also after a time-out.
                         let _ = wake.read(&mut signals);
                         if let Some(Ok(registry)) = REGISTRY.get() {
                             registry.yield_to_writers();
@@ -232,14 +233,14 @@ mod tests {
         let path = path.to_owned();
         std::thread::spawn(move || {
             let mut writer = File::create(path).unwrap();
-            let let_in = Instant::now();
+            let opened = Instant::now();
             writer.write_all(b"new").unwrap();
-            let_in
+            opened
         })
     }
 
     #[test]
-    fn a_file_that_is_open_for_writing_gives_no_lease() {
+    fn no_lease_is_granted_for_a_file_that_is_open_for_writing() {
         let dir = tempfile::tempdir().unwrap();
         let (path, open) = file(&dir);
         let writer = File::options().append(true).open(&path).unwrap();
@@ -260,10 +261,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, open) = file(&dir);
         let lease = Lease::take(&open).unwrap();
-        let asked = Instant::now();
-        let let_in = overwrite(&path).join().unwrap();
+        let start = Instant::now();
+        let opened = overwrite(&path).join().unwrap();
         assert!(
-            let_in - asked < Duration::from_secs(5),
+            opened - start < Duration::from_secs(5),
             "not the kernel's 45 s"
         );
         assert!(!lease.is_intact());
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_comes_during_a_move_waits_for_its_end() {
+    fn a_writer_that_opens_the_file_during_a_move_waits_for_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let (path, open) = file(&dir);
         let lease = Lease::take(&open).unwrap();
@@ -279,7 +280,10 @@ mod tests {
         let writer = overwrite(&path);
         let deadline = Instant::now() + Duration::from_secs(20);
         while lease.is_intact() {
-            assert!(Instant::now() < deadline, "the writer does not come");
+            assert!(
+                Instant::now() < deadline,
+                "the writer does not open the file"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(2 * POLL_INTERVAL);
@@ -291,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_is_seen_after_the_release() {
+    fn a_writer_is_detected_after_the_release() {
         let dir = tempfile::tempdir().unwrap();
         let (path, open) = file(&dir);
         let lease = Lease::take(&open).unwrap();

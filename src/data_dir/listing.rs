@@ -1,6 +1,6 @@
-//! The names in a folder, in order, a bounded number at a time: a folder may hold a million.
+//! Sorted folder listings in pages of bounded size, because a folder may contain a million names.
 
-use super::{Dir, FOLDER};
+use super::{DIR_FLAGS, Dir};
 use rustix::fs::{AtFlags, Dir as DirStream, FileType, Mode, openat, statat};
 use rustix::io::Errno;
 use std::collections::BinaryHeap;
@@ -8,32 +8,32 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
-/// What a name stands for, as the folder itself says: no file is looked at.
+/// The type of a folder entry, as recorded in the folder itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryKind {
-    /// A file.
+    /// A regular file.
     File,
     /// A folder.
     Dir,
 }
 
-/// A name in a folder.
+/// A folder entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// The name.
+    /// The name without the folder.
     pub name: OsString,
-    /// File or folder; links, pipes and devices are no entries.
+    /// The type. Links, pipes and devices are never listed.
     pub kind: EntryKind,
 }
 
 impl Dir {
-    /// Calls `each` with every name in the folder and what it stands for; links, pipes and devices are left out.
+    /// Calls `each` for every file and folder in the folder. Links, pipes and devices are skipped.
     ///
     /// # Errors
-    /// Where the folder cannot be read to its end: no name is left out without a word.
+    /// If the folder cannot be read to its end, so that no name is missed silently.
     pub fn for_each_entry(&self, mut each: impl FnMut(&OsStr, EntryKind)) -> io::Result<()> {
-        // An opening of its own, and so a position of its own.
-        let fd = openat(&self.fd, ".", FOLDER, Mode::empty())?;
+        // A descriptor of its own has a read position of its own.
+        let fd = openat(&self.fd, ".", DIR_FLAGS, Mode::empty())?;
         for entry in DirStream::new(fd)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -41,7 +41,7 @@ impl Dir {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Some file systems do not say.
+                // Some file systems do not record the type.
                 FileType::Unknown => match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(file) => FileType::from_raw_mode(file.st_mode),
                     Err(Errno::NOENT) => continue,
@@ -58,10 +58,7 @@ impl Dir {
         Ok(())
     }
 
-    /// The first `limit` entries, by name, that come after `after` and that `wanted` accepts.
-    ///
-    /// # Errors
-    /// As [`Dir::for_each_entry`].
+    /// The first `limit` entries in the order of their names that follow `after` and match `wanted`.
     pub fn read_page(
         &self,
         after: Option<&OsStr>,
@@ -95,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_read_in_order_a_few_names_at_a_time() {
+    fn a_folder_is_read_in_sorted_pages() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["c", "a", "e", "b", "d"] {
             std::fs::write(dir.path().join(name), "").unwrap();
@@ -106,11 +103,11 @@ mod tests {
         let mut found = Vec::new();
         loop {
             let after = found.last().map(|e: &Entry| e.name.clone());
-            let more = folder.read_page(after.as_deref(), 2, |_, _| true).unwrap();
-            if more.is_empty() {
+            let page = folder.read_page(after.as_deref(), 2, |_, _| true).unwrap();
+            if page.is_empty() {
                 break;
             }
-            found.extend(more);
+            found.extend(page);
         }
         let names: Vec<_> = found.iter().map(|e| e.name.to_str().unwrap()).collect();
         assert_eq!(names, ["a", "b", "c", "d", "e", "folder"]);

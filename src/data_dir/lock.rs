@@ -1,5 +1,7 @@
-//! One process at a time works on a device's folder: an advisory lock on the folder itself, which dies with its holder and
-//! leaves nothing to clean up. Source: docs/specification.md, section 9.
+//! The advisory lock on a device folder, which only one process holds at a time.
+//!
+//! The lock is on the folder itself, so it ends with its process and leaves no lock file.
+//! See docs/specification.md, section 9.
 
 use super::Dir;
 use crate::sanitize::sanitize;
@@ -8,43 +10,42 @@ use rustix::fs::{FlockOperation, Mode, flock, fstat, openat};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Held until it is dropped.
+/// The lock on a device folder. Dropping it releases it.
 #[derive(Debug)]
 pub struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);
 
-/// Another process holds the lock and does not let go.
+/// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// The wait is over.
-    #[error("the folder is being worked on by {holder} since more than {} s; look at that process, the file stays where it is", .waited.as_secs())]
+    /// Another process held the lock until the time limit.
+    #[error("device folder is locked by {holder} (waited {} s); file left in place, check that process", .waited.as_secs())]
     Held {
-        /// "process 4711", or words for one that cannot be named.
+        /// For example "process 4711", or "another process" if it is unknown.
         holder: String,
-        /// How long was waited.
+        /// Time spent waiting.
         waited: Duration,
     },
-    /// The run was asked to end.
-    #[error("the run was asked to stop")]
+    /// Shutdown was requested.
+    #[error("run was stopped; file left for the next run")]
     Stopped,
-    /// The file system knows no locks, or the folder is gone.
-    #[error("the folder cannot be locked: {0}; the file stays where it is")]
+    /// The file system does not support locks, or the folder was removed.
+    #[error(
+        "cannot lock the device folder: {0}; file left in place, check that the file system supports locks"
+    )]
     Io(std::io::Error),
 }
 
 impl Dir {
-    /// Waits for the lock, at most `wait`.
-    ///
-    /// # Errors
-    /// See [`LockError`].
+    /// Acquires the lock. Waits for it for `wait` at most.
     pub fn lock(&self, wait: Duration, stop: &Shutdown) -> Result<DeviceLock, LockError> {
         let start = Instant::now();
-        // A duplicate of this descriptor would share its lock: the lock needs an opening of its own.
-        let own = openat(&self.fd, ".", super::FOLDER, Mode::empty())
+        // The lock needs its own open file description: a duplicate of the descriptor would share the lock.
+        let own_fd = openat(&self.fd, ".", super::DIR_FLAGS, Mode::empty())
             .map_err(|e| LockError::Io(e.into()))?;
-        let mut told = false;
+        let mut wait_logged = false;
         loop {
-            match flock(&own, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(DeviceLock(own)),
+            match flock(&own_fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(DeviceLock(own_fd)),
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(LockError::Io(error.into())),
             }
@@ -56,15 +57,19 @@ impl Dir {
                 let holder = self.holder();
                 return Err(LockError::Held { holder, waited });
             }
-            if !told && waited > Duration::from_secs(2) {
-                told = true;
-                tracing::info!("{}: waiting for {}", sanitize(&self.path), self.holder());
+            if !wait_logged && waited > Duration::from_secs(2) {
+                wait_logged = true;
+                tracing::info!(
+                    "{}: waiting for the lock held by {}",
+                    sanitize(&self.path),
+                    self.holder()
+                );
             }
             std::thread::sleep(POLL_INTERVAL.min(wait - waited));
         }
     }
 
-    /// Who holds the lock, as far as the system says.
+    /// Describes the process that holds the lock, if `/proc/locks` lists it.
     fn holder(&self) -> String {
         let pid = fstat(&self.fd).ok().and_then(|stat| {
             let locks = std::fs::read_to_string("/proc/locks").ok()?;
@@ -77,8 +82,10 @@ impl Dir {
     }
 }
 
-/// The process that holds a lock on this inode. A line reads `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`. The device
-/// is not compared: some file systems give another one here than to `stat`.
+/// Finds the process that holds a lock on this inode in the text of `/proc/locks`.
+///
+/// A line reads `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`. The device number is ignored because on some file
+/// systems it differs from the one of `stat`.
 fn holder_in(locks: &str, inode: u64) -> Option<u32> {
     locks.lines().find_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
@@ -95,25 +102,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_lock_waits_no_longer_than_it_may_and_names_the_holder() {
+    fn a_second_lock_fails_after_the_time_limit_and_names_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open(dir.path()).unwrap();
         let held = folder.lock(Duration::ZERO, &Shutdown::default()).unwrap();
         let other = Dir::open(dir.path()).unwrap();
-        let busy = other
+        let error = other
             .lock(Duration::from_millis(30), &Shutdown::default())
             .unwrap_err();
-        let words = busy.to_string();
+        let message = error.to_string();
         assert!(
-            words.contains(&format!("process {}", std::process::id())),
-            "{words}"
+            message.contains(&format!("process {}", std::process::id())),
+            "{message}"
         );
         drop(held);
         assert!(other.lock(Duration::ZERO, &Shutdown::default()).is_ok());
     }
 
     #[test]
-    fn waiters_are_not_taken_for_holders() {
+    fn waiters_are_not_reported_as_holders() {
         let locks = "1: POSIX  ADVISORY  WRITE 10 fe:00:5 0 EOF\n2: FLOCK  ADVISORY  WRITE 11 fe:00:5 0 EOF\n2: -> FLOCK  ADVISORY  WRITE 12 fe:00:5 0 EOF\n";
         assert_eq!(holder_in(locks, 5), Some(11));
         assert_eq!(holder_in(locks, 6), None);

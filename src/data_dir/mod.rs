@@ -1,7 +1,7 @@
-//! The data folder on disk, seen so that an upload cannot lead astray: folders are opened one by one without following
-//! links, files are opened and then looked at, moves are renames that never overwrite.
+//! Access to the data folder that is safe against concurrent changes by SFTP users, who own everything below it.
 //!
-//! An SFTP user owns everything below the data folder and may change it at any moment.
+//! Folders are opened one level at a time without following links, files are checked after they are opened, and moves
+//! are renames that never overwrite. See docs/specification.md, sections 1 and 9.
 
 mod device_path;
 mod fcntl;
@@ -33,65 +33,63 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-const FOLDER: OFlags = OFlags::DIRECTORY
+/// Flags for opening a folder; a symbolic link is an error.
+const DIR_FLAGS: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC)
     .union(OFlags::RDONLY);
 
-/// A folder held open, with its path for messages. What is done in it is done there, even if the path leads elsewhere by now.
+/// An open folder, with its path for messages. Operations use the descriptor and do not depend on the path.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// The room that a name in `error/` must leave for its sidecar's, in bytes.
+/// Bytes that a file name in `error/` must leave free for the suffix of its sidecar.
 pub const SIDECAR_NAME_ROOM: usize = SIDECAR_SUFFIX.len();
 
-/// What identifies a file, whatever its name.
+/// Device and inode number, which identify a file independently of its name.
 pub type Inode = (u64, u64);
 
 /// Size and times of a file at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Last change of the content, in nanoseconds since 1970; an uploader may set it.
+    /// `mtime` in nanoseconds since 1970. SFTP clients can set it.
     pub modified_ns: i128,
-    /// Last change of content, name or rights, in nanoseconds since 1970; no upload can set it.
+    /// `ctime` in nanoseconds since 1970: the last change of content, name or mode. SFTP clients cannot set it.
     pub changed_ns: i128,
 }
 
-/// A file held open, and what it was like when it was opened.
+/// An open file, with its size and times at the time of opening.
 #[derive(Debug)]
 pub struct OpenFile {
-    /// For reading.
+    /// The file, opened for reading.
     pub file: Arc<File>,
-    /// Device and inode.
+    /// Device and inode number.
     pub inode: Inode,
     /// Size and times when it was opened.
     pub stamp: Stamp,
 }
 
-/// Why a file was not opened.
+/// Why a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It is gone: another process has dealt with it.
-    #[error("there is no such file")]
+    /// The file does not exist, for example because another process has moved it.
+    #[error("no such file; check the path")]
     Gone,
-    /// A link, a folder, a pipe or a device.
-    #[error("it is {0}, not a file; remove it")]
+    /// The name belongs to a link, a folder, a pipe, a socket or a device.
+    #[error("not a regular file but {0}; remove it")]
     NotAFile(&'static str),
-    /// Rights, or the disk.
-    #[error("it cannot be opened: {0}; check the rights of the folder")]
+    /// Any other I/O error, mostly missing permissions.
+    #[error("cannot open the file: {0}; check its permissions and those of its folder")]
     Io(io::Error),
 }
 
 impl Dir {
-    /// Opens a folder that an operator named; links in its path are followed.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Opens a folder by a path from the configuration or the command line. Links in the path are followed.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         Ok(Self {
@@ -100,17 +98,14 @@ impl Dir {
         })
     }
 
-    /// Opens a folder below this one. Every part of the way must be a real folder: a link is an error (`ELOOP`, `ENOTDIR`).
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Opens a folder below this one. Every component must be a real folder: a link is an error (`ELOOP` or `ENOTDIR`).
     pub fn open_below(&self, relative: &Path) -> io::Result<Self> {
         let mut fd = self.fd.try_clone()?;
         for part in relative.components() {
             let Component::Normal(name) = part else {
                 return Err(io::ErrorKind::InvalidInput.into());
             };
-            fd = openat(&fd, name, FOLDER, Mode::empty())?;
+            fd = openat(&fd, name, DIR_FLAGS, Mode::empty())?;
         }
         Ok(Self {
             fd,
@@ -118,10 +113,7 @@ impl Dir {
         })
     }
 
-    /// Opens a folder directly in this one and makes it if it is missing.
-    ///
-    /// # Errors
-    /// Those of the file system; also where the name belongs to something that is no folder.
+    /// Opens a folder directly in this one and creates it if it is missing. Fails if it is not a folder.
     pub fn open_or_make(&self, name: &str) -> io::Result<Self> {
         match self.open_below(Path::new(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -135,15 +127,12 @@ impl Dir {
         }
     }
 
-    /// Where it was when it was opened.
+    /// The path under which the folder was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens a file for reading, without following a link and without waiting for a pipe, and then looks at what it is.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
+    /// Opens a regular file for reading. Does not follow links and does not block on pipes.
     pub fn open_file(&self, name: &OsStr) -> Result<OpenFile, OpenError> {
         use rustix::io::Errno;
         let flags =
@@ -169,10 +158,7 @@ impl Dir {
         }
     }
 
-    /// What the name stands for now; none if there is nothing. A link counts for itself.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// The inode that `name` currently refers to, or `None` if there is none. Links are not followed.
     pub fn inode_of(&self, name: &OsStr) -> io::Result<Option<Inode>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
@@ -181,10 +167,7 @@ impl Dir {
         }
     }
 
-    /// Size and times of a file; none where there is no such file, or it is something else.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Size and times of a regular file, or `None` if `name` is missing or something else.
     pub fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
@@ -195,11 +178,9 @@ impl Dir {
         }
     }
 
-    /// The last change of a file's content; none where there is no such file, or it is something else. Where the client has
-    /// set it to a time to come, the system's own mark of the last change counts, which nobody can set.
+    /// Time of the last change of a regular file's content, or `None` if `name` is missing or something else.
     ///
-    /// # Errors
-    /// Those of the file system.
+    /// See [`Stamp::uploaded_ns`] for times in the future.
     pub fn modified(&self, name: &OsStr) -> io::Result<Option<SystemTime>> {
         let since_1970 = |stamp: Stamp| {
             Duration::from_nanos(u64::try_from(stamp.uploaded_ns()).unwrap_or_default())
@@ -211,34 +192,24 @@ impl Dir {
 }
 
 impl OpenFile {
-    /// Takes a read lease: nobody has the file open for writing.
-    ///
-    /// # Errors
-    /// See [`LeaseError`].
+    /// Takes a read lease, which is granted only if no process has the file open for writing.
     pub fn lease(&self) -> Result<Lease, LeaseError> {
         Lease::take(&self.file)
     }
 
-    /// Size and times now.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Current size and times.
     pub fn stamp_now(&self) -> io::Result<Stamp> {
         Ok(Stamp::of(&fstat(&self.file)?))
     }
 
-    /// Whether size or times differ from when it was opened.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Whether size or times have changed since the file was opened.
     pub fn has_changed(&self) -> io::Result<bool> {
         Ok(self.stamp_now()? != self.stamp)
     }
 
-    /// Sets the mark of the last change to now, so that it is later than that of the content: read since it was written.
+    /// Updates `ctime` so that it is later than `mtime`, which marks the current content as ingested.
     ///
-    /// # Errors
-    /// Those of the file system; also where the file belongs to another user.
+    /// Fails if the file belongs to another user.
     pub fn mark_as_read(&self) -> io::Result<()> {
         let mode = Mode::from_raw_mode(fstat(&self.file)?.st_mode);
         Ok(fchmod(&self.file, mode)?)
@@ -254,19 +225,18 @@ impl Stamp {
         }
     }
 
-    /// Whether the content is the same, as far as size and time tell. A move changes the mark of the last change.
+    /// Whether size and `mtime` are equal. `ctime` is ignored because a move changes it.
     pub fn has_same_content(&self, other: &Self) -> bool {
         (self.size, self.modified_ns) == (other.size, other.modified_ns)
     }
 
-    /// Whether the content was written after the file got its name: a move leaves a newer mark on the file than on its
-    /// content, a write leaves the same on both.
+    /// Whether the content was written after the file was moved. A move sets `ctime` only, a write sets both.
     pub fn is_written_after_its_move(&self) -> bool {
         self.modified_ns >= self.changed_ns
     }
 
-    /// When the file was uploaded, in nanoseconds since 1970. A time in the future was set by the uploader; the mark of the
-    /// last change never lies ahead.
+    /// Time of the upload, in nanoseconds since 1970. `ctime` is the upper limit because clients may set `mtime` to a
+    /// time in the future.
     pub fn uploaded_ns(&self) -> i128 {
         self.modified_ns.min(self.changed_ns)
     }
@@ -276,8 +246,9 @@ fn nanoseconds(seconds: impl Into<i128>, nanoseconds: impl Into<i128>) -> i128 {
     seconds.into() * 1_000_000_000 + nanoseconds.into()
 }
 
-/// `<stem>.<n>.<extension>` for n > 0, the name itself for 0, shortened so that `room` more bytes still fit into the 255 that
-/// a file system allows.
+/// Returns `<stem>.<n>.<extension>`, or the name itself for 0.
+///
+/// The stem is shortened so that the name and `room` more bytes fit into the 255 bytes that file systems allow.
 pub fn numbered_name(name: &OsStr, n: u32, room: usize) -> OsString {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let bytes = name.as_bytes();
@@ -292,7 +263,7 @@ pub fn numbered_name(name: &OsStr, n: u32, room: usize) -> OsString {
     };
     let tail = number.len() + extension.len() + room;
     let mut keep = stem.len().min(255_usize.saturating_sub(tail));
-    // Not in the middle of a character.
+    // Do not cut a UTF-8 character in two.
     while keep < stem.len() && keep > 0 && stem[keep] & 0xc0 == 0x80 {
         keep -= 1;
     }
@@ -305,7 +276,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn numbered_names_keep_their_ending_and_fit() {
+    fn numbered_names_keep_their_extension_and_fit_the_limit() {
         let n = |name: &str, n, room| {
             numbered_name(OsStr::new(name), n, room)
                 .into_string()
@@ -320,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_way_is_not_followed() {
+    fn a_link_in_the_path_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
         std::fs::write(dir.path().join("a/b/x.tsv"), "x").unwrap();
@@ -342,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_content_shows() {
+    fn a_change_of_the_content_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x"), "1").unwrap();
         let file = Dir::open(dir.path())

@@ -1,7 +1,7 @@
-//! The processes that have a file open for writing, as far as `/proc` shows them.
-//! Source: docs/specification.md, section 9.
+//! Finds processes that have a file open for writing, by scanning `/proc`.
 //!
-//! Used where a lease cannot be had. What `/proc` hides counts as a possible writer.
+//! This is the fallback where leases are not available. Processes that `/proc` hides count as possible writers. See
+//! docs/specification.md, section 9.
 
 use super::{Dir, Inode};
 use rustix::fs::{AtFlags, FileType, RawDir, stat, statat};
@@ -12,27 +12,27 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::path::Path;
 
-/// Inode number of the first PID namespace (`PROC_PID_INIT_INO` in the kernel).
-const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// Inode number of the initial PID namespace (`PROC_PID_INIT_INO` in the kernel).
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Flag of a kernel thread in `/proc/PID/stat` (`PF_KTHREAD`).
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// The files that other processes had open for writing at one moment.
+/// The files that other processes had open for writing at the time of a scan.
 #[derive(Debug, Default)]
 pub struct OpenWriters {
     open: HashMap<Inode, Vec<u32>>,
-    /// Whether some process, or some of its files, could not be looked at.
+    /// Whether a process, or some of its files, could not be inspected.
     incomplete: bool,
 }
 
 impl OpenWriters {
-    /// Looks through `/proc/*/fd`, for all files.
+    /// Scans `/proc/*/fd` for all files.
     pub fn scan() -> Self {
         Self::scan_where(|_| true)
     }
 
-    /// Looks through `/proc/*/fd`, for these files.
+    /// Scans `/proc/*/fd` for the given files.
     pub fn scan_for(files: &[Inode]) -> Self {
         Self::scan_where(|inode| files.contains(&inode))
     }
@@ -46,10 +46,10 @@ impl OpenWriters {
             found.incomplete = true;
             return found;
         };
-        let own = std::process::id();
+        let own_pid = std::process::id();
         for pid in names_in(&processes) {
             let pid = pid.to_str().ok().and_then(|name| name.parse().ok());
-            if let Some(pid) = pid.filter(|pid| *pid != own) {
+            if let Some(pid) = pid.filter(|pid| *pid != own_pid) {
                 found.scan_process(pid, &wanted);
             }
         }
@@ -60,17 +60,17 @@ impl OpenWriters {
         let folder = match Dir::open(Path::new(&format!("/proc/{pid}/fd"))) {
             Ok(folder) => folder,
             Err(error) => {
-                self.incomplete |= !is_gone(&error) && !opens_no_files(pid);
+                self.incomplete |= !is_gone(&error) && !has_no_open_files(pid);
                 return;
             }
         };
         for descriptor in names_in(&folder) {
-            // There are thousands of descriptors, and few are files: this one call is all that most of them cost.
+            // Most of the thousands of descriptors are not files and need this one call only.
             let file = match statat(&folder.fd, &descriptor, AtFlags::empty()) {
                 Ok(file) => file,
-                // Closed meanwhile, or its process has ended.
+                // The descriptor was closed, or its process has ended.
                 Err(Errno::NOENT | Errno::SRCH) => continue,
-                // A process with capabilities that this one lacks: its folder opens, its files do not.
+                // The process has capabilities that this one lacks: its folder can be opened, its files cannot.
                 Err(_) => {
                     self.incomplete = true;
                     return;
@@ -80,7 +80,7 @@ impl OpenWriters {
             if FileType::from_raw_mode(file.st_mode) != FileType::RegularFile || !wanted(inode) {
                 continue;
             }
-            // The link's own mode says how the file was opened: 0200 for writing.
+            // The mode of the link shows how the file was opened: 0200 for writing.
             match statat(&folder.fd, &descriptor, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(link) if link.st_mode & 0o200 != 0 => {
                     self.open.entry(inode).or_default().push(pid);
@@ -91,31 +91,31 @@ impl OpenWriters {
         }
     }
 
-    /// The processes that have this file open for writing.
+    /// The process ids that have this file open for writing.
     pub fn of(&self, inode: Inode) -> &[u32] {
         self.open.get(&inode).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a writer may have gone unseen.
+    /// Whether the scan may have missed a writer.
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
     }
 }
 
-/// Whether `/proc` leaves out whole processes: those outside of this PID namespace, or those of other users (`hidepid`).
+/// Whether `/proc` hides processes: those outside of this PID namespace, or those of other users (`hidepid`).
 fn hides_processes() -> bool {
-    let is_first_namespace =
-        stat("/proc/self/ns/pid").is_ok_and(|namespace| namespace.st_ino == FIRST_PID_NAMESPACE);
-    !is_first_namespace || stat("/proc/1").is_err()
+    let is_initial_namespace =
+        stat("/proc/self/ns/pid").is_ok_and(|namespace| namespace.st_ino == INITIAL_PID_NAMESPACE);
+    !is_initial_namespace || stat("/proc/1").is_err()
 }
 
-/// Whether a process has no open files for certain: a thread of the kernel, or one that has ended.
-fn opens_no_files(pid: u32) -> bool {
+/// Whether a process certainly has no open files: a kernel thread, or a process that has ended.
+fn has_no_open_files(pid: u32) -> bool {
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
         Err(error) => return is_gone(&error),
     };
-    // After the name in parentheses, which may hold anything: state, six numbers, flags.
+    // The fields after the name in parentheses, which may contain any character: state, six numbers, flags.
     let Some((_, fields)) = stat.rsplit_once(')') else {
         return false;
     };
@@ -132,8 +132,10 @@ fn is_gone(error: &std::io::Error) -> bool {
     )
 }
 
-/// The names in a folder of `/proc`, but for `.` and `..`, until the first error: the process has ended. Read with as few calls
-/// as it takes, for there are hundreds of processes.
+/// The names in a folder of `/proc`, without `.` and `..`.
+///
+/// Stops at the first error, which means that the process has ended. The large buffer saves system calls, because there
+/// are hundreds of processes.
 fn names_in(folder: &Dir) -> Vec<CString> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(&folder.fd, &mut buffer);
@@ -153,17 +155,17 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn threads_of_the_kernel_and_the_dead_open_no_files() {
-        assert!(!opens_no_files(std::process::id()));
-        assert!(opens_no_files(u32::MAX), "no such process");
-        // kthreadd, which every kernel has; a container does not show it.
+    fn kernel_threads_and_ended_processes_have_no_open_files() {
+        assert!(!has_no_open_files(std::process::id()));
+        assert!(has_no_open_files(u32::MAX), "no such process");
+        // Every kernel has kthreadd, but it is not visible in a container.
         if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
-            assert!(opens_no_files(2));
+            assert!(has_no_open_files(2));
         }
     }
 
     #[test]
-    fn another_process_with_the_file_open_for_writing_is_seen_and_a_reader_is_not() {
+    fn a_writer_in_another_process_is_found_and_a_reader_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let inode = |name: &str| {
             let path = dir.path().join(name);
@@ -195,15 +197,15 @@ mod tests {
     }
 
     #[test]
-    fn a_process_whose_files_cannot_be_looked_at_makes_the_scan_incomplete() {
-        // A process of the same user with a capability, as systemd starts SFTPGo: the kernel hides its files.
-        let own = rustix::process::geteuid();
+    fn a_process_whose_files_are_hidden_makes_the_scan_incomplete() {
+        // The kernel also hides the files of processes with more capabilities, as SFTPGo has under systemd.
+        let own_uid = rustix::process::geteuid();
         let mut found = OpenWriters::default();
         found.scan_process(std::process::id(), &|_| true);
         assert!(!found.is_incomplete());
-        if !own.is_root() {
+        if !own_uid.is_root() {
             found.scan_process(1, &|_| true);
-            assert!(found.is_incomplete(), "the first process is root's");
+            assert!(found.is_incomplete(), "the first process belongs to root");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What waits in a device's folder, in the order of its names, read a bounded number of names at a time.
+//! The pending files of a device folder in the order of their names, listed in pages of bounded size.
 
 use crate::data_dir::{Dir, Entry, EntryKind, SIDECAR_SUFFIX};
 use crate::data_dir::{ERROR, is_processed_dir};
@@ -11,39 +11,39 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Names read of a folder at a time.
+/// Maximum number of names per page of a folder listing.
 pub const PAGE_SIZE: usize = 4096;
 
-/// How many nested folders are held open at a time.
+/// Maximum number of nested folders that are open at the same time.
 const OPEN_DIRS: usize = 32;
 
-/// Something to deal with.
+/// Something to process in a device folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// A file that waits: its folder below the device's (mostly none) and its name.
+    /// A pending file: its folder relative to the device folder (mostly empty) and its name.
     File(PathBuf, OsString),
-    /// A file in `error/` that may be tried again if its sidecar says so.
+    /// A file in `error/`, to be retried if its sidecar marks it as retryable.
     Retry(OsString),
-    /// The sidecar in `error/` of a file of this name, which may be gone.
+    /// The sidecar in `error/` of the file of this name, which may be missing.
     Sidecar(OsString),
-    /// A folder below the device's (or the device's own) that cannot be listed, and why: files may wait in it.
+    /// A folder (relative to the device folder) that cannot be listed, and the error. It may contain pending files.
     Unlisted(PathBuf, String),
 }
 
-/// Whether a file of this name is one that loggers upload. Hidden ones are uploads in progress.
+/// Whether this is the name of a logger file. Hidden files are uploads in progress.
 pub fn is_tsv(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.ends_with(b".tsv") && !name.starts_with(b".")
 }
 
-/// The items of a device.
+/// Iterator over the items of a device folder.
 pub struct PendingFiles {
     waiting: Peekable<Waiting>,
     errors: Option<Peekable<Errors>>,
 }
 
 impl PendingFiles {
-    /// Of the device in `folder`; with those in `error/` if they are to be tried again.
+    /// Iterates over the device folder `folder`, and over `error/` as well if `with_errors` is set.
     pub fn new(folder: &Arc<Dir>, with_errors: bool) -> Self {
         let waiting = Waiting {
             root: Arc::clone(folder),
@@ -81,17 +81,18 @@ impl Iterator for PendingFiles {
     }
 }
 
-/// An item, and what the device's items are ordered by.
+/// An item with its sort key.
 struct Ordered {
     key: OsString,
     item: Item,
 }
 
+/// Which entries of a folder are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
-    /// `*.tsv` here and in folders below, but not in `parsed/` and `error/`.
+    /// `*.tsv` in the folder and below it, except in `parsed/` and `error/`.
     Waiting,
-    /// `*.tsv` and their sidecars, here only.
+    /// `*.tsv` and their sidecars, in the folder itself only.
     Errors,
 }
 
@@ -108,25 +109,27 @@ impl Filter {
     }
 }
 
-/// The name of the file that a sidecar of this name belongs to.
+/// The file that the sidecar `name` belongs to, or `None` if `name` is not a sidecar.
 fn sidecar_of(name: &OsStr) -> Option<OsString> {
     let file = name.as_bytes().strip_suffix(SIDECAR_SUFFIX.as_bytes())?;
     Some(OsStr::from_bytes(file).to_owned())
 }
 
-/// The names in `error/`, in the order in which their files should be tried, each with its key: by name, but files that came
-/// with the same name, one after another, stay together and in that order, so that what a later one corrected is not put back.
-fn in_order_of_arrival(root: &Dir, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
+/// Sorts the names in `error/` in the order in which the files are retried, and returns each with its sort key.
+///
+/// The order is by name, but files that were uploaded with the same name stay together in the order of their arrival,
+/// so that an earlier file does not overwrite the corrections of a later one.
+fn sort_by_arrival(root: &Dir, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
     let files: HashSet<_> = names.iter().filter(|name| is_tsv(name)).cloned().collect();
     let file_of = |name: &OsStr| sidecar_of(name).unwrap_or_else(|| name.to_owned());
-    let came_as = |name: &OsStr| {
+    let original_name = |name: &OsStr| {
         let file = file_of(name);
-        let numbered_name = unnumbered(&file).filter(|(first, _)| files.contains(first));
-        numbered_name.unwrap_or((file, 0))
+        let numbered = unnumbered(&file).filter(|(first, _)| files.contains(first));
+        numbered.unwrap_or((file, 0))
     };
     let mut count: HashMap<OsString, u32> = HashMap::new();
     for name in &files {
-        *count.entry(came_as(name).0).or_default() += 1;
+        *count.entry(original_name(name).0).or_default() += 1;
     }
     let errors = root.open_below(Path::new(ERROR)).ok();
     let arrived = |name: &OsStr| {
@@ -136,9 +139,9 @@ fn in_order_of_arrival(root: &Dir, names: Vec<OsString>) -> Vec<(OsString, OsStr
     let mut keyed: Vec<_> = names
         .into_iter()
         .map(|name| {
-            let (first, number) = came_as(&name);
-            let is_one_of_several = count.get(&first).is_some_and(|count| *count > 1);
-            let arrived = is_one_of_several.then(|| arrived(&name)).flatten();
+            let (first, number) = original_name(&name);
+            let has_several_versions = count.get(&first).is_some_and(|count| *count > 1);
+            let arrived = has_several_versions.then(|| arrived(&name)).flatten();
             (first, arrived, number, name)
         })
         .collect();
@@ -147,7 +150,7 @@ fn in_order_of_arrival(root: &Dir, names: Vec<OsString>) -> Vec<(OsString, OsStr
     keyed.map(|(first, _, _, name)| (first, name)).collect()
 }
 
-/// `<stem>.tsv` and `n` for `<stem>.<n>.tsv`, the name that a move gives to the later one of two files; none for other names.
+/// Splits `<stem>.<n>.tsv`, the name of a renamed file, into `<stem>.tsv` and `n`. `None` for other names.
 fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
     let path = Path::new(file);
     let stem = Path::new(path.file_stem()?);
@@ -158,27 +161,28 @@ fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
     Some((first, number))
 }
 
-/// The files of a folder and of those below it.
+/// Iterator over the pending files of a folder and of the folders below it.
 struct Waiting {
     root: Arc<Dir>,
     cursors: Vec<DirCursor>,
 }
 
-/// The files and sidecars of `error/`.
+/// Iterator over the files and sidecars of `error/`.
 struct Errors {
     root: Arc<Dir>,
     cursor: DirCursor,
     in_order: VecDeque<(OsString, OsString)>,
 }
 
+/// A position in the listing of a folder.
 struct DirCursor {
-    /// Below the root.
+    /// Path relative to the root.
     sub: PathBuf,
-    /// The folder, if it is held open.
+    /// The folder, if it is open.
     folder: Option<Dir>,
-    chunk: VecDeque<Entry>,
+    page: VecDeque<Entry>,
     last: Option<OsString>,
-    /// The folder has no further names.
+    /// Whether the last page was read.
     ended: bool,
 }
 
@@ -187,15 +191,15 @@ impl DirCursor {
         Self {
             sub,
             folder: None,
-            chunk: VecDeque::new(),
+            page: VecDeque::new(),
             last: None,
             ended: false,
         }
     }
 
-    /// The next entry; an error, once, where the folder cannot be listed. One that has gone or was replaced is empty.
+    /// The next entry. Returns an error once if the folder cannot be listed. A removed folder counts as empty.
     fn next(&mut self, root: &Dir, filter: Filter) -> Option<io::Result<Entry>> {
-        if self.chunk.is_empty() && !self.ended {
+        if self.page.is_empty() && !self.ended {
             let wanted = |name: &OsStr, kind| filter.wants(name, kind);
             let last = self.last.take();
             let listed = self
@@ -207,13 +211,13 @@ impl DirCursor {
             match listed {
                 Ok(names) => {
                     self.last = names.last().map(|entry| entry.name.clone());
-                    self.chunk = names.into();
+                    self.page = names.into();
                 }
                 Err(error) if is_no_folder(&error) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
-        self.chunk.pop_front().map(Ok)
+        self.page.pop_front().map(Ok)
     }
 
     fn open(&mut self, root: &Dir) -> io::Result<&Dir> {
@@ -224,11 +228,11 @@ impl DirCursor {
         Ok(self.folder.insert(folder))
     }
 
-    /// The level of a folder in this one. It is opened from here: from the root the way may be thousands of folders long.
+    /// A cursor for a sub-folder. It is opened from this folder, because its path may be thousands of components long.
     fn below(&self, name: &OsStr) -> Self {
         let open = |folder: &Dir| folder.open_below(Path::new(name)).ok();
         Self {
-            // Where that fails, listing it says why.
+            // If this fails, the error is reported when the folder is listed.
             folder: self.folder.as_ref().and_then(open),
             ..Self::new(self.sub.join(name))
         }
@@ -242,7 +246,7 @@ impl DirCursor {
     }
 }
 
-/// Whether a folder that was listed a moment ago is none any more: removed, or replaced by something else.
+/// Whether the error means that a folder was removed or replaced by something else.
 pub fn is_no_folder(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
@@ -251,7 +255,7 @@ pub fn is_no_folder(error: &io::Error) -> bool {
     )
 }
 
-/// What waits, in the order of its names; depth first.
+/// Depth first, in the order of the names.
 impl Iterator for Waiting {
     type Item = Ordered;
 
@@ -269,8 +273,8 @@ impl Iterator for Waiting {
             if entry.kind == EntryKind::Dir {
                 let below = cursor.below(&entry.name);
                 self.cursors.push(below);
-                if let Some(far) = self.cursors.len().checked_sub(OPEN_DIRS) {
-                    self.cursors[far].folder = None;
+                if let Some(outer) = self.cursors.len().checked_sub(OPEN_DIRS) {
+                    self.cursors[outer].folder = None;
                 }
                 continue;
             }
@@ -294,11 +298,11 @@ impl Iterator for Errors {
                     Ok(entry) => names.push(entry.name),
                     Err(error) => return Some(self.cursor.unlisted(&error)),
                 }
-                if self.cursor.chunk.is_empty() {
+                if self.cursor.page.is_empty() {
                     break;
                 }
             }
-            self.in_order = in_order_of_arrival(&self.root, names).into();
+            self.in_order = sort_by_arrival(&self.root, names).into();
         }
         let (key, name) = self.in_order.pop_front()?;
         let item = match sidecar_of(&name) {
@@ -323,7 +327,7 @@ mod tests {
         dir
     }
 
-    fn queue(folder: &Path, with_errors: bool) -> PendingFiles {
+    fn pending(folder: &Path, with_errors: bool) -> PendingFiles {
         PendingFiles::new(&Arc::new(Dir::open(folder).unwrap()), with_errors)
     }
 
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_that_wait_are_listed_in_the_order_of_their_paths() {
+    fn only_pending_files_are_listed_in_the_order_of_their_paths() {
         let dir = tree(&[
             "b.tsv",
             "a.tsv",
@@ -349,12 +353,12 @@ mod tests {
             "sub/parsed/e.tsv",
             "z.TSV",
         ]);
-        let found: Vec<_> = queue(dir.path(), false).collect();
+        let found: Vec<_> = pending(dir.path(), false).collect();
         assert_eq!(found, [file("a.tsv"), file("b.tsv"), file("sub/d.tsv")]);
     }
 
     #[test]
-    fn files_to_be_tried_again_take_their_place_among_the_others() {
+    fn files_to_be_retried_are_sorted_among_the_others() {
         let dir = tree(&[
             "a.tsv",
             "c.tsv",
@@ -362,7 +366,7 @@ mod tests {
             "error/b.tsv.error.json",
             "error/sub/x.tsv",
         ]);
-        let found: Vec<_> = queue(dir.path(), true).collect();
+        let found: Vec<_> = pending(dir.path(), true).collect();
         assert_eq!(
             found,
             [
@@ -375,7 +379,7 @@ mod tests {
     }
 
     fn retried(dir: &Path) -> Vec<String> {
-        let items = queue(dir, true).filter_map(|item| match item {
+        let items = pending(dir, true).filter_map(|item| match item {
             Item::File(_, name) => Some(name.into_string().unwrap()),
             Item::Retry(name) => Some(format!("error/{}", name.into_string().unwrap())),
             Item::Sidecar(_) | Item::Unlisted(..) => None,
@@ -384,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn of_files_in_error_that_came_with_one_name_the_first_comes_first() {
+    fn files_in_error_that_arrived_with_the_same_name_are_in_order_of_arrival() {
         let names = ["w.tsv", "x.tsv", "x.1.tsv", "x.2.tsv", "x.10.tsv", "y.tsv"];
         let names = names.map(|name| format!("error/{name}"));
         let dir = tree(&names.each_ref().map(String::as_str));
@@ -392,8 +396,8 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_became_free_does_not_turn_the_order_round() {
-        // x.tsv went, x.1.tsv stayed, another x.tsv came.
+    fn a_number_that_became_free_does_not_reverse_the_order() {
+        // x.tsv was moved, x.1.tsv stayed, and another x.tsv arrived.
         let dir = tree(&["error/x.1.tsv", "error/x.tsv", "x.tsv"]);
         for (name, arrived) in [
             ("x.1", "2025-08-03T10:00:00.5Z"),
@@ -415,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_the_loggers_own_names_are_names() {
+    fn numbers_in_the_loggers_own_names_are_part_of_the_name() {
         let dir = tree(&["error/log.9.tsv", "error/log.10.tsv", "log.11.tsv"]);
         assert_eq!(
             retried(dir.path()),
@@ -428,10 +432,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_more_names_than_fit_at_once_is_listed_whole() {
+    fn a_folder_with_more_names_than_a_page_is_listed_completely() {
         let names: Vec<_> = (0..PAGE_SIZE + 10).map(|n| format!("{n:06}.tsv")).collect();
         let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let found: Vec<_> = queue(dir.path(), false).collect();
+        let found: Vec<_> = pending(dir.path(), false).collect();
         assert_eq!(found, names.iter().map(|n| file(n)).collect::<Vec<_>>());
     }
 }

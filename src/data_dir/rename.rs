@@ -1,4 +1,4 @@
-//! Renames that never overwrite and never copy. Source: docs/specification.md, section 1.
+//! Moves by rename, which never overwrite and never copy. See docs/specification.md, section 1.
 
 use super::{Dir, Inode, SIDECAR_NAME_ROOM, Sidecar, numbered_name};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
@@ -6,31 +6,28 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-/// Why a file was not moved.
+/// Why a file cannot be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
-    /// Another process, or the uploader, took it away.
-    #[error("it is no longer there")]
+    /// The file no longer exists.
+    #[error("the file no longer exists")]
     Gone,
-    /// Another file has its name now.
-    #[error("another file took its name while it was being ingested")]
+    /// The name now belongs to another file.
+    #[error("another file took its name during ingestion")]
     Replaced,
-    /// The target is another file system.
-    #[error(
-        "the target folder lies on another file system, and files are renamed, never copied; make it a plain folder"
-    )]
+    /// The target folder is on another file system.
+    #[error("the target folder is on another file system; replace it by a folder on the same one")]
     OtherFileSystem,
-    /// Anything else.
-    #[error("{0}; check the rights of the folder")]
+    /// Any other I/O error.
+    #[error("{0}; check the permissions of the folder")]
     Io(#[from] io::Error),
 }
 
 impl Dir {
-    /// Renames `name` into `target`, as `wanted` or, where that exists, as `<stem>.1.tsv`, `.2` and so on; returns the name it
-    /// got. `room` bytes must still fit behind it. Names that `accept` turns down are passed over.
+    /// Moves `name` into `target` as `wanted`, or as `<stem>.1.tsv`, `.2` and so on if that exists.
     ///
-    /// # Errors
-    /// See [`MoveError`]; the file is then where it was.
+    /// Returns the new name. It leaves `room` bytes free for a suffix. Names that `accept` rejects are skipped. After
+    /// an error the file is still in its old place.
     pub fn move_into(
         &self,
         name: &OsStr,
@@ -55,10 +52,8 @@ impl Dir {
         Err(MoveError::Io(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// As [`Dir::move_into`], into a device's `error/`: at every instant the file there has its sidecar.
-    ///
-    /// # Errors
-    /// See [`MoveError`]; the file is then where it was.
+    /// Moves a file like [`Dir::move_into`] into a device's `error/`. The sidecar is written first, so that the file
+    /// always has one.
     pub fn move_into_error(
         &self,
         name: &OsStr,
@@ -72,7 +67,7 @@ impl Dir {
                 return Ok(false);
             }
             match errors.write_sidecar(candidate, sidecar) {
-                // Somebody made a folder of the sidecar's name.
+                // A folder has the sidecar's name.
                 Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(false),
                 result => result?,
             }
@@ -85,10 +80,10 @@ impl Dir {
         result
     }
 
-    /// Makes sure that `name` still stands for this very file, so that no other is moved in its stead.
+    /// Checks that `name` still refers to the file `inode`, so that no other file is moved.
     ///
     /// # Errors
-    /// [`MoveError::Gone`], [`MoveError::Replaced`], and those of the file system.
+    /// [`MoveError::Gone`] or [`MoveError::Replaced`] if it does not.
     pub fn ensure_same_file(&self, name: &OsStr, inode: Inode) -> Result<(), MoveError> {
         match self.inode_of(name)? {
             Some(found) if found == inode => Ok(()),
@@ -97,10 +92,7 @@ impl Dir {
         }
     }
 
-    /// Whether `name` stands for this very file.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Whether `name` refers to the file `inode`.
     pub fn is_same_file(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
         Ok(self.inode_of(name)? == Some(inode))
     }
@@ -108,7 +100,7 @@ impl Dir {
 
 fn rename_no_replace(from: &Dir, name: &OsStr, to: &Dir, target: &OsStr) -> Result<(), Errno> {
     match renameat_with(&from.fd, name, &to.fd, target, RenameFlags::NOREPLACE) {
-        // Some network file systems do not know the flag. A second name and the removal of the first cannot overwrite either.
+        // Some network file systems do not support the flag. A hard link and an unlink do not overwrite either.
         Err(Errno::INVAL | Errno::NOSYS) => {
             linkat(&from.fd, name, &to.fd, target, AtFlags::empty())?;
             unlinkat(&from.fd, name, AtFlags::empty())
@@ -149,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_system_is_an_error_and_nothing_is_copied() {
+    fn a_move_to_another_file_system_fails_and_copies_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let Ok(shm) = tempfile::tempdir_in("/dev/shm") else {
             return skipped("/dev/shm", "mount a second file system there");

@@ -1,8 +1,8 @@
-//! `<file>.error.json` beside a file in `error/`: what went wrong, when, and whether another try is worth it.
+//! Sidecars: `<file>.error.json` beside each file in `error/`, with the error and whether the file is retryable.
 //!
-//! It is written before its file is moved in, and removed after the file is moved out: at every instant a file in `error/` has
-//! its sidecar. A run that was killed in between leaves a sidecar without a file; whoever deals with the file next, or
-//! looks through `error/`, removes it.
+//! A sidecar is written before its file is moved in and removed after the file is moved out, so that every file in
+//! `error/` has one at any time. A run that is killed in between leaves a sidecar without a file, which is removed when
+//! the file is processed again or `error/` is listed. See docs/specification.md, section 7.
 
 use super::{Dir, OpenError};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
@@ -12,32 +12,32 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-/// What follows a file's name, and so the room that the name must leave.
+/// Suffix that is appended to the file's name.
 pub const SUFFIX: &str = ".error.json";
 
-/// A sidecar that is to replace another. Always the same name: what a killed run left is used up by the next one.
+/// Temporary name for replacing a sidecar. It is constant, so that the next run removes what a killed run left.
 const TEMPORARY: &str = ".powerview-sidecar.tmp";
 
-/// Sidecars are a few hundred bytes; a larger one is nobody's.
+/// Maximum number of bytes read of a sidecar. Sidecars written by this program have a few hundred.
 const MAX_SIZE: u64 = 64 * 1024;
 
 /// The content of a sidecar.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sidecar {
-    /// What went wrong.
+    /// Error message.
     pub error: String,
-    /// Whether the file is fine and another try is worth it.
+    /// Whether the file itself is valid, so that it can be retried.
     pub retryable: bool,
-    /// When, ISO 8601 in UTC.
+    /// Time of the error, ISO 8601 in UTC.
     pub time: String,
-    /// When the file came to `error/`, ISO 8601 in UTC: of several that came with one name, the order.
+    /// Time when the file was moved to `error/`, ISO 8601 in UTC. It orders files with the same original name.
     #[serde(default)]
     pub arrived: String,
-    /// The run that put it there.
+    /// Id of the run that wrote the sidecar.
     pub run_id: String,
 }
 
-/// The sidecar's name for a file's name.
+/// The name of the sidecar of `file`.
 pub fn name_for(file: &OsStr) -> OsString {
     let mut name = file.to_owned();
     name.push(SUFFIX);
@@ -45,37 +45,31 @@ pub fn name_for(file: &OsStr) -> OsString {
 }
 
 impl Dir {
-    /// Writes the sidecar for a file that is about to be moved in; the caller holds the device's lock. One that a killed run
-    /// left half written has no file and is written anew.
+    /// Writes the sidecar of a file before it is moved in. An existing sidecar of a killed run is replaced.
     ///
-    /// # Errors
-    /// Those of the file system.
+    /// The caller must hold the device lock.
     pub fn write_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         self.remove_sidecar(file)?;
         self.write_new(&name_for(file), sidecar)
     }
 
-    /// Replaces the sidecar of a file that stays in the folder, whole or not at all; the caller holds the device's lock. When the
-    /// file came stays as it was.
+    /// Atomically replaces the sidecar of a file that stays in the folder, and keeps its time of arrival.
     ///
-    /// # Errors
-    /// Those of the file system.
+    /// The caller must hold the device lock.
     pub fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         let mut sidecar = sidecar.clone();
-        if let Ok(Some(former)) = self.read_sidecar(file) {
-            sidecar.arrived = former.arrived;
+        if let Ok(Some(previous)) = self.read_sidecar(file) {
+            sidecar.arrived = previous.arrived;
         }
         self.remove_unfinished_sidecar()?;
         self.write_new(OsStr::new(TEMPORARY), &sidecar)?;
         Ok(renameat(&self.fd, TEMPORARY, &self.fd, name_for(file))?)
     }
 
-    /// Removes the sidecar that is left of a file which went from here, under `file`'s name or a numbered one, to `parsed/`; the
-    /// caller holds the device's lock.
+    /// Removes the sidecar that a file left when it was moved to `parsed/`, under the name `file` or a numbered one.
     ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn tidy_sidecars(&self, file: &OsStr) -> io::Result<()> {
+    /// The caller must hold the device lock.
+    pub fn remove_leftover_sidecars(&self, file: &OsStr) -> io::Result<()> {
         self.remove_unfinished_sidecar()?;
         for n in 0.. {
             let candidate = super::numbered_name(file, n, super::SIDECAR_NAME_ROOM);
@@ -86,10 +80,9 @@ impl Dir {
         Ok(())
     }
 
-    /// Removes what a run left that was killed while it replaced a sidecar; the caller holds the device's lock.
+    /// Removes the temporary file of a run that was killed while it replaced a sidecar.
     ///
-    /// # Errors
-    /// Those of the file system.
+    /// The caller must hold the device lock.
     pub fn remove_unfinished_sidecar(&self) -> io::Result<()> {
         match unlinkat(&self.fd, TEMPORARY, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -110,10 +103,10 @@ impl Dir {
             })
     }
 
-    /// Reads the sidecar of `file`; none where there is none, or it is no sidecar.
+    /// Reads the sidecar of `file`. `None` if there is none or its content is not valid.
     ///
     /// # Errors
-    /// Where it is there and cannot be read.
+    /// If the sidecar exists but cannot be read.
     pub fn read_sidecar(&self, file: &OsStr) -> io::Result<Option<Sidecar>> {
         let open = match self.open_file(&name_for(file)) {
             Ok(open) => open,
@@ -125,10 +118,7 @@ impl Dir {
         Ok(serde_json::from_slice(&text).ok())
     }
 
-    /// Removes the sidecar of `file`, if there is one.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Removes the sidecar of `file`, if it exists.
     pub fn remove_sidecar(&self, file: &OsStr) -> io::Result<()> {
         match unlinkat(&self.fd, name_for(file), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(()),
@@ -136,10 +126,7 @@ impl Dir {
         }
     }
 
-    /// Removes the sidecar of `file` if the file itself is not there.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// Removes the sidecar of `file` if the file itself does not exist.
     pub fn remove_orphan_sidecar(&self, file: &OsStr) -> io::Result<()> {
         match self.inode_of(file)? {
             Some(_) => Ok(()),
@@ -153,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sidecar_reads_back_and_goes() {
+    fn a_sidecar_is_written_read_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open(dir.path()).unwrap();
         let name = OsStr::new("x.tsv");
@@ -182,7 +169,7 @@ mod tests {
         folder.remove_orphan_sidecar(name).unwrap();
         assert!(
             folder.read_sidecar(name).unwrap().is_some(),
-            "its file is there"
+            "its file exists"
         );
         std::fs::remove_file(dir.path().join("x.tsv")).unwrap();
         folder.remove_orphan_sidecar(name).unwrap();
@@ -190,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_no_sidecar() {
+    fn invalid_json_is_not_a_sidecar() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x.tsv.error.json"), "{").unwrap();
         let folder = Dir::open(dir.path()).unwrap();

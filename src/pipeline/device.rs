@@ -1,9 +1,10 @@
-//! The files of one device: locked, taken, ingested, moved, and looked at once more.
-//! Source: docs/specification.md, sections 1, 6, 7 and 9.
+//! Processes one device folder: locks it, ingests and moves its files, and rechecks them after the move.
+//!
+//! See docs/specification.md, sections 1 and 9.
 
 use super::RunContext;
 use super::finish::{Moved, Processed};
-use super::submit::{Call, Submitted};
+use super::submit::{Request, Submitted};
 use crate::data_dir::pending_files::{Item, PendingFiles, is_no_folder};
 use crate::data_dir::{
     DeviceLock, Dir, EntryKind, LockError, SIDECAR_NAME_ROOM, Stamp, numbered_name,
@@ -18,19 +19,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Files are dealt with in groups: what costs the same for one and for many (looking through `/proc`, syncing folders) is done
-/// once a group, and between groups another process may have the lock.
+/// Maximum number of files in a group.
+///
+/// Files are processed in groups, because the cost of scanning `/proc` and syncing the sink is independent of their
+/// number. Between groups the lock is released.
 const GROUP_FILES: usize = 96;
+/// Time after which a group is closed.
 const GROUP_TIME: Duration = Duration::from_millis(250);
 
-/// How often a file is taken that keeps being changed while nobody writes to it.
+/// How often a file is processed whose mode or times keep changing.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// After having held the lock for this long in all, it is left to others for [`PAUSE`].
-const HOLD: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(40);
+/// Total time of holding the lock after which the process pauses for [`LOCK_PAUSE`], so that others can acquire it.
+const MAX_HOLD: Duration = Duration::from_secs(1);
+/// See [`MAX_HOLD`].
+const LOCK_PAUSE: Duration = Duration::from_millis(40);
 
-/// One device's folder, open.
+/// An open device folder.
 pub struct Device<'a> {
     pub(super) context: &'a RunContext<'a>,
     pub(super) location: DevicePath,
@@ -38,10 +43,10 @@ pub struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
-    /// Opens the folder, `relative` to the data folder.
+    /// Opens the device folder `relative`, a path below the data folder.
     ///
     /// # Errors
-    /// Where the way leads over a link or the folder is gone.
+    /// If the path contains a symbolic link or the folder does not exist.
     pub fn open(
         context: &'a RunContext<'a>,
         location: DevicePath,
@@ -54,12 +59,12 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// Deals with everything that waits in the folder, and with what may be tried again.
+    /// Processes all pending files, and retryable files in `error/` if the settings ask for it.
     pub fn sweep(&self) {
-        let mut queue = PendingFiles::new(&self.folder, self.context.settings.retry_errors);
+        let mut pending = PendingFiles::new(&self.folder, self.context.settings.retry_errors);
         let mut sender = self.sender();
         let mut held = Duration::ZERO;
-        let mut next = queue.next();
+        let mut next = pending.next();
         let mut moved = Vec::new();
         while let Some(first) = next.take() {
             if self.context.stop.is_requested() {
@@ -69,21 +74,21 @@ impl<'a> Device<'a> {
             let lock = match self.lock() {
                 Ok(lock) => lock,
                 Err(error) => {
-                    self.give_up(&error, std::iter::once(first).chain(queue));
+                    self.record_lock_error(&error, std::iter::once(first).chain(pending));
                     break;
                 }
             };
-            // Those of the group before: a writer that had found a file by its old name has opened it by now.
+            // A writer that resolved an old name before the previous group was moved has opened the file by now.
             self.recheck_later(std::mem::take(&mut moved));
-            let call = Call::sweep();
+            let request = Request::sweep();
             let mut group = Vec::new();
             next = Some(first);
             while let Some(item) = next.take() {
                 if let Item::File(sub, name) = &item {
                     group.extend(self.submit_written_versions(sub, name, &mut sender));
                 }
-                group.extend(self.submit_item(&item, &call, &mut sender));
-                next = queue.next();
+                group.extend(self.submit_item(&item, &request, &mut sender));
+                next = pending.next();
                 if group.len() >= GROUP_FILES
                     || start.elapsed() > GROUP_TIME
                     || self.context.stop.is_requested()
@@ -91,7 +96,7 @@ impl<'a> Device<'a> {
                     break;
                 }
             }
-            moved = self.finish(group, &call, &mut sender);
+            moved = self.finish(group, &request, &mut sender);
             if next.is_none() {
                 self.context.recorder.send_meta(self.context.sink);
                 self.recheck_later(std::mem::take(&mut moved));
@@ -99,35 +104,35 @@ impl<'a> Device<'a> {
             drop(lock);
             self.context.recorder.send_meta(self.context.sink);
             held += start.elapsed();
-            if next.is_some() && held > HOLD {
+            if next.is_some() && held > MAX_HOLD {
                 held = Duration::ZERO;
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(LOCK_PAUSE);
             }
         }
         self.recheck_later(moved);
     }
 
-    /// Deals with one file that somebody named: `sub` is the folder below the device's that holds it.
+    /// Processes a file named on the command line. `sub` is its folder relative to the device folder.
     pub fn ingest_named(&self, sub: &Path, name: &OsStr) {
         let _lock = match self.lock() {
             Ok(lock) => lock,
             Err(error) => {
                 let item = Item::File(sub.to_owned(), name.to_owned());
-                return self.give_up(&error, std::iter::once(item));
+                return self.record_lock_error(&error, std::iter::once(item));
             }
         };
         let mut sender = self.sender();
-        // One file: nothing else hides the time that this takes.
+        // The look-up runs while the file is parsed.
         sender.prefetch_bucket();
-        let call = Call::named();
+        let request = Request::named();
         let mut group = self.submit_written_versions(sub, name, &mut sender);
-        let moved = match self.take(sub, name, &call, &mut sender) {
+        let moved = match self.submit(sub, name, &request, &mut sender) {
             Some(submitted) => {
                 group.push(submitted);
-                self.finish(group, &call, &mut sender)
+                self.finish(group, &request, &mut sender)
             }
             None if group.is_empty() => self.submit_missing(sub, name, &mut sender),
-            None => self.finish(group, &call, &mut sender),
+            None => self.finish(group, &request, &mut sender),
         };
         self.context.recorder.send_meta(self.context.sink);
         self.recheck_later(moved);
@@ -137,29 +142,30 @@ impl<'a> Device<'a> {
         OrderedSender::new(self.context.sink, self.location.company.as_str())
     }
 
-    /// Waits for the points of a group, moves its files and tells what came of them. A file that was changed meanwhile
-    /// while nobody wrote to it (rights, times) is taken again at once. Returns the files that were moved.
+    /// Waits until the points of a group are written, moves its files and records the results. Returns the moved files.
+    ///
+    /// A file whose mode or times changed, but not its content, is processed again at once.
     fn finish(
         &self,
         mut group: Vec<Submitted>,
-        call: &Call,
+        request: &Request,
         sender: &mut OrderedSender<'_>,
     ) -> Vec<Moved> {
         let mut moved = Vec::new();
         for attempt in 1.. {
-            // Nothing is in flight any more when a file is moved, or the lock let go.
+            // No points are in flight when a file is moved or the lock is released.
             let written: Vec<_> = group
                 .into_iter()
-                .map(|submitted| self.land(submitted, sender))
+                .map(|submitted| self.decide_outcome(submitted, sender))
                 .collect();
-            let (again, processed): (Vec<_>, _) = written
+            let (retakes, processed): (Vec<_>, _) = written
                 .into_iter()
                 .partition(|processed| processed.retake.is_some() && attempt < MAX_ATTEMPTS);
-            moved.extend(self.place(processed));
-            group = again
+            moved.extend(self.move_and_record(processed));
+            group = retakes
                 .into_iter()
                 .filter_map(|processed| processed.retake)
-                .filter_map(|(sub, name)| self.take(&sub, &name, call, sender))
+                .filter_map(|(sub, name)| self.submit(&sub, &name, request, sender))
                 .collect();
             if group.is_empty() {
                 break;
@@ -178,8 +184,8 @@ impl<'a> Device<'a> {
             .map(Some)
     }
 
-    /// The lock cannot be had: the files stay where they are.
-    fn give_up(&self, error: &LockError, items: impl Iterator<Item = Item>) {
+    /// Records the lock error for each file. The files stay in place.
+    fn record_lock_error(&self, error: &LockError, items: impl Iterator<Item = Item>) {
         for item in items {
             let Item::File(sub, name) = item else {
                 continue;
@@ -190,38 +196,39 @@ impl<'a> Device<'a> {
             };
             let mut report = self.unread(&sub, &name, status, error.to_string());
             report.retryable = true;
-            self.tell(report);
+            self.record(report);
         }
     }
 
     fn submit_item(
         &self,
         item: &Item,
-        call: &Call,
+        request: &Request,
         sender: &mut OrderedSender<'_>,
     ) -> Option<Submitted> {
-        let told = |report| Some(Submitted::Processed(Processed::left(report)));
+        let left_in_place = |report| Some(Submitted::Processed(Processed::left_in_place(report)));
         match item {
-            Item::File(sub, name) => self.take(sub, name, call, sender),
+            Item::File(sub, name) => self.submit(sub, name, request, sender),
             Item::Retry(name) => {
                 let errors = match self.folder.open_below(Path::new(ERROR)) {
                     Ok(errors) => errors,
                     Err(error) if is_no_folder(&error) => return None,
-                    Err(error) => return told(self.unlisted(Path::new(ERROR), &error)),
+                    Err(error) => return left_in_place(self.unlisted(Path::new(ERROR), &error)),
                 };
                 match errors.read_sidecar(name) {
                     Ok(Some(sidecar)) if sidecar.retryable => {
-                        self.take(Path::new(ERROR), name, call, sender)
+                        self.submit(Path::new(ERROR), name, request, sender)
                     }
                     Ok(_) => None,
                     Err(error) => {
-                        let words = format!(
-                            "{}.error.json cannot be read: {error}; check its rights",
+                        let message = format!(
+                            "cannot read {}.error.json: {error}; check its permissions",
                             sanitize(name)
                         );
-                        let mut report = self.unread(Path::new(ERROR), name, Status::Error, words);
+                        let mut report =
+                            self.unread(Path::new(ERROR), name, Status::Error, message);
                         report.retryable = true;
-                        told(report)
+                        left_in_place(report)
                     }
                 }
             }
@@ -230,17 +237,17 @@ impl<'a> Device<'a> {
                     self.context.settings.dry_run,
                     self.folder.open_below(Path::new(ERROR)),
                 ) {
-                    // A run that was killed after it had moved the file out.
+                    // A run that was killed after it moved the file left the sidecar.
                     let _ = errors.remove_orphan_sidecar(name);
                 }
                 None
             }
-            Item::Unlisted(sub, error) => told(self.unlisted(sub, error)),
+            Item::Unlisted(sub, error) => left_in_place(self.unlisted(sub, error)),
         }
     }
 
-    /// Takes the earlier versions of a file that an upload has gone on in after they were moved. They are looked for by their
-    /// numbers, without listing what may be a large folder.
+    /// Submits earlier versions of a file that were written to after their move. They are found by trying their
+    /// numbers, because listing the folder may be slow.
     fn submit_written_versions(
         &self,
         sub: &Path,
@@ -251,9 +258,9 @@ impl<'a> Device<'a> {
             return Vec::new();
         }
         let mut written = Vec::new();
-        for (place, room) in PLACES {
-            // What cannot be opened is found again, and told, when the file itself is moved there.
-            let Ok(folder) = self.folder.open_below(Path::new(place)) else {
+        for (dir, room) in PROCESSED_DIRS {
+            // An error is reported when the file itself is moved there.
+            let Ok(folder) = self.folder.open_below(Path::new(dir)) else {
                 continue;
             };
             let mut gaps = 0;
@@ -262,7 +269,7 @@ impl<'a> Device<'a> {
                 match folder.stamp_of(&name) {
                     Ok(Some(stamp)) if stamp.is_written_after_its_move() => {
                         written.push(Version {
-                            place,
+                            dir,
                             name,
                             number,
                             stamp,
@@ -276,7 +283,7 @@ impl<'a> Device<'a> {
                 }
             }
         }
-        in_order_of_upload(&mut written);
+        sort_by_upload(&mut written);
         self.submit_versions(&written, name, sender)
     }
 
@@ -286,16 +293,19 @@ impl<'a> Device<'a> {
         name: &OsStr,
         sender: &mut OrderedSender<'_>,
     ) -> Vec<Submitted> {
-        let call = Call::missing(name);
+        let request = Request::missing(name);
         versions
             .into_iter()
-            .filter_map(|version| self.take(Path::new(version.place), &version.name, &call, sender))
+            .filter_map(|version| {
+                self.submit(Path::new(version.dir), &version.name, &request, sender)
+            })
             .collect()
     }
 
-    /// A named file that is not there: another process has dealt with it, or it never was. An upload that began before the
-    /// file was moved has gone on in the moved file, under whatever name that got: each version of the name that was written
-    /// after its move is taken again, in the order of the uploads.
+    /// Handles a named file that does not exist, mostly because another process has moved it.
+    ///
+    /// An upload that began before the move continues in the moved file. Therefore each version of the name that was
+    /// written to after its move is submitted again, in the order of the uploads.
     fn submit_missing(
         &self,
         sub: &Path,
@@ -304,13 +314,13 @@ impl<'a> Device<'a> {
     ) -> Vec<Moved> {
         let versions = match self.versions_of(name) {
             Ok(versions) => versions,
-            Err((place, error)) => {
-                self.tell(self.unlisted(Path::new(place), &error));
+            Err((dir, error)) => {
+                self.record(self.unlisted(Path::new(dir), &error));
                 return Vec::new();
             }
         };
         let is_named_there = [PARSED, ERROR].map(Path::new).contains(&sub);
-        let call = Call::missing(name);
+        let request = Request::missing(name);
         let mut group = Vec::new();
         if !is_named_there && !self.context.settings.dry_run {
             let written = versions
@@ -319,18 +329,18 @@ impl<'a> Device<'a> {
             group = self.submit_versions(written, name, sender);
         }
         if group.is_empty() {
-            self.tell(self.missing(sub, name, &versions));
+            self.record(self.missing(sub, name, &versions));
             return Vec::new();
         }
-        self.finish(group, &call, sender)
+        self.finish(group, &request, sender)
     }
 
-    /// The files in `parsed/` and `error/` that arrived as `name`, in the order in which they were uploaded.
+    /// The files in `parsed/` and `error/` that were uploaded as `name`, in the order of their uploads.
     fn versions_of(&self, name: &OsStr) -> Result<Vec<Version>, (&'static str, io::Error)> {
         let mut versions = Vec::new();
-        for (place, room) in PLACES {
+        for (dir, room) in PROCESSED_DIRS {
             let mut find = || -> io::Result<()> {
-                let folder = match self.folder.open_below(Path::new(place)) {
+                let folder = match self.folder.open_below(Path::new(dir)) {
                     Ok(folder) => folder,
                     Err(error) if is_no_folder(&error) => return Ok(()),
                     Err(error) => return Err(error),
@@ -338,14 +348,14 @@ impl<'a> Device<'a> {
                 let mut names = Vec::new();
                 folder.for_each_entry(|entry, kind| {
                     let number = (kind == EntryKind::File)
-                        .then(|| number_in(entry, name, room))
+                        .then(|| version_number(entry, name, room))
                         .flatten();
                     names.extend(number.map(|number| (entry.to_owned(), number)));
                 })?;
                 for (name, number) in names {
                     let stamp = folder.stamp_of(&name)?;
                     versions.extend(stamp.map(|stamp| Version {
-                        place,
+                        dir,
                         name,
                         number,
                         stamp,
@@ -353,13 +363,13 @@ impl<'a> Device<'a> {
                 }
                 Ok(())
             };
-            find().map_err(|error| (place, error))?;
+            find().map_err(|error| (dir, error))?;
         }
-        in_order_of_upload(&mut versions);
+        sort_by_upload(&mut versions);
         Ok(versions)
     }
 
-    /// What is said of a named file that is not there, and of which no version is to be taken.
+    /// Reports on a named file that does not exist and of which no version has to be ingested.
     fn missing(&self, sub: &Path, name: &OsStr, versions: &[Version]) -> FileReport {
         if sub == Path::new(ERROR)
             && !self.context.settings.dry_run
@@ -375,30 +385,26 @@ impl<'a> Device<'a> {
             (is_there && !sub.as_os_str().is_empty()).then_some(Path::new("the device folder"))
         };
         let version = versions.iter().next_back();
-        let version = version.map(|version| Path::new(version.place).join(&version.name));
+        let version = version.map(|version| Path::new(version.dir).join(&version.name));
         match version.as_deref().or_else(raw) {
-            Some(place) => {
-                let words = format!("already processed; now in {}", sanitize(place));
-                self.unread(sub, name, Status::Skipped, words)
+            Some(dir) => {
+                let message = format!("already processed; now in {}", sanitize(dir));
+                self.unread(sub, name, Status::Skipped, message)
             }
-            None => self.unread(
-                sub,
-                name,
-                Status::Error,
-                "there is no such file; check the path",
-            ),
+            None => self.unread(sub, name, Status::Error, "no such file; check the path"),
         }
     }
 
-    /// A folder that cannot be listed: files may wait in it.
+    /// Reports on a folder that cannot be listed.
     fn unlisted(&self, sub: &Path, error: &impl std::fmt::Display) -> FileReport {
         let path: PathBuf = self.folder.path().iter().chain(sub).collect();
-        let words = unlisted_folder(error);
-        let mut report = FileReport::unread(&path, Some(&self.location), Status::Error, words);
+        let message = unlisted_folder(error);
+        let mut report = FileReport::unread(&path, Some(&self.location), Status::Error, message);
         report.retryable = true;
         report
     }
 
+    /// Reports on a file that was not read.
     pub(super) fn unread(
         &self,
         sub: &Path,
@@ -410,47 +416,48 @@ impl<'a> Device<'a> {
         FileReport::unread(&path, Some(&self.location), status, error)
     }
 
-    pub(super) fn tell(&self, report: FileReport) {
+    /// Records the result of a file.
+    pub(super) fn record(&self, report: FileReport) {
         self.context.recorder.add(report);
         self.context.progress.file_done();
     }
 }
 
-/// What is said of a folder that cannot be listed.
+/// The message for a folder that cannot be listed.
 pub fn unlisted_folder(error: &impl std::fmt::Display) -> String {
     format!(
-        "the folder cannot be listed: {error}; files may wait in it, check its rights and the disk"
+        "cannot list the folder: {error}; it may contain pending files, check its permissions and the disk"
     )
 }
 
-/// A file in `parsed/` or `error/` that arrived under a given name.
+/// A file in `parsed/` or `error/` that was uploaded under a given name.
 struct Version {
-    place: &'static str,
+    dir: &'static str,
     name: OsString,
     number: u32,
     stamp: Stamp,
 }
 
-/// Where moved files lie, and the room that their names leave there, in bytes.
-const PLACES: [(&str, usize); 2] = [(PARSED, 0), (ERROR, SIDECAR_NAME_ROOM)];
+/// The folders of moved files, and the bytes that file names leave free there.
+const PROCESSED_DIRS: [(&str, usize); 2] = [(PARSED, 0), (ERROR, SIDECAR_NAME_ROOM)];
 
-/// How many numbers may be missing among the versions of a name.
+/// How many numbers may be missing in the sequence of versions.
 const MAX_GAPS: u32 = 2;
 
-fn in_order_of_upload(versions: &mut [Version]) {
+fn sort_by_upload(versions: &mut [Version]) {
     versions.sort_by_key(|version| (version.stamp.uploaded_ns(), version.number));
 }
 
-/// The number that a move gave to the file `parsed`, if it arrived as `name`.
-fn number_in(parsed: &OsStr, name: &OsStr, room: usize) -> Option<u32> {
-    let number = match Path::new(Path::new(parsed).file_stem()?).extension() {
+/// The number of the moved file `moved`, or `None` if it was not uploaded as `name`.
+fn version_number(moved: &OsStr, name: &OsStr, room: usize) -> Option<u32> {
+    let number = match Path::new(Path::new(moved).file_stem()?).extension() {
         Some(number) => number.to_str().and_then(|number| number.parse().ok()),
         None => None,
     };
     [Some(0), number]
         .into_iter()
         .flatten()
-        .find(|number| numbered_name(name, *number, room) == parsed)
+        .find(|number| numbered_name(name, *number, room) == moved)
 }
 
 #[cfg(test)]
@@ -458,9 +465,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_versions_of_a_name_are_those_that_a_move_makes() {
-        let number =
-            |parsed: &str, name: &str, room| number_in(OsStr::new(parsed), OsStr::new(name), room);
+    fn the_versions_of_a_name_are_the_names_that_a_move_creates() {
+        let number = |moved: &str, name: &str, room| {
+            version_number(OsStr::new(moved), OsStr::new(name), room)
+        };
         assert_eq!(number("x.tsv", "x.tsv", 0), Some(0));
         assert_eq!(number("x.12.tsv", "x.tsv", 0), Some(12));
         assert_eq!(number("x.1.2.tsv", "x.tsv", 0), None);
@@ -471,7 +479,7 @@ mod tests {
         let long = format!("{}.tsv", "a".repeat(251));
         let moved = numbered_name(OsStr::new(&long), 3, SIDECAR_NAME_ROOM);
         assert_eq!(
-            number_in(&moved, OsStr::new(&long), SIDECAR_NAME_ROOM),
+            version_number(&moved, OsStr::new(&long), SIDECAR_NAME_ROOM),
             Some(3)
         );
     }

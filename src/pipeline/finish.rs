@@ -1,4 +1,6 @@
-//! A file is put where its fate has it, looked at once more, and only then told.
+//! Moves processed files to `parsed/` or `error/`, checks that no writer interfered, and records the results.
+//!
+//! See docs/specification.md, sections 1 and 9.
 
 use super::device::Device;
 use crate::data_dir::{Dir, Lease, MoveError, OpenFile, OpenWriters, Sidecar, Stamp};
@@ -11,61 +13,64 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What should become of a file.
+/// Where a file goes.
 pub(super) enum Outcome {
+    /// To `parsed/`.
     Parsed,
-    /// To `error/`; whether another try is worth it.
+    /// To `error/`.
     Error {
+        /// Whether the file can be retried.
         retryable: bool,
     },
+    /// It stays in place.
     Stay,
 }
 
-/// A file whose fate is decided.
+/// A file whose outcome is decided.
 pub(super) struct Processed {
     pub report: FileReport,
     pub outcome: Outcome,
-    /// The file itself; none where nothing was opened, or nothing is to be touched.
+    /// The file itself, or `None` if it was not opened or must not be moved.
     pub claimed: Option<ClaimedFile>,
-    /// Folder and name of a file that is to be taken again at once: its rights or times were changed, its content was not.
+    /// Folder and name of a file to process again at once, because its mode or times changed but its content did not.
     pub retake: Option<(PathBuf, OsString)>,
 }
 
-/// What happened to a file while it was in hand.
+/// How a file changed since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     None,
-    /// Its rights or times: nobody wrote to it.
+    /// Its mode or times changed, but no process wrote to it.
     Metadata,
-    /// Its content, or that cannot be excluded.
+    /// Its content changed, or may have changed.
     Content,
 }
 
-/// A file in hand.
+/// An open file that is being processed.
 pub(super) struct ClaimedFile {
     pub open: OpenFile,
-    /// The proof that nobody writes it; none where leases cannot be had, and `/proc` was looked through.
+    /// Proof that no process writes to the file. `None` where leases are not available and `/proc` was scanned instead.
     pub lease: Option<Lease>,
     pub from: Arc<Dir>,
     pub name: OsString,
 }
 
-/// A file in its new place.
+/// A file that was moved.
 pub(super) struct Moved {
     claimed: ClaimedFile,
-    /// Size and times after the move; none where they could not be had.
+    /// Size and times after the move, if they could be read.
     stamp: Option<Stamp>,
     to: Dir,
     as_name: OsString,
     with_sidecar: bool,
 }
 
-/// Where a file went: folder, name, and whether a sidecar went with it. None if it was there already.
+/// Where a file was moved: folder, name, and whether it has a sidecar. `None` if it was there already.
 type Target = Option<(Dir, OsString, bool)>;
 
 impl Processed {
-    /// A file that stays where it is.
-    pub(super) fn left(report: FileReport) -> Self {
+    /// A file that stays in place.
+    pub(super) fn left_in_place(report: FileReport) -> Self {
         Self {
             report,
             outcome: Outcome::Stay,
@@ -76,20 +81,20 @@ impl Processed {
 }
 
 impl Device<'_> {
-    /// Makes sure of what was written, moves the files of a group, looks at them once more, and tells what came of it. Returns
-    /// the files that were moved and stayed there.
-    pub(super) fn place(&self, mut group: Vec<Processed>) -> Vec<Moved> {
+    /// Syncs the written points, moves the files of a group, rechecks them and records the results. Returns the files
+    /// that were moved, except those that were moved back.
+    pub(super) fn move_and_record(&self, mut group: Vec<Processed>) -> Vec<Moved> {
         if group
             .iter()
             .any(|processed| matches!(processed.outcome, Outcome::Parsed))
-            && let Err(failure) = self.context.sink.sync(self.location.company.as_str())
+            && let Err(error) = self.context.sink.sync(self.location.company.as_str())
         {
             for processed in &mut group {
                 if matches!(processed.outcome, Outcome::Parsed) {
                     processed.outcome = Outcome::Stay;
                     processed.report.status = Status::Error;
                     processed.report.retryable = true;
-                    processed.report.error = Some(failure.to_string());
+                    processed.report.error = Some(error.to_string());
                 }
             }
         }
@@ -100,7 +105,7 @@ impl Device<'_> {
         self.recheck(moved)
     }
 
-    /// Moves a file where its fate has it. What cannot be moved stays, and says why.
+    /// Moves a file according to its outcome. A file that cannot be moved stays, with the reason in its report.
     fn move_file(&self, processed: Processed) -> (FileReport, Option<Moved>) {
         let Processed {
             mut report,
@@ -141,7 +146,7 @@ impl Device<'_> {
                     self.move_back(&mut report, &moved, &reason);
                     return (report, None);
                 }
-                // A writer that waits goes on only now, in a file that has its own name.
+                // A waiting writer continues only now, after the move is complete.
                 moved.claimed.release();
                 (report, Some(moved))
             }
@@ -150,29 +155,29 @@ impl Device<'_> {
                 let path = claimed.from.path().join(&claimed.name);
                 self.context
                     .recorder
-                    .warn(&path, "taken away while it was being ingested");
+                    .warn(&path, "file was moved or deleted during ingestion; check which other program changes the data folder");
                 (report, None)
             }
             Err(MoveError::Replaced) => {
                 report.status = Status::Skipped;
                 report.retryable = true;
                 report.error = Some(format!(
-                    "{}; the next run takes that one",
+                    "{}; the new file is left for the next run",
                     MoveError::Replaced
                 ));
                 (report, None)
             }
             Err(error) => {
-                let done = match report.status {
-                    Status::Success => "its points are written, but it",
-                    _ => "it",
+                let failed = match report.status {
+                    Status::Success => "points are written, but the file cannot be moved",
+                    _ => "cannot move the file",
                 };
                 report.status = Status::Error;
                 report.retryable = true;
-                let words = format!("{done} cannot be moved: {error}; it stays where it is");
+                let message = format!("{failed}: {error}; file left in place");
                 report.error = Some(match report.error.take() {
-                    Some(first) => format!("{first}; {words}"),
-                    None => words,
+                    Some(first) => format!("{first}; {message}"),
+                    None => message,
                 });
                 (report, None)
             }
@@ -185,20 +190,26 @@ impl Device<'_> {
         } = claimed;
         let parsed = self.folder.open_or_make(PARSED)?;
         if parsed.is_same_file(name, open.inode)? {
-            // It was taken because it was written after its move; what is written from now on is newer than this mark.
+            // The file was written to after an earlier move. Its new ctime marks this content as ingested.
             if let Err(error) = open.mark_as_read() {
-                tracing::debug!("{}: not marked: {error}", sanitize(parsed.path()));
+                tracing::debug!(
+                    "{}: cannot update the ctime of a file: {error}",
+                    sanitize(parsed.path())
+                );
             }
             return Ok(None);
         }
         from.ensure_same_file(name, open.inode)?;
         let as_name = from.move_into(name, &parsed, name, 0, |_| Ok(true))?;
-        // The sidecar of a file that was tried again, or one that a killed run wrote before it could move the file. What hinders
-        // that is somebody's own folder of such a name: no reason to doubt the move.
+        // A retried file, or one whose move a killed run has prepared, has a sidecar in `error/`. A failure to remove
+        // it does not affect the move.
         if let Ok(errors) = self.folder.open_below(Path::new(ERROR))
-            && let Err(error) = errors.tidy_sidecars(name)
+            && let Err(error) = errors.remove_leftover_sidecars(name)
         {
-            tracing::debug!("{}: not tidied: {error}", sanitize(errors.path()));
+            tracing::debug!(
+                "{}: cannot remove leftover sidecars: {error}",
+                sanitize(errors.path())
+            );
         }
         Ok(Some((parsed, as_name, false)))
     }
@@ -233,29 +244,30 @@ impl Device<'_> {
         }
     }
 
-    /// The second look at files that were moved: one that is being written, or was changed, is not finished and goes back.
-    /// Only then it is told. Nobody waits for the disk to have the moves: one that a power cut takes back leaves a file to be
-    /// ingested once more, and the same points overwrite themselves.
+    /// Rechecks files after their move and records their results. A file with a writer or a change is moved back.
+    ///
+    /// Moves are not synced to disk: if a power failure undoes one, the file is ingested again with the same points.
     fn recheck(&self, group: Vec<(FileReport, Option<Moved>)>) -> Vec<Moved> {
         let writers = Moved::writers(group.iter().filter_map(|(_, moved)| moved.as_ref()));
         let mut finished = Vec::new();
         for (mut report, moved) in group {
             if let Some(moved) = moved {
-                match moved.reopened(&writers) {
+                match moved.changed_after_move(&writers) {
                     Some(reason) => self.move_back(&mut report, &moved, &reason),
                     None => finished.push(moved),
                 }
             }
-            self.tell(report);
+            self.record(report);
         }
         finished
     }
 
-    /// The last look, a while later: a writer that had found a file by its old name just before the move opens it just after.
+    /// Rechecks moved files again after some time, because a writer may have resolved the old name just before the move
+    /// and opened the file just after it.
     pub(super) fn recheck_later(&self, group: Vec<Moved>) {
         let writers = Moved::writers(group.iter());
         for moved in group {
-            if let Some(reason) = moved.reopened(&writers) {
+            if let Some(reason) = moved.changed_after_move(&writers) {
                 let path = moved.to.path().join(&moved.as_name);
                 let mut report =
                     FileReport::unread(&path, Some(&self.location), Status::Skipped, "");
@@ -267,23 +279,23 @@ impl Device<'_> {
         }
     }
 
-    /// Moves a file back to where it was taken from, and says so in its report.
+    /// Moves a file back to its original place and sets its report to skipped.
     fn move_back(&self, report: &mut FileReport, moved: &Moved, reason: &str) {
         report.status = Status::Skipped;
         report.retryable = true;
         report.moved_to = None;
-        report.error = Some(format!("{reason}; given back for the next run"));
+        report.error = Some(format!("{reason}; moved back for the next run"));
         if let Err(error) = moved.move_back(&self.sidecar(report)) {
             report.status = Status::Error;
             report.error = Some(format!(
-                "{reason}, but it cannot be given back: {error}; move it to the device's folder by hand"
+                "{reason}, and the file cannot be moved back: {error}; move it to the device folder manually"
             ));
         }
     }
 }
 
 impl ClaimedFile {
-    /// What happened to the file since it was opened.
+    /// How the file has changed since it was opened.
     pub(super) fn change(&self) -> Change {
         let is_intact = self.lease.as_ref().is_none_or(Lease::is_intact);
         let Ok(now) = self.open.stamp_now() else {
@@ -299,7 +311,7 @@ impl ClaimedFile {
                 .is_same_file(&self.name, self.open.inode)
                 .unwrap_or(true)
         {
-            // Removed, or another file was renamed over it: the move says so.
+            // The file was removed or replaced by another one, which the move reports.
             Change::None
         } else if self.lease.is_some() {
             Change::Metadata
@@ -308,7 +320,7 @@ impl ClaimedFile {
         }
     }
 
-    /// From now on a writer waits. Returns whether the file is as it was opened.
+    /// Makes new writers wait. Returns whether the file is unchanged since it was opened.
     fn begin_move(&self) -> bool {
         self.lease.as_ref().is_none_or(Lease::begin_move) && self.change() == Change::None
     }
@@ -321,7 +333,7 @@ impl ClaimedFile {
 }
 
 impl Moved {
-    /// Who writes the files of a group, where that is not known by leases.
+    /// Scans for writers of the files in a group that have no lease.
     fn writers<'a>(group: impl Iterator<Item = &'a Moved>) -> OpenWriters {
         let unleased: Vec<_> = group
             .filter(|moved| moved.claimed.lease.is_none())
@@ -334,7 +346,7 @@ impl Moved {
         }
     }
 
-    /// Why this file is not finished, if it is not, right after its move and before its lease is released.
+    /// Checks a file right after its move, before its lease is released. Returns the reason if it must be moved back.
     fn changed_during_move(&self) -> Option<String> {
         let ClaimedFile { open, lease, .. } = &self.claimed;
         if !self
@@ -342,36 +354,36 @@ impl Moved {
             .is_same_file(&self.as_name, open.inode)
             .unwrap_or(true)
         {
-            return Some("another file took its name while it was being ingested".to_owned());
+            return Some("another file took its name during ingestion".to_owned());
         }
         if !lease.as_ref().is_none_or(Lease::is_intact) {
-            return Some("a process began to write to it while it was being moved".to_owned());
+            return Some("a process opened the file for writing during the move".to_owned());
         }
         let has_same_content = |stamp: Stamp| stamp.has_same_content(&open.stamp);
         if !self.stamp.is_some_and(has_same_content) {
-            return Some("it was changed while it was being moved".to_owned());
+            return Some("file was changed during the move".to_owned());
         }
         None
     }
 
-    /// Why this file is not finished, if it is not, when its lease is released.
-    fn reopened(&self, writers: &OpenWriters) -> Option<String> {
+    /// Checks a file after its lease is released. Returns the reason if it must be moved back.
+    fn changed_after_move(&self, writers: &OpenWriters) -> Option<String> {
         let ClaimedFile { open, lease, .. } = &self.claimed;
         if lease.as_ref().is_some_and(Lease::has_writer) {
-            return Some("a process began to write to it while it was being moved".to_owned());
+            return Some("a process opened the file for writing during the move".to_owned());
         }
         if let Some(pid) = writers.of(open.inode).first() {
             return Some(format!(
-                "process {pid} began to write to it while it was being moved"
+                "process {pid} opened the file for writing during the move"
             ));
         }
         if open.stamp_now().ok() != self.stamp {
-            return Some("it was changed while it was being moved".to_owned());
+            return Some("file was changed during the move".to_owned());
         }
         None
     }
 
-    /// Back to where it was taken from; with a sidecar that asks for another try where that is `error/`.
+    /// Moves the file back to its original place. If that is `error/`, `sidecar` is written too.
     fn move_back(&self, sidecar: &Sidecar) -> Result<(), MoveError> {
         let ClaimedFile { from, name, .. } = &self.claimed;
         self.to

@@ -1,4 +1,4 @@
-//! One file's bytes become points on their way; what was found is told, nothing is awaited or moved.
+//! Parses one file and passes its points to the sink. Does not wait for the writes and does not move the file.
 
 use crate::data_dir::DevicePath;
 use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, RowStats};
@@ -10,58 +10,58 @@ use crate::sink::WriteError;
 use crate::time_zone::FileZones;
 use std::io::Read;
 
-/// How often, in rows, a long file looks whether the run should end.
-const ROWS_A_GLANCE: u64 = 256;
+/// Number of rows between two checks of the shutdown flag.
+const SHUTDOWN_CHECK_ROWS: u64 = 256;
 
-/// What ingesting needs beside the bytes.
+/// Everything that ingesting a file needs besides its content.
 pub struct IngestContext<'a> {
-    /// Whose file it is.
+    /// Device folder of the file.
     pub location: &'a DevicePath,
-    /// The zones of files.
+    /// Time zones of the files.
     pub zones: &'a FileZones,
-    /// How bodies are made.
-    pub shape: BatchOptions,
-    /// Whether lines are worth making at all: a dry run only counts.
+    /// Size and compression of batches.
+    pub batch_options: BatchOptions,
+    /// Whether line protocol is built. A dry run only counts points.
     pub with_lines: bool,
-    /// Whether the run should end.
+    /// Shutdown flag.
     pub stop: &'a Shutdown,
-    /// Where points are counted for a person.
+    /// Progress bar, which counts the points.
     pub progress: &'a Progress,
 }
 
-/// Why a file did not arrive whole.
+/// Why a file was not ingested completely.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    /// The file's own fault.
+    /// The file is not valid.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// Somebody wrote to it meanwhile: what was read since may be half of one content and half of another.
-    #[error("it was changed while it was being read; left for the next run")]
+    /// The file was changed while it was read, so its content may be mixed from two versions.
+    #[error("file was changed during ingestion; left for the next run")]
     Changed,
-    /// On the way.
+    /// Writing the points failed.
     #[error(transparent)]
     Sink(#[from] WriteError),
 }
 
-/// What is known of one channel after a file was read.
+/// Statistics of one channel of a file.
 #[derive(Debug, Clone)]
 pub struct ChannelStats {
-    /// The column.
+    /// The channel, which is one column of the file.
     pub channel: Channel,
-    /// Values.
+    /// Number of valid values.
     pub points: u64,
-    /// The smallest value.
+    /// Minimum of the values.
     pub min: f64,
-    /// The largest value.
+    /// Maximum of the values.
     pub max: f64,
-    /// Of all values; infinite where it overflows.
+    /// Sum of the values, infinite if it overflows.
     sum: f64,
-    /// The same, of values made so small that it cannot.
-    small_sum: f64,
+    /// Sum of the values times [`SCALE`], which does not overflow.
+    scaled_sum: f64,
 }
 
-/// A power of two: what is multiplied by it and divided again is the same number.
-const SMALL: f64 = 1.0 / (1_u64 << 40) as f64;
+/// Scale factor of `scaled_sum`. As a power of two it does not change the precision.
+const SCALE: f64 = 1.0 / (1_u64 << 40) as f64;
 
 impl ChannelStats {
     fn new(channel: Channel) -> Self {
@@ -71,11 +71,11 @@ impl ChannelStats {
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             sum: 0.0,
-            small_sum: 0.0,
+            scaled_sum: 0.0,
         }
     }
 
-    /// The mean of all values; none where there are none.
+    /// Mean of the values, or `None` if there are none.
     pub fn mean(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a count")]
         let points = self.points as f64;
@@ -83,7 +83,7 @@ impl ChannelStats {
             if self.sum.is_finite() {
                 self.sum / points
             } else {
-                self.small_sum / points / SMALL
+                self.scaled_sum / points / SCALE
             }
         })
     }
@@ -93,41 +93,41 @@ impl ChannelStats {
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         self.sum += value;
-        self.small_sum += value * SMALL;
+        self.scaled_sum += value * SCALE;
     }
 }
 
-/// What was found in a file, as far as it was read.
+/// The result of parsing a file, as far as it was read.
 #[derive(Debug, Default)]
 pub struct ParsedFile {
-    /// Plain or headed, if that was seen.
+    /// Plain or headed, once known.
     pub container: Option<Container>,
-    /// The format marker, once the header was read.
+    /// Format marker, once the header was read.
     pub marker: Option<&'static str>,
-    /// The master's serial, from the file's header.
+    /// Serial number of the master, from the file's header.
     pub master: Option<String>,
-    /// The JSON of a headed file.
+    /// JSON of a headed file.
     pub meta: HeaderMeta,
-    /// Cut off before its end; of a file whose header cannot be used, that is not seen here.
+    /// Whether the file is truncated. Always false if the header is not valid.
     pub truncated: bool,
-    /// Rows, points and what was skipped.
+    /// Counts of rows, points and skipped cells.
     pub stats: RowStats,
-    /// From the first to the last instant that has a point.
+    /// Time range of the points.
     pub span: Option<TimeRange>,
-    /// One entry a column.
+    /// Statistics per column.
     pub channels: Vec<ChannelStats>,
-    /// The size read, in bytes.
+    /// Number of bytes read.
     pub bytes: u64,
 }
 
-/// Reads a file to its end and hands its batches to `send`, until that fails. Where it succeeds they are on their way, no more.
+/// Reads a file to its end and passes its batches to `send`. Stops at the first error.
 ///
-/// `same` tells whether the file is still the one that was opened; it is asked before each batch, and what was read of a
-/// changing file is not sent.
+/// `is_unchanged` is checked before each batch, so that nothing is sent of a file that has changed since it was opened.
+/// After success the batches have been submitted, but not necessarily written.
 pub fn ingest(
     input: impl Read,
     ingest_context: &IngestContext<'_>,
-    same: &impl Fn() -> bool,
+    is_unchanged: &impl Fn() -> bool,
     send: impl FnMut(Batch) -> Result<(), WriteError>,
 ) -> (ParsedFile, Result<(), IngestError>) {
     let mut parsed = ParsedFile::default();
@@ -150,7 +150,7 @@ pub fn ingest(
         .cloned()
         .map(ChannelStats::new)
         .collect();
-    let result = send_rows(&mut file, &mut parsed, ingest_context, same, send)
+    let result = send_rows(&mut file, &mut parsed, ingest_context, is_unchanged, send)
         .and_then(|()| Ok(file.ensure_has_points()?));
     parsed.stats = file.stats();
     parsed.truncated = file.truncated();
@@ -162,7 +162,7 @@ fn send_rows<R: Read>(
     file: &mut LoggerFile<R>,
     parsed: &mut ParsedFile,
     ingest_context: &IngestContext<'_>,
-    same: &impl Fn() -> bool,
+    is_unchanged: &impl Fn() -> bool,
     mut send: impl FnMut(Batch) -> Result<(), WriteError>,
 ) -> Result<(), IngestError> {
     let prefixes: Vec<_> = if ingest_context.with_lines {
@@ -174,9 +174,9 @@ fn send_rows<R: Read>(
     } else {
         Vec::new()
     };
-    let mut batch = BatchBuilder::new(ingest_context.shape);
+    let mut batch = BatchBuilder::new(ingest_context.batch_options);
     let mut send_unchanged = |batch: Batch| {
-        if !same() {
+        if !is_unchanged() {
             return Err(IngestError::Changed);
         }
         ingest_context.progress.points(batch.lines);
@@ -185,7 +185,7 @@ fn send_rows<R: Read>(
     let mut rows = 0;
     while let Some(row) = file.next_row()? {
         rows += 1;
-        if rows % ROWS_A_GLANCE == 0 && ingest_context.stop.is_requested() {
+        if rows % SHUTDOWN_CHECK_ROWS == 0 && ingest_context.stop.is_requested() {
             return Err(WriteError::Stopped.into());
         }
         let mut has_point = false;
@@ -206,8 +206,8 @@ fn send_rows<R: Read>(
             send_unchanged(full)?;
         }
     }
-    if let Some(rest) = batch.take().map_err(FormatError::Read)? {
-        send_unchanged(rest)?;
+    if let Some(last) = batch.take().map_err(FormatError::Read)? {
+        send_unchanged(last)?;
     }
     Ok(())
 }

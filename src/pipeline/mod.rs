@@ -1,4 +1,4 @@
-//! A run: the tree is walked, devices are dealt with side by side, the report ends it.
+//! A run: finds the device folders, processes them in parallel and writes the report.
 
 mod device;
 mod finish;
@@ -16,30 +16,30 @@ use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::Sink;
 
-/// What all devices of a run share.
+/// The context that all devices of a run share.
 pub struct RunContext<'a> {
-    /// The settings.
+    /// The settings of the run.
     pub settings: &'a Settings,
-    /// Where points go.
+    /// Destination of the points.
     pub sink: &'a Sink,
-    /// Whether the run should end.
+    /// Shutdown flag.
     pub stop: &'a Shutdown,
     /// The data folder.
     pub data: &'a Dir,
-    /// Where results are told.
+    /// Recorder of results and warnings.
     pub recorder: &'a RunRecorder,
-    /// Where a person sees how far it is.
+    /// Progress bar.
     pub progress: &'a Progress,
 }
 
-/// Ingests what the settings ask for.
+/// Ingests the named files, or all pending files if none are named.
 ///
 /// # Errors
-/// Only where the run cannot begin; what goes wrong with a file is in the summary.
+/// If the run cannot start. Errors of single files are part of the summary.
 pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow::Result<Summary> {
     let data = Dir::open(&settings.data_folder).map_err(|error| {
         ConfigError(format!(
-            "the data folder {} cannot be opened: {error}; check its rights",
+            "cannot open the data folder {}: {error}; check its permissions",
             sanitize(&settings.data_folder)
         ))
     })?;
@@ -67,7 +67,7 @@ pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow:
     Ok(recorder.finish(&sink))
 }
 
-fn tell(context: &RunContext<'_>, report: FileReport) {
+fn record(context: &RunContext<'_>, report: FileReport) {
     context.recorder.add(report);
     context.recorder.send_meta(context.sink);
 }

@@ -1,52 +1,53 @@
-//! A file that is named on the command line.
+//! Ingestion of a file that is named on the command line. See docs/specification.md, section 1.
 
 use super::device::Device;
-use super::{RunContext, tell};
+use super::{RunContext, record};
 use crate::data_dir::DevicePath;
 use crate::report::{FileReport, Status};
 use crate::sanitize::sanitize;
 use std::path::{Component, Path, PathBuf};
 
-/// Deals with a file that somebody named.
+/// Ingests a file that is named on the command line.
 pub(super) fn ingest_named(context: &RunContext<'_>, given: &Path) {
-    let told = |words: String| {
-        tell(
+    let fail = |message: String| {
+        record(
             context,
-            FileReport::unread(given, None, Status::Error, words),
+            FileReport::unread(given, None, Status::Error, message),
         )
     };
     let settings = context.settings;
     let (folder, name) =
         match folder_and_name(&settings.data_folder, &settings.data_folder_given, given) {
-            Ok(parsed) => parsed,
-            Err(words) => return told(words),
+            Ok(split) => split,
+            Err(message) => return fail(message),
         };
     let location = match DevicePath::of_folder(&folder, &context.settings.meta_bucket) {
         Ok(location) => location,
-        Err(error) => return told(error.to_string()),
+        Err(error) => return fail(error.to_string()),
     };
     let device: PathBuf = folder.iter().take(3).collect();
     let sub: PathBuf = folder.iter().skip(3).collect();
     match Device::open(context, location, &device) {
         Ok(device) => device.ingest_named(&sub, &name),
-        Err(error) => told(format!(
-            "its folder cannot be opened: {error}; check the path"
+        Err(error) => fail(format!(
+            "cannot open the device folder: {error}; check the path"
         )),
     }
 }
 
-/// The folder of a named file below the data folder, and its name. The way there must not lead over a link that somebody
-/// made inside the data folder: it could lead into another company.
+/// Splits the path of a named file into its folder, relative to the data folder, and its name.
+///
+/// Symbolic links inside the data folder are rejected, because they could lead into another company.
 fn folder_and_name(
     data: &Path,
     given_data: &Path,
     given: &Path,
 ) -> Result<(PathBuf, std::ffi::OsString), String> {
     let absolute =
-        std::path::absolute(given).map_err(|error| format!("its path cannot be used: {error}"))?;
+        std::path::absolute(given).map_err(|error| format!("invalid path: {error}; correct it"))?;
     let name = match absolute.components().next_back() {
         Some(Component::Normal(name)) => name.to_owned(),
-        _ => return Err("its path names no file; check it".to_owned()),
+        _ => return Err("path has no file name; correct it".to_owned()),
     };
     if !name
         .to_string_lossy()
@@ -54,47 +55,44 @@ fn folder_and_name(
         .ends_with(".tsv")
     {
         return Err(
-            "its name does not end in .tsv, so it is no logger's file; it stays where it is"
-                .to_owned(),
+            "not a logger file: the name does not end in '.tsv'; file left in place".to_owned(),
         );
     }
     let parent = absolute.parent().unwrap_or(&absolute);
     let resolved = parent
         .canonicalize()
-        .map_err(|error| format!("its folder cannot be found: {error}; check the path"))?;
+        .map_err(|error| format!("cannot resolve the folder: {error}; check the path"))?;
     let Ok(relative) = resolved.strip_prefix(data) else {
         return Err(format!(
-            "it lies outside the data folder {}; nothing is done",
+            "file is outside the data folder {}; move it there or correct --dataFolder",
             sanitize(data)
         ));
     };
-    // However the data folder itself was reached, below it each part of the way must be what it says.
-    let spelled = without_detours(parent);
-    let spelled_out = [data, given_data]
+    // Links in the path of the data folder itself are allowed, so only the components below it are compared.
+    let normalized = normalize(parent);
+    let has_no_link = [data, given_data]
         .into_iter()
-        .find_map(|data| spelled.strip_prefix(data).ok())
-        .map_or_else(|| spelled.ends_with(relative), |below| below == relative);
-    if !spelled_out {
-        return Err(
-            "the way to it leads over a symbolic link; name it by its real path".to_owned(),
-        );
+        .find_map(|data| normalized.strip_prefix(data).ok())
+        .map_or_else(|| normalized.ends_with(relative), |below| below == relative);
+    if !has_no_link {
+        return Err("path contains a symbolic link; use the real path".to_owned());
     }
     Ok((relative.to_owned(), name))
 }
 
-/// The path as it is spelled, each `..` with the folder before it taken out.
-fn without_detours(path: &Path) -> PathBuf {
-    let mut spelled = PathBuf::new();
+/// Resolves `.` and `..` in a path without following links.
+fn normalize(path: &Path) -> PathBuf {
+    let mut normalized = PathBuf::new();
     for part in path.components() {
         match part {
             Component::ParentDir => {
-                spelled.pop();
+                normalized.pop();
             }
             Component::CurDir => {}
-            part => spelled.push(part),
+            part => normalized.push(part),
         }
     }
-    spelled
+    normalized
 }
 
 #[cfg(test)]
@@ -112,28 +110,37 @@ mod tests {
         std::fs::create_dir_all(root.join("other/a/s/1")).unwrap();
         symlink(data.join("a/s/1"), data.join("b/s/1")).unwrap();
         symlink(&data, root.join("alias")).unwrap();
-        let parsed = |path: &str| {
+        let folder_of = |path: &str| {
             folder_and_name(&data, &root.join("alias"), &root.join(path)).map(|(folder, _)| folder)
         };
-        assert_eq!(parsed("data/a/s/1/x.tsv"), Ok("a/s/1".into()));
-        assert_eq!(parsed("data/a/s/1/parsed/x.tsv"), Ok("a/s/1/parsed".into()));
-        assert_eq!(parsed("alias/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert_eq!(folder_of("data/a/s/1/x.tsv"), Ok("a/s/1".into()));
         assert_eq!(
-            parsed("data/a/../b/s/../../a/s/1/x.tsv"),
+            folder_of("data/a/s/1/parsed/x.tsv"),
+            Ok("a/s/1/parsed".into())
+        );
+        assert_eq!(folder_of("alias/a/s/1/x.tsv"), Ok("a/s/1".into()));
+        assert_eq!(
+            folder_of("data/a/../b/s/../../a/s/1/x.tsv"),
             Ok("a/s/1".into())
         );
-        assert!(parsed("data/b/s/1/../1/x.tsv").is_err(), "a link, and back");
         assert!(
-            parsed("data/b/s/1/x.tsv").is_err(),
+            folder_of("data/b/s/1/../1/x.tsv").is_err(),
+            "a link, and back"
+        );
+        assert!(
+            folder_of("data/b/s/1/x.tsv").is_err(),
             "a link into another company"
         );
         symlink(&data, data.join("b/a")).unwrap();
-        for way in ["data/b/a/a/s/1/x.tsv", "alias/b/a/a/s/1/x.tsv"] {
-            assert!(parsed(way).is_err(), "{way}: a link inside the data folder");
+        for path in ["data/b/a/a/s/1/x.tsv", "alias/b/a/a/s/1/x.tsv"] {
+            assert!(
+                folder_of(path).is_err(),
+                "{path}: a link inside the data folder"
+            );
         }
-        assert!(parsed("other/a/s/1/x.tsv").is_err());
-        assert!(parsed("data/../other/a/s/1/x.tsv").is_err());
-        assert!(parsed("data/a/s/1/x.txt").is_err());
-        assert!(parsed("data/a/s/2/x.tsv").is_err());
+        assert!(folder_of("other/a/s/1/x.tsv").is_err());
+        assert!(folder_of("data/../other/a/s/1/x.tsv").is_err());
+        assert!(folder_of("data/a/s/1/x.txt").is_err());
+        assert!(folder_of("data/a/s/2/x.tsv").is_err());
     }
 }

@@ -1,5 +1,6 @@
-//! One file is taken: opened, judged whether it has arrived, and its points sent off. Once they have landed, its fate is
-//! decided; until then the device's next files are taken.
+//! Opens a file, checks that its upload is complete, submits its points and decides its outcome once they are written.
+//!
+//! Points of several files are in flight at the same time. See docs/specification.md, sections 4 to 6 and 9.
 
 use super::device::Device;
 use super::finish::{Change, ClaimedFile, Outcome, Processed};
@@ -21,18 +22,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How much of a file's two ends is looked at to tell whether it was cut off, in bytes.
-const ENDS: usize = 4096;
+/// Number of bytes read at both ends of a file to detect truncation.
+const PROBE_SIZE: usize = 4096;
 
-/// A file that was taken.
+/// A file that was submitted.
 pub(super) enum Submitted {
-    /// Its fate is known.
+    /// The outcome is known.
     Processed(Processed),
-    /// Its points are on their way.
+    /// The points are in flight.
     Pending(Pending),
 }
 
-/// A file whose points are on their way, or as many as there were before something went wrong.
+/// A file whose points are in flight, possibly only those before an error.
 pub(super) struct Pending {
     file_id: FileId,
     parsed: ParsedFile,
@@ -41,44 +42,45 @@ pub(super) struct Pending {
     claimed: ClaimedFile,
 }
 
-/// How files are asked for, and what a group of them shares.
-pub(super) struct Call {
-    asked: Asked,
-    /// Looked through once a group, and only where a lease cannot be had.
+/// Why the files of a group are processed, and the scan for writers that they share.
+pub(super) struct Request {
+    kind: RequestKind,
+    /// Scanned once per group, and only if a lease is not available.
     writers: OnceCell<OpenWriters>,
 }
 
-/// Who asks for a file.
-enum Asked {
+/// Why a file is processed.
+enum RequestKind {
+    /// A sweep found it.
     Sweep,
-    /// A person or the upload's hook, which says that the file is whole.
+    /// A user or the upload hook named it, so its upload is complete.
     Named,
-    /// As `Named`, by this name; the file has moved to `parsed/` or `error/`.
+    /// Like `Named` with this name, but the file was already moved to `parsed/` or `error/`.
     Missing(OsString),
 }
 
-impl Call {
+impl Request {
     pub(super) fn sweep() -> Self {
-        Self::new(Asked::Sweep)
+        Self::new(RequestKind::Sweep)
     }
 
     pub(super) fn named() -> Self {
-        Self::new(Asked::Named)
+        Self::new(RequestKind::Named)
     }
 
     pub(super) fn missing(name: &OsStr) -> Self {
-        Self::new(Asked::Missing(name.to_owned()))
+        Self::new(RequestKind::Missing(name.to_owned()))
     }
 
-    fn new(asked: Asked) -> Self {
+    fn new(kind: RequestKind) -> Self {
         Self {
-            asked,
+            kind,
             writers: OnceCell::new(),
         }
     }
 
     fn is_sweep(&self) -> bool {
-        matches!(self.asked, Asked::Sweep)
+        matches!(self.kind, RequestKind::Sweep)
     }
 
     fn writers(&self) -> &OpenWriters {
@@ -86,59 +88,60 @@ impl Call {
     }
 }
 
-/// Why a file is left where it is.
+/// Why a file is left for a later run.
 enum Incomplete {
     /// It is open for writing.
     Written(String),
-    /// It may still be arriving.
+    /// It is young, and its upload may not be complete.
     Young(String),
 }
 
 impl Device<'_> {
-    /// Takes a file and sends its points off. None where there is nothing to tell: it is gone, or in a sweep no file at all.
-    pub(super) fn take(
+    /// Opens a file and submits its points. Returns `None` if it does not exist, or, in a sweep, is not a regular file.
+    pub(super) fn submit(
         &self,
         sub: &Path,
         name: &OsStr,
-        call: &Call,
+        request: &Request,
         sender: &mut OrderedSender<'_>,
     ) -> Option<Submitted> {
-        let told = |report| Some(Submitted::Processed(Processed::left(report)));
+        let left_in_place = |report| Some(Submitted::Processed(Processed::left_in_place(report)));
         let from = match self.folder_of(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                let words =
-                    format!("its folder cannot be opened: {error}; a link there is not followed");
-                return told(self.unread(sub, name, Status::Error, words));
+                let message = format!(
+                    "cannot open the folder: {error}; symbolic links are not followed, check the path"
+                );
+                return left_in_place(self.unread(sub, name, Status::Error, message));
             }
         };
         let open = match from.open_file(name) {
             Ok(open) => open,
             Err(OpenError::Gone) => return None,
-            Err(OpenError::NotAFile(what)) if call.is_sweep() => {
-                tracing::debug!("{}: {what}, passed over", sanitize(from.path().join(name)));
+            Err(OpenError::NotAFile(what)) if request.is_sweep() => {
+                tracing::debug!("{}: skipped: {what}", sanitize(from.path().join(name)));
                 return None;
             }
             Err(error) => {
                 let mut report = self.unread(sub, name, Status::Error, error.to_string());
                 report.retryable = true;
-                return told(report);
+                return left_in_place(report);
             }
         };
         let lease = open.lease();
-        if let Some(incomplete) = self.incomplete(&open, &lease, call) {
+        if let Some(incomplete) = self.incomplete(&open, &lease, request) {
             let reason = match incomplete {
                 Incomplete::Young(reason) => reason,
-                Incomplete::Written(reason) => match &call.asked {
-                    // It goes on under its own name, for its own hook or the next sweep.
-                    Asked::Missing(wanted) => self.restore_name(&from, name, wanted, reason),
-                    Asked::Sweep | Asked::Named => reason,
+                Incomplete::Written(reason) => match &request.kind {
+                    // The upload continues under its original name, for its own hook or the next sweep.
+                    RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, reason),
+                    RequestKind::Sweep | RequestKind::Named => reason,
                 },
             };
             let mut report = self.unread(sub, name, Status::Skipped, reason);
             report.truncated = looks_truncated(&open).unwrap_or(false);
-            return told(report);
+            return left_in_place(report);
         }
         let lease = lease.ok();
         if let Some(outage) = self.context.sink.outage() {
@@ -157,12 +160,12 @@ impl Device<'_> {
             }));
         }
         let file_id = sender.begin();
-        let same =
+        let is_unchanged =
             || lease.as_ref().is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
         let (mut parsed, read) = ingest::ingest(
             self.context.progress.reading(&*open.file),
             &self.ingest_context(),
-            &same,
+            &is_unchanged,
             |batch| sender.send(file_id, batch),
         );
         if parsed.marker.is_none() {
@@ -183,8 +186,12 @@ impl Device<'_> {
         }))
     }
 
-    /// Waits for the points of a file and decides what becomes of it.
-    pub(super) fn land(&self, submitted: Submitted, sender: &mut OrderedSender<'_>) -> Processed {
+    /// Waits until the points of a file are written and decides its outcome.
+    pub(super) fn decide_outcome(
+        &self,
+        submitted: Submitted,
+        sender: &mut OrderedSender<'_>,
+    ) -> Processed {
         let Pending {
             file_id,
             parsed,
@@ -193,20 +200,20 @@ impl Device<'_> {
             claimed,
         } = match submitted {
             Submitted::Processed(processed) => return processed,
-            Submitted::Pending(underway) => underway,
+            Submitted::Pending(pending) => pending,
         };
         let written = sender.wait(file_id);
         let result = read.and_then(|()| Ok(written?));
         let path = claimed.from.path().join(&claimed.name);
         let mut report = FileReport::read(&path, &self.location, parsed);
-        if let Err(fault) = &result {
+        if let Err(error) = &result {
             report.status = Status::Error;
-            report.error = Some(fault.to_string());
+            report.error = Some(error.to_string());
         }
         if self.context.settings.dry_run {
-            return Processed::left(report);
+            return Processed::left_in_place(report);
         }
-        // Cut files fail for what they lack, and what they lack may just be arriving.
+        // Any error of a file that was changed may be due to the change.
         let change = claimed.change();
         if change != Change::None {
             report.status = Status::Skipped;
@@ -214,7 +221,7 @@ impl Device<'_> {
             let retake = (change == Change::Metadata).then_some((sub, claimed.name));
             return Processed {
                 retake,
-                ..Processed::left(report)
+                ..Processed::left_in_place(report)
             };
         }
         let outcome = match result {
@@ -250,7 +257,7 @@ impl Device<'_> {
         }
     }
 
-    /// The folder that holds the file: mostly the device's own.
+    /// Opens the folder `sub`, relative to the device folder. It is empty for most files.
     fn folder_of(&self, sub: &Path) -> io::Result<Arc<Dir>> {
         if sub.as_os_str().is_empty() {
             Ok(Arc::clone(&self.folder))
@@ -271,7 +278,7 @@ impl Device<'_> {
         IngestContext {
             location: &self.location,
             zones: &settings.zones,
-            shape: BatchOptions {
+            batch_options: BatchOptions {
                 gzip: self.context.sink.wants_gzip(settings.gzip),
                 lines: settings.batch_lines,
             },
@@ -281,12 +288,12 @@ impl Device<'_> {
         }
     }
 
-    /// Why a file must be left for a later run, if it must.
+    /// Checks whether a file may be incomplete. Returns the reason if it must be left for a later run.
     fn incomplete(
         &self,
         open: &OpenFile,
         lease: &Result<Lease, LeaseError>,
-        call: &Call,
+        request: &Request,
     ) -> Option<Incomplete> {
         let unleased = match lease {
             Ok(_) => None,
@@ -294,7 +301,7 @@ impl Device<'_> {
             Err(LeaseError::Unavailable(error)) => Some(Some(error)),
         };
         if let Some(unavailable) = unleased {
-            let writer = match call.writers().of(open.inode).first() {
+            let writer = match request.writers().of(open.inode).first() {
                 Some(pid) => Some(format!("process {pid}")),
                 None if unavailable.is_none() => Some("another process".to_owned()),
                 None => None,
@@ -312,47 +319,53 @@ impl Device<'_> {
             return None;
         }
         if let Some(Some(error)) = unleased
-            && call.writers().is_incomplete()
+            && request.writers().is_incomplete()
         {
             return Some(Incomplete::Young(format!(
-                "younger than {} s, and it cannot be seen whether it is still being written (no lease: {error}; some processes are hidden); left for the next run",
+                "younger than {} s and possibly still open for writing (no lease: {error}; some processes are hidden); left for the next run",
                 grace.as_secs()
             )));
         }
-        (call.is_sweep() && looks_truncated(open).unwrap_or(true)).then(|| {
+        (request.is_sweep() && looks_truncated(open).unwrap_or(true)).then(|| {
             Incomplete::Young(format!(
-                "truncated and younger than {} s, so it may still be arriving; left for the next run",
+                "truncated and younger than {} s, so possibly still being uploaded; left for the next run",
                 grace.as_secs()
             ))
         })
     }
 
-    /// Moves a file that is being written in `parsed/` or `error/` back to the device's folder, where it arrived as `wanted`.
-    /// Returns what is said of it.
+    /// Moves a file in `parsed/` or `error/` that is open for writing back to the device folder, under its original
+    /// name `wanted`. Returns the message for the report.
     fn restore_name(&self, from: &Dir, name: &OsStr, wanted: &OsStr, reason: String) -> String {
         match from.move_into(name, &self.folder, wanted, 0, |_| Ok(true)) {
             Ok(as_name) => {
                 if let Err(error) = from.remove_orphan_sidecar(name) {
-                    tracing::debug!("{}: not tidied: {error}", sanitize(from.path()));
+                    tracing::debug!(
+                        "{}: cannot remove a leftover sidecar: {error}",
+                        sanitize(from.path())
+                    );
                 }
                 format!("{reason}; moved back as {}", sanitize(as_name))
             }
-            Err(error) => format!("{reason}; it cannot be moved back: {error}"),
+            Err(error) => format!("{reason}; cannot move it back to the device folder: {error}"),
         }
     }
 
-    /// One warning a file and cause, with a count.
+    /// Logs one warning per file and cause, with a count.
     fn warn_about(&self, path: &Path, parsed: &ParsedFile) {
-        let warn = |words: String| self.context.recorder.warn(path, &words);
+        let warn = |message: String| self.context.recorder.warn(path, &message);
         if parsed.truncated {
             warn(match parsed.container {
-                Some(Container::Headed) => "the file is cut off: END_DATA is missing".to_owned(),
-                _ => "the file is cut off: what follows its last tab is not taken".to_owned(),
+                Some(Container::Headed) => {
+                    "file is truncated: END_DATA is missing; check the upload".to_owned()
+                }
+                _ => "file is truncated: the value after the last tab is skipped; check the upload"
+                    .to_owned(),
             });
         }
         if let HeaderMeta::Broken(reason) = &parsed.meta {
             warn(format!(
-                "the header is not JSON ({}): its time zone is not known",
+                "header is not valid JSON ({}), so its time zone is unknown; the configured one applies",
                 sanitize(reason)
             ));
         }
@@ -362,7 +375,7 @@ impl Device<'_> {
             .filter(|sn| *sn != self.location.device.as_str())
         {
             warn(format!(
-                "the file's master is {:?}, its folder is named {:?}; ingested as {:?}",
+                "header names the master {:?}, the device folder {:?}; ingested as {:?}",
                 sanitize(master),
                 self.location.device.to_string(),
                 sanitize(master)
@@ -370,16 +383,13 @@ impl Device<'_> {
         }
         let stats = parsed.stats;
         for (count, what) in [
-            (
-                stats.invalid_timestamps,
-                "rows without a valid time, skipped",
-            ),
+            (stats.invalid_timestamps, "rows skipped: invalid timestamp"),
             (
                 stats.malformed_rows,
-                "rows with more cells than the header, skipped",
+                "rows skipped: more cells than the header",
             ),
-            (stats.invalid_values, "cells without a valid value, skipped"),
-            (stats.lines_after_end, "lines after END_DATA, ignored"),
+            (stats.invalid_values, "cells skipped: invalid value"),
+            (stats.lines_after_end, "lines ignored: after END_DATA"),
         ] {
             if count > 0 {
                 warn(format!("{count} {what}"));
@@ -388,12 +398,12 @@ impl Device<'_> {
     }
 }
 
-/// Whether a file was cut off, by its two ends.
+/// Detects truncation from both ends of a file.
 fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
-    let mut head = [0; ENDS];
+    let mut head = [0; PROBE_SIZE];
     let read = open.file.read_at(&mut head, 0)?;
-    let mut tail = [0; ENDS];
-    let start = open.stamp.size.saturating_sub(ENDS as u64);
+    let mut tail = [0; PROBE_SIZE];
+    let start = open.stamp.size.saturating_sub(PROBE_SIZE as u64);
     let tail_read = open.file.read_at(&mut tail, start)?;
     Ok(Container::looks_truncated(
         &head[..read],
@@ -401,6 +411,7 @@ fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
     ))
 }
 
+/// Sets the seconds since the last measurement and since the upload.
 fn set_delays(report: &mut FileReport, open: &OpenFile) {
     let now = Utc::now().timestamp_millis() as f64 / 1e3;
     report.delay_s = report.last_measurement.map(|last| now - last as f64);

@@ -1,7 +1,7 @@
-//! A sweep: the tree is walked down to the devices, which are dealt with side by side.
+//! A sweep: finds all device folders and processes them in parallel. See docs/specification.md, section 1.
 
 use super::device::{Device, unlisted_folder};
-use super::{RunContext, tell};
+use super::{RunContext, record};
 use crate::data_dir::pending_files::{Item, PAGE_SIZE, PendingFiles, is_no_folder, is_tsv};
 use crate::data_dir::{DevicePath, EntryKind, is_processed_dir};
 use crate::report::{FileReport, Status};
@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-/// Walks the tree down to the devices and deals with them, several at a time.
+/// Finds all device folders and processes them, `jobs` at a time.
 pub(super) fn sweep(context: &RunContext<'_>) {
     let (sender, receiver) = mpsc::sync_channel::<PathBuf>(16);
     let receiver = Mutex::new(receiver);
@@ -42,7 +42,7 @@ pub(super) fn sweep(context: &RunContext<'_>) {
     });
 }
 
-/// Goes down to the device folders, at depth three, in the order of their paths.
+/// Sends the device folders, at depth three, in the order of their paths to `devices`.
 fn walk(
     context: &RunContext<'_>,
     folder: &Path,
@@ -52,7 +52,7 @@ fn walk(
     let path = context.settings.data_folder.join(folder);
     let unlisted = |error: &io::Error| {
         if depth == 0 || !is_no_folder(error) {
-            tell_unlisted(context, &path, error);
+            record_unlisted(context, &path, error);
         }
     };
     let open = match context.data.open_below(folder) {
@@ -77,13 +77,13 @@ fn walk(
             }
             let below = folder.join(&entry.name);
             match entry.kind {
-                EntryKind::File => refuse(context, &below),
+                EntryKind::File => record_misplaced(context, &below),
                 EntryKind::Dir if is_processed_dir(&entry.name) => {
                     let path = context.settings.data_folder.join(&below);
-                    let words = "a folder of this name is never entered; give the company, campaign or device another";
-                    context.recorder.warn(&path, words);
+                    let message = "folder name is reserved for processed files, so its files are not ingested; rename the folder";
+                    context.recorder.warn(&path, message);
                 }
-                // The receivers outlive the walk.
+                // The receivers live longer than this walk, so `send` does not fail.
                 EntryKind::Dir if depth == 2 => drop(devices.send(below)),
                 EntryKind::Dir => walk(context, &below, depth + 1, devices),
             }
@@ -94,26 +94,26 @@ fn walk(
     }
 }
 
-/// A folder that cannot be listed: files may wait in it.
-fn tell_unlisted(context: &RunContext<'_>, folder: &Path, error: &impl std::fmt::Display) {
-    let words = unlisted_folder(error);
-    tell(
+/// Records that a folder cannot be listed.
+fn record_unlisted(context: &RunContext<'_>, folder: &Path, error: &impl std::fmt::Display) {
+    let message = unlisted_folder(error);
+    record(
         context,
-        FileReport::unread(folder, None, Status::Error, words),
+        FileReport::unread(folder, None, Status::Error, message),
     );
 }
 
-/// A file that belongs to no device, and stays where it is.
-fn refuse(context: &RunContext<'_>, file: &Path) {
-    let words =
+/// Records the error of a file that is not in a device folder. The file stays in place.
+fn record_misplaced(context: &RunContext<'_>, file: &Path) {
+    let message =
         match DevicePath::of_folder(file.parent().unwrap_or(file), &context.settings.meta_bucket) {
             Err(error) => error.to_string(),
             Ok(_) => return,
         };
     let path = context.settings.data_folder.join(file);
-    tell(
+    record(
         context,
-        FileReport::unread(&path, None, Status::Error, words),
+        FileReport::unread(&path, None, Status::Error, message),
     );
 }
 
@@ -122,39 +122,39 @@ fn sweep_device(context: &RunContext<'_>, relative: &Path) {
         Ok(location) => match Device::open(context, location, relative) {
             Ok(device) => device.sweep(),
             Err(error) if is_no_folder(&error) => {
-                tracing::info!("{}: passed over: {error}", sanitize(relative));
+                tracing::info!("{}: skipped: {error}", sanitize(relative));
             }
             Err(error) => {
                 let path = context.settings.data_folder.join(relative);
-                let words = format!("the folder cannot be opened: {error}; check its rights");
-                tell(
+                let message = format!("cannot open the folder: {error}; check its permissions");
+                record(
                     context,
-                    FileReport::unread(&path, None, Status::Error, words),
+                    FileReport::unread(&path, None, Status::Error, message),
                 );
             }
         },
         Err(error) => {
-            // Nothing can be written for this folder; each file that waits in it says so.
+            // The folder name is not valid, which is an error of each pending file in it.
             let folder = match context.data.open_below(relative) {
                 Ok(folder) => Arc::new(folder),
                 Err(error) if is_no_folder(&error) => return,
                 Err(error) => {
                     let path = context.settings.data_folder.join(relative);
-                    return tell_unlisted(context, &path, &error);
+                    return record_unlisted(context, &path, &error);
                 }
             };
             for item in PendingFiles::new(&folder, false) {
                 match item {
                     Item::File(sub, name) => {
                         let path = folder.path().join(sub).join(name);
-                        let words = error.to_string();
-                        tell(
+                        let message = error.to_string();
+                        record(
                             context,
-                            FileReport::unread(&path, None, Status::Error, words),
+                            FileReport::unread(&path, None, Status::Error, message),
                         );
                     }
                     Item::Unlisted(sub, error) => {
-                        tell_unlisted(context, &folder.path().join(sub), &error);
+                        record_unlisted(context, &folder.path().join(sub), &error);
                     }
                     Item::Retry(_) | Item::Sidecar(_) => {}
                 }

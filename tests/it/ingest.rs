@@ -1258,7 +1258,7 @@ fn of_a_file_whose_header_is_refused_the_report_says_what_is_known() {
         assert_eq!(entry["truncated"], truncated, "{what}");
         assert_eq!(entry["file_header_meta"], meta, "{what}");
         assert_eq!(
-            run.stderr.contains("cut off: "),
+            run.stderr.contains("file is truncated: "),
             truncated,
             "{what}: {}",
             run.stderr

@@ -967,7 +967,7 @@ fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
         assert!(
             entry["error"]
                 .as_str()
-                .is_some_and(|e| e.contains("took its name") && !e.contains("given back")),
+                .is_some_and(|e| e.contains("took its name") && !e.contains("moved back")),
             "{entry:#}"
         );
         double.clear_faults();

@@ -1,37 +1,37 @@
 #!/bin/bash
-# SFTPGo calls this for every upload, rename and mkdir (and, in the other configuration, at a session's end).
+# The hook that SFTPGo runs after every upload, rename and mkdir (or, in the other configuration, after every session).
 #
-# SFTPGo passes SFTPGO_ACTION_* and nothing else, throws the output away and kills the caller after 30 s. So this
-# checks its input, hands the work to a session of its own and returns at once.
+# SFTPGo passes only the SFTPGO_ACTION_* variables, discards all output and kills the hook after 30 s. The hook therefore
+# starts the work in a new session and returns immediately.
 #
-#   upload with a path      powerview on that file             upload without one    powerview on everything that waits
-#   rename to DEVICE/x.tsv  powerview on the new name          mkdir COMPANY/CAMPAIGN  the Grafana resources, by Ansible
+#   upload with a path      ingest the file            upload without a path   ingest all waiting files
+#   rename to DEVICE/x.tsv  ingest the renamed file    mkdir COMPANY/CAMPAIGN  create the Grafana resources with Ansible
 #
-# Variables (environment first, then $POWERVIEW_BASE/.env): POWERVIEW_BASE, SFTPGO_BASE, POWERVIEW_BIN,
+# Variables (from the environment, else from $POWERVIEW_BASE/.env): POWERVIEW_BASE, SFTPGO_BASE, POWERVIEW_BIN,
 # ANSIBLE_PLAYBOOK_BIN, and POWERVIEW_HOOK_FOREGROUND=1 to wait for the work and return its exit status.
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL=C.UTF-8
 umask 027
 
-# Without the slashes at its end: SFTPGo's paths are compared with it.
-without_slash() { printf '%s' "${1%"${1##*[!/]}"}"; }
+# Removes trailing slashes, so that the paths of SFTPGo can be compared with the result.
+strip_slashes() { printf '%s' "${1%"${1##*[!/]}"}"; }
 
-POWERVIEW_BASE=$(without_slash "${POWERVIEW_BASE:-/srv/powerview}")
+POWERVIEW_BASE=$(strip_slashes "${POWERVIEW_BASE:-/srv/powerview}")
 MAX_LOG_LINE=4000
-ANSIBLE_SECONDS=1200 # one run takes seconds; one that hangs must not hold up the next for ever
+ANSIBLE_SECONDS=1200 # a run takes seconds; the limit keeps one that hangs from blocking all later ones
 
 # --- log -------------------------------------------------------------------------------------------------------
 
-# A string that a stranger chose, fit for a line of a log: plain ASCII as it is, anything else quoted and escaped.
-shown() {
+# Prints an untrusted string for the log: plain ASCII unchanged, anything else quoted and escaped.
+sanitize() {
   local LC_ALL=C
   if [[ $1 =~ ^[A-Za-z0-9\ ._/@%+=,:-]*$ ]]; then printf '%s' "$1"; else printf '%q' "${1:0:400}"; fi
 }
 
-# Every line of stdin goes to the log with its time. The file is opened once a line, so that a rotated log, or one
-# that becomes writable again, is met at once; where it cannot be written the journal gets the line. Never fails,
-# never stops reading: the work must not die of its log.
+# Appends each line of stdin to the log with a timestamp. The file is opened for each line, so that a log that was rotated
+# or has become writable again is used at once. If it cannot be written, the line goes to the journal. This function
+# never fails and reads to the end, so that a logging problem cannot stop the work.
 log_lines() {
   local line stamp
   while IFS= read -r line || [[ -n $line ]]; do
@@ -45,8 +45,8 @@ log_lines() {
 
 log() { printf '%s\n' "$*" | log_lines; }
 
-# Runs a command with all its output in the log, says so where it fails, and returns its exit status.
-logged() {
+# Runs a command with its output in the log. Logs a failure and returns the exit status.
+run_logged() {
   local name=$1 status
   shift
   "$@" </dev/null 2>&1 | log_lines
@@ -57,23 +57,23 @@ logged() {
 
 # --- .env ------------------------------------------------------------------------------------------------------
 
-# Reads KEY=VALUE lines as data: nothing is expanded or executed. Single quotes are literal, double quotes know
-# \" \\ \$ \n, bare values end before " #". As with the binary, the last of several lines counts, and what the
-# environment has wins (so PATH is not for this file), unless it is empty. Names that make programs load code are
-# passed over.
+# Reads KEY=VALUE lines as data, without expansion or execution. Single quotes are literal, double quotes support
+# \" \\ \$ \n, unquoted values end before " #". As in the binary, the last of several lines wins, and a non-empty
+# variable of the environment takes precedence (so PATH cannot be set here). Names that make programs load code are
+# ignored.
 read_env_file() {
-  local line key value rest LC_ALL=C # bytes: a comment in another encoding must not hide its line
+  local line key value rest LC_ALL=C # match bytes, because lines may have another encoding
   local -A from_file=()
   [[ -r $1 && -f $1 ]] || return 0
   while IFS= read -r line || [[ -n $line ]]; do
-    line=${line#$'\xef\xbb\xbf'} # of an editor that begins files with a mark
+    line=${line#$'\xef\xbb\xbf'} # remove a byte-order mark
     line=${line%$'\r'}
     [[ $line =~ ^[[:blank:]]*(export[[:blank:]]+)?([A-Z][A-Z0-9_]*|[a-z]+_proxy)[[:blank:]]*=[[:blank:]]*(.*)$ ]] || continue
     key=${BASH_REMATCH[2]} rest=${BASH_REMATCH[3]} value=
     if [[ $rest =~ ^\'([^\']*)\' ]]; then
       value=${BASH_REMATCH[1]}
     elif [[ $rest =~ ^\"(([^\"\\]|\\.)*)\" ]]; then
-      value=$(unescaped "${BASH_REMATCH[1]}" && printf .)
+      value=$(unescape "${BASH_REMATCH[1]}" && printf .)
       value=${value%.}
     else
       value=${rest%%[[:blank:]]#*}
@@ -89,7 +89,7 @@ read_env_file() {
   done <"$1"
 }
 
-unescaped() {
+unescape() {
   local in=$1 out='' c
   while [[ $in == *\\* ]]; do
     out+=${in%%\\*} in=${in#*\\} c=${in:0:1} in=${in:1}
@@ -102,7 +102,7 @@ unescaped() {
   printf '%s' "$out$in"
 }
 
-# --- the programs ----------------------------------------------------------------------------------------------
+# --- programs --------------------------------------------------------------------------------------------------
 
 powerview_bin() {
   if [[ -n ${POWERVIEW_BIN:-} ]]; then
@@ -124,11 +124,12 @@ ansible_bin() {
   fi
 }
 
-# In POWERVIEW_BASE, where the binary looks for its .env; what was exported from it here has the same values.
-ingest() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; logged powerview "$(powerview_bin)" --dataFolder "$data" "$@"); }
+# Runs powerview in POWERVIEW_BASE, where it reads .env. The variables exported from .env above have the same values.
+ingest() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powerview "$(powerview_bin)" --dataFolder "$data" "$@"); }
 
-# The two names as the JSON document that Ansible gets, or, with exit status 3, why they are refused: a name is a
-# template to Ansible, a bucket to InfluxDB and a title to Grafana. The rule stands in one file with the playbooks.
+# Prints the extra variables for Ansible as JSON. Exits with status 3 and prints the reason if a name is refused: Ansible
+# would evaluate it as a template, and it becomes a bucket in InfluxDB and a title in Grafana. The playbooks use the same
+# rule.
 extra_vars() {
   local names=grafana-automation/playbooks/filter_plugins/powerview.py
   if [[ -r $POWERVIEW_BASE/$names ]]; then names=$POWERVIEW_BASE/$names; else names=${hook%/*}/$names; fi
@@ -137,38 +138,38 @@ extra_vars() {
 
 create_dashboard() {
   local company=$1 campaign=$2 vars playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml
-  local scratch status why
+  local temp_dir status reason
   if [[ $company == "${TSV_META_BUCKET:-powerview_meta}" ]]; then
-    log "mkdir $(shown "$company/$campaign"): refused, the company's name is the meta bucket's"
+    log "mkdir $(sanitize "$company/$campaign"): the company name is refused: it is the meta bucket; rename the folder"
     return 0
   fi
   if ! vars=$(extra_vars "$company" "$campaign" 2>&1); then
-    log "mkdir $(shown "$company/$campaign"): $vars; no dashboard is made"
+    log "mkdir $(sanitize "$company/$campaign"): $vars; rename the folder; no dashboard created"
     return 0
   fi
-  log "mkdir $company/$campaign: making the Grafana resources"
-  # Ansible wants a home and a place for its temporary files; this process was given neither.
-  scratch=$(mktemp -d) || scratch=/tmp
-  export HOME=${HOME:-$scratch} ANSIBLE_LOCAL_TEMP=$scratch/local ANSIBLE_REMOTE_TEMP=$scratch/remote
+  log "mkdir $company/$campaign: creating the Grafana resources"
+  # Ansible needs a home and a folder for temporary files. SFTPGo sets neither.
+  temp_dir=$(mktemp -d) || temp_dir=/tmp
+  export HOME=${HOME:-$temp_dir} ANSIBLE_LOCAL_TEMP=$temp_dir/local ANSIBLE_REMOTE_TEMP=$temp_dir/remote
   export ANSIBLE_CONFIG=$POWERVIEW_BASE/grafana-automation/ansible.cfg ANSIBLE_NOCOLOR=1
-  # One run at a time: a client that makes ten folders must not start ten Ansibles. The lock is on the playbook
-  # itself, so there is no lock file, and it goes with its holder.
-  if why=$({ : <"$playbook"; } 2>&1) && exec 9<"$playbook"; then
-    logged flock flock -w "$ANSIBLE_SECONDS" 9
+  # Allow one run at a time, so that a client that creates ten folders does not start ten playbooks at once. The lock is
+  # on the playbook, which needs no lock file, and the kernel releases it when the process exits.
+  if reason=$({ : <"$playbook"; } 2>&1) && exec 9<"$playbook"; then
+    run_logged flock flock -w "$ANSIBLE_SECONDS" 9
   else
-    log "the playbook $(shown "$playbook") cannot be opened: ${why##*: }; correct POWERVIEW_BASE or its rights"
+    log "the playbook $(sanitize "$playbook") cannot be opened: ${reason##*: }; correct POWERVIEW_BASE or the permissions"
   fi
-  logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
+  run_logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
   status=$?
-  ((status == 0)) || log "to try again: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
-  [[ $scratch == /tmp ]] || rm -rf -- "$scratch"
+  ((status == 0)) || log "to retry: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
+  [[ $temp_dir == /tmp ]] || rm -rf -- "$temp_dir"
   return "$status"
 }
 
-# --- what SFTPGo asks for --------------------------------------------------------------------------------------
+# --- SFTPGo actions --------------------------------------------------------------------------------------------
 
-# Splits a path below the data folder into `parts`; fails for one that is elsewhere or that goes through "..".
-below_data() {
+# Splits a path below the data folder into `parts`. Fails for any other path, and for one that contains "." or "..".
+split_path() {
   local rest=${1#"$data"/} part
   [[ $1 == "$data"/* && $rest != */ ]] || return 1
   parts=()
@@ -181,7 +182,7 @@ below_data() {
   done
 }
 
-transfer_is_whole() { [[ ${SFTPGO_ACTION_STATUS:-1} == 1 ]]; }
+transfer_succeeded() { [[ ${SFTPGO_ACTION_STATUS:-1} == 1 ]]; }
 
 work() {
   local action=${SFTPGO_ACTION:-} path=${SFTPGO_ACTION_PATH:-} target=${SFTPGO_ACTION_TARGET:-} parts=()
@@ -190,47 +191,47 @@ work() {
       if [[ -z $path ]]; then
         ingest
       elif [[ ${path##*/} != *.tsv || ${path##*/} == .* ]]; then
-        log "upload $(shown "$path"): not a .tsv, left alone"
-      elif ! transfer_is_whole; then
-        log "upload $(shown "$path"): the transfer broke off (status $(shown "$SFTPGO_ACTION_STATUS")), left alone"
+        log "upload $(sanitize "$path"): not a .tsv file; ignored"
+      elif ! transfer_succeeded; then
+        log "upload $(sanitize "$path"): the transfer failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored, send the file again"
       else
         ingest --tsvFile "$path"
       fi
       ;;
     rename)
-      if ! transfer_is_whole; then
-        log "rename $(shown "$path"): it failed (status $(shown "$SFTPGO_ACTION_STATUS"))"
-      elif below_data "$target" && ((${#parts[@]} == 4)) && [[ ${parts[3]} == *.tsv && ${parts[3]} != .* ]]; then
+      if ! transfer_succeeded; then
+        log "rename $(sanitize "$path"): failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored"
+      elif split_path "$target" && ((${#parts[@]} == 4)) && [[ ${parts[3]} == *.tsv && ${parts[3]} != .* ]]; then
         case ${parts[2]} in parsed | error) return 0 ;; esac
         ingest --tsvFile "$target"
       fi
       ;;
     mkdir)
-      if ! transfer_is_whole; then
-        log "mkdir $(shown "$path"): it failed (status $(shown "$SFTPGO_ACTION_STATUS"))"
-      elif below_data "${path%/}" && ((${#parts[@]} == 2)); then
+      if ! transfer_succeeded; then
+        log "mkdir $(sanitize "$path"): failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored"
+      elif split_path "${path%/}" && ((${#parts[@]} == 2)); then
         case ${parts[0]}/${parts[1]} in parsed/* | error/* | */parsed | */error) return 0 ;; esac
         create_dashboard "${parts[0]}" "${parts[1]}"
       fi
       ;;
-    *) log "action $(shown "$action"): nothing to do" ;;
+    *) log "action $(sanitize "$action"): not supported; ignored" ;;
   esac
 }
 
 main() {
   hook=$(readlink -f -- "${BASH_SOURCE[0]}")
   read_env_file "$POWERVIEW_BASE/.env"
-  SFTPGO_BASE=$(without_slash "${SFTPGO_BASE:-/srv/sftpgo}")
+  SFTPGO_BASE=$(strip_slashes "${SFTPGO_BASE:-/srv/sftpgo}")
   export POWERVIEW_BASE SFTPGO_BASE
   data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log
   if [[ ${1:-} == work ]]; then
-    exec 3>&- # tells the hook that we are in our own session now
+    exec 3>&- # closing the pipe tells the hook that the new session has started
     work
   elif [[ ${POWERVIEW_HOOK_FOREGROUND:-} == 1 ]]; then
     work
   else
-    # Waits for the work to begin, not to end: killed before that, it would still go with us.
-    : "$(setsid --fork "$hook" work 3>&1 </dev/null >/dev/null 2>&1 || log "the work could not be started")"
+    # Wait until the work has started, but not until it ends. Before it has its own session, SFTPGo could still kill it.
+    : "$(setsid --fork "$hook" work 3>&1 </dev/null >/dev/null 2>&1 || log "cannot start the work; upload again or wait for the next sweep")"
   fi
 }
 

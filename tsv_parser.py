@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Stands where the old script stood, for hooks and cron jobs that still call it: becomes powerview.
+"""Replaces the old script of this name: runs powerview for hooks and cron jobs that still call the script.
 
-The binary is looked for as on-upload.sh does: POWERVIEW_BIN, bin/powerview beside this file, the path. As with the old
-script, the .env beside this file counts, wherever it is called from; but not where one lies in the working directory, or
-where the caller has put the settings into the environment, as hooks that source .env do.
+The binary is POWERVIEW_BIN, else bin/powerview beside this file, else the one in PATH, as in on-upload.sh. Like the old
+script, this one uses the .env file beside it, whatever the working directory. It does not if the working directory has its
+own .env file, or if the caller has set the variables in the environment, as a hook that sources .env does.
 """
 
 import os
@@ -21,9 +21,9 @@ if (
     and not any(argument.split("=")[0] == "--env-file" for argument in arguments)
 ):
     arguments += ["--env-file", env_file]
-beside = os.path.join(here, "bin", "powerview")
-binary = os.environ.get("POWERVIEW_BIN") or (beside if os.access(beside, os.X_OK) else shutil.which("powerview"))
+installed = os.path.join(here, "bin", "powerview")
+binary = os.environ.get("POWERVIEW_BIN") or (installed if os.access(installed, os.X_OK) else shutil.which("powerview"))
 try:
     os.execvp(binary or "powerview", ["powerview", *arguments])
 except OSError as error:
-    sys.exit(f"{binary or 'powerview'}: {error.strerror}. Put the binary at {beside}, or its place into POWERVIEW_BIN.")
+    sys.exit(f"cannot run {binary or 'powerview'}: {error.strerror}; install the binary at {installed} or set POWERVIEW_BIN")

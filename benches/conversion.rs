@@ -1,4 +1,4 @@
-//! What each stage of a conversion costs, beside the machine's own floor: copying the same bytes.
+//! The cost of each stage of a conversion, compared with copying the same bytes.
 //!
 //!     cargo bench --bench conversion
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const CHANNELS: usize = 30;
 
-/// A logger's file: `rows` rows, ten minutes apart.
+/// A logger file with `rows` rows at intervals of ten minutes.
 fn file(rows: usize) -> Vec<u8> {
     let mut text = String::from("02001171");
     for channel in 0..CHANNELS {
@@ -54,7 +54,7 @@ fn file(rows: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The zones as in production: with the system's rules, read once.
+/// The time zones as in production: with the rules of the system, read once.
 fn zones() -> FileZones {
     static ZONES: LazyLock<FileZones> = LazyLock::new(|| {
         let database = ZoneDatabase::new("/usr/share/zoneinfo");
@@ -100,7 +100,7 @@ fn batches(input: &[u8], gzip: bool) -> Vec<Batch> {
     while let Some(row) = file.next_row().expect("a row") {
         builder.push(&prefixes, &row).expect("memory");
         if builder.is_full() {
-            // Kept no longer than a request would keep it.
+            // Dropped as soon as the next one is ready, as after a request.
             done.clear();
             done.extend(builder.take().expect("memory"));
         }
@@ -135,7 +135,7 @@ fn conversion(c: &mut Criterion) {
         group.bench_function("compression alone", |b| {
             b.iter(|| compressed(black_box(&out)))
         });
-        group.bench_function("floor: copying the lines", |b| {
+        group.bench_function("baseline: copying the lines", |b| {
             let mut buffer = vec![0_u8; out.len()];
             b.iter(|| black_box(&mut buffer).copy_from_slice(black_box(&out)));
         });

@@ -1,9 +1,9 @@
-//! The whole program against the same bodies sent ready-made, in alternating runs: how much longer does it take than the server
-//! needs anyway?
+//! Compares the whole program with a client that sends the same prepared bodies, in alternating runs. The difference
+//! is the time that the program needs beyond that of the server.
 //!
-//!     cargo bench --bench end_to_end                      against a double that swallows everything
-//!     INFLUXD_BIN=... cargo bench --bench end_to_end      and against a real server
-//!     cargo bench --bench end_to_end -- "one named file"  one of its scenes
+//!     cargo bench --bench end_to_end                      with a mock server that accepts every write
+//!     INFLUXD_BIN=... cargo bench --bench end_to_end      also with a real server
+//!     cargo bench --bench end_to_end -- "one named file"  one scenario
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
@@ -17,32 +17,32 @@ const TOKEN: &str = "bench-token";
 const RUNS: usize = 5;
 const HOOK_RUNS: usize = 41;
 
-/// Requests in flight, as many as the program has for one file and for many devices.
+/// The numbers of requests in flight that the program uses for one file and for many devices.
 const IN_FLIGHT_ONE_FILE: usize = 3;
 const IN_FLIGHT_DEVICES: usize = 2;
 
 fn main() {
     let binary = built_binary();
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let swallowing = swallow();
-    let mut servers = vec![("a double that swallows everything", swallowing)];
-    let real =
-        std::env::var_os("INFLUXD_BIN").map(|influxd| Real::start(Path::new(&influxd), dir.path()));
+    let mut servers = vec![("a mock server", start_mock_server())];
+    let real = std::env::var_os("INFLUXD_BIN")
+        .map(|influxd| RealServer::start(Path::new(&influxd), dir.path()));
     match &real {
         Some(real) => servers.push(("a real server", real.address.clone())),
-        None => println!("skipped: INFLUXD_BIN is not set, no real server"),
+        None => println!("skipping the real server: INFLUXD_BIN is not set"),
     }
-    // As other benches do: what is named on the command line, else all.
+    // Scenarios named on the command line, or all of them.
     let names: Vec<_> = std::env::args()
         .skip(1)
         .filter(|a| !a.starts_with('-'))
         .collect();
-    let wanted =
-        |scene: &str| names.is_empty() || names.iter().any(|name| scene.contains(name.as_str()));
+    let wanted = |scenario: &str| {
+        names.is_empty() || names.iter().any(|name| scenario.contains(name.as_str()))
+    };
     for (server, address) in servers.iter().filter(|_| wanted("one named file")) {
-        hooks_call(&binary, dir.path(), server, address);
+        bench_hook_call(&binary, dir.path(), server, address);
     }
-    for (scene, devices, files, rows, in_flight) in [
+    for (scenario, devices, files, rows, in_flight) in [
         ("one file of 20,000 x 30", 1, 1, 20_000, IN_FLIGHT_ONE_FILE),
         (
             "40 devices with 50 day-files of 143 x 30",
@@ -52,7 +52,7 @@ fn main() {
             IN_FLIGHT_DEVICES,
         ),
     ] {
-        if !wanted(scene) {
+        if !wanted(scenario) {
             continue;
         }
         let bodies = bodies(&binary, dir.path(), devices, files, rows);
@@ -60,28 +60,28 @@ fn main() {
             let mut pairs = Vec::new();
             for run in 0..=RUNS {
                 let program = || run_program(&binary, dir.path(), address, devices, files, rows);
-                let ready = || send_ready_made(address, &bodies, in_flight);
-                // Each goes first in every other pair.
-                let (program, ready) = if run % 2 == 0 {
-                    let ready = ready();
-                    (program(), ready)
+                let prepared = || send_prepared(address, &bodies, in_flight);
+                // The order alternates, so that it does not favour one of the two.
+                let (program, prepared) = if run % 2 == 0 {
+                    let prepared = prepared();
+                    (program(), prepared)
                 } else {
-                    (program(), ready())
+                    (program(), prepared())
                 };
                 // The first pair warms up.
                 if run > 0 {
-                    pairs.push((program, ready));
+                    pairs.push((program, prepared));
                 }
             }
-            tell(scene, server, &mut pairs);
+            print_ratio(scenario, server, &mut pairs);
         }
     }
 }
 
-/// One named file of a day, as a hook calls for it, and in turn the same three requests by a client that does nothing else: how
-/// much longer does it take than the server's answers?
-fn hooks_call(binary: &Path, dir: &Path, server: &str, address: &str) {
-    let (mut answers, mut whole) = (Vec::new(), Vec::new());
+/// Ingests a named day file, as the upload hook does, and compares it with a client that only sends the same three
+/// requests.
+fn bench_hook_call(binary: &Path, dir: &Path, server: &str, address: &str) {
+    let (mut requests, mut whole) = (Vec::new(), Vec::new());
     let body = bodies(binary, dir, 1, 1, 143).remove(0);
     for run in 0..=HOOK_RUNS {
         let data = make_tree(dir, 1, 1, 143);
@@ -96,18 +96,18 @@ fn hooks_call(binary: &Path, dir: &Path, server: &str, address: &str) {
         assert!(status.success(), "the program failed");
         let meta = meta_lines(dir, run);
         let start = Instant::now();
-        let mut link = Link::new(address);
-        link.ask("GET /api/v2/buckets?name=acme&org=bench", "", b"", " 200");
+        let mut connection = Connection::new(address);
+        connection.request("GET /api/v2/buckets?name=acme&org=bench", "", b"", " 200");
         let write = "POST /api/v2/write?org=bench&bucket=acme&precision";
-        link.ask(
+        connection.request(
             &format!("{write}=s"),
             "Content-Encoding: gzip\r\n",
             &body,
             " 204",
         );
-        link.ask(&format!("{write}=ns"), "", meta.as_bytes(), " 204");
+        connection.request(&format!("{write}=ns"), "", meta.as_bytes(), " 204");
         if run > 0 {
-            answers.push(start.elapsed());
+            requests.push(start.elapsed());
             whole.push(took);
         }
     }
@@ -115,16 +115,16 @@ fn hooks_call(binary: &Path, dir: &Path, server: &str, address: &str) {
         times.sort();
         times[HOOK_RUNS / 2].as_secs_f64() * 1e3
     };
-    let (whole, answers) = (median(&mut whole), median(&mut answers));
+    let (whole, requests) = (median(&mut whole), median(&mut requests));
     println!(
-        "one named file of 143 x 30, {server}: powerview {whole:.1} ms, the server's answers {answers:.1} ms, beyond them {:.1} ms (medians of {HOOK_RUNS} runs in turn)",
-        whole - answers
+        "one named file of 143 x 30, {server}: powerview {whole:.1} ms, requests alone {requests:.1} ms, difference {:.1} ms (medians of {HOOK_RUNS} alternating runs)",
+        whole - requests
     );
 }
 
-/// What the program writes about a run over one file, as its making of the bodies left it, at times of their own.
+/// The meta points of a run with one file, from the run that prepared the bodies. `run` makes the timestamps unique.
 fn meta_lines(dir: &Path, run: usize) -> String {
-    let lines = std::fs::read_to_string(dir.join("lp/powerview_meta.lp")).expect("its lines");
+    let lines = std::fs::read_to_string(dir.join("lp/powerview_meta.lp")).expect("the meta points");
     lines
         .lines()
         .filter_map(|line| line.rsplit_once(' '))
@@ -135,20 +135,21 @@ fn meta_lines(dir: &Path, run: usize) -> String {
         .collect()
 }
 
-fn tell(scene: &str, server: &str, pairs: &mut [(Duration, Duration)]) {
+/// Prints the median times of a scenario and the ratio of the pairs.
+fn print_ratio(scenario: &str, server: &str, pairs: &mut [(Duration, Duration)]) {
     let mut ratios: Vec<_> = pairs
         .iter()
         .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
         .collect();
     ratios.sort_by(f64::total_cmp);
-    let middle = |mut times: Vec<Duration>| {
+    let median = |mut times: Vec<Duration>| {
         times.sort();
         times[times.len() / 2].as_secs_f64()
     };
     println!(
-        "{scene}, {server}: powerview {:.2} s, ready-made bodies {:.2} s, ratio {:.2} ({:.2} to {:.2}, {} pairs)",
-        middle(pairs.iter().map(|p| p.0).collect()),
-        middle(pairs.iter().map(|p| p.1).collect()),
+        "{scenario}, {server}: powerview {:.2} s, prepared bodies {:.2} s, ratio {:.2} ({:.2} to {:.2}, {} pairs)",
+        median(pairs.iter().map(|p| p.0).collect()),
+        median(pairs.iter().map(|p| p.1).collect()),
         ratios[ratios.len() / 2],
         ratios[0],
         ratios[ratios.len() - 1],
@@ -156,11 +157,12 @@ fn tell(scene: &str, server: &str, pairs: &mut [(Duration, Duration)]) {
     );
 }
 
-/// The binary of this build; cargo builds it beside the benches.
+/// The path of the program, which cargo builds together with the benches.
 fn built_binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_powerview"))
 }
 
+/// A logger file with 30 channels and rows at intervals of ten minutes.
 fn logger_file(device: usize, day: usize, rows: usize) -> String {
     let mut text = format!("{device:08}");
     for channel in 0..30 {
@@ -198,7 +200,7 @@ fn logger_file(device: usize, day: usize, rows: usize) -> String {
     text
 }
 
-/// Makes the tree that the program is to ingest, old enough to be taken.
+/// Creates the data folder for one run.
 fn make_tree(dir: &Path, devices: usize, files: usize, rows: usize) -> PathBuf {
     let data = dir.join("data");
     let _ = std::fs::remove_dir_all(&data);
@@ -216,7 +218,7 @@ fn make_tree(dir: &Path, devices: usize, files: usize, rows: usize) -> PathBuf {
     data
 }
 
-/// The program with what it needs to write to a server.
+/// The command that runs the program with the settings of a server.
 fn command(binary: &Path, dir: &Path, address: &str, data: &Path) -> Command {
     let mut command = Command::new(binary);
     command
@@ -231,7 +233,7 @@ fn command(binary: &Path, dir: &Path, address: &str, data: &Path) -> Command {
     command
 }
 
-/// The program, from its start to its end; making the tree is not counted.
+/// Measures one run of the program. Creating the data folder is not included.
 fn run_program(
     binary: &Path,
     dir: &Path,
@@ -241,7 +243,7 @@ fn run_program(
     rows: usize,
 ) -> Duration {
     let data = make_tree(dir, devices, files, rows);
-    // The tree's own pages are not the program's business.
+    // Write back the new files first, so that this does not happen during the measurement.
     rustix::fs::sync();
     let start = Instant::now();
     let status = command(binary, dir, address, &data)
@@ -253,14 +255,14 @@ fn run_program(
     for device in 0..devices {
         let parsed = data.join(format!("acme/site/{device:08}/parsed"));
         let count = std::fs::read_dir(parsed)
-            .expect("what was ingested")
+            .expect("the ingested files")
             .count();
         assert_eq!(count, files, "device {device}");
     }
     took
 }
 
-/// The request bodies that the program would send, made by itself: its line protocol, in its batches, compressed as it does.
+/// The request bodies that the program sends: its line protocol in batches of the same size, with the same compression.
 fn bodies(binary: &Path, dir: &Path, devices: usize, files: usize, rows: usize) -> Vec<Vec<u8>> {
     let data = make_tree(dir, devices, files, rows);
     let lines = dir.join("lp");
@@ -283,7 +285,7 @@ fn bodies(binary: &Path, dir: &Path, devices: usize, files: usize, rows: usize) 
         .status()
         .expect("the program starts");
     assert!(status.success(), "the program failed");
-    let text = std::fs::read(lines.join("acme.lp")).expect("its lines");
+    let text = std::fs::read(lines.join("acme.lp")).expect("the line protocol");
     let per_body = (rows * 30).min(10_000 / 30 * 30 + 30);
     let mut lines = text.split_inclusive(|b| *b == b'\n').peekable();
     let mut bodies = Vec::new();
@@ -294,20 +296,20 @@ fn bodies(binary: &Path, dir: &Path, devices: usize, files: usize, rows: usize) 
     bodies
 }
 
-/// Sends ready-made bodies over as many connections as requests may be in flight.
-fn send_ready_made(address: &str, bodies: &[Vec<u8>], in_flight: usize) -> Duration {
+/// Measures sending prepared bodies over `in_flight` connections.
+fn send_prepared(address: &str, bodies: &[Vec<u8>], in_flight: usize) -> Duration {
     let next = Mutex::new(bodies.iter());
     let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..in_flight {
             scope.spawn(|| {
-                let mut link = Link::new(address);
+                let mut connection = Connection::new(address);
                 loop {
                     let Some(body) = next.lock().expect("a lock").next() else {
                         return;
                     };
                     let write = "POST /api/v2/write?bucket=acme&org=bench&precision=s";
-                    link.ask(write, "Content-Encoding: gzip\r\n", body, " 204");
+                    connection.request(write, "Content-Encoding: gzip\r\n", body, " 204");
                 }
             });
         }
@@ -315,45 +317,45 @@ fn send_ready_made(address: &str, bodies: &[Vec<u8>], in_flight: usize) -> Durat
     start.elapsed()
 }
 
-/// A connection to a server, for one request after another.
-struct Link {
+/// A connection to a server for sequential requests.
+struct Connection {
     address: String,
     stream: TcpStream,
-    answers: BufReader<TcpStream>,
+    responses: BufReader<TcpStream>,
 }
 
-impl Link {
+impl Connection {
     fn new(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("a connection");
         stream.set_nodelay(true).expect("a socket");
         Self {
             address: address.to_owned(),
-            answers: BufReader::new(stream.try_clone().expect("a socket")),
+            responses: BufReader::new(stream.try_clone().expect("a socket")),
             stream,
         }
     }
 
-    /// Sends a request and reads its answer, which must have this status.
-    fn ask(&mut self, request: &str, headers: &str, body: &[u8], status: &str) {
+    /// Sends a request and reads its response, which must have the given status.
+    fn request(&mut self, target: &str, headers: &str, body: &[u8], status: &str) {
         let head = format!(
-            "{request} HTTP/1.1\r\nHost: {}\r\nAuthorization: Token {TOKEN}\r\n{headers}Content-Length: {}\r\n\r\n",
+            "{target} HTTP/1.1\r\nHost: {}\r\nAuthorization: Token {TOKEN}\r\n{headers}Content-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );
         self.stream
             .write_all(&[head.as_bytes(), body].concat())
-            .expect("sent");
-        let (first, length) = read_head(&mut self.answers).expect("an answer");
+            .expect("the request is sent");
+        let (first, length) = read_head(&mut self.responses).expect("a response");
         assert!(first.contains(status), "{first}");
         let body = std::io::copy(
-            &mut self.answers.by_ref().take(length),
+            &mut self.responses.by_ref().take(length),
             &mut std::io::sink(),
         );
         assert_eq!(body.expect("a body"), length);
     }
 }
 
-/// The first line of a request or an answer, and the length of the body that follows its head; none at the end.
+/// Reads the head of a request or a response. Returns its first line and the length of its body, or `None` at the end.
 fn read_head(stream: &mut impl BufRead) -> Option<(String, u64)> {
     let (mut line, mut first, mut length) = (String::new(), String::new(), 0);
     loop {
@@ -373,19 +375,20 @@ fn read_head(stream: &mut impl BufRead) -> Option<(String, u64)> {
     }
 }
 
-/// A server that has every bucket and takes every write.
-fn swallow() -> String {
+/// Starts a server that has the bucket and accepts every write. Returns its address.
+fn start_mock_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer_all(stream));
+            std::thread::spawn(move || serve(stream));
         }
     });
     address
 }
 
-fn answer_all(stream: TcpStream) {
+/// Responds to all requests of a connection.
+fn serve(stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let Ok(mut out) = stream.try_clone() else {
         return;
@@ -398,7 +401,7 @@ fn answer_all(stream: TcpStream) {
         if std::io::copy(&mut requests.by_ref().take(length), &mut std::io::sink()).is_err() {
             return;
         }
-        let answer = if first.starts_with("GET") {
+        let response = if first.starts_with("GET") {
             let json =
                 r#"{"buckets":[{"id":"0000000000000001","name":"acme","retentionRules":[]}]}"#;
             format!(
@@ -408,19 +411,19 @@ fn answer_all(stream: TcpStream) {
         } else {
             "HTTP/1.1 204 No Content\r\n\r\n".to_owned()
         };
-        if out.write_all(answer.as_bytes()).is_err() {
+        if out.write_all(response.as_bytes()).is_err() {
             return;
         }
     }
 }
 
-/// A real server in a directory of its own, ended when this is dropped.
-struct Real {
+/// A real server with its own data folder. It is killed on drop.
+struct RealServer {
     child: Child,
     address: String,
 }
 
-impl Real {
+impl RealServer {
     fn start(influxd: &Path, dir: &Path) -> Self {
         let address = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
@@ -447,7 +450,7 @@ impl Real {
         );
         let deadline = Instant::now() + Duration::from_secs(30);
         while real.post("/api/v2/setup", &setup) != Some(201) {
-            assert!(Instant::now() < deadline, "influxd does not answer");
+            assert!(Instant::now() < deadline, "influxd does not respond");
             std::thread::sleep(Duration::from_millis(100));
         }
         real
@@ -461,13 +464,13 @@ impl Real {
             body.len()
         );
         stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.split_whitespace().nth(1)?.parse().ok()
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        response.split_whitespace().nth(1)?.parse().ok()
     }
 }
 
-impl Drop for Real {
+impl Drop for RealServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

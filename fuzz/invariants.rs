@@ -1,4 +1,4 @@
-// What holds for any bytes. Shared by the fuzz targets and by the test that replays their corpus.
+// Invariants for arbitrary input. The fuzz targets and the test that replays their corpus share them.
 
 use powerview::data_dir::Campaign;
 use powerview::logger_file::{LoggerFile, Role, RowStats};
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 
-/// The points of a file as lines, what was counted, and whether it ended early.
+/// The result of a conversion.
 struct Converted {
     lines: Vec<u8>,
     stats: RowStats,
@@ -16,16 +16,17 @@ struct Converted {
     channels: usize,
 }
 
-/// Hands out a few bytes at a time.
-struct Dribble<'a>(&'a [u8], usize);
+/// A reader that returns at most the given number of bytes per read.
+struct SmallReads<'a>(&'a [u8], usize);
 
-impl Read for Dribble<'_> {
+impl Read for SmallReads<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = buffer.len().min(self.1);
         self.0.read(&mut buffer[..n])
     }
 }
 
+/// Converts a file, or returns `None` if its header is invalid.
 fn convert(input: impl Read) -> Option<Converted> {
     let mut file = LoggerFile::open(input, &FileZones::built_in(chrono_tz::Europe::Paris)).ok()?;
     let campaign = Campaign::new(OsStr::new("a, b=c")).expect("a campaign");
@@ -34,7 +35,7 @@ fn convert(input: impl Read) -> Option<Converted> {
     let prefixes: Vec<_> = channels.list.iter().map(prefix).collect();
     let mut lines = Vec::new();
     let mut sent = 0;
-    // An error ends the reading as the end does: what was read until then counts.
+    // An error ends the rows like the end of the file does. The rows before it count.
     while let Ok(Some(row)) = file.next_row() {
         assert!(row.values.iter().flatten().all(|value| value.is_finite()));
         sent += u64::from(append_row(&mut lines, &prefixes, &row));
@@ -49,19 +50,20 @@ fn convert(input: impl Read) -> Option<Converted> {
     })
 }
 
-/// Points and invalid values add up, every line is one that the server can read, and the size of the blocks changes nothing.
+/// Checks that points and invalid values add up, that every line is valid line protocol, and that the block size of
+/// the input has no effect.
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
 pub fn reader(bytes: &[u8]) {
     let whole = convert(bytes);
-    let dribbled = convert(Dribble(bytes, 3));
-    assert_eq!(whole.is_some(), dribbled.is_some());
-    let (Some(whole), Some(dribbled)) = (whole, dribbled) else {
+    let in_small_reads = convert(SmallReads(bytes, 3));
+    assert_eq!(whole.is_some(), in_small_reads.is_some());
+    let (Some(whole), Some(in_small_reads)) = (whole, in_small_reads) else {
         return;
     };
     assert!(
-        whole.lines == dribbled.lines
-            && whole.stats == dribbled.stats
-            && whole.truncated == dribbled.truncated
+        whole.lines == in_small_reads.lines
+            && whole.stats == in_small_reads.stats
+            && whole.truncated == in_small_reads.truncated
     );
     let stats = whole.stats;
     assert_eq!(
@@ -76,7 +78,7 @@ pub fn reader(bytes: &[u8]) {
     assert_eq!(stats.points, count);
 }
 
-/// A line has its nine tags, or fewer, each `key=value` with no separator left bare, one field and one time.
+/// Checks that a line has at most nine tags, each `key=value` with all separators escaped, one field and one timestamp.
 pub fn check_line(line: &[u8]) {
     let line = std::str::from_utf8(line).expect("UTF-8");
     assert!(
@@ -84,7 +86,7 @@ pub fn check_line(line: &[u8]) {
         "{line:?}"
     );
     let line = line.strip_suffix('\n').expect("a line break");
-    let parts = split_bare(line, b' ');
+    let parts = split_unescaped(line, b' ');
     let [series, field, time] = parts[..] else {
         panic!("{line:?}")
     };
@@ -95,13 +97,13 @@ pub fn check_line(line: &[u8]) {
         .expect("a number");
     assert!(value.is_finite());
     let time: i64 = time.parse().expect("seconds");
-    // 20YY, with a day to spare for zones.
+    // The years 2000 to 2099, with a margin of one day for time zones.
     assert!((946_598_400..4_102_531_200).contains(&time), "{time}");
-    let tags = split_bare(series, b',');
+    let tags = split_unescaped(series, b',');
     let keys: Vec<_> = tags[1..]
         .iter()
         .map(|tag| {
-            let pair = split_bare(tag, b'=');
+            let pair = split_unescaped(tag, b'=');
             let [key, value] = pair[..] else {
                 panic!("{tag:?}")
             };
@@ -109,12 +111,12 @@ pub fn check_line(line: &[u8]) {
             key
         })
         .collect();
-    // Tags that consist of backslashes are left out; these four cannot.
+    // A tag whose value consists of backslashes is left out. At least four tags have other values.
     assert!(keys.is_sorted() && keys.len() >= 4, "{keys:?}");
 }
 
-/// Splits at each separator that no backslash stands before, as the server does.
-fn split_bare(text: &str, separator: u8) -> Vec<&str> {
+/// Splits at each unescaped separator, as the server does.
+fn split_unescaped(text: &str, separator: u8) -> Vec<&str> {
     let bytes = text.as_bytes();
     let mut parts = Vec::new();
     let mut start = 0;
@@ -128,7 +130,8 @@ fn split_bare(text: &str, separator: u8) -> Vec<&str> {
     parts
 }
 
-/// Channels are numbered per device, named after it, and the master is the first serial.
+/// Checks that channels are numbered per device, that ids follow from the serials, and that the first serial is the
+/// master's.
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
 pub fn header(bytes: &[u8]) {
     let text = [bytes, b"\n03/08/25 03:20:00\t1\n"].concat();

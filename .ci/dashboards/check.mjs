@@ -1,5 +1,5 @@
-// node check.mjs SCHEMA_FOLDER DASHBOARD...: holds dashboards against the schema that .ci/setup-dashboards made.
-// Prints one line a violation; exit 1 if there is one.
+// node check.mjs SCHEMA_FOLDER DASHBOARD...: validates dashboards against the schema from .ci/setup-dashboards.
+// Prints one line per violation. Exits with 1 if there is any.
 import fs from 'node:fs';
 import path from 'node:path';
 import { createRequire } from 'node:module';
@@ -12,10 +12,10 @@ const checks = Object.fromEntries(
   Object.entries(schema.definitions.Checked.properties).map(([name, s]) => [name, ajv.compile({ ...s, definitions: schema.definitions })])
 );
 
-let bad = 0;
-function complain(file, where, errors) {
+let violations = 0;
+function report(file, where, errors) {
   for (const e of errors) {
-    bad += 1;
+    violations += 1;
     console.log(`${file}: ${where}${e.instancePath} ${e.message} ${JSON.stringify(e.params)}`);
   }
 }
@@ -23,17 +23,17 @@ function complain(file, where, errors) {
 function check(file, name, where, value) {
   const valid = checks[name];
   if (!valid(value)) {
-    complain(file, where, valid.errors);
+    report(file, where, valid.errors);
   }
 }
 
-// A panel's options and custom field settings are free-form in the dashboard's own type: each kind has its types.
+// Checks panels. The dashboard type allows any options and custom field settings; their types depend on the panel type.
 function checkPanels(file, panels) {
   for (const panel of panels) {
     if (panel.type === 'row') {
       checkPanels(file, panel.panels);
     } else if (!checks[`options.${panel.type}`]) {
-      complain(file, panel.title, [{ instancePath: '', message: `no types for panels of type ${panel.type}`, params: {} }]);
+      report(file, panel.title, [{ instancePath: '', message: `no schema for panels of type ${panel.type}; add it to types.ts`, params: {} }]);
     } else {
       check(file, `options.${panel.type}`, `${panel.title}: options`, panel.options);
       if (checks[`custom.${panel.type}`]) {
@@ -48,4 +48,4 @@ for (const file of files) {
   check(file, 'dashboard', 'dashboard', dashboard);
   checkPanels(file, dashboard.panels);
 }
-process.exit(bad === 0 ? 0 : 1);
+process.exit(violations === 0 ? 0 : 1);

@@ -1,4 +1,4 @@
-// What of Grafana's published types the dashboards are held against; .ci/setup-dashboards makes a JSON Schema of it.
+// The types of Grafana that the dashboards are checked against. .ci/setup-dashboards generates a JSON Schema from them.
 import * as dashboard from './node_modules/@grafana/schema/dist/types/raw/dashboard/x/types.gen';
 import * as barchart from './node_modules/@grafana/schema/dist/types/raw/composable/barchart/panelcfg/x/types.gen';
 import * as stat from './node_modules/@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/types.gen';

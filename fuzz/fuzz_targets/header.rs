@@ -1,4 +1,4 @@
-//! Any bytes, as the head of a logger's file with one good row behind it.
+//! Reads arbitrary bytes as the header of a logger file that has one valid row.
 #![no_main]
 
 #[path = "../invariants.rs"]

@@ -1,4 +1,4 @@
-//! Any bytes, read as a logger's file.
+//! Reads arbitrary bytes as a logger file.
 #![no_main]
 
 #[path = "../invariants.rs"]

@@ -1,9 +1,9 @@
-//! One cell: trimmed, and read as a decimal number or nothing.
+//! Parses single cells. See docs/specification.md, section 4.
 
-/// Reads a cell that was trimmed of spaces, to the nearest double.
+/// Parses a trimmed cell as a decimal number, to the nearest double. Returns `None` for anything else.
 ///
-/// The grammar is `[+-]? (digits [. digits?] | . digits) ([eE] [+-]? digits)?`, which is what the standard library reads
-/// once the letters of `inf` and `nan` are kept out. What overflows to infinity is no value.
+/// The grammar is `[+-]? (digits [. digits?] | . digits) ([eE] [+-]? digits)?`. This is the grammar of the standard
+/// library without `inf` and `nan`. A number that overflows to infinity is rejected.
 pub fn parse(cell: &[u8]) -> Option<f64> {
     if !cell
         .iter()
@@ -15,7 +15,7 @@ pub fn parse(cell: &[u8]) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// A cell without the spaces around it.
+/// Trims spaces, but no other white space, from both ends of a cell.
 pub fn trim_spaces(mut cell: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] = cell {
         cell = rest;
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decimal_numbers_are_values() {
+    fn decimal_numbers_are_parsed() {
         for (cell, value) in [
             ("242.25", 242.25),
             ("-5.3", -5.3),
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none() {
+    fn anything_else_is_rejected() {
         for cell in [
             "", "NaN", "nan", "inf", "-inf", "infinity", "1e999", "-1e999", "abc", "12,5", "0x10",
             ".", "+", "-", "e5", "1e", "1e+", "1.2.3", "1 2", "--1", "1_000", "é", "1d",

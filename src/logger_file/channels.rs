@@ -1,30 +1,31 @@
-//! The two header lines of a table: serials above, marker and labels below.
-//! Source: docs/specification.md, section 2, "Channels".
+//! Parses the two header lines of a table: the serials, then the format marker and the labels.
+//! See docs/specification.md, section 2, "Channels".
 
 use super::cells::trim_spaces;
-use super::container::decoded;
+use super::container::decode;
 use super::{FormatError, MAX_CHANNELS};
 use crate::sanitize::sanitize;
 use std::collections::HashMap;
 
-/// The format markers that are read. A new one with the same table is one more entry.
+/// The supported format markers. To support a new marker with the same table format, add it here.
 pub const MARKERS: [&str; 2] = ["MV_T302_V002", "MV_T302_V003"];
 
-/// The longest label or serial, in bytes: with all its tags a series key must stay below the server's 65,535.
+/// The maximum length of a label in bytes. With it, a series key stays below the server's limit of 65,535 bytes.
 const MAX_LABEL: usize = 10_000;
+/// The maximum length of a serial in bytes.
 const MAX_SERIAL: usize = 1_000;
 
-/// Whose column it is.
+/// The role of the device that a column belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The device that wrote the file.
+    /// The logger that wrote the file.
     Master,
-    /// A device connected to it.
+    /// A device connected to the logger.
     Slave,
 }
 
 impl Role {
-    /// The tag's value.
+    /// The value of the tag `channel_type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Master => "master",
@@ -36,47 +37,48 @@ impl Role {
 /// One column of measurements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
-    /// The serial of the device behind the column.
+    /// The serial of the device that the column belongs to.
     pub serial: String,
     /// Master or slave.
     pub role: Role,
-    /// How many columns of this device up to and including this one.
+    /// The 1-based position among the columns of the same device.
     pub number: usize,
     /// `M<serial>_Ch<n>_M<master>` or `S<serial>_Ch<n>_M<master>`.
     pub id: String,
     /// The label up to its last space.
     pub name: String,
-    /// The label after its last space; empty where it has none.
+    /// The label after its last space; empty if it has no space.
     pub unit: String,
 }
 
-/// What the two header lines say.
+/// The content of the two header lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channels {
     /// The format marker.
     pub marker: &'static str,
-    /// The master's serial, first of its line.
+    /// The serial of the master, which is the first cell of its line.
     pub master: String,
-    /// The columns from the second on, in their order.
+    /// The channels in column order, from the second column on.
     pub list: Vec<Channel>,
 }
 
 impl Channels {
-    /// Makes channels of the cells of the two header lines, each with the number of its line, for messages.
+    /// Builds the channels from the cells of the two header lines. Each line comes with its 1-based number, for
+    /// messages.
     ///
     /// # Errors
-    /// An unknown marker, lines of different length, no channel or too many, and a cell that is empty, too long or holds
-    /// a control character.
+    /// An unknown marker, lines of different length, no channel or too many, and a cell that is empty, too long or
+    /// contains a control character.
     pub fn new(
         (serials, serials_line): (&[&[u8]], u64),
         (labels, line): (&[&[u8]], u64),
     ) -> Result<Self, FormatError> {
-        let (serials, labels) = (without_tail(serials), without_tail(labels));
-        let found = labels.first().copied().unwrap_or_default();
-        let Some(marker) = MARKERS.into_iter().find(|m| m.as_bytes() == found) else {
+        let (serials, labels) = (trim_cells(serials), trim_cells(labels));
+        let first = labels.first().copied().unwrap_or_default();
+        let Some(marker) = MARKERS.into_iter().find(|m| m.as_bytes() == first) else {
             return Err(FormatError::UnknownMarker {
                 line,
-                found: sanitize(decoded(&found[..found.len().min(80)])),
+                found: sanitize(decode(&first[..first.len().min(80)])),
             });
         };
         if serials.len() != labels.len() {
@@ -93,10 +95,10 @@ impl Channels {
         if found > MAX_CHANNELS {
             return Err(FormatError::TooManyChannels { line, found });
         }
-        let serials = texts(&serials, serials_line, MAX_SERIAL, |line, column| {
+        let serials = decode_cells(&serials, serials_line, MAX_SERIAL, |line, column| {
             FormatError::EmptySerial { line, column }
         })?;
-        let labels = texts(&labels, line, MAX_LABEL, |line, column| {
+        let labels = decode_cells(&labels, line, MAX_LABEL, |line, column| {
             FormatError::EmptyLabel { line, column }
         })?;
         let master = serials[0].clone();
@@ -137,8 +139,8 @@ impl Channel {
     }
 }
 
-/// The cells, trimmed of spaces, without the empty ones at the end: tabs and spaces that trail a header line are ignored.
-fn without_tail<'a>(cells: &[&'a [u8]]) -> Vec<&'a [u8]> {
+/// Trims each cell and removes empty cells at the end, so that trailing tabs and spaces of a header line are ignored.
+fn trim_cells<'a>(cells: &[&'a [u8]]) -> Vec<&'a [u8]> {
     let mut cells: Vec<_> = cells.iter().map(|cell| trim_spaces(cell)).collect();
     while cells.last().is_some_and(|cell| cell.is_empty()) {
         cells.pop();
@@ -146,7 +148,8 @@ fn without_tail<'a>(cells: &[&'a [u8]]) -> Vec<&'a [u8]> {
     cells
 }
 
-fn texts(
+/// Checks and decodes the cells of a header line. `empty` makes the error for an empty cell.
+fn decode_cells(
     cells: &[&[u8]],
     line: u64,
     max: usize,
@@ -168,7 +171,7 @@ fn texts(
                     max,
                 });
             }
-            let text = decoded(cell);
+            let text = decode(cell);
             match text
                 .chars()
                 .find(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_counted_per_device() {
+    fn columns_are_numbered_per_device() {
         let found = channels(
             "10\t10\t10\t20\t10\t20",
             "MV_T302_V002\tPh 1 V\tA W\tA W\tB W\tC",
@@ -227,17 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_that_is_not_known_is_named_beside_those_that_are() {
-        let words = channels("1\t1", "MV_T202_V002\tA W")
+    fn an_unknown_marker_is_named_with_the_supported_ones() {
+        let message = channels("1\t1", "MV_T202_V002\tA W")
             .unwrap_err()
             .to_string();
         for part in ["MV_T202_V002", "MV_T302_V002", "MV_T302_V003"] {
-            assert!(words.contains(part), "{words}");
+            assert!(message.contains(part), "{message}");
         }
     }
 
     #[test]
-    fn tabs_and_spaces_at_the_end_of_a_header_line_are_ignored() {
+    fn trailing_tabs_and_spaces_of_a_header_line_are_ignored() {
         assert_eq!(
             channels("1\t1 \t \t", "MV_T302_V003\tA W\t").unwrap(),
             channels("1\t1", "MV_T302_V003\tA W").unwrap()
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_read_as_windows_1252() {
+    fn bytes_that_are_not_utf8_are_decoded_as_windows_1252() {
         let found = Channels::new(
             (&[b"1", b"1"], 1),
             (&[b"MV_T302_V002", b"Cuisine \xe9t\xe9 \x80"], 2),

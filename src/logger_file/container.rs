@@ -1,4 +1,5 @@
-//! What a file wraps its table in. A new container is one more arm here.
+//! Reads the container of a table: nothing in a plain file, a JSON header in a headed one. To support a new
+//! container, add a variant to [`Container`]. See docs/specification.md, section 2.
 
 use super::{FormatError, HeaderError};
 use serde_json::Value;
@@ -10,17 +11,17 @@ const START_DATA: &[u8] = b"START_DATA";
 const END_DATA: &[u8] = b"END_DATA";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The two ways a table comes.
+/// The structure around a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
-    /// The table alone: its times are local.
+    /// The table alone. Its times are local.
     Plain,
     /// The table between `START_DATA` and `END_DATA`, after a JSON header.
     Headed,
 }
 
 impl Container {
-    /// The name that a report gives, without the marker.
+    /// The name for the report key `file_container`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -28,7 +29,7 @@ impl Container {
         }
     }
 
-    /// Whether this line of the table is not a row but its end.
+    /// Whether this line ends the table.
     pub fn is_end(self, line: &[u8]) -> bool {
         match self {
             Self::Plain => false,
@@ -36,11 +37,10 @@ impl Container {
         }
     }
 
-    /// Whether a file that starts with `head` and ends with `tail` was cut off: a plain one without a final line
-    /// break, a headed one without `END_DATA`. Looks at the two ends only, for a file that may still be growing, or
-    /// is not read to its end.
+    /// Whether a file that starts with `head` and ends with `tail` is truncated: a plain file without a final line
+    /// break, or a headed file without `END_DATA`. Used for files that are not read to their end.
     pub fn looks_truncated(mut head: &[u8], tail: &[u8]) -> bool {
-        // As `unwrap` passes over them.
+        // Skip blank lines and byte-order marks, as `read_preamble` does.
         loop {
             let before = head.len();
             head = head.trim_ascii_start();
@@ -63,17 +63,17 @@ impl Container {
 /// The JSON of a headed file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum HeaderMeta {
-    /// A plain file has none.
+    /// No JSON: the file is plain.
     #[default]
     None,
-    /// Any JSON value; loggers write an object.
+    /// Any JSON value. Loggers write an object.
     Json(Value),
-    /// Something that is not JSON, with the parser's words.
+    /// A header that is not valid JSON, with the message of the parser.
     Broken(String),
 }
 
 impl HeaderMeta {
-    /// A text entry of the object.
+    /// Returns a string entry of the object.
     pub fn text(&self, key: &str) -> Option<&str> {
         match self {
             Self::Json(value) => value.get(key)?.as_str(),
@@ -82,26 +82,26 @@ impl HeaderMeta {
     }
 }
 
-/// A table with its wrapping taken off.
+/// The part of a file before its table, and a reader for the rest.
 pub struct Preamble<R> {
     pub container: Container,
     pub meta: HeaderMeta,
-    /// Lines before the table's first.
+    /// The number of lines before the first line of the table.
     pub lines_before: u64,
-    /// The table and what follows it.
+    /// The table and everything after it.
     pub table: Table<R>,
 }
 
-/// The bytes from the table's first line on.
+/// A reader that starts at the first line of the table.
 pub type Table<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
 
-/// The size of the blocks in which a file is read, in bytes.
+/// The size of the read buffer, in bytes.
 const BLOCK: usize = 64 * 1024;
 
-/// Reads up to the table.
+/// Reads a file up to its table.
 ///
 /// # Errors
-/// An empty file, a header block that is not closed, data that do not start, a line that is too long.
+/// An empty file, a header block without `END_HEADER`, a missing `START_DATA`, or a line that is too long.
 pub fn read_preamble<R: Read>(input: R) -> Result<Preamble<R>, HeaderError> {
     let mut input = BufReader::with_capacity(BLOCK, input);
     let mut lines_before = 0;
@@ -131,7 +131,7 @@ pub fn read_preamble<R: Read>(input: R) -> Result<Preamble<R>, HeaderError> {
     }
 }
 
-/// The first line that is not blank: what is blank before it says nothing, whatever the container.
+/// Reads the first line that is not blank.
 fn first_line(input: &mut impl BufRead, lines_before: &mut u64) -> Result<Vec<u8>, FormatError> {
     let mut line = Vec::new();
     loop {
@@ -149,7 +149,7 @@ fn first_line(input: &mut impl BufRead, lines_before: &mut u64) -> Result<Vec<u8
     }
 }
 
-/// What stands between `START_HEADER` and the table, whose first line is given back.
+/// Reads from `START_HEADER` to the first line of the table, which it returns.
 fn table_start(
     input: &mut impl BufRead,
     lines_before: &mut u64,
@@ -183,8 +183,8 @@ fn table_start(
             }
         }
     }
-    // A file that was put together of others may have a mark here too. It is taken off here, for csv would do it or not,
-    // depending on how the bytes happen to arrive.
+    // A concatenated file may have a byte-order mark here. It is removed here, because the csv crate removes it only for
+    // some sizes of the first read.
     line.clear();
     input.read_until(b'\n', &mut line)?;
     while line.starts_with(BYTE_ORDER_MARK) {
@@ -194,15 +194,15 @@ fn table_start(
 }
 
 fn parse_meta(json: &[u8]) -> HeaderMeta {
-    // A site's name in Windows-1252 must not cost the header its time zone.
-    match serde_json::from_str(&decoded(json)) {
+    // Invalid UTF-8, such as a site name in Windows-1252, must not make the whole header invalid.
+    match serde_json::from_str(&decode(json)) {
         Ok(value) => HeaderMeta::Json(value),
         Err(error) => HeaderMeta::Broken(error.to_string()),
     }
 }
 
-/// `bytes` as text; those that are not UTF-8 are read as Windows-1252 (loggers are configured in French).
-pub fn decoded(bytes: &[u8]) -> String {
+/// Decodes bytes as UTF-8. Invalid sequences are decoded as Windows-1252, because loggers are configured in French.
+pub fn decode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -215,7 +215,7 @@ pub fn decoded(bytes: &[u8]) -> String {
     text
 }
 
-/// A line without the blanks and the line break around it.
+/// Trims the line break and ASCII white space from a line.
 pub fn trimmed(mut line: &[u8]) -> &[u8] {
     line = line.strip_suffix(b"\n").unwrap_or(line);
     line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_headed_file_gives_its_json_and_its_table() {
+    fn a_headed_file_has_json_and_a_table() {
         let (container, meta, table) =
             preamble("\u{feff}START_HEADER\t \r\n{\"TimeZoneName\":\n\"Europe/Paris\"}\r\nEND_HEADER\nSTART_DATA\nx\n").unwrap();
         assert_eq!(container, Container::Headed);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_json_is_remembered_and_no_error() {
+    fn invalid_json_is_kept_as_broken_and_is_no_error() {
         let (_, meta, _) = preamble("START_HEADER\n{oops\nEND_HEADER\nSTART_DATA\n").unwrap();
         assert!(matches!(meta, HeaderMeta::Broken(_)));
     }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_header_block_missing_data_and_an_empty_file_have_their_own_words() {
+    fn an_open_header_block_missing_data_and_an_empty_file_have_their_own_errors() {
         assert!(matches!(
             preamble("START_HEADER\n{}\n"),
             Err(FormatError::HeaderBlockOpen)
@@ -283,16 +283,16 @@ mod tests {
     }
 
     #[test]
-    fn the_two_ends_of_a_file_tell_whether_it_was_cut() {
-        let cut = Container::looks_truncated;
-        assert!(cut(b"", b""));
-        assert!(cut(b"1\t1\n", b"1\t1\nx"));
-        assert!(!cut(b"1\t1\n", b"1\t1\n"));
-        assert!(cut(b"START_HEADER\n", b"1\t2\n"));
-        assert!(!cut(
+    fn head_and_tail_show_whether_a_file_is_truncated() {
+        let truncated = Container::looks_truncated;
+        assert!(truncated(b"", b""));
+        assert!(truncated(b"1\t1\n", b"1\t1\nx"));
+        assert!(!truncated(b"1\t1\n", b"1\t1\n"));
+        assert!(truncated(b"START_HEADER\n", b"1\t2\n"));
+        assert!(!truncated(
             b"\xef\xbb\xbfSTART_HEADER\r\n",
             b"1\t2\r\nEND_DATA \r\n"
         ));
-        assert!(!cut(b"START_HEADER\n", b"1\t2\nEND_DATA"));
+        assert!(!truncated(b"START_HEADER\n", b"1\t2\nEND_DATA"));
     }
 }

@@ -1,20 +1,19 @@
-//! The innermost reader: watches the length of lines, so that no upload can make memory grow, and
-//! remembers how the file ended.
+//! A reader that limits the length of lines, so that no file can exhaust memory, and records how the file ends.
 
 use std::io::{self, Read};
 
-/// The longest line that is read, in bytes. A row of 30 channels has about 250.
+/// The maximum length of a line, in bytes. A row of 30 channels has about 250.
 pub const MAX_LINE: usize = 1 << 20;
 
-/// A line passed [`MAX_LINE`].
+/// A line is longer than [`MAX_LINE`].
 #[derive(Debug, thiserror::Error)]
 #[error("line {line} is too long")]
 pub struct LineTooLong {
-    /// 1-based.
+    /// The 1-based number of the line.
     pub line: u64,
 }
 
-/// Passes bytes through and counts.
+/// Passes bytes through, and counts lines and bytes.
 #[derive(Debug)]
 pub struct LineTracker<R> {
     inner: R,
@@ -37,17 +36,17 @@ impl<R> LineTracker<R> {
         }
     }
 
-    /// Whether the end of the file was reached in the middle of a line.
+    /// Whether the file has ended within a line.
     pub fn ended_inside_line(&self) -> bool {
         self.ended && self.in_line > 0
     }
 
-    /// Whether the last byte read so far was not a line break (true for an empty file).
+    /// Whether the last byte read so far is not a line break. True for an empty file.
     pub fn lacks_final_break(&self) -> bool {
         self.in_line > 0 || self.bytes == 0
     }
 
-    /// Bytes read so far.
+    /// The number of bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -73,7 +72,7 @@ impl<R: Read> Read for LineTracker<R> {
                 self.in_line = n - last - 1;
             }
         }
-        // Told at the next read, so that the lines before it are still handed out.
+        // The next read returns the error, so that the lines before this one are still processed.
         self.too_long = self.in_line > MAX_LINE;
         Ok(n)
     }
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_over_the_limit_is_an_error_that_names_it() {
+    fn a_line_that_is_too_long_is_an_error_with_its_number() {
         let text = [b"short\n".to_vec(), vec![b'x'; MAX_LINE + 70_000]].concat();
         let mut tracker = LineTracker::new(text.as_slice());
         let mut buf = vec![0; 64 * 1024];
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_file_says_whether_a_line_break_is_missing() {
+    fn a_missing_final_line_break_is_detected() {
         for (text, lacks) in [
             ("", true),
             ("a", true),

@@ -1,8 +1,7 @@
-//! A logger's file: bytes in, rows with their instants out.
+//! Parses logger files into rows with timestamps. See docs/specification.md, sections 2 to 4.
 //!
-//! `container` takes the wrapping off, `tables` reads the three parts inside it, `channels` makes channels of the two
-//! header lines, `timestamps` gives each row its instant, `cells` reads a cell.
-//! Source: docs/specification.md, sections 2 to 4.
+//! `lines` limits the length of lines, `container` reads the header of a headed file, `tables` reads the table,
+//! `channels` parses its two header lines, `timestamps` converts times to timestamps, and `cells` parses values.
 
 mod cells;
 mod channels;
@@ -17,62 +16,58 @@ pub use lines::MAX_LINE;
 pub use tables::{HeaderError, LoggerFile, Row, RowStats};
 pub use timestamps::{TimestampResolver, Zone, last_instant};
 
-/// The most channels a file may have; real loggers have some thirty.
+/// The maximum number of channels in a file. Real loggers have about 30.
 pub const MAX_CHANNELS: usize = 10_000;
 
-/// Why a file cannot be ingested. All of these are the file's own fault, but for [`FormatError::Read`].
+/// Why a file cannot be ingested. All variants but [`FormatError::Read`] mean that the file is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// No byte, or blanks only.
+    /// No bytes, or white space only.
     #[error(
-        "the file is empty: the logger wrote nothing, or the upload broke off before the first byte"
+        "the file is empty: the logger wrote nothing, or the upload was interrupted; send the file again"
     )]
     Empty,
     /// `START_HEADER` without `END_HEADER`.
     #[error(
-        "the header block that START_HEADER opens in line 1 is not closed by END_HEADER; the upload broke off, send the file again"
+        "line 1: START_HEADER without END_HEADER, so the upload was interrupted; send the file again"
     )]
     HeaderBlockOpen,
     /// `END_HEADER` without `START_DATA`.
     #[error("line {line}: START_DATA is missing after END_HEADER; send the file again")]
     NoDataBlock {
-        /// Where it should have stood, 1-based.
+        /// The 1-based line where it is expected.
         line: u64,
     },
-    /// The file ends before the line of labels.
-    #[error(
-        "line {line}: the line of labels is missing, the file ends after the serial numbers; send the file again"
-    )]
+    /// The file ends before the label line.
+    #[error("line {line}: the label line is missing after the serial numbers; send the file again")]
     NoLabels {
-        /// Where it should have stood, 1-based.
+        /// The 1-based line where it is expected.
         line: u64,
     },
-    /// A format marker that this program does not know.
-    #[error("line {line}: the format marker {found:?} is not supported; supported are {supported}", supported = MARKERS.join(", "))]
+    /// The format marker is not one of [`MARKERS`].
+    #[error("line {line}: the format marker {found:?} is not supported; supported are {supported}; check the file or update powerview", supported = MARKERS.join(", "))]
     UnknownMarker {
         /// 1-based.
         line: u64,
-        /// The first cell of the line of labels, made safe to show.
+        /// The first cell of the label line, sanitized.
         found: String,
     },
-    /// Only the master's serial, no column behind it.
-    #[error(
-        "line {line}: the header names no channel, only the first column; check the logger's configuration"
-    )]
+    /// The header has only its first column.
+    #[error("line {line}: the header has no channel; check the logger's configuration")]
     NoChannel {
         /// 1-based.
         line: u64,
     },
-    /// More serials than labels, or the reverse.
+    /// The two header lines have a different number of cells.
     #[error(
-        "line {line}: the two header lines differ in length, {serials} serial numbers and {labels} labels; a cell is missing, send the file again"
+        "line {line}: the header lines have different lengths, {serials} serial numbers and {labels} labels; send the file again"
     )]
     LengthsDiffer {
-        /// The line of labels, 1-based.
+        /// The 1-based number of the label line.
         line: u64,
-        /// Cells in the line of serials, the master's included.
+        /// The number of cells in the serial line, including the master's.
         serials: usize,
-        /// Cells in the line of labels, the marker included.
+        /// The number of cells in the label line, including the marker.
         labels: usize,
     },
     /// A column without a serial.
@@ -82,7 +77,7 @@ pub enum FormatError {
     EmptySerial {
         /// 1-based.
         line: u64,
-        /// 1-based; column 1 is the master's serial.
+        /// 1-based. Column 1 is the serial of the master.
         column: usize,
     },
     /// A column without a label.
@@ -92,12 +87,12 @@ pub enum FormatError {
     EmptyLabel {
         /// 1-based.
         line: u64,
-        /// 1-based; column 1 is the marker.
+        /// 1-based. Column 1 is the format marker.
         column: usize,
     },
-    /// A control character in a header cell.
+    /// A header cell contains a control character.
     #[error(
-        "line {line}: column {column} of the header holds a control character ({found}); rename it in the logger's configuration"
+        "line {line}: column {column} of the header contains the control character {found}; rename it in the logger's configuration"
     )]
     ControlCharacter {
         /// 1-based.
@@ -107,7 +102,7 @@ pub enum FormatError {
         /// The character, escaped.
         found: String,
     },
-    /// A header cell that would not fit a series key of the server (65,535 bytes).
+    /// A header cell is too long for a series key of the server (65,535 bytes).
     #[error(
         "line {line}: column {column} of the header is {length} bytes long, the limit is {max}; shorten the name in the logger's configuration"
     )]
@@ -121,43 +116,47 @@ pub enum FormatError {
         /// In bytes.
         max: usize,
     },
-    /// More than [`MAX_CHANNELS`].
+    /// The header has more than [`MAX_CHANNELS`] channels.
     #[error(
-        "line {line}: {found} channels, more than the limit of {MAX_CHANNELS}; this is no logger's file"
+        "not a logger file: line {line}: {found} channels, the limit is {MAX_CHANNELS}; check the origin of the file"
     )]
     TooManyChannels {
         /// 1-based.
         line: u64,
-        /// Columns but for the first.
+        /// The number of columns without the first.
         found: usize,
     },
-    /// A line longer than [`MAX_LINE`].
-    #[error("line {line} is longer than the limit of {MAX_LINE} bytes; this is no logger's file")]
+    /// A line is longer than [`MAX_LINE`].
+    #[error(
+        "not a logger file: line {line} is longer than {MAX_LINE} bytes; check the origin of the file"
+    )]
     LineTooLong {
         /// 1-based.
         line: u64,
     },
-    /// Nothing follows the header.
+    /// No data row follows the header.
     #[error(
-        "the file has no data row, only its header; nothing was measured, or the upload broke off"
+        "the file has no data row: nothing was measured, or the upload was interrupted; send the file again"
     )]
     NoRow,
-    /// Rows, but no point in them.
+    /// The rows contain no valid point.
     #[error(
-        "the file has no valid point: {rows} rows with a valid time, {times} without, {malformed} malformed, {values} invalid values"
+        "the file has no valid point: {rows} rows with a valid time, {times} with an invalid time, {malformed} malformed, {values} invalid values; check the logger"
     )]
     NoPoint {
-        /// Rows kept.
+        /// The number of rows kept.
         rows: u64,
-        /// Rows skipped for their time.
+        /// The number of rows skipped because of an invalid time.
         times: u64,
-        /// Rows skipped because a line break is missing.
+        /// The number of rows skipped because they have too many cells.
         malformed: u64,
-        /// Cells without a number.
+        /// The number of cells without a valid number.
         values: u64,
     },
-    /// The disk, not the file.
-    #[error("the file cannot be read: {0}; it stays where it is")]
+    /// An I/O error. The file itself may be valid.
+    #[error(
+        "cannot read the file: {0}; check the disk and the file's permissions; file left in place"
+    )]
     Read(std::io::Error),
 }
 

@@ -1,4 +1,4 @@
-//! The table of a file, row by row: csv splits it, the clock and the value grammar read its cells.
+//! Reads the table of a file row by row. See docs/specification.md, sections 2 and 4.
 
 use super::cells::trim_spaces;
 use super::channels::Channels;
@@ -10,29 +10,29 @@ use crate::time_zone::FileZones;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
 use std::io::Read;
 
-/// What was counted while a file was read.
+/// The counts of rows and values in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowStats {
-    /// Rows kept.
+    /// The number of rows kept.
     pub rows: u64,
-    /// Values of the rows kept.
+    /// The number of values in the rows kept.
     pub points: u64,
-    /// Cells of the rows kept that hold no value, missing ones included.
+    /// The number of cells without a valid value in the rows kept, including missing cells.
     pub invalid_values: u64,
-    /// Rows skipped because their time cannot be read.
+    /// The number of rows skipped because of an invalid time.
     pub invalid_timestamps: u64,
-    /// Rows skipped because they have more cells than the header: a line break is lost.
+    /// The number of rows skipped because they have more cells than the header, as after a lost line break.
     pub malformed_rows: u64,
-    /// Lines after `END_DATA`.
+    /// The number of lines after `END_DATA`.
     pub lines_after_end: u64,
 }
 
-/// A file whose header cannot be used, and what is known of it all the same.
+/// The error of an invalid header, with the information read before it.
 #[derive(Debug)]
 pub struct HeaderError {
-    /// Why.
+    /// The error.
     pub error: FormatError,
-    /// Plain or headed, if that was seen.
+    /// The container, if it is known.
     pub container: Option<Container>,
     /// The JSON of a headed file.
     pub meta: HeaderMeta,
@@ -54,16 +54,16 @@ impl From<HeaderError> for FormatError {
     }
 }
 
-/// One row that has an instant.
+/// One row with a valid time.
 #[derive(Debug, PartialEq)]
 pub struct Row<'a> {
     /// Seconds since 1970.
     pub time: i64,
-    /// One entry a channel; none where the cell holds no value. All values are finite.
+    /// One entry per channel; `None` if the cell has no valid value. All values are finite.
     pub values: &'a [Option<f64>],
 }
 
-/// A file whose header was read and whose rows are being read.
+/// A reader for the rows of a logger file.
 pub struct LoggerFile<R> {
     container: Container,
     meta: HeaderMeta,
@@ -78,10 +78,10 @@ pub struct LoggerFile<R> {
 }
 
 impl<R: Read> LoggerFile<R> {
-    /// Reads the header. `zones` has the zone of a file which names none, and of all others.
+    /// Reads the header. `zones` provides the default time zone, and those that headers name.
     ///
     /// # Errors
-    /// What [`FormatError`] lists for headers, and errors of the disk, each with what is known of the file all the same.
+    /// An invalid header or an I/O error, with the information read before it.
     pub fn open(input: R, zones: &FileZones) -> Result<Self, HeaderError> {
         let preamble = container::read_preamble(LineTracker::new(input))?;
         let mut rows = ReaderBuilder::new()
@@ -89,7 +89,7 @@ impl<R: Read> LoggerFile<R> {
             .flexible(true)
             .delimiter(b'\t')
             .quoting(false)
-            // A lone carriage return is a character like any other; the one before a line feed is cut off below.
+            // A lone carriage return does not end a line. `next_line` removes the one before a line feed.
             .terminator(Terminator::Any(b'\n'))
             .buffer_capacity(64 * 1024)
             .from_reader(preamble.table);
@@ -118,7 +118,7 @@ impl<R: Read> LoggerFile<R> {
         })
     }
 
-    /// Plain or headed.
+    /// The container of the file.
     pub fn container(&self) -> Container {
         self.container
     }
@@ -128,18 +128,18 @@ impl<R: Read> LoggerFile<R> {
         &self.meta
     }
 
-    /// Master, marker and columns.
+    /// The content of the two header lines.
     pub fn channels(&self) -> &Channels {
         &self.channels
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn stats(&self) -> RowStats {
         self.stats
     }
 
-    /// Whether the file is cut off: a plain one without a final line break, a headed one without `END_DATA`. Certain once
-    /// [`LoggerFile::next_row`] has returned none.
+    /// Whether the file is truncated: a plain file without a final line break, or a headed file without `END_DATA`.
+    /// Final after [`LoggerFile::next_row`] has returned `None`.
     pub fn truncated(&self) -> bool {
         match self.container {
             Container::Plain => self.tracker().lacks_final_break(),
@@ -147,15 +147,15 @@ impl<R: Read> LoggerFile<R> {
         }
     }
 
-    /// Bytes read from the file so far.
+    /// The number of bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.tracker().bytes()
     }
 
-    /// The next row that is kept; none at the end of the data.
+    /// Returns the next valid row, or `None` at the end of the data.
     ///
     /// # Errors
-    /// A line that is too long, and errors of the disk.
+    /// A line that is too long, or an I/O error.
     pub fn next_row(&mut self) -> Result<Option<Row<'_>>, FormatError> {
         while next_line(&mut self.rows, &mut self.record)? {
             if self.saw_end {
@@ -177,10 +177,10 @@ impl<R: Read> LoggerFile<R> {
         Ok(None)
     }
 
-    /// Says why a file that was read to its end without error has nothing to give.
+    /// Checks that a file that was read to its end has at least one point.
     ///
     /// # Errors
-    /// No data row, or no point in any.
+    /// [`FormatError::NoRow`] or [`FormatError::NoPoint`].
     pub fn ensure_has_points(&self) -> Result<(), FormatError> {
         let stats = self.stats;
         if self.data_rows == 0 {
@@ -197,7 +197,7 @@ impl<R: Read> LoggerFile<R> {
         }
     }
 
-    /// Whether the record is the line that closes the data: its first cell, with nothing but blanks behind it.
+    /// Whether the record is the `END_DATA` line: the marker in the first cell, followed by white space only.
     fn at_end_marker(&self) -> bool {
         self.container.is_end(self.record.as_slice())
             && self
@@ -210,9 +210,9 @@ impl<R: Read> LoggerFile<R> {
         self.rows.get_ref().get_ref().1.get_ref()
     }
 
-    /// Reads the record into `values`; none if the row is skipped.
+    /// Parses the record into `values` and returns its time, or `None` if the row is skipped.
     fn read_row(&mut self) -> Option<i64> {
-        // What follows the last tab of a line that no line break ends may be half a number.
+        // Without a final line break, the last cell may be an incomplete number.
         let unfinished = self.tracker().ended_inside_line();
         let cells = self.record.len() - usize::from(unfinished);
         let mut record = self.record.iter().take(cells).map(trim_spaces);
@@ -240,7 +240,7 @@ impl<R: Read> LoggerFile<R> {
     }
 }
 
-/// Reads the two header lines of a table that has `before` lines before it.
+/// Reads the two header lines of a table. `before` is the number of lines before the table, for line numbers.
 fn header<R: Read>(
     rows: &mut csv::Reader<Table<LineTracker<R>>>,
     container: Container,
@@ -266,7 +266,7 @@ fn header<R: Read>(
     )
 }
 
-/// Reads the next line that is not blank, with the carriage return of a CRLF cut off its last cell.
+/// Reads the next line that is not blank, without the carriage return before its line break. Returns false at the end.
 fn next_line<R: Read>(
     rows: &mut csv::Reader<R>,
     record: &mut ByteRecord,
@@ -285,7 +285,7 @@ fn next_line<R: Read>(
             let last = record.len() - 1;
             let end = record.range(last).map_or(0, |range| range.len());
             if end > 0 {
-                cut_last_byte(record);
+                remove_last_byte(record);
             }
         }
         if record.iter().any(|cell| !trim_spaces(cell).is_empty()) {
@@ -294,16 +294,16 @@ fn next_line<R: Read>(
     }
 }
 
-/// Cuts one byte off the last cell.
-fn cut_last_byte(record: &mut ByteRecord) {
+/// Removes the last byte of the last cell.
+fn remove_last_byte(record: &mut ByteRecord) {
     let last = record.len() - 1;
     let cell = record.get(last).map(|cell| cell[..cell.len() - 1].to_vec());
     record.truncate(last);
     record.push_field(&cell.unwrap_or_default());
 }
 
-/// The number of the line that was read last, 1-based, counted from the table's first. (The record's own position is where
-/// the blank lines before it begin.)
+/// The 1-based number of the last line read, counted from the first line of the table. The position of the record
+/// does not serve, because it is that of the blank lines before it.
 fn last_line<R: Read>(rows: &csv::Reader<Table<LineTracker<R>>>) -> u64 {
     let unfinished = rows.get_ref().get_ref().1.get_ref().ended_inside_line();
     rows.position()
@@ -327,7 +327,7 @@ mod tests {
         read_in_blocks(text.as_bytes(), usize::MAX).unwrap()
     }
 
-    /// Hands out at most `block` bytes a read.
+    /// A reader that returns at most the given number of bytes per read.
     struct Slow<'a>(&'a [u8], usize);
 
     impl Read for Slow<'_> {
@@ -350,14 +350,14 @@ mod tests {
     const T: i64 = 1_754_191_200;
 
     #[test]
-    fn a_row_has_its_instant_and_one_value_a_channel() {
+    fn a_row_has_its_time_and_one_value_per_channel() {
         let (rows, stats, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t-2\n"));
         assert_eq!(rows, [(T, vec![Some(1.5), Some(-2.0)])]);
         assert_eq!((stats.rows, stats.points, truncated), (1, 2, false));
     }
 
     #[test]
-    fn what_follows_the_last_tab_of_an_unfinished_line_is_never_a_value() {
+    fn the_last_cell_of_an_unfinished_line_is_never_a_value() {
         let (rows, stats, truncated) = read(&format!("{HEAD}03/08/25 03:20:00\t1.5\t245."));
         assert_eq!(rows, [(T, vec![Some(1.5), None])]);
         assert_eq!(
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_lost_its_line_break_is_skipped_and_counted() {
+    fn a_row_with_too_many_cells_is_skipped_and_counted() {
         let (rows, stats, _) = read(&format!(
             "{HEAD}03/08/25 03:20:00\t1\t203/08/25 03:30:00\t3\t4\n03/08/25 03:20:00\t5\t6\t \t\n"
         ));
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_unreadable_cells_count_and_the_rest_of_the_row_is_kept() {
+    fn missing_and_invalid_cells_are_counted_and_the_rest_of_the_row_is_kept() {
         let (rows, stats, _) = read(&format!(
             "{HEAD}03/08/25 03:20:00\tx\t2\n03/08/25 03:20:00\t1\n03/08/25 03:20:00\n yesterday\t1\t2\n"
         ));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn crlf_blanks_and_quotation_marks_change_nothing() {
+    fn crlf_white_space_and_quotation_marks_have_no_effect() {
         let plain = read(&format!(
             "{HEAD}03/08/25 03:20:00\t1\t2\n03/08/25 03:20:01\t\"\t4\n"
         ));
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_carriage_return_ends_no_line() {
+    fn a_lone_carriage_return_does_not_end_a_line() {
         let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1\r2\t3\n"));
         assert_eq!(rows, [(T, vec![None, Some(3.0)])]);
     }
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_the_blocks_read_changes_nothing() {
+    fn the_block_size_has_no_effect() {
         let text = format!("\u{feff}{HEAD}03/08/25 03:20:00\t1\t2\r\n03/08/25 03:30:00\t3\t4");
         let whole = read_in_blocks(text.as_bytes(), usize::MAX).unwrap();
         for block in 1..9 {
@@ -443,19 +443,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_rows_or_points_is_told_apart() {
-        let barren = |text: &str| {
+    fn a_file_without_rows_or_points_is_an_error() {
+        let check = |text: &str| {
             let mut file =
                 LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
             while file.next_row().unwrap().is_some() {}
             file.ensure_has_points()
         };
-        assert!(matches!(barren(HEAD), Err(FormatError::NoRow)));
+        assert!(matches!(check(HEAD), Err(FormatError::NoRow)));
         assert!(matches!(
-            barren(&format!("{HEAD}{HEAD}")),
+            check(&format!("{HEAD}{HEAD}")),
             Err(FormatError::NoPoint { times: 2, .. })
         ));
-        assert!(barren(&format!("{HEAD}03/08/25 03:20:00\t1\t2\n")).is_ok());
+        assert!(check(&format!("{HEAD}03/08/25 03:20:00\t1\t2\n")).is_ok());
     }
 
     #[test]

@@ -1,20 +1,20 @@
-//! From the time a row carries to its instant. Source: docs/specification.md, section 3.
+//! Converts the times of rows to timestamps. See docs/specification.md, section 3.
 
 use super::container::HeaderMeta;
 use crate::time_zone::{FileZones, TimeZone};
 use chrono::{NaiveDate, NaiveDateTime};
 
-/// What the times of a file mean.
+/// The time zone of the times in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Zone {
-    /// Universal time.
+    /// UTC.
     Utc,
-    /// Wall time, daylight saving included.
+    /// Local time with daylight saving.
     Local(TimeZone),
 }
 
 impl Zone {
-    /// The zone of a file: UTC where its header says so, else the zone that its header names, else the default.
+    /// Selects the zone of a file: UTC if its header says so, else the zone that its header names, else the default.
     pub fn of_file(meta: &HeaderMeta, zones: &FileZones) -> Self {
         if meta.text("DataTimeSettings") == Some("UTC") {
             return Self::Utc;
@@ -26,7 +26,7 @@ impl Zone {
     }
 }
 
-/// Reads `DD/MM/YY HH:MM:SS`, day first, 20YY; anything else is none.
+/// Parses `DD/MM/YY HH:MM:SS`, where YY is a year of this century. Returns `None` for anything else.
 pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
     let cell: &[u8; 17] = cell.try_into().ok()?;
     let separators = [(2, b'/'), (5, b'/'), (8, b' '), (11, b':'), (14, b':')];
@@ -42,19 +42,19 @@ pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
     date.and_hms_opt(two(9)?, two(12)?, two(15)?)
 }
 
-/// Gives each row its instant. It remembers the rows of one file, since a doubled wall time can only be told apart by
-/// where the row is due.
+/// Converts the times of the rows of one file, in order. It keeps state, because a local time that occurs twice is
+/// resolved by the time at which the row is expected.
 #[derive(Debug, Clone)]
 pub struct TimestampResolver {
     zone: Zone,
-    /// The instant of the row before, in seconds since 1970.
+    /// The timestamp of the previous row, in seconds since 1970.
     previous: Option<i64>,
     /// The last two positive steps between rows in seconds, the newest first.
     steps: [Option<i64>; 2],
 }
 
 impl TimestampResolver {
-    /// A clock for one file.
+    /// Creates a resolver for one file.
     pub fn new(zone: Zone) -> Self {
         Self {
             zone,
@@ -63,32 +63,33 @@ impl TimestampResolver {
         }
     }
 
-    /// The instant of the next row, in seconds since 1970. Rows are taken as they come: never sorted, dropped or corrected.
+    /// Returns the timestamp of the next row, in seconds since 1970. Rows are never sorted, dropped or corrected.
     pub fn resolve(&mut self, wall: NaiveDateTime) -> i64 {
-        let instant = match &self.zone {
+        let timestamp = match &self.zone {
             Zone::Utc => wall.and_utc().timestamp(),
             Zone::Local(zone) => match zone.instants(wall) {
                 (only, None) => only,
-                (earlier, Some(later)) => self.nearer_to_due(earlier, later),
+                (earlier, Some(later)) => self.nearer_to_expected(earlier, later),
             },
         };
         if let Some(previous) = self.previous {
-            let step = instant - previous;
+            let step = timestamp - previous;
             if step > 0 {
                 self.steps = [Some(step), self.steps[0]];
             }
         }
-        self.previous = Some(instant);
-        instant
+        self.previous = Some(timestamp);
+        timestamp
     }
 
-    fn nearer_to_due(&self, earlier: i64, later: i64) -> i64 {
+    /// Selects the timestamp that is nearer to the expected one; the earlier one on a tie.
+    fn nearer_to_expected(&self, earlier: i64, later: i64) -> i64 {
         let Some(previous) = self.previous else {
             return earlier;
         };
         let step = self.steps.into_iter().flatten().min().unwrap_or_default();
-        let due = previous + step;
-        if (later - due).abs() < (earlier - due).abs() {
+        let expected = previous + step;
+        if (later - expected).abs() < (earlier - expected).abs() {
             later
         } else {
             earlier
@@ -96,8 +97,9 @@ impl TimestampResolver {
     }
 }
 
-/// The instant of the last row of a file of which only the two ends were read, in seconds since 1970. `whole` tells whether
-/// `tail` begins at a line's beginning. In the doubled hour of autumn it may be an hour too early.
+/// Returns the timestamp of the last row, in seconds since 1970, from the first and last bytes of a file. `whole`
+/// means that `tail` starts at the start of a line. In the repeated hour of autumn the result may be an hour too
+/// early.
 pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) -> Option<i64> {
     let meta = super::container::read_preamble(head)
         .map(|file| file.meta)
@@ -106,7 +108,7 @@ pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) ->
     tail.split(|byte| *byte == b'\n')
         .skip(usize::from(!whole))
         .filter_map(|line| {
-            // A time that no tab follows may be cut off.
+            // A time without a tab after it may be incomplete.
             let (time, _) = line.split_at(memchr::memchr(b'\t', line)?);
             parse_wall_time(super::cells::trim_spaces(time))
         })
@@ -120,7 +122,7 @@ mod tests {
     use crate::time_zone::testing::{PARIS, file_zones, zone_from_a_file};
     use chrono::DateTime;
 
-    /// The instants of the rows of a file, by the built-in rules and by those of a zone file, which agree.
+    /// Resolves the times of a file, and checks that the built-in rules and those of a zone file agree.
     fn times(zone: &str, walls: &[&str]) -> Vec<String> {
         let zone = zone.parse().unwrap();
         let built_in = FileZones::built_in(zone).default;
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_one_form_is_a_time() {
+    fn any_other_format_is_rejected() {
         for cell in [
             "",
             "3/8/25 03:20:00",
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_minute_rows_run_through_the_doubled_hour() {
+    fn ten_minute_rows_pass_through_the_repeated_hour() {
         let found = times(
             "Europe/Paris",
             &[
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn hourly_rows_run_through_the_doubled_hour() {
+    fn hourly_rows_pass_through_the_repeated_hour() {
         let found = times(
             "Europe/Paris",
             &[
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_second_is_not_taken_for_the_second_hour() {
+    fn a_repeated_second_does_not_start_the_second_hour() {
         let found = times(
             "Europe/Paris",
             &[
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_gap_the_row_has_the_instant_nearer_to_where_it_was_due() {
+    fn after_a_gap_the_timestamp_nearer_to_the_expected_one_is_used() {
         let found = times(
             "Europe/Paris",
             &[
@@ -261,8 +263,8 @@ mod tests {
                 "26/10/25 02:30:00",
             ],
         );
-        // Due at 00:50 UTC: 02:20 is 00:20 (30 minutes off) or 01:20 (30 minutes off): a tie, the earlier one. The last step
-        // forward is still ten minutes, so 02:30 is due at 00:30.
+        // Expected at 00:50 UTC: 02:20 is 00:20 or 01:20, both 30 minutes off, so the earlier one is used. The last
+        // positive step is still ten minutes, so 02:30 is expected at 00:30.
         assert_eq!(
             found,
             ["26 00:30:00", "26 00:40:00", "26 00:20:00", "26 00:30:00"]
@@ -283,8 +285,8 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_of_the_last_two_steps_counts() {
-        // Steps of 10 minutes, then one of 70: the next row is due 10 minutes later, not 70.
+    fn the_smaller_of_the_last_two_steps_is_used() {
+        // After steps of 10 and 70 minutes, the next row is expected 10 minutes later, not 70.
         let found = times(
             "Europe/Paris",
             &[
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_row_of_a_file_has_the_earlier_instant() {
+    fn the_first_row_of_a_file_has_the_earlier_timestamp() {
         assert_eq!(
             times("Europe/Paris", &["26/10/25 02:30:00"]),
             ["26 00:30:00"]
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_spring_skips_is_read_with_the_offset_before_it() {
+    fn a_time_skipped_in_spring_uses_the_offset_before_the_change() {
         let found = times(
             "Europe/Paris",
             &[
@@ -320,7 +322,7 @@ mod tests {
             found,
             ["30 00:50:00", "30 01:00:00", "30 01:30:00", "30 01:00:00"]
         );
-        // Half an hour, and a whole day that never was.
+        // Zones that skipped half an hour and a whole day.
         assert_eq!(
             times("Australia/Lord_Howe", &["05/10/25 02:15:00"]),
             ["04 15:45:00"]
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_west_of_greenwich_double_their_hour_too() {
+    fn zones_west_of_greenwich_repeat_an_hour_too() {
         let found = times(
             "America/New_York",
             &[
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn daylight_saving_goes_on_to_the_end_of_the_century() {
+    fn daylight_saving_applies_until_the_end_of_the_century() {
         assert_eq!(
             times("Europe/Paris", &["01/07/99 12:00:00"]),
             ["01 10:00:00"]
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_row_is_read_off_the_two_ends_of_a_file() {
+    fn the_last_timestamp_is_read_from_head_and_tail() {
         let paris = &FileZones::built_in(chrono_tz::Europe::Paris);
         let plain =
             b"1\t1\nMV_T302_V002\tA W\n03/08/25 03:20:00\t1\n03/08/25 03:30:00\t2\n03/08/25 03:4";
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_decides_over_the_default_zone() {
+    fn the_header_overrides_the_default_zone() {
         let dir = tempfile::tempdir().unwrap();
         let rules = [("Europe/Paris", PARIS), ("Asia/Tokyo", "JST-9")];
         let zones = file_zones(dir.path(), &rules, "Europe/Paris");

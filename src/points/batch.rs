@@ -1,4 +1,4 @@
-//! A request body that grows row by row, compressed as it grows: what is held is a few kilobytes a thousand points.
+//! Builds request bodies row by row. Bodies are compressed while they grow, so that memory use stays small.
 
 use crate::logger_file::Row;
 use crate::points::{SeriesPrefix, TimeRange, append_row};
@@ -8,36 +8,37 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use std::io::{Read as _, Write as _};
 
-/// Lines are handed to the compressor in blocks of about this size, in bytes.
+/// The size of the blocks that are passed to the compressor, in bytes.
 const BLOCK: usize = 64 * 1024;
 
-/// An uncompressed body ends at about this size, in bytes, whatever its number of lines.
+/// The approximate maximum size of an uncompressed body, in bytes. It applies in addition to the maximum number of
+/// points.
 const MAX_PLAIN: usize = 1 << 20;
 
-/// How bodies are made.
+/// Options for building batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// Compress with gzip, level 1: the server reads it at no cost, and higher levels gain little.
+    /// Compress with gzip at level 1. Higher levels gain little.
     pub gzip: bool,
-    /// Points a body, at most (the last row may exceed it).
+    /// The maximum number of points per batch. The last row may exceed it.
     pub lines: u32,
 }
 
-/// A finished body.
+/// A finished request body.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Line protocol, compressed if `gzip`.
+    /// The line protocol, compressed if `gzip` is true.
     pub body: Bytes,
     /// Whether `body` is compressed.
     pub gzip: bool,
-    /// How many points it holds.
+    /// The number of points.
     pub lines: u32,
-    /// From the first to the last instant in it.
+    /// The earliest and latest timestamp of the points.
     pub span: TimeRange,
 }
 
 impl Batch {
-    /// Ready-made lines, not compressed.
+    /// Creates an uncompressed batch from `count` lines. Its time range overlaps every other one.
     pub fn plain(lines: Vec<u8>, count: u32) -> Self {
         Self {
             body: lines.into(),
@@ -47,10 +48,7 @@ impl Batch {
         }
     }
 
-    /// The lines as text.
-    ///
-    /// # Errors
-    /// Those of the decompressor; none on a body made here.
+    /// Returns the uncompressed lines.
     pub fn text(&self) -> std::io::Result<Vec<u8>> {
         if !self.gzip {
             return Ok(self.body.to_vec());
@@ -60,10 +58,7 @@ impl Batch {
         Ok(text)
     }
 
-    /// The first and the second half, for a server that finds the whole too large; none where there is but one line.
-    ///
-    /// # Errors
-    /// Those of the decompressor; none on a body made here.
+    /// Splits the batch in two, for a server that rejects it as too large. Returns `None` for a single line.
     pub fn halves(&self) -> std::io::Result<Option<(Self, Self)>> {
         let text = self.text()?;
         let half = self.lines / 2;
@@ -89,19 +84,16 @@ impl Batch {
     }
 }
 
-/// Line protocol, compressed as [`BatchOptions::gzip`] says.
-///
-/// # Errors
-/// None in memory.
+/// Compresses line protocol in the same way as [`BatchOptions::gzip`].
 pub fn compressed(text: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text)?;
     encoder.finish()
 }
 
-/// Collects rows into bodies.
+/// Collects rows into batches.
 pub struct BatchBuilder {
-    shape: BatchOptions,
+    options: BatchOptions,
     pending: Vec<u8>,
     encoder: Option<GzEncoder<Vec<u8>>>,
     lines: u32,
@@ -109,10 +101,10 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// An empty one.
-    pub fn new(shape: BatchOptions) -> Self {
+    /// Creates an empty builder.
+    pub fn new(options: BatchOptions) -> Self {
         Self {
-            shape,
+            options,
             pending: Vec::with_capacity(BLOCK + BLOCK / 8),
             encoder: None,
             lines: 0,
@@ -121,9 +113,6 @@ impl BatchBuilder {
     }
 
     /// Adds the points of a row.
-    ///
-    /// # Errors
-    /// Those of the compressor; none in memory.
     pub fn push(&mut self, prefixes: &[SeriesPrefix], row: &Row<'_>) -> std::io::Result<()> {
         let points = append_row(&mut self.pending, prefixes, row);
         if points > 0 {
@@ -131,26 +120,23 @@ impl BatchBuilder {
             let (first, last) = self.span.unwrap_or((row.time, row.time));
             self.span = Some((first.min(row.time), last.max(row.time)));
         }
-        if self.shape.gzip && self.pending.len() >= BLOCK {
+        if self.options.gzip && self.pending.len() >= BLOCK {
             self.compress_pending()?;
         }
         Ok(())
     }
 
-    /// Whether it is time to [`BatchBuilder::take`].
+    /// Whether the batch is complete and [`BatchBuilder::take`] should be called.
     pub fn is_full(&self) -> bool {
-        self.lines >= self.shape.lines || (!self.shape.gzip && self.pending.len() >= MAX_PLAIN)
+        self.lines >= self.options.lines || (!self.options.gzip && self.pending.len() >= MAX_PLAIN)
     }
 
-    /// The body so far, none if it has no line; the builder is empty afterwards.
-    ///
-    /// # Errors
-    /// Those of the compressor; none in memory.
+    /// Returns the batch, or `None` if it has no points, and clears the builder.
     pub fn take(&mut self) -> std::io::Result<Option<Batch>> {
         let Some((first, last)) = self.span.take() else {
             return Ok(None);
         };
-        let body = if self.shape.gzip {
+        let body = if self.options.gzip {
             self.compress_pending()?;
             match self.encoder.take() {
                 Some(encoder) => encoder.finish()?,
@@ -161,7 +147,7 @@ impl BatchBuilder {
         };
         Ok(Some(Batch {
             body: body.into(),
-            gzip: self.shape.gzip,
+            gzip: self.options.gzip,
             lines: std::mem::take(&mut self.lines),
             span: first..=last,
         }))
@@ -222,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn size_and_compression_of_batches_change_no_byte_of_the_lines() {
+    fn batch_size_and_compression_do_not_change_the_lines() {
         let whole = text(&batches(false, 100_000, 700));
         for (gzip, lines) in [
             (true, 100_000),
@@ -236,18 +222,18 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_knows_its_lines_and_its_span() {
+    fn a_batch_has_its_line_count_and_time_range() {
         let found = batches(true, 4, 5);
-        let shape: Vec<_> = found.iter().map(|b| (b.lines, b.span.clone())).collect();
+        let sizes: Vec<_> = found.iter().map(|b| (b.lines, b.span.clone())).collect();
         let t = 1_754_190_000;
         assert_eq!(
-            shape,
+            sizes,
             [(4, t..=t + 1), (4, t + 2..=t + 3), (2, t + 4..=t + 4)]
         );
     }
 
     #[test]
-    fn halves_are_the_whole_and_one_line_has_none() {
+    fn halves_add_up_to_the_whole_and_a_single_line_has_none() {
         for gzip in [true, false] {
             let whole = &batches(gzip, 100, 5)[0];
             let (first, second) = whole.halves().unwrap().unwrap();

@@ -1,21 +1,22 @@
-//! InfluxDB's line protocol, written by hand: one copy of a channel's prefix and two numbers a point.
+//! Encodes points as InfluxDB line protocol. See docs/specification.md, section 5.
 //!
-//! Source: docs/specification.md, section 5, and the server's own parser: comma, space and `=` are escaped in tags, comma
-//! and space in a measurement; a backslash is not escaped and cannot end a value, where it would swallow the separator.
+//! Measurement and tags of a channel are escaped once; each point copies them and adds two numbers. Escaping follows the
+//! parser of the server: comma, space and `=` are escaped in tags, comma and space in measurements. A backslash is not
+//! escaped, so a trailing one is removed: it would escape the separator that follows.
 
 use crate::data_dir::Campaign;
 use crate::logger_file::{Channel, Row};
 use std::ops::RangeInclusive;
 
-/// The bytes before the value of each point of one channel: measurement, tags, `value=`.
+/// The bytes that precede the value in every point of a channel: measurement, tags and `value=`.
 #[derive(Debug, Clone)]
 pub struct SeriesPrefix(Box<[u8]>);
 
 impl SeriesPrefix {
-    /// Escapes everything that the points of a channel have in common.
+    /// Builds the prefix of a channel.
     pub fn new(campaign: &Campaign, master: &str, channel: &Channel) -> Self {
         let mut line = Line::new(campaign.as_str());
-        // Sorted by key, as the server wants them.
+        // Sorted by key, which the server processes fastest.
         line.tag("campaign", campaign.as_str());
         line.tag("channel_id", &channel.id);
         line.tag("channel_name", &channel.name);
@@ -31,7 +32,7 @@ impl SeriesPrefix {
     }
 }
 
-/// Appends the points of a row, one line a value, in the order of the channels. Returns how many.
+/// Appends the points of a row, one line per value, in channel order. Returns the number of points.
 pub fn append_row(out: &mut Vec<u8>, prefixes: &[SeriesPrefix], row: &Row<'_>) -> u32 {
     let mut digits = itoa::Buffer::new();
     let seconds = digits.format(row.time).as_bytes();
@@ -51,19 +52,19 @@ pub fn append_row(out: &mut Vec<u8>, prefixes: &[SeriesPrefix], row: &Row<'_>) -
     points
 }
 
-/// A line of any measurement, built tag by tag and field by field.
+/// Builds a line of line protocol: measurement and tags.
 #[derive(Debug)]
 pub struct Line(Vec<u8>);
 
 impl Line {
-    /// Begins with the measurement. Trailing backslashes are cut off.
+    /// Starts a line with its measurement. Trailing backslashes are removed.
     pub fn new(measurement: &str) -> Self {
         let mut bytes = Vec::with_capacity(256);
         escape_into(&mut bytes, measurement, b", ");
         Self(bytes)
     }
 
-    /// Adds a tag; one with an empty value is left out, as the server refuses it.
+    /// Adds a tag. An empty value is left out, because the server rejects it.
     pub fn tag(&mut self, key: &str, value: &str) {
         let value = value.trim_end_matches('\\');
         if value.is_empty() {
@@ -75,7 +76,7 @@ impl Line {
         escape_into(&mut self.0, value, b",= ");
     }
 
-    /// Begins the fields.
+    /// Ends the tags and starts the fields.
     pub fn fields(self) -> Fields {
         Fields {
             bytes: self.0,
@@ -84,7 +85,7 @@ impl Line {
     }
 }
 
-/// The fields of a line.
+/// Builds a line of line protocol: fields and timestamp.
 #[derive(Debug)]
 pub struct Fields {
     bytes: Vec<u8>,
@@ -99,7 +100,7 @@ impl Fields {
         self.bytes.push(b'=');
     }
 
-    /// A whole number.
+    /// Adds an integer field.
     pub fn integer(&mut self, key: &str, value: i64) {
         self.key(key);
         self.bytes
@@ -107,7 +108,7 @@ impl Fields {
         self.bytes.push(b'i');
     }
 
-    /// A number; one that is not finite is left out.
+    /// Adds a float field. A value that is not finite is left out.
     pub fn float(&mut self, key: &str, value: f64) {
         if value.is_finite() {
             self.key(key);
@@ -116,21 +117,21 @@ impl Fields {
         }
     }
 
-    /// True or false.
+    /// Adds a boolean field.
     pub fn boolean(&mut self, key: &str, value: bool) {
         self.key(key);
         self.bytes
             .extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    /// Text without line breaks; a longer one than `max` bytes is cut.
+    /// Adds a string field of at most `max` bytes. Line breaks are replaced by spaces.
     pub fn text(&mut self, key: &str, value: &str, max: usize) {
         self.key(key);
         self.bytes.push(b'"');
         for c in value[..value.floor_char_boundary(max)].chars() {
             match c {
                 '"' | '\\' => self.bytes.extend_from_slice(&[b'\\', c as u8]),
-                // A file of lines is read line by line by whoever loads it.
+                // Tools that load line protocol files split them at line breaks, even within strings.
                 '\n' | '\r' => self.bytes.push(b' '),
                 _ => self
                     .bytes
@@ -140,7 +141,7 @@ impl Fields {
         self.bytes.push(b'"');
     }
 
-    /// Ends the line with its time, in the precision that the request names.
+    /// Ends the line with its timestamp, in the precision of the request.
     pub fn at(mut self, time: i64) -> Vec<u8> {
         self.bytes.push(b' ');
         self.bytes
@@ -159,7 +160,7 @@ fn escape_into(out: &mut Vec<u8>, text: &str, special: &[u8]) {
     }
 }
 
-/// The span of instants that a batch covers, in seconds since 1970.
+/// The time range of a batch, in seconds since 1970, both ends included.
 pub type TimeRange = RangeInclusive<i64>;
 
 #[cfg(test)]
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_a_line_with_its_tags_sorted() {
+    fn a_point_is_a_line_with_sorted_tags() {
         assert_eq!(
             lines("site", "Ph 1 V", "242.25"),
             "site,campaign=site,channel_id=S20_Ch1_M10,channel_name=Ph\\ 1,channel_number=1,channel_type=slave,device=20,\
@@ -204,7 +205,7 @@ mod tests {
         assert!(!lines("site", "Ph1", "1").contains("unit"));
     }
 
-    /// The values of a line's tags, and its measurement, as InfluxData's own parser reads them.
+    /// Parses a line with InfluxData's parser. Returns measurement, tags and value.
     fn read_back(line: &str) -> (String, Vec<(String, String)>, f64) {
         let parsed = parse_lines(line).next().unwrap().unwrap();
         let value = match parsed.field_set[0].1 {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_escaped_and_a_backslash_at_the_end_is_cut() {
+    fn separators_are_escaped_and_trailing_backslashes_removed() {
         let line = lines("a, b=c\\", "x=,\\y\\ z\\\\", "1");
         assert!(
             line.starts_with("a\\,\\ b=c,campaign=a\\,\\ b\\=c,"),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_read_back_the_same() {
+    fn doubles_are_encoded_without_loss() {
         for value in [
             0.0,
             -0.0,
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_report_are_typed_and_escaped() {
+    fn fields_are_typed_and_escaped() {
         let mut line = Line::new("m");
         line.tag("empty", "");
         line.tag("t", "a b");

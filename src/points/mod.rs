@@ -1,4 +1,4 @@
-//! Points as line protocol, and batches of them. Pure: rows in, bytes out.
+//! Encodes rows as line protocol and collects them into batches. This module does no I/O.
 
 mod batch;
 mod line_protocol;

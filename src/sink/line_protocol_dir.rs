@@ -1,4 +1,4 @@
-//! One file of line protocol a bucket: the way to run with nothing installed. Source: docs/specification.md, section 8.
+//! Writes one line protocol file per bucket, for use without a server. See docs/specification.md, section 8.
 
 use super::WriteError;
 use crate::config::ConfigError;
@@ -10,21 +10,18 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-/// A folder of `<bucket>.lp`.
+/// A folder with one file `<bucket>.lp` per bucket.
 #[derive(Debug)]
 pub struct LineProtocolDir {
     dir: PathBuf,
 }
 
 impl LineProtocolDir {
-    /// Makes the folder if it is missing.
-    ///
-    /// # Errors
-    /// A folder that cannot be made.
+    /// Creates the folder if it is missing.
     pub fn new(dir: &Path) -> Result<Self, ConfigError> {
         std::fs::create_dir_all(dir).map_err(|error| {
             ConfigError(format!(
-                "the folder {} cannot be made: {error}; correct --line-protocol-dir",
+                "cannot create the folder {}: {error}; correct --line-protocol-dir",
                 sanitize(dir)
             ))
         })?;
@@ -33,11 +30,11 @@ impl LineProtocolDir {
         })
     }
 
-    /// Appends the batch to its bucket's file, under a lock that dies with its holder. A half line that a killed run left is
-    /// cut off first.
+    /// Appends a batch to the file of its bucket, under an advisory lock. An incomplete last line, left by a killed run,
+    /// is removed first.
     ///
     /// # Errors
-    /// [`WriteError::Storage`]; the file then ends where it did before.
+    /// [`WriteError::Storage`]; the file then has the same end as before.
     pub fn append(&self, bucket: &str, batch: &Batch) -> Result<(), WriteError> {
         let path = self.path(bucket);
         let write = || -> io::Result<()> {
@@ -48,7 +45,11 @@ impl LineProtocolDir {
                 .open(&path)?;
             flock(&file, FlockOperation::LockExclusive)?;
             let is_file = file.metadata()?.is_file();
-            let end = if is_file { cut_half_line(&file)? } else { 0 };
+            let end = if is_file {
+                remove_incomplete_line(&file)?
+            } else {
+                0
+            };
             let result = if batch.gzip {
                 batch.text().and_then(|text| file.write_all(&text))
             } else {
@@ -62,7 +63,7 @@ impl LineProtocolDir {
         write().map_err(|error| storage(&path, &error))
     }
 
-    /// Brings what was appended to the disk.
+    /// Flushes the file of a bucket and its directory entry to disk.
     ///
     /// # Errors
     /// [`WriteError::Storage`].
@@ -76,7 +77,7 @@ impl LineProtocolDir {
             File::open(&self.dir)?.sync_all()
         };
         match sync() {
-            // Nothing was written to this bucket.
+            // This bucket has no file, because nothing was written to it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|error| storage(&path, &error)),
         }
@@ -89,20 +90,20 @@ impl LineProtocolDir {
 
 fn storage(path: &Path, error: &io::Error) -> WriteError {
     let remedy = match error.kind() {
-        // A company's folder may have a name of 255 bytes, and `.lp` comes behind it.
+        // A folder name may have 255 bytes, and `.lp` makes the file name longer.
         io::ErrorKind::InvalidFilename => {
-            "the company's name is too long for a file's, give its folder a shorter one"
+            "the company name is too long for a file name; rename its folder"
         }
-        _ => "make room or correct --line-protocol-dir",
+        _ => "free disk space or correct --line-protocol-dir",
     };
     WriteError::Storage(format!(
-        "{} cannot be written: {error}; {remedy}, the input stays where it is",
+        "cannot write {}: {error}; {remedy}; input file left in place",
         sanitize(path)
     ))
 }
 
-/// Cuts off what follows the last line break. Returns the file's length afterwards.
-fn cut_half_line(file: &File) -> io::Result<u64> {
+/// Removes everything after the last line break. Returns the new length in bytes.
+fn remove_incomplete_line(file: &File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut end = length;
     let mut block = [0; 4096];
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_line_that_a_killed_run_left_is_cut_off() {
+    fn an_incomplete_line_of_a_killed_run_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let sink = LineProtocolDir::new(dir.path()).unwrap();
         for (before, after) in [
@@ -160,27 +161,27 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_too_long_for_a_file_is_no_matter_of_room() {
+    fn a_name_that_is_too_long_has_its_own_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let sink = LineProtocolDir::new(dir.path()).unwrap();
-        let failure = sink
+        let error = sink
             .append(&"x".repeat(255), &batch("new 1\n"))
             .unwrap_err();
         assert!(
-            matches!(&failure, WriteError::Storage(words) if words.contains("too long") && !words.contains("room")),
-            "{failure}"
+            matches!(&error, WriteError::Storage(message) if message.contains("too long") && !message.contains("disk space")),
+            "{error}"
         );
     }
 
     #[test]
-    fn a_full_disk_is_a_failure_of_the_storage() {
+    fn a_full_disk_is_a_storage_error() {
         let dir = tempfile::tempdir().unwrap();
         let sink = LineProtocolDir::new(dir.path()).unwrap();
         std::os::unix::fs::symlink("/dev/full", dir.path().join("b.lp")).unwrap();
-        let failure = sink.append("b", &batch("new 1\n")).unwrap_err();
+        let error = sink.append("b", &batch("new 1\n")).unwrap_err();
         assert!(
-            matches!(&failure, WriteError::Storage(words) if words.contains("No space left")),
-            "{failure}"
+            matches!(&error, WriteError::Storage(message) if message.contains("No space left")),
+            "{error}"
         );
     }
 }

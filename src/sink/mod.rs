@@ -1,4 +1,4 @@
-//! Where points go, behind one narrow seam: a server, files of line protocol, or nowhere.
+//! The destinations of points: an InfluxDB server, line protocol files, or nothing (a dry run).
 
 mod influx2;
 mod line_protocol_dir;
@@ -15,31 +15,31 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Where points go.
+/// A configured destination of points.
 #[derive(Debug, Clone)]
 pub enum Destination {
-    /// A server.
+    /// An InfluxDB server.
     Influx(ServerSettings),
-    /// Files of line protocol in this folder.
+    /// Line protocol files in this folder.
     LineProtocolDir(PathBuf),
-    /// Nowhere: a dry run.
+    /// Discard all points, as a dry run does.
     Discard,
 }
 
-/// The server and how to speak with it.
+/// The address, credentials and timeouts of an InfluxDB server.
 #[derive(Clone)]
 pub struct ServerSettings {
     /// Scheme, host and port; no path.
     pub url: url::Url,
-    /// Never shown.
+    /// The API token. It must never appear in output.
     pub token: String,
-    /// The organisation's name.
+    /// The name of the organisation.
     pub org: String,
-    /// Until the connection stands.
+    /// Limit for establishing a connection.
     pub connect_timeout: Duration,
-    /// Until a request is answered.
+    /// Limit for a request and its response.
     pub request_timeout: Duration,
-    /// How long a failing server is asked again.
+    /// How long requests to a failing server are retried.
     pub retry_for: Duration,
 }
 
@@ -49,71 +49,70 @@ impl std::fmt::Debug for ServerSettings {
     }
 }
 
-/// Why a batch is not, or not wholly, where it should be. What becomes of the file follows from the kind.
+/// Why a batch was not written, or only in part. The variant decides the outcome of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The server cannot be used, for the whole run: the file is fine and is worth another try.
+    /// The server is unavailable for the rest of the run. The file is valid and can be retried later.
     #[error("{0}")]
     Outage(String),
-    /// The server kept only a part of this batch; further batches are still worth sending.
+    /// The server wrote only a part of this batch. The remaining batches of the file are still sent.
     #[error("{0}")]
     Partial(String),
-    /// The server refuses this file's data.
+    /// The server rejected the data of this file.
     #[error("{0}")]
     Rejected(String),
-    /// A file of line protocol cannot be written; the input stays where it is.
+    /// A line protocol file cannot be written. The input file is left in place.
     #[error("{0}")]
     Storage(String),
-    /// The run was asked to end.
-    #[error("the run was asked to stop")]
+    /// A shutdown was requested.
+    #[error("the run was stopped; run it again")]
     Stopped,
 }
 
-/// The unit of the times in a batch.
+/// The unit of the timestamps in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// Measurements.
+    /// Used for measurements.
     Seconds,
-    /// Reports: so that two never overwrite each other.
+    /// Used for meta points, so that the points of two runs never share a timestamp.
     Nanoseconds,
 }
 
-/// A place to write to.
+/// An open destination of points.
 pub enum Sink {
     /// InfluxDB 2.
     Influx(Influx),
-    /// One file a bucket.
+    /// One line protocol file per bucket.
     LineProtocolDir(LineProtocolDir),
-    /// A dry run.
+    /// Nothing is written: a dry run.
     Discard,
 }
 
-/// A batch on its way.
+/// A batch that was handed to a sink.
 pub enum PendingWrite {
-    /// It has arrived, or failed, already.
+    /// The write has already succeeded or failed.
     Done(Result<(), WriteError>),
-    /// In flight.
+    /// The request is in flight; the result arrives on this channel.
     InFlight(oneshot::Receiver<Result<(), WriteError>>),
 }
 
 impl PendingWrite {
-    /// Blocks until the batch has arrived or failed.
-    ///
-    /// # Errors
-    /// See [`WriteError`].
+    /// Blocks until the write has succeeded or failed.
     pub fn wait(self) -> Result<(), WriteError> {
         match self {
             Self::Done(result) => result,
-            Self::InFlight(answer) => answer.blocking_recv().unwrap_or(Err(WriteError::Stopped)),
+            Self::InFlight(receiver) => {
+                receiver.blocking_recv().unwrap_or(Err(WriteError::Stopped))
+            }
         }
     }
 }
 
 impl Sink {
-    /// Opens a destination. No request is made yet.
+    /// Opens a destination without sending a request.
     ///
     /// # Errors
-    /// A folder that cannot be made, or a client that cannot be built.
+    /// The folder cannot be created, or the HTTP client cannot be set up.
     pub fn open(destination: &Destination, stop: &Shutdown) -> anyhow::Result<Self> {
         Ok(match destination {
             Destination::Influx(server) => Self::Influx(Influx::new(server, stop.clone())?),
@@ -122,7 +121,7 @@ impl Sink {
         })
     }
 
-    /// Sends a batch off. Blocks only while too many are in flight.
+    /// Starts writing a batch. A server takes it in the background; a line protocol file is written before this returns.
     pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> PendingWrite {
         match self {
             Self::Influx(server) => server.send(bucket, batch, precision),
@@ -131,26 +130,26 @@ impl Sink {
         }
     }
 
-    /// Tells which bucket will be written to, so that it is known by then.
+    /// Looks up a bucket in the background, so that the first write does not wait for the lookup.
     pub fn prefetch_bucket(&self, bucket: &Arc<str>) {
         if let Self::Influx(server) = self {
             server.prefetch_bucket(bucket);
         }
     }
 
-    /// Makes sure of what was written: after this a power cut takes nothing of it away.
+    /// Makes all completed writes to a bucket durable.
     ///
     /// # Errors
     /// [`WriteError::Storage`].
     pub fn sync(&self, bucket: &str) -> Result<(), WriteError> {
         match self {
             Self::LineProtocolDir(dir) => dir.sync(bucket),
-            // A server that has answered has written its log.
+            // InfluxDB writes its write-ahead log before it responds.
             Self::Influx(_) | Self::Discard => Ok(()),
         }
     }
 
-    /// Why the run does without the server from now on, once that is decided.
+    /// The outage that ended the use of the server for this run, if there was one.
     pub fn outage(&self) -> Option<WriteError> {
         match self {
             Self::Influx(server) => server.outage(),
@@ -158,7 +157,7 @@ impl Sink {
         }
     }
 
-    /// How many requests were sent again so far.
+    /// The number of retries so far.
     pub fn retries(&self) -> u64 {
         match self {
             Self::Influx(server) => server.retries(),
@@ -166,12 +165,12 @@ impl Sink {
         }
     }
 
-    /// Whether bodies should be compressed for this place.
+    /// Whether request bodies should be compressed, given the setting.
     pub fn wants_gzip(&self, gzip: bool) -> bool {
         gzip && matches!(self, Self::Influx(_))
     }
 
-    /// Whether lines are worth making at all.
+    /// Whether all points are discarded, so that no line protocol needs to be built.
     pub fn is_discard(&self) -> bool {
         matches!(self, Self::Discard)
     }

@@ -1,5 +1,5 @@
-//! The batches of one device on their way: what is written is as if its files and rows had been written one after another.
-//! Source: docs/specification.md, section 5.
+//! Sends the batches of one device so that the result equals writing its files and rows one after another.
+//! See docs/specification.md, section 5.
 
 use crate::points::Batch;
 use crate::points::TimeRange;
@@ -7,25 +7,27 @@ use crate::sink::{PendingWrite, Precision, Sink, WriteError};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// How many batches of one device may be in flight: while the server takes one, the next arrives.
+/// The maximum number of batches of one device in flight. More than one keeps the server busy while the next arrives.
 const WINDOW: usize = 3;
 
-/// Sends batches so that those whose times do not touch fly together, whichever files they are of; others wait for each other.
+/// Sends the batches of one device. Batches whose time ranges do not overlap may be in flight together, whichever files
+/// they belong to; a batch that overlaps an earlier one waits for it.
 pub struct OrderedSender<'a> {
     sink: &'a Sink,
     bucket: Arc<str>,
     in_flight: VecDeque<InFlight>,
-    /// What is known so far of the batches of each file that has not landed.
+    /// The result so far of each file that was begun and not yet waited for.
     results: HashMap<FileId, Result<(), WriteError>>,
     files: usize,
-    /// The disk does not take what should be written: of this device nothing more is, for it would overtake what stays.
+    /// The first storage error. Nothing more is written for this device after it, because later points would then
+    /// precede those of the file that is left in place.
     storage_error: Option<WriteError>,
 }
 
 struct InFlight {
     file: FileId,
     span: TimeRange,
-    ticket: PendingWrite,
+    write: PendingWrite,
 }
 
 /// The batches of one file.
@@ -33,7 +35,7 @@ struct InFlight {
 pub struct FileId(usize);
 
 impl<'a> OrderedSender<'a> {
-    /// For files of one bucket and device.
+    /// Creates a sender for the files of one device, which go to one bucket.
     pub fn new(sink: &'a Sink, bucket: &str) -> Self {
         Self {
             sink,
@@ -45,12 +47,12 @@ impl<'a> OrderedSender<'a> {
         }
     }
 
-    /// Says that a batch will come soon.
+    /// Looks up the bucket in the background, before the first batch is ready.
     pub fn prefetch_bucket(&self) {
         self.sink.prefetch_bucket(&self.bucket);
     }
 
-    /// Begins with the next file.
+    /// Begins the next file.
     pub fn begin(&mut self) -> FileId {
         self.files += 1;
         let file = FileId(self.files);
@@ -58,10 +60,10 @@ impl<'a> OrderedSender<'a> {
         file
     }
 
-    /// Sends the next batch of a file, once those that it must not overtake have arrived.
+    /// Sends the next batch of a file, after all earlier batches that it overlaps have completed.
     ///
     /// # Errors
-    /// What another batch of the same file has met with, if further ones are no use.
+    /// An earlier error of the same file or a storage error of the device, if it makes further batches useless.
     pub fn send(&mut self, file: FileId, batch: Batch) -> Result<(), WriteError> {
         let span = batch.span.clone();
         while self.in_flight.len() >= WINDOW
@@ -75,15 +77,15 @@ impl<'a> OrderedSender<'a> {
         }
         match self.sink.send(&self.bucket, batch, Precision::Seconds) {
             PendingWrite::Done(result) => self.record(file, result),
-            ticket => self.in_flight.push_back(InFlight { file, span, ticket }),
+            write => self.in_flight.push_back(InFlight { file, span, write }),
         }
         Ok(())
     }
 
-    /// Waits until all batches of a file have arrived or failed.
+    /// Waits until all batches of a file have completed.
     ///
     /// # Errors
-    /// What ended it, else the first answer that said "not all of it".
+    /// The first error that ended the file, else its first [`WriteError::Partial`].
     pub fn wait(&mut self, file: FileId) -> Result<(), WriteError> {
         while self
             .in_flight
@@ -96,8 +98,8 @@ impl<'a> OrderedSender<'a> {
     }
 
     fn await_oldest(&mut self) {
-        if let Some(InFlight { file, ticket, .. }) = self.in_flight.pop_front() {
-            self.record(file, ticket.wait());
+        if let Some(InFlight { file, write, .. }) = self.in_flight.pop_front() {
+            self.record(file, write.wait());
         }
     }
 
@@ -107,20 +109,20 @@ impl<'a> OrderedSender<'a> {
             self.storage_error.get_or_insert_with(|| failure.clone());
         }
         let result_so_far = self.results.entry(file).or_insert(Ok(()));
-        // What ends a file weighs more than a part that the server dropped; of two that weigh the same, the first is told.
-        let outweighs = match result_so_far {
+        // An error that ends the file replaces a partial write; otherwise the first error is kept.
+        let replaces = match result_so_far {
             Ok(()) => true,
             Err(WriteError::Partial(_)) => !matches!(failure, WriteError::Partial(_)),
             Err(_) => false,
         };
-        if outweighs {
+        if replaces {
             *result_so_far = Err(failure);
         }
     }
 }
 
 impl Drop for OrderedSender<'_> {
-    /// Whatever the reason for giving up: nothing is in flight any more when another process gets the device.
+    /// Waits for all requests in flight, so that none is pending when another process locks the device.
     fn drop(&mut self) {
         while !self.in_flight.is_empty() {
             self.await_oldest();
@@ -142,22 +144,22 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_does_not_take_is_not_overtaken() {
+    fn nothing_is_written_after_a_storage_error() {
         let dir = tempfile::tempdir().unwrap();
         let sink = Sink::LineProtocolDir(LineProtocolDir::new(dir.path()).unwrap());
         let mut sender = OrderedSender::new(&sink, "acme");
-        // Nothing can be written for a moment.
-        let in_the_way = dir.path().join("acme.lp");
-        std::fs::create_dir(&in_the_way).unwrap();
+        // A folder in place of the file makes the first write fail.
+        let obstacle = dir.path().join("acme.lp");
+        std::fs::create_dir(&obstacle).unwrap();
         let first = sender.begin();
         let _ = sender.send(first, batch("m,a=b value=1 1\n"));
         assert!(matches!(sender.wait(first), Err(WriteError::Storage(_))));
-        std::fs::remove_dir(&in_the_way).unwrap();
+        std::fs::remove_dir(&obstacle).unwrap();
         let second = sender.begin();
         let sent = sender.send(second, batch("m,a=b value=2 1\n"));
         assert!(matches!(sent, Err(WriteError::Storage(_))));
-        assert!(!in_the_way.exists());
-        // Another device, or the next run, may have more luck.
+        assert!(!obstacle.exists());
+        // Another device, or the next run, uses a new sender.
         let mut sender = OrderedSender::new(&sink, "acme");
         let third = sender.begin();
         sender.send(third, batch("m,a=b value=3 1\n")).unwrap();
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_touch_where_they_share_a_second() {
+    fn time_ranges_overlap_if_they_share_a_second() {
         assert!(overlaps(&(1..=5), &(5..=9)));
         assert!(overlaps(&(5..=9), &(1..=5)));
         assert!(overlaps(&(1..=9), &(3..=4)));

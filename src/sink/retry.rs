@@ -1,5 +1,4 @@
-//! When a request is sent again, for how long, and when a server counts as gone.
-//! Source: docs/specification.md, section 6.
+//! Retries of requests, and the decision that a server is unavailable. See docs/specification.md, section 6.
 
 use super::WriteError;
 use crate::shutdown::Shutdown;
@@ -9,51 +8,52 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What one request came to, where it did not succeed.
+/// Why one request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
-    /// No connection, a time-out, a reset, 429, 500 to 504: worth another try.
+    /// No connection, a timeout, a reset, or a status such as 429 or 503. The request can be retried.
     Transient(String),
-    /// 401, 403, a missing organisation, a redirect: the installation's fault. Another try changes nothing.
+    /// 401, 403, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
     Installation(String),
-    /// 404.
+    /// 404: the bucket or organisation does not exist.
     NotFound(String),
-    /// 413.
+    /// 413: the request body is too large.
     TooLarge(String),
-    /// 422: the server kept the rest.
+    /// 422 for a write: the server wrote the other points.
     Partial(String),
-    /// Any other refusal.
+    /// Any other status that rejects the request.
     Refused(String),
 }
 
-/// Why [`RetryPolicy::run`] gave up.
+/// Why [`RetryPolicy::run`] failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetryError {
-    /// Nothing more can be had in this run.
+    /// The server is unavailable for the rest of the run, or a shutdown was requested.
     GaveUp(WriteError),
-    /// An answer that another try would not change; the caller knows what it means.
+    /// An error that a retry cannot change. The caller decides what it means.
     Permanent(ApiError),
 }
 
-/// A request in flight when the run is asked to end may still take this long.
-const LAST_GRACE: Duration = Duration::from_secs(3);
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(8);
-/// The last try before the time is up still gets this long.
-const SHORTEST_TRY: Duration = Duration::from_secs(1);
+/// How long a request in flight may still take after a shutdown was requested.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+/// The delay before the first retry. It doubles with each retry, up to `MAX_DELAY`.
+const MIN_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(8);
+/// The minimum timeout of the last attempt before the deadline.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The patience of one run with one server, for one kind of points. All their requests share it: what one has waited, another
-/// does not wait again.
+/// The retry policy of one run for one kind of points. All its requests share one deadline, so that a failing server
+/// delays the run once and not once per request.
 #[derive(Debug)]
 pub struct RetryPolicy {
     retry_for: Duration,
     request_timeout: Duration,
-    /// Since when nothing has succeeded.
+    /// The start of the first failed request since the last successful write.
     failing_since: Mutex<Option<Instant>>,
     outage: Mutex<Option<String>>,
     retries: AtomicU64,
     stop: Shutdown,
-    /// Whether an outage is said here; else whoever sees the failure says it.
+    /// Whether an outage is logged here. Otherwise the caller logs the failure.
     log_outage: bool,
 }
 
@@ -75,32 +75,30 @@ impl RetryPolicy {
         }
     }
 
-    /// Why the server counts as gone, once it does.
+    /// The outage, once the server counts as unavailable.
     pub fn outage(&self) -> Option<WriteError> {
         locked(&self.outage).clone().map(WriteError::Outage)
     }
 
-    /// How many requests were sent again.
+    /// The number of retries so far.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// A batch was written: the server is there. Only a write says so, for a server may list buckets and yet write nothing.
+    /// Records a successful write, which resets the deadline. Other requests do not reset it: a server may list buckets
+    /// and still fail to write.
     pub fn record_success(&self) {
         *locked(&self.failing_since) = None;
     }
 
-    /// Makes a request until it succeeds, is refused, or the run's time for a failing server is used up.
-    ///
-    /// # Errors
-    /// See [`RetryError`].
+    /// Repeats a request until it succeeds, fails permanently, or reaches the deadline.
     pub async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, RetryError>
     where
         F: Future<Output = Result<T, ApiError>>,
     {
-        let mut waits = ExponentialBuilder::default()
-            .with_min_delay(FIRST_WAIT)
-            .with_max_delay(LONGEST_WAIT)
+        let mut delays = ExponentialBuilder::default()
+            .with_min_delay(MIN_DELAY)
+            .with_max_delay(MAX_DELAY)
             .without_max_times()
             .with_jitter()
             .build();
@@ -118,17 +116,17 @@ impl RetryPolicy {
                 Some(_) => self.request_timeout.min(
                     self.deadline(own_start)
                         .duration_since(started)
-                        .max(SHORTEST_TRY),
+                        .max(MIN_TIMEOUT),
                 ),
             };
-            let stopped = async {
+            let grace_over = async {
                 self.stop.requested().await;
-                tokio::time::sleep(LAST_GRACE).await;
+                tokio::time::sleep(SHUTDOWN_GRACE).await;
             };
             let result = tokio::select! {
                 result = attempt() => result,
-                () = tokio::time::sleep(limit) => Err(ApiError::Transient(format!("no answer within {limit:?}"))),
-                () = stopped => return Err(RetryError::GaveUp(WriteError::Stopped)),
+                () = tokio::time::sleep(limit) => Err(ApiError::Transient(format!("no response within {limit:?}"))),
+                () = grace_over => return Err(RetryError::GaveUp(WriteError::Stopped)),
             };
             let reason = match result {
                 Ok(value) => return Ok(value),
@@ -136,49 +134,49 @@ impl RetryPolicy {
                 Err(ApiError::Installation(reason)) => {
                     return Err(RetryError::GaveUp(self.declare_outage(&reason)));
                 }
-                Err(answer) => return Err(RetryError::Permanent(answer)),
+                Err(error) => return Err(RetryError::Permanent(error)),
             };
             let first_failure = *own_start.get_or_insert(started);
             locked(&self.failing_since).get_or_insert(started);
             let left = self
                 .deadline(own_start)
                 .saturating_duration_since(Instant::now());
-            let wait = waits.next().unwrap_or(LONGEST_WAIT).min(left);
-            if wait.is_zero() {
-                let asked_for = first_failure.elapsed().as_secs_f64();
-                let words = format!("InfluxDB could not be used for {asked_for:.0} s: {reason}");
-                return Err(RetryError::GaveUp(self.declare_outage(&words)));
+            let delay = delays.next().unwrap_or(MAX_DELAY).min(left);
+            if delay.is_zero() {
+                let elapsed = first_failure.elapsed().as_secs_f64();
+                let message = format!("InfluxDB was unavailable for {elapsed:.0} s: {reason}");
+                return Err(RetryError::GaveUp(self.declare_outage(&message)));
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!("{reason}; asked again in {wait:?}");
+            tracing::debug!("{reason}; retrying in {delay:?}");
             tokio::select! {
-                () = tokio::time::sleep(wait) => (),
+                () = tokio::time::sleep(delay) => (),
                 () = self.stop.requested() => (),
             }
         }
     }
 
-    /// When the time for a failing server is used up: counted from the first failure after which nothing was written, by
-    /// whichever request, and from the first failure of this very request.
+    /// The time at which retries end: `retry_for` after the first failure of any request since the last successful
+    /// write, or after the first failure of this request, whichever is earlier.
     fn deadline(&self, own_start: Option<Instant>) -> Instant {
         let now = Instant::now();
-        let since = locked(&self.failing_since)
+        let start = locked(&self.failing_since)
             .unwrap_or(now)
             .min(own_start.unwrap_or(now));
-        since + self.retry_for
+        start + self.retry_for
     }
 
-    /// Decides that the server is gone, and says so once.
+    /// Marks the server as unavailable for the rest of the run, and logs it the first time.
     fn declare_outage(&self, reason: &str) -> WriteError {
         let mut outage = locked(&self.outage);
         if outage.is_none() && self.log_outage {
-            tracing::error!("{reason}; the remaining files are decided without asking again");
+            tracing::error!("{reason}; giving up on the server for this run");
         }
         WriteError::Outage(outage.get_or_insert_with(|| reason.to_owned()).clone())
     }
 }
 
-/// A lock whose holder cannot panic.
+/// Locks a mutex. No holder can panic, so a poisoned mutex is used as it is.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
@@ -205,8 +203,9 @@ mod tests {
         ApiError::Transient("503".to_owned())
     }
 
-    /// Answers in turn, the last one for ever, and the seconds at which they were asked for.
-    async fn asked(
+    /// Runs a request that gets `answers` in turn and repeats the last one. Returns the result and the time of each
+    /// attempt, in seconds.
+    async fn run(
         policy: &RetryPolicy,
         answers: &[Result<(), ApiError>],
     ) -> (Result<(), RetryError>, Vec<f64>) {
@@ -223,44 +222,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_server_is_asked_again_at_growing_intervals_until_the_time_is_up() {
+    async fn requests_are_retried_at_growing_intervals_until_the_deadline() {
         let policy = policy(60);
-        let (result, times) = asked(&policy, &[Err(busy())]).await;
+        let (result, times) = run(&policy, &[Err(busy())]).await;
         assert!(matches!(
             result,
             Err(RetryError::GaveUp(WriteError::Outage(_)))
         ));
-        let waits: Vec<_> = times.windows(2).map(|t| t[1] - t[0]).collect();
-        // Exponential with jitter: the n-th wait lies between 0.25 x 2^n and that plus 0.25, at most 8 s and a jitter.
-        for (n, wait) in waits.iter().enumerate().take(waits.len() - 1) {
+        let delays: Vec<_> = times.windows(2).map(|t| t[1] - t[0]).collect();
+        // Exponential with jitter: the n-th delay lies between 0.25 x 2^n s and twice that, at most 8 s plus jitter.
+        for (n, delay) in delays.iter().enumerate().take(delays.len() - 1) {
             let least = (0.25 * f64::from(1 << n.min(5))).min(8.0);
             assert!(
-                *wait >= least * 0.999 && *wait <= 2.0 * least + 0.3,
-                "wait {n}: {wait}, least {least}"
+                *delay >= least * 0.999 && *delay <= 2.0 * least + 0.3,
+                "delay {n}: {delay}, least {least}"
             );
         }
         let last = *times.last().unwrap();
         assert!(
             (59.9..60.1).contains(&last),
-            "the last try comes when the time is up, not at {last}"
+            "the last attempt is made at the deadline, not at {last}"
         );
         assert_eq!(policy.retries(), times.len() as u64 - 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_comes_back_is_no_outage() {
+    async fn a_server_that_recovers_in_time_is_no_outage() {
         let policy = policy(60);
-        let (result, times) = asked(&policy, &[Err(busy()), Err(busy()), Ok(())]).await;
+        let (result, times) = run(&policy, &[Err(busy()), Err(busy()), Ok(())]).await;
         assert_eq!((result, times.len()), (Ok(()), 3));
         assert_eq!(policy.outage(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_an_outage_nothing_is_asked_and_nothing_waits() {
+    async fn after_an_outage_no_request_is_sent_and_nothing_waits() {
         let policy = policy(60);
-        let _ = asked(&policy, &[Err(busy())]).await;
+        let _ = run(&policy, &[Err(busy())]).await;
         for _ in 0..500 {
-            let (result, times) = asked(&policy, &[Ok(())]).await;
+            let (result, times) = run(&policy, &[Ok(())]).await;
             assert!(matches!(
                 result,
                 Err(RetryError::GaveUp(WriteError::Outage(_)))
@@ -270,21 +269,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_side_by_side_share_the_time() {
+    async fn concurrent_requests_share_the_deadline() {
         let policy = policy(60);
         let start = Instant::now();
         let dead = [Err(busy())];
         let late = async {
             tokio::time::sleep(Duration::from_secs(50)).await;
-            asked(&policy, &dead).await
+            run(&policy, &dead).await
         };
-        let (first, second) = tokio::join!(asked(&policy, &dead), late);
+        let (first, second) = tokio::join!(run(&policy, &dead), late);
         assert!(first.0.is_err() && second.0.is_err());
         assert!(start.elapsed() < Duration::from_millis(60_100));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_counts_as_a_failure_and_is_bounded_too() {
+    async fn a_missing_response_is_a_failure_and_is_bounded_too() {
         let policy = policy(60);
         let start = Instant::now();
         let result: Result<(), _> = policy.run(std::future::pending).await;
@@ -300,17 +299,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_time_means_no_second_try() {
-        let (result, times) = asked(&policy(0), &[Err(busy())]).await;
+    async fn without_retry_time_there_is_one_attempt() {
+        let (result, times) = run(&policy(0), &[Err(busy())]).await;
         assert!(result.is_err());
         assert_eq!(times.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_installations_fault_is_an_outage_at_once() {
+    async fn a_configuration_error_is_an_outage_at_once() {
         let policy = policy(60);
-        let (result, times) =
-            asked(&policy, &[Err(ApiError::Installation("401".to_owned()))]).await;
+        let (result, times) = run(&policy, &[Err(ApiError::Installation("401".to_owned()))]).await;
         assert_eq!(
             result,
             Err(RetryError::GaveUp(WriteError::Outage("401".to_owned())))
@@ -320,10 +318,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_is_given_back_and_concerns_no_other_request() {
+    async fn a_rejected_request_is_returned_and_affects_no_other() {
         let policy = policy(60);
         let refused = ApiError::Refused("400".to_owned());
-        let (result, times) = asked(&policy, &[Err(refused.clone())]).await;
+        let (result, times) = run(&policy, &[Err(refused.clone())]).await;
         assert_eq!(
             (result, times.len()),
             (Err(RetryError::Permanent(refused)), 1)
@@ -332,27 +330,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_write_ends_the_time_of_failure() {
+    async fn other_requests_than_writes_do_not_reset_the_deadline() {
         let policy = policy(60);
-        let _ = asked(&policy, &[Err(busy()), Ok(())]).await;
+        let _ = run(&policy, &[Err(busy()), Ok(())]).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
-        // A look-up has succeeded since, but nothing was written: the time is used up.
-        let (result, times) = asked(&policy, &[Err(busy()), Ok(())]).await;
+        // A lookup has succeeded since, but no write: the deadline has passed.
+        let (result, times) = run(&policy, &[Err(busy()), Ok(())]).await;
         assert!(result.is_err());
         assert_eq!(times.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_ends_the_time_of_failure() {
+    async fn a_successful_write_resets_the_deadline() {
         let policy = policy(60);
-        let _ = asked(&policy, &[Err(busy()), Ok(())]).await;
+        let _ = run(&policy, &[Err(busy()), Ok(())]).await;
         policy.record_success();
         tokio::time::sleep(Duration::from_secs(61)).await;
-        assert_eq!(asked(&policy, &[Err(busy()), Ok(())]).await.0, Ok(()));
+        assert_eq!(run(&policy, &[Err(busy()), Ok(())]).await.0, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_ends_the_waiting() {
+    async fn a_shutdown_ends_the_retries() {
         let policy = policy(3600);
         let start = Instant::now();
         let stop = async {
@@ -360,7 +358,7 @@ mod tests {
             policy.stop.request();
         };
         let dead = [Err(busy())];
-        let ((result, _), ()) = tokio::join!(asked(&policy, &dead), stop);
+        let ((result, _), ()) = tokio::join!(run(&policy, &dead), stop);
         assert_eq!(result, Err(RetryError::GaveUp(WriteError::Stopped)));
         assert!(start.elapsed() < Duration::from_secs(2));
     }

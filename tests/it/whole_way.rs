@@ -298,7 +298,7 @@ fn the_recommended_configuration_brings_every_sample_into_the_database() {
     wait_for(
         "the end of the transfer",
         30,
-        || site.log().contains("broke off"),
+        || site.log().contains("transfer failed"),
         || site.log(),
     );
     assert!(!device.join("cut.tsv").exists() && !device.join("error").exists());

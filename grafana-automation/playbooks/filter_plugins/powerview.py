@@ -1,4 +1,4 @@
-"""What the playbooks compute: which names are allowed, the uids, the comparison of rights, the client's dashboard."""
+"""Filters for the playbooks: rules for names, uids, comparison of permissions, and dashboards of campaigns."""
 
 import copy
 import hashlib
@@ -7,7 +7,7 @@ import json
 import sys
 import unicodedata
 
-# Letters and marks by category, yet drawn as nothing: Hangul fillers, variation selectors, joiners.
+# Characters that are letters or marks by category, but invisible: Hangul fillers, variation selectors, joiners.
 INVISIBLE = frozenset(
     [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10),
      *range(0xE0100, 0xE01F0)]
@@ -16,19 +16,19 @@ VIEW = 1
 
 
 def name_refusal(name):
-    """Why a company's or campaign's name is refused; an empty string for one that is allowed.
+    """Returns why the name of a company or campaign is refused, or an empty string if it is allowed.
 
-    Letters and digits of any language (with the marks that some write on their letters), space, ".", "_" and "-".
-    on-upload.sh asks before it starts Ansible, the playbooks ask again for whoever runs them by hand.
+    Allowed are letters and digits of any language with their combining marks, space, ".", "_" and "-". on-upload.sh checks
+    names before it starts Ansible; the playbooks check them again, because they can be run by hand.
     """
     if not isinstance(name, str):
-        return "it is not a text"
+        return "it is not a string"
     if not 1 <= len(name) <= 64:
-        return "it has %d characters; 1 to 64 may be" % len(name)
+        return "it has %d characters; the length must be 1 to 64" % len(name)
     if name[0] in ".-_":
         return "it starts with %r" % name[0]
     if name[0] == " " or name[-1] == " ":
-        return "it starts or ends with a space, which Grafana cuts off"
+        return "it starts or ends with a space, which Grafana removes"
     on_letter = False
     for c in name:
         kind = unicodedata.category(c)
@@ -39,23 +39,23 @@ def name_refusal(name):
 
 
 def uid(name, *more):
-    """A uid that follows from the names alone, so that two runs cannot make two of one thing. Grafana takes 40."""
+    """Returns a uid derived from the names, so that two runs cannot create duplicates. Grafana allows 40 characters."""
     text = "\n".join([name, *more])
     return "pv-" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def titled(items, title):
-    """The items of a Grafana search with exactly this title; its own match is loose and knows no case."""
+    """Returns the items of a Grafana search with exactly this title. Grafana itself also finds similar titles."""
     return [item for item in items or [] if item.get("title") == title]
 
 
 def view_rights(team_id):
-    """The rights of a folder or dashboard: this team may view, nobody else below admin may anything."""
+    """Returns the permissions of a folder or dashboard that only this team and admins can view."""
     return {"items": [{"teamId": int(team_id), "permission": VIEW}]}
 
 
 def only_team_views(permissions, team_id):
-    """Whether those rights are in force. What a dashboard inherits from its folder does not count."""
+    """Whether `permissions` equal `view_rights`. Permissions that a dashboard inherits from its folder are ignored."""
     own = [p for p in permissions or [] if not p.get("inherited")]
     if len(own) != 1:
         return False
@@ -63,10 +63,10 @@ def only_team_views(permissions, team_id):
     return p.get("teamId") == int(team_id) and p.get("permission") == VIEW and not p.get("role") and not p.get("userId")
 
 
-# Keeps the place of a removed header: Grafana reads httpHeaderName1, 2, ... up to the first one that is missing, and the
-# headers behind it cannot move up, because their secret values cannot be read back.
+# Placeholder for a removed header. Grafana reads httpHeaderName1, 2, ... up to the first missing one, and later headers
+# cannot be renumbered, because their secret values cannot be read.
 REMOVED_HEADER = "X-PowerView-Removed"
-# Settings by which Grafana signs a request in another way than with the data source's token, and their secrets.
+# Settings of other ways to authenticate than the token of the data source, and their secrets.
 OTHER_SIGN_IN = ("oauthPassThru", "sigV4Auth")
 OTHER_SECRETS = ("basicAuthPassword", "password", "sigV4AccessKey", "sigV4SecretKey")
 
@@ -76,14 +76,14 @@ def _is_kept_header(name):
 
 
 def without_other_sign_in(json_data):
-    """A data source's jsonData without what makes Grafana send something else than its token.
+    """Returns the jsonData of a data source without settings that make Grafana authenticate without its token.
 
-    A custom header "Authorization" replaces the token in every request to InfluxDB.
+    For example, a custom header "Authorization" replaces the token in every request to InfluxDB.
     """
     kept = {key: value for key, value in json_data.items() if key not in OTHER_SIGN_IN}
     sent = ["httpHeaderName%d" % (n + 1) for n in range(len(kept))]
     sent = list(itertools.takewhile(kept.get, sent))
-    # Up to the last header that stays, all that Grafana sends must keep their numbers.
+    # Headers before the last kept one must keep their numbers.
     while sent and not _is_kept_header(kept[sent[-1]]):
         sent.pop()
     for key in [key for key in kept if key.startswith("httpHeaderName") and not _is_kept_header(kept[key])]:
@@ -95,7 +95,7 @@ def without_other_sign_in(json_data):
 
 
 def secrets_to_erase(json_data, secure_fields):
-    """The names of stored secrets that nothing may send any more; `json_data` is the new one."""
+    """Returns the names of stored secrets that must be erased. `json_data` is the new jsonData."""
     headers = "httpHeaderValue"
     stored = sorted(name for name, is_set in (secure_fields or {}).items() if is_set)
     return [
@@ -108,9 +108,9 @@ def secrets_to_erase(json_data, secure_fields):
 
 
 def data_source(wanted, before, token=""):
-    """The data source as Grafana is to have it; what else is set there (`before`) stays, except other tokens.
+    """Returns the request body for the data source. Other settings of `before` are kept, except other credentials.
 
-    Grafana adds the secrets that it has to those of the request: one is erased by sending an empty text for it.
+    Grafana merges stored secrets with those of the request. A secret is erased by sending an empty string.
     """
     json_data = dict(
         without_other_sign_in(before.get("jsonData") or {}),
@@ -129,11 +129,11 @@ def data_source(wanted, before, token=""):
         "access": "proxy",
         "url": wanted["url"] or before.get("url") or wanted["default_url"],
         "isDefault": bool(before.get("isDefault")),
-        # Grafana's data source proxy would send these to InfluxDB.
+        # Cleared, because Grafana's data source proxy would send these to InfluxDB.
         "user": "",
         "basicAuth": False,
         "withCredentials": False,
-        # Grafana refuses (409) to overwrite what somebody else changed since we looked.
+        # Grafana rejects the update (409) if the data source has changed since the lookup.
         "version": int(before.get("version") or 0),
         "jsonData": json_data,
     }
@@ -143,14 +143,14 @@ def data_source(wanted, before, token=""):
 
 
 def is_data_source(wanted, before):
-    """Whether the data source is already as it should be."""
+    """Whether the data source is up to date."""
     body = data_source(wanted, before)
     same = all(before.get(key) == body[key] for key in ("type", "access", "url", "jsonData"))
     return same and "secureJsonData" not in body and not any(before.get(key) for key in ("user", "basicAuth", "withCredentials"))
 
 
 def reads_only(authorization, bucket_id):
-    """Whether a token of InfluxDB is active and can read this one bucket and do nothing else."""
+    """Whether an InfluxDB token is active and has read access to this bucket only."""
     permissions = (authorization or {}).get("permissions") or []
     if (authorization or {}).get("status") != "active" or len(permissions) != 1:
         return False
@@ -173,48 +173,48 @@ def _with_data_source(value, source):
 
 
 def client_dashboard(master, title, dashboard_uid, source_uid):
-    """The master dashboard as this client's: its title and uid, its data source, nothing of the master's identity."""
+    """Returns a copy of the master dashboard with another title, uid and data source, without the ids of the master."""
     dashboard = _with_data_source(copy.copy(master), {"type": "influxdb", "uid": source_uid})
     for key in ("id", "version", "__inputs", "__requires", "__elements", "iteration", "gnetId"):
         dashboard.pop(key, None)
     dashboard.update(title=title, uid=dashboard_uid)
     templating = dashboard.get("templating") or {}
-    # A variable that chooses between data sources would offer the client those of all others.
+    # A data source variable would list the data sources of all companies.
     kept = [v for v in templating.get("list", []) if v.get("type") != "datasource"]
     dashboard["templating"] = dict(templating, list=kept)
     return dashboard
 
 
 def failure(result, grafana_url, influxdb_url):
-    """What a failed request means for whoever reads the log, and the remedy. Nothing of the request is shown."""
-    broken = [r for r in result.get("results") or [] if r.get("failed")]
-    answer = broken[0] if broken else result
-    if "status" not in answer:
-        return "%s" % answer.get("msg", "no reason given")
-    status = answer["status"]
-    of_influxdb = str(answer.get("url", "")).startswith(influxdb_url + "/api/v2/")
+    """Returns the cause of a failed request and the remedy. Never shows parts of the request, because it contains secrets."""
+    failed = [r for r in result.get("results") or [] if r.get("failed")]
+    response = failed[0] if failed else result
+    if "status" not in response:
+        return "%s" % response.get("msg", "no reason given")
+    status = response["status"]
+    of_influxdb = str(response.get("url", "")).startswith(influxdb_url + "/api/v2/")
     server, url = ("InfluxDB", influxdb_url) if of_influxdb else ("Grafana", grafana_url)
-    said = answer.get("json") or {}
-    said = said.get("message", "") if isinstance(said, dict) else ""
+    message = response.get("json") or {}
+    message = message.get("message", "") if isinstance(message, dict) else ""
     if status == -1:
-        why = "%s does not answer at %s" % (server, url)
+        cause = "%s does not answer at %s" % (server, url)
         variable = "INFLUXDB_HOST" if of_influxdb else "GRAFANA_URL"
         remedy = "start it (docker compose up -d, or podman-compose up -d) or correct %s in .env" % variable
     else:
-        why = "%s answered %s%s" % (server, status, " (%s)" % said if said else "")
+        cause = "%s answered %s%s" % (server, status, " (%s)" % message if message else "")
         if of_influxdb and status in (401, 403):
-            remedy = "correct INFLUXDB_ADMIN_TOKEN in .env; it must be allowed to make buckets and tokens"
-        elif of_influxdb and status == 404 and "/orgs" in answer.get("url", ""):
+            remedy = "correct INFLUXDB_ADMIN_TOKEN in .env; it needs the rights to create buckets and tokens"
+        elif of_influxdb and status == 404 and "/orgs" in response.get("url", ""):
             remedy = "correct INFLUXDB_ORG in .env"
         elif status in (401, 403):
             remedy = "correct GRAFANA_USERNAME and GRAFANA_PASSWORD in .env; the user must be an admin of Grafana"
         else:
-            remedy = "see the server's own log"
-    return "%s. Remedy: %s, then run this again; what was made so far is kept." % (why, remedy)
+            remedy = "see the log of the server"
+    return "%s; %s, then run this again; completed steps are kept" % (cause, remedy)
 
 
 class FilterModule:
-    """The names under which the playbooks know them."""
+    """Registers the filters."""
 
     def filters(self):
         return {
@@ -232,11 +232,11 @@ class FilterModule:
 
 
 def main(company, campaign):
-    """For the hook: prints the playbook's extra variables as JSON, or why a name is refused (exit status 3)."""
+    """Prints the extra variables for the playbook as JSON. If a name is refused, prints why and exits with status 3."""
     for what, name in (("company", company), ("campaign", campaign)):
-        why = name_refusal(name)
-        if why:
-            print("the %s's name is refused: %s" % (what, why))
+        reason = name_refusal(name)
+        if reason:
+            print("the %s name is refused: %s" % (what, reason))
             sys.exit(3)
     print(json.dumps({"company_name": company, "campaign_name": campaign}))
 

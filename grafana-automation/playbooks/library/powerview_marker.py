@@ -1,7 +1,7 @@
-"""Puts or removes `.dashboard.created`, the sign that a campaign's dashboard exists.
+"""Creates or removes the marker file `.dashboard.created`, which shows that the dashboard of a campaign exists.
 
-Whoever uploads owns these folders and can put a symbolic link anywhere in them; every step is therefore taken from an
-open folder to a name in it, and none of them follows a link.
+Uploaders own these folders and can place symbolic links in them. All operations are therefore relative to an open folder,
+and none of them follows a link.
 """
 
 import errno
@@ -15,7 +15,7 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def enter(parent, name, create):
-    """Opens the folder `name` of `parent`; a new one gets its parent's owner and mode. None where there is none."""
+    """Opens the folder `name` in `parent`, or creates it with the owner and mode of `parent`. None if it does not exist."""
     try:
         return os.open(name, FOLDER, dir_fd=parent)
     except FileNotFoundError:
@@ -33,6 +33,7 @@ def enter(parent, name, create):
 
 
 def put(folder):
+    """Creates the marker. Returns whether anything changed."""
     try:
         if stat.S_ISREG(os.stat(MARKER, dir_fd=folder, follow_symlinks=False).st_mode):
             return False
@@ -51,6 +52,7 @@ def put(folder):
 
 
 def remove(company):
+    """Removes the markers of all campaigns. Returns whether anything changed."""
     changed = False
     for name in os.listdir(company):
         try:
@@ -79,20 +81,20 @@ def main():
         },
         required_if=[("state", "present", ["campaign"])],
     )
-    want = module.params["state"] == "present"
+    is_present = module.params["state"] == "present"
     try:
         data = os.open(module.params["data"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        if not want:
+        if not is_present:
             module.exit_json(changed=False)
-        module.fail_json(msg="the data folder %s is missing: set SFTPGO_BASE" % module.params["data"])
+        module.fail_json(msg="the data folder %s does not exist; correct SFTPGO_BASE" % module.params["data"])
     try:
-        company = enter(data, module.params["company"], want)
+        company = enter(data, module.params["company"], is_present)
         if company is None:
             module.exit_json(changed=False)
-        changed = put(enter(company, module.params["campaign"], True)) if want else remove(company)
+        changed = put(enter(company, module.params["campaign"], True)) if is_present else remove(company)
     except OSError as error:
-        module.fail_json(msg="%s: %s (a folder here may be no symbolic link)" % (error.filename, error.strerror))
+        module.fail_json(msg="cannot access %s: %s; check its permissions, and that no folder here is a symbolic link" % (error.filename, error.strerror))
     module.exit_json(changed=changed)
 
 

@@ -1,5 +1,4 @@
-//! The buckets that are written to: looked up by name once a run, made where they are missing.
-//! Source: docs/specification.md, section 6.
+//! Buckets: looked up by name once per run, and created if missing. See docs/specification.md, section 6.
 
 use super::client::Client;
 use super::response::status_of;
@@ -15,16 +14,16 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// How long an early look-up may hold up the write that waits for it: a server that takes longer is asked with patience.
-const EARLY_LOOK_UP: Duration = Duration::from_secs(1);
+/// The timeout of a prefetch. A write that needs the bucket waits for it, and afterwards looks it up with retries.
+const PREFETCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// Looks a bucket up without patience: if this comes to nothing, the write asks again.
+    /// Looks up a bucket once. If this fails, the first write looks it up again.
     pub(super) async fn prefetch_bucket(&self, bucket: &Arc<str>) {
         if self.retry.outage().is_some() {
             return;
         }
-        let found = || async {
+        let look_up = || async {
             let found = self.find(bucket).await.map_err(|_| ())?;
             if found.is_none() {
                 self.missing().insert(Arc::clone(bucket));
@@ -32,7 +31,7 @@ impl Client {
             found.ok_or(())
         };
         let cell = self.cell(bucket);
-        let _ = tokio::time::timeout(EARLY_LOOK_UP, cell.get_or_try_init(found)).await;
+        let _ = tokio::time::timeout(PREFETCH_TIMEOUT, cell.get_or_try_init(look_up)).await;
     }
 
     fn missing(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
@@ -44,7 +43,7 @@ impl Client {
         Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
     }
 
-    /// The name by which a write finds the bucket; looked up once a run, made if it is missing.
+    /// Returns the name or id under which a write finds the bucket. Looks it up once per run, and creates it if missing.
     pub(super) async fn known_bucket(
         &self,
         bucket: &Arc<str>,
@@ -53,17 +52,17 @@ impl Client {
         let cell = self.cell(bucket);
         cell.get_or_try_init(|| async {
             let attempt = || self.find_or_create(bucket);
-            retry.run(attempt).await.map_err(|trouble| match trouble {
-                RetryError::GaveUp(failure) => failure,
+            retry.run(attempt).await.map_err(|error| match error {
+                RetryError::GaveUp(error) => error,
                 RetryError::Permanent(
-                    ApiError::Transient(words)
-                    | ApiError::Installation(words)
-                    | ApiError::NotFound(words)
-                    | ApiError::TooLarge(words)
-                    | ApiError::Partial(words)
-                    | ApiError::Refused(words),
+                    ApiError::Transient(message)
+                    | ApiError::Installation(message)
+                    | ApiError::NotFound(message)
+                    | ApiError::TooLarge(message)
+                    | ApiError::Partial(message)
+                    | ApiError::Refused(message),
                 ) => WriteError::Rejected(format!(
-                    "the bucket {:?} cannot be made: {words}",
+                    "cannot create bucket {:?}: {message}",
                     sanitize(&**bucket)
                 )),
             })
@@ -80,7 +79,8 @@ impl Client {
     }
 
     pub(super) async fn find_or_create(&self, name: &str) -> Result<String, ApiError> {
-        // Where it was made meanwhile, making it again is a conflict.
+        // A bucket that the prefetch did not find is created without a second lookup. If it exists by now, that is a
+        // conflict.
         let is_missing = self.missing().remove(name);
         if !is_missing && let Some(found) = self.find(name).await? {
             return Ok(found);
@@ -89,13 +89,13 @@ impl Client {
         let request = PostBucketRequest::new(org_id, name.to_owned());
         match self.plain.create_bucket(Some(request)).await {
             Ok(()) if is_id(name) => self.find(name).await?.ok_or_else(|| {
-                ApiError::Transient(format!("the bucket {name:?} was made and cannot be found"))
+                ApiError::Transient(format!("bucket {name:?} was created, but is not listed"))
             }),
             Ok(()) => {
-                tracing::info!("bucket {:?} made", sanitize(name));
+                tracing::info!("created bucket {:?}", sanitize(name));
                 Ok(name.to_owned())
             }
-            // Another process was faster (409, or 422 with the code "conflict").
+            // Another process has created it (409, or 422 with the code "conflict").
             Err(error) if matches!(status_of(&error), Some(409 | 422)) => {
                 self.find(name).await?.ok_or_else(|| self.api_error(&error))
             }
@@ -103,8 +103,8 @@ impl Client {
         }
     }
 
-    /// By what name a write finds the bucket, if it exists. A name of 16 hexadecimal digits would be taken for another
-    /// bucket's id, so such a bucket is written to by its own id.
+    /// Returns the name or id under which a write finds the bucket, if it exists. InfluxDB reads a name of 16
+    /// hexadecimal digits as a bucket id, so such a bucket is addressed by its own id.
     pub(super) async fn find(&self, name: &str) -> Result<Option<String>, ApiError> {
         let request = ListBucketsRequest {
             name: Some(name.to_owned()),
@@ -123,7 +123,7 @@ impl Client {
                         Some(bucket.name)
                     }
                 })),
-            // Not a refusal, yet unreadable: the write will tell whether the bucket is there.
+            // The response was successful but cannot be parsed. The write shows whether the bucket exists.
             Err(RequestError::ReqwestProcessing { source })
                 if source.is_decode() && !is_id(name) =>
             {
@@ -136,7 +136,10 @@ impl Client {
         }
     }
 
-    /// The id of the organisation. That it is missing is the installation's fault.
+    /// Returns the id of the organisation.
+    ///
+    /// # Errors
+    /// [`ApiError::Installation`] if the organisation does not exist.
     pub(super) async fn org_id(&self) -> Result<String, ApiError> {
         let request = ListOrganizationRequest {
             org: Some(self.org.clone()),
@@ -144,7 +147,7 @@ impl Client {
         };
         let missing = || {
             ApiError::Installation(format!(
-                "InfluxDB at {} knows no organisation {:?}; correct INFLUXDB_ORG",
+                "InfluxDB at {} has no organisation {:?}; correct INFLUXDB_ORG",
                 self.address,
                 sanitize(&self.org)
             ))
@@ -164,7 +167,7 @@ impl Client {
     }
 }
 
-/// Whether the server's write would take this name for an id.
+/// Whether the write endpoint of InfluxDB would read this name as a bucket id.
 fn is_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -174,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_looks_like_an_id_is_known() {
+    fn a_name_of_16_hexadecimal_digits_is_an_id() {
         assert!(is_id("88cb3911be3f2ed6") && is_id("88CB3911BE3F2ED6"));
         assert!(!is_id("acme") && !is_id("88cb3911be3f2edg") && !is_id("88cb3911be3f2ed"));
     }

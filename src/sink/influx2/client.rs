@@ -1,4 +1,4 @@
-//! The requests to the server: batches in, an answer that the sink understands out.
+//! The HTTP client: writes batches, and maps responses to [`WriteError`].
 
 use super::redact::Token;
 use super::response::status_of;
@@ -16,29 +16,30 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 
-/// Requests in flight at a time, of all devices together.
+/// The maximum number of writes in flight, for all devices together.
 const MAX_IN_FLIGHT: usize = 4;
 
-/// The longest time for which points about a run are tried again: files wait for them, and they are worth less.
+/// The maximum retry time for meta points. They matter less than measurements, and files wait for them.
 const META_RETRY_FOR: Duration = Duration::from_secs(10);
 
-/// One server, by the crate `influxdb2`.
+/// A client of one InfluxDB server.
 pub(super) struct Client {
-    /// For bodies that we compressed.
+    /// Used for compressed bodies.
     pub(super) compressed: HttpClient,
-    /// For all other requests.
+    /// Used for all other requests.
     pub(super) plain: HttpClient,
     pub(super) org: String,
     pub(super) address: String,
-    /// What is said must not hold it.
+    /// Removed from all messages.
     pub(super) token: Token,
+    /// Used for measurements.
     pub(super) retry: RetryPolicy,
-    /// With the bucket of the reports, whose trouble must not touch the fate of any file.
+    /// Used for meta points, so that their failures never change the outcome of a file.
     pub(super) meta_retry: RetryPolicy,
     pub(super) in_flight: Semaphore,
-    /// The buckets that are known to exist, by the name that a write gives.
+    /// The buckets that were looked up, with the name or id that a write uses.
     pub(super) buckets: Mutex<HashMap<Arc<str>, Arc<OnceCell<String>>>>,
-    /// Those that an early look-up did not find.
+    /// The buckets that a prefetch did not find.
     pub(super) missing: Mutex<HashSet<Arc<str>>>,
 }
 
@@ -47,11 +48,11 @@ impl Client {
         let client = |headers: HeaderMap| {
             let http = reqwest::Client::builder()
                 .use_rustls_tls()
-                // Loading the system's roots takes longer than a day's file.
+                // Loading the root certificates takes longer than ingesting a day file, so plain HTTP does without.
                 .tls_built_in_root_certs(settings.url.scheme() == "https")
                 .connect_timeout(settings.connect_timeout)
                 .timeout(settings.request_timeout)
-                // Data go where the settings say and nowhere else: no proxy of the environment, no redirect.
+                // Data and token go only to the configured server: no proxy from the environment, no redirects.
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .tcp_nodelay(true)
@@ -59,7 +60,7 @@ impl Client {
                 .default_headers(headers);
             ClientBuilder::with_builder(http, settings.url.as_str(), &settings.org, &settings.token)
                 .build()
-                .context("the HTTP client cannot be set up")
+                .context("cannot set up the HTTP client")
         };
         let gzip = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
         Ok(Self {
@@ -86,8 +87,7 @@ impl Client {
         })
     }
 
-    /// How a failing server is asked again for points of this kind. Without the server for measurements, there is none for
-    /// reports either.
+    /// The retry policy for points of this precision. An outage for measurements also applies to meta points.
     pub(super) fn retry(&self, precision: Precision) -> &RetryPolicy {
         match precision {
             Precision::Nanoseconds if self.retry.outage().is_none() => &self.meta_retry,
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// Writes a batch, whatever it takes: in halves where it is too large, into a bucket made anew where it is gone.
+    /// Writes a batch. Splits it in halves if it is too large, and creates the bucket again once if it was deleted.
     pub(super) async fn write_batch(
         &self,
         bucket: &Arc<str>,
@@ -112,7 +112,7 @@ impl Client {
         let mut partial = None;
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
-            // The bucket of the reports is not looked up: it is nearly always there, and a write says so if it is not.
+            // The meta bucket is not looked up: it nearly always exists, and a write fails with 404 if it does not.
             let name = match precision {
                 Precision::Seconds => self.known_bucket(bucket, retry).await?,
                 Precision::Nanoseconds => bucket.to_string(),
@@ -123,25 +123,25 @@ impl Client {
                     retry.record_success();
                     continue;
                 }
-                Err(RetryError::GaveUp(failure)) => return Err(failure),
+                Err(RetryError::GaveUp(error)) => return Err(error),
                 Err(RetryError::Permanent(api_error)) => api_error,
             };
             match api_error {
-                ApiError::TooLarge(words) => match part.halves() {
+                ApiError::TooLarge(message) => match part.halves() {
                     Ok(Some((first, second))) => parts.extend([second, first]),
                     Ok(None) => {
                         let text = part.text().unwrap_or_default();
                         return Err(WriteError::Rejected(format!(
-                            "{words}; even the single line {:?} of bucket {:?} is too large for the server",
+                            "{message}; line {:?} for bucket {:?} is too large for the server; raise its limit for request bodies",
                             sanitize(String::from_utf8_lossy(&text).trim_end()),
                             sanitize(&**bucket)
                         )));
                     }
                     Err(error) => return Err(WriteError::Rejected(error.to_string())),
                 },
-                ApiError::NotFound(words) if recreated => {
+                ApiError::NotFound(message) if recreated => {
                     return Err(WriteError::Rejected(format!(
-                        "bucket {:?}: {words}",
+                        "bucket {:?}: {message}",
                         sanitize(&**bucket)
                     )));
                 }
@@ -151,23 +151,23 @@ impl Client {
                     self.known_bucket(bucket, retry).await?;
                     parts.push(part);
                 }
-                ApiError::Partial(words) => {
+                ApiError::Partial(message) => {
                     retry.record_success();
                     partial.get_or_insert_with(|| {
-                        format!("bucket {:?}: {words}", sanitize(&**bucket))
+                        format!("bucket {:?}: {message}", sanitize(&**bucket))
                     });
                 }
-                ApiError::Refused(words)
-                | ApiError::Transient(words)
-                | ApiError::Installation(words) => {
+                ApiError::Refused(message)
+                | ApiError::Transient(message)
+                | ApiError::Installation(message) => {
                     return Err(WriteError::Rejected(format!(
-                        "bucket {:?}: {words}",
+                        "bucket {:?}: {message}",
                         sanitize(&**bucket)
                     )));
                 }
             }
         }
-        partial.map_or(Ok(()), |words| Err(WriteError::Partial(words)))
+        partial.map_or(Ok(()), |message| Err(WriteError::Partial(message)))
     }
 
     pub(super) async fn write(
@@ -189,9 +189,9 @@ impl Client {
             .write_line_protocol_with_precision(&self.org, bucket, batch.body.clone(), precision)
             .await
             .map_err(|error| match self.api_error(&error) {
-                // A write knows 422 as "kept the rest"; other requests do not.
-                ApiError::Refused(words) if status_of(&error) == Some(422) => {
-                    ApiError::Partial(words)
+                // For a write, 422 means that the server wrote the other points.
+                ApiError::Refused(message) if status_of(&error) == Some(422) => {
+                    ApiError::Partial(message)
                 }
                 api_error => api_error,
             })

@@ -1,4 +1,4 @@
-//! What `check` wants to know of the server.
+//! The checks of the server for `powerview check`.
 
 use super::client::Client;
 use crate::points::Batch;
@@ -7,42 +7,42 @@ use crate::sink::Precision;
 use crate::sink::retry::ApiError;
 use influxdb2::RequestError;
 
-/// What `check` wants to know; each either a word of confirmation or the reason.
+/// The results of the server checks: a confirmation, or the reason of the failure and the remedy.
 #[derive(Debug)]
 pub struct Probe {
-    /// Whether the server answers and is ready.
+    /// Whether the server responds and is ready.
     pub health: Result<String, String>,
     /// Whether the token is accepted and the organisation exists.
     pub organisation: Result<String, String>,
-    /// Whether the token may see and write the bucket of the reports.
+    /// Whether the token may write to the meta bucket.
     pub write: Result<String, String>,
 }
 
 impl Client {
     pub(super) async fn probe(&self, meta_bucket: &str) -> Probe {
-        let words = |api_error: ApiError| match api_error {
-            ApiError::Transient(w) => {
-                format!("{w}; start InfluxDB or read its log, or correct INFLUXDB_HOST")
+        let message = |api_error: ApiError| match api_error {
+            ApiError::Transient(m) => {
+                format!("{m}; start InfluxDB or see its log, or correct INFLUXDB_HOST")
             }
-            ApiError::Installation(w) => w,
-            ApiError::NotFound(w)
-            | ApiError::TooLarge(w)
-            | ApiError::Partial(w)
-            | ApiError::Refused(w) => {
+            ApiError::Installation(m) => m,
+            ApiError::NotFound(m)
+            | ApiError::TooLarge(m)
+            | ApiError::Partial(m)
+            | ApiError::Refused(m) => {
                 format!(
-                    "{}: {w}; correct INFLUXDB_HOST if that is no InfluxDB 2",
+                    "{}: {m}; correct INFLUXDB_HOST if this is not InfluxDB 2",
                     self.address
                 )
             }
         };
         let health = match self.plain.health().await {
             Ok(health) if matches!(health.status, influxdb2::models::Status::Pass) => Ok(format!(
-                "{} answers, version {}",
+                "{} is ready, version {}",
                 self.address,
                 self.redact(&health.version.unwrap_or_default())
             )),
             Ok(health) => Err(format!(
-                "{} is not ready: {}; wait, or read its log",
+                "{} is not ready: {}; wait, or see its log",
                 self.address,
                 self.redact(&health.message.unwrap_or_default())
             )),
@@ -52,16 +52,16 @@ impl Client {
                         "{}: something other than InfluxDB answers at this address; correct INFLUXDB_HOST",
                         self.address
                     ),
-                    _ => words(self.api_error(&error)),
+                    _ => message(self.api_error(&error)),
                 };
-                let unknown = || Err("cannot be asked; see the line of the server".to_owned());
+                let unknown = || Err("not checked; fix the server first".to_owned());
                 return Probe {
                     health: Err(health),
                     organisation: unknown(),
                     write: unknown(),
                 };
             }
-            Err(error) => Err(words(self.api_error(&error))),
+            Err(error) => Err(message(self.api_error(&error))),
         };
         let organisation = match self.org_id().await {
             Ok(id) => Ok(format!(
@@ -69,9 +69,9 @@ impl Client {
                 sanitize(&self.org),
                 self.redact(&id)
             )),
-            Err(api_error) => Err(words(api_error)),
+            Err(api_error) => Err(message(api_error)),
         };
-        // An empty body is a write that changes nothing.
+        // A write with an empty body tests the permission and changes nothing.
         let write = match self
             .write(
                 meta_bucket,
@@ -81,18 +81,18 @@ impl Client {
             .await
         {
             Ok(()) => Ok(format!(
-                "the token may write to {:?}",
+                "the token can write to bucket {:?}",
                 sanitize(meta_bucket)
             )),
-            // The organisation is what was not found, as far as one can tell.
+            // The write returns 404 for the missing organisation, too.
             Err(ApiError::NotFound(_)) if organisation.is_err() => {
-                Err("cannot be tried without the organisation; see its line".to_owned())
+                Err("not checked; fix the organisation first".to_owned())
             }
             Err(ApiError::NotFound(_)) => Ok(format!(
-                "the bucket {:?} will be made by the first run",
+                "bucket {:?} does not exist; the first run creates it",
                 sanitize(meta_bucket)
             )),
-            Err(api_error) => Err(words(api_error)),
+            Err(api_error) => Err(message(api_error)),
         };
         Probe {
             health,

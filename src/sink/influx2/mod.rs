@@ -1,9 +1,13 @@
-//! InfluxDB 2 over HTTP. Everything that is known about the crate `influxdb2` stays in this module.
+//! InfluxDB 2 over HTTP. This is the only module that depends on the crate `influxdb2`.
 //!
-//! Read in its source (0.5.2): it keeps scheme, host and port of the address only, panics on one that does not parse (the
-//! settings have checked it), has no time-out but those of the HTTP client it is given, and compresses nothing that is handed
-//! over as bytes; a body we compressed goes through a client of its own whose every request says `Content-Encoding: gzip`. An
-//! error carries status and text, no header. A bucket kept for more than 68 years is an answer it cannot read.
+//! Limits of `influxdb2` 0.5.2 that this module works around:
+//!
+//! - It keeps only scheme, host and port of the URL, and panics on a URL that does not parse. The settings check the URL.
+//! - It has no timeouts of its own. They are set on the HTTP client.
+//! - It does not compress bodies that are passed as bytes. Compressed bodies use a second client, which adds
+//!   `Content-Encoding: gzip` to every request.
+//! - Its errors carry status and text, but no response headers.
+//! - It cannot parse a bucket with a retention of more than 68 years.
 
 mod buckets;
 mod client;
@@ -22,16 +26,16 @@ use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
-/// A server, shared by all devices of a run.
+/// The connection to an InfluxDB server, shared by all devices of a run.
 pub struct Influx {
-    /// Some until it is dropped.
+    /// `Some` until the value is dropped.
     runtime: Option<Runtime>,
     handle: Handle,
     client: Arc<Client>,
 }
 
 impl Drop for Influx {
-    /// Does not wait for a name that nobody resolves.
+    /// Shuts the runtime down without waiting for blocking tasks, such as a DNS lookup that hangs.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -40,18 +44,18 @@ impl Drop for Influx {
 }
 
 impl Influx {
-    /// Prepares the client; no request is made.
+    /// Sets up the client without sending a request.
     ///
     /// # Errors
-    /// Where the system refuses threads or the TLS library cannot be set up.
+    /// The network thread cannot be started, or TLS cannot be set up.
     pub fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
-        // One thread: requests only wait, the work of a run is done by the threads of its devices.
+        // One thread suffices, because requests only wait. Parsing and compression run on the threads of the devices.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(4)
             .enable_all()
             .build()
-            .context("the network thread cannot be started")?;
+            .context("cannot start the network thread")?;
         let client = Arc::new(Client::new(settings, stop)?);
         Ok(Self {
             handle: runtime.handle().clone(),
@@ -60,7 +64,7 @@ impl Influx {
         })
     }
 
-    /// Sends a batch; blocks only while too many are in flight.
+    /// Sends a batch in the background.
     pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> PendingWrite {
         if let Some(outage) = self.client.retry(precision).outage() {
             return PendingWrite::Done(Err(outage));
@@ -69,30 +73,30 @@ impl Influx {
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle.spawn(async move {
             let result = client.write_batch(&bucket, batch, precision).await;
-            // Nobody waits any more: the run has ended.
+            // The receiver is gone if the run has ended.
             let _ = sender.send(result);
         });
         PendingWrite::InFlight(receiver)
     }
 
-    /// Looks a bucket up, while its first batch is still being made. It makes none: the batch may never come.
+    /// Looks up a bucket in the background. It does not create the bucket, because the file may turn out to be invalid.
     pub fn prefetch_bucket(&self, bucket: &Arc<str>) {
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle
             .spawn(async move { client.prefetch_bucket(&bucket).await });
     }
 
-    /// Why the server counts as gone, once it does.
+    /// The outage, once the server counts as unavailable.
     pub fn outage(&self) -> Option<WriteError> {
         self.client.retry.outage()
     }
 
-    /// How many requests were sent again.
+    /// The number of retries so far.
     pub fn retries(&self) -> u64 {
         self.client.retry.retries() + self.client.meta_retry.retries()
     }
 
-    /// Asks the server how it is, once each and without patience.
+    /// Checks server, organisation and token with one request each, without retries.
     pub fn probe(&self, meta_bucket: &str) -> Probe {
         self.handle.block_on(self.client.probe(meta_bucket))
     }

@@ -1,23 +1,23 @@
-//! The token, which must never show, however an answer spells it: escaped as in an address, in JSON or in HTML, in capitals,
-//! without the `=` at its end. Source: docs/specification.md, section 6.
+//! Removes the token from text that is shown. Finds it percent-encoded, escaped as in JSON or HTML, in any case, and
+//! without its trailing `=`. See docs/specification.md, section 6.
 
 use std::ops::Range;
 
-/// The part of a token that gives it away, in lower case.
+/// A token to remove: its characters in lower case, without trailing `=`.
 pub(super) struct Token(Vec<char>);
 
 impl Token {
-    /// Of the token itself. What follows its last other character are `=`, and of no use alone.
+    /// Prepares a token. Its trailing `=` is padding, which a response may leave out or spell in another way.
     pub(super) fn new(token: &str) -> Self {
         let stem = token.trim_end_matches('=');
         let stem = if stem.is_empty() { token } else { stem };
         Self(stem.to_ascii_lowercase().chars().collect())
     }
 
-    /// `text` with `<token>` wherever the token stands in it.
-    pub(super) fn taken_out_of(&self, text: &str) -> String {
-        let letters = letters(text);
-        let mut redact = String::with_capacity(text.len());
+    /// Returns `text` with each occurrence of the token replaced by `<token>`.
+    pub(super) fn redact(&self, text: &str) -> String {
+        let letters = decode(text);
+        let mut redacted = String::with_capacity(text.len());
         let mut at = 0;
         while at < letters.len() {
             let here = &letters[at..];
@@ -25,31 +25,31 @@ impl Token {
                 && self.0.iter().zip(here).all(|(a, (b, _))| a == b)
                 && !self.0.is_empty();
             if found {
-                redact.push_str("<token>");
+                redacted.push_str("<token>");
                 at += self.0.len();
             } else {
-                redact.push_str(&text[here[0].1.clone()]);
+                redacted.push_str(&text[here[0].1.clone()]);
                 at += 1;
             }
         }
-        redact
+        redacted
     }
 }
 
-/// The characters that a text means, in lower case, and where each of them stands.
-fn letters(text: &str) -> Vec<(char, Range<usize>)> {
+/// Decodes the escapes of a text. Returns each character in lower case with its byte range in the text.
+fn decode(text: &str) -> Vec<(char, Range<usize>)> {
     let mut letters = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(first) = text[at..].chars().next() {
-        let (letter, length) = escaped(&text[at..]).unwrap_or((first, first.len_utf8()));
+        let (letter, length) = decode_escape(&text[at..]).unwrap_or((first, first.len_utf8()));
         letters.push((letter.to_ascii_lowercase(), at..at + length));
         at += length;
     }
     letters
 }
 
-/// The character that an escape at the beginning of `text` stands for, and the escape's length in bytes.
-fn escaped(text: &str) -> Option<(char, usize)> {
+/// Decodes an escape at the start of `text`. Returns the character and the length of the escape in bytes.
+fn decode_escape(text: &str) -> Option<(char, usize)> {
     let hex = |digits: &str| char::from_u32(u32::from_str_radix(digits, 16).ok()?);
     if text.starts_with('%') {
         return Some((hex(text.get(1..3)?).filter(char::is_ascii)?, 3));
@@ -62,7 +62,7 @@ fn escaped(text: &str) -> Option<(char, usize)> {
         };
     }
     let entity = text.strip_prefix('&')?;
-    // The longest are numbers with a few leading zeros.
+    // The longest entities are numbers with leading zeros.
     let (name, _) = entity.get(..12).unwrap_or(entity).split_once(';')?;
     let letter = match name {
         "amp" => '&',
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_is_known_however_it_is_spelled() {
+    fn the_token_is_removed_in_every_spelling() {
         let token = Token::new("aB+cret/tok~1==");
         for spelling in [
             "aB+cret/tok~1==",
@@ -96,18 +96,18 @@ mod tests {
             "aB+cret&#x2F;tok~1",
             "aB&#43;cret&#0047;tok&#126;1",
         ] {
-            let found = token.taken_out_of(&format!("é <{spelling}> é"));
+            let found = token.redact(&format!("é <{spelling}> é"));
             assert!(
                 found.starts_with("é <<token>") && !found.to_lowercase().contains("cret"),
                 "{spelling}: {found}"
             );
         }
-        let twice = token.taken_out_of("aB+cret/tok~1aB+cret/tok~1");
+        let twice = token.redact("aB+cret/tok~1aB+cret/tok~1");
         assert_eq!(twice, "<token><token>");
     }
 
     #[test]
-    fn any_other_text_stays_as_it_is() {
+    fn other_text_is_unchanged() {
         let token = Token::new("secret");
         for text in [
             "",
@@ -117,8 +117,8 @@ mod tests {
             "é%€&é;\\é",
             "<p>a&amp;b</p>",
         ] {
-            assert_eq!(token.taken_out_of(text), text);
+            assert_eq!(token.redact(text), text);
         }
-        assert_eq!(Token::new("").taken_out_of("a"), "a");
+        assert_eq!(Token::new("").redact("a"), "a");
     }
 }

@@ -1,45 +1,45 @@
-//! What the server's answers mean, and their words made safe to show. Source: docs/specification.md, section 6.
+//! Maps responses of the server to errors, and makes their messages safe to show. See docs/specification.md, section 6.
 
 use super::client::Client;
 use crate::sanitize::sanitize;
 use crate::sink::retry::ApiError;
 use influxdb2::RequestError;
 
-/// How much of a server's answer is worth repeating, in bytes.
+/// The maximum length of a server message that is shown, in bytes.
 const MAX_MESSAGE: usize = 1_000;
 
-/// How much of it is searched for the token; what is repeated comes from that.
-const MAX_READ: usize = 64 * 1024;
+/// How much of a response is searched for the token, in bytes. The shown message is a part of it.
+const MAX_SEARCHED: usize = 64 * 1024;
 
 impl Client {
-    /// What an error means, by its status alone. Source: docs/specification.md, section 6.
+    /// Classifies an error by its status. See docs/specification.md, section 6.
     pub(super) fn api_error(&self, error: &RequestError) -> ApiError {
         let RequestError::Http { status, text } = error else {
             return ApiError::Transient(format!("{}: {}", self.address, self.reason(error)));
         };
-        let describe = self.describe(status.as_u16(), text);
+        let message = self.describe(status.as_u16(), text);
         match status.as_u16() {
             401 | 403 => ApiError::Installation(format!(
-                "InfluxDB at {} refuses the token, or does not let it do this ({describe}); correct INFLUXDB_ADMIN_TOKEN",
+                "InfluxDB at {} rejects the token or denies it this request ({message}); correct INFLUXDB_ADMIN_TOKEN",
                 self.address
             )),
             300..=399 => ApiError::Installation(format!(
-                "{} redirects to another address ({describe}); set INFLUXDB_HOST to the server itself",
+                "{} redirects to another address ({message}); set INFLUXDB_HOST to the final address",
                 self.address
             )),
-            404 => ApiError::NotFound(describe),
-            413 => ApiError::TooLarge(describe),
-            408 | 425 | 429 | 500.. => ApiError::Transient(format!("{}: {describe}", self.address)),
-            400..=499 => ApiError::Refused(describe),
-            // A success that is not the one a write has: something else answers at this address.
+            404 => ApiError::NotFound(message),
+            413 => ApiError::TooLarge(message),
+            408 | 425 | 429 | 500.. => ApiError::Transient(format!("{}: {message}", self.address)),
+            400..=499 => ApiError::Refused(message),
+            // Another success status than the one of a write: this is not InfluxDB.
             _ => ApiError::Transient(format!(
-                "{} does not answer as InfluxDB does ({describe})",
+                "{} does not respond like InfluxDB ({message})",
                 self.address
             )),
         }
     }
 
-    /// Status and message of an answer, safe to show. InfluxDB wraps its message in JSON; a proxy sends a page.
+    /// Formats the status and message of a response, safe to show. InfluxDB sends JSON, a proxy may send HTML.
     pub(super) fn describe(&self, status: u16, text: &str) -> String {
         let message = match serde_json::from_str::<serde_json::Value>(text) {
             Ok(json) => match json.get("message").and_then(|message| message.as_str()) {
@@ -57,22 +57,22 @@ impl Client {
         }
     }
 
-    /// What a server said, without the token and without what a terminal would obey.
+    /// Removes the token and control characters from a text of the server.
     pub(super) fn redact(&self, text: &str) -> String {
         sanitize(
             self.token
-                .taken_out_of(&text[..text.floor_char_boundary(MAX_READ)]),
+                .redact(&text[..text.floor_char_boundary(MAX_SEARCHED)]),
         )
     }
 
-    /// The innermost reason of a request that had no answer.
+    /// The innermost cause of a request without a response.
     pub(super) fn reason(&self, error: &RequestError) -> String {
         let mut reason: &dyn std::error::Error = match error {
             RequestError::ReqwestProcessing { source } if source.is_timeout() => {
                 return if source.is_connect() {
-                    "no connection in time".to_owned()
+                    "no connection within the timeout".to_owned()
                 } else {
-                    "no answer in time".to_owned()
+                    "no response within the timeout".to_owned()
                 };
             }
             RequestError::ReqwestProcessing { source } => source,
@@ -85,6 +85,7 @@ impl Client {
     }
 }
 
+/// The HTTP status of an error, if the server responded.
 pub(super) fn status_of(error: &RequestError) -> Option<u16> {
     match error {
         RequestError::Http { status, .. } => Some(status.as_u16()),
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_alone_decides_what_an_answer_means() {
+    fn the_status_decides_the_kind_of_error() {
         for (statuses, kind) in [
             (
                 vec![408, 429, 500, 502, 503, 504, 520, 200, 202],
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_message_is_shown_and_the_token_never() {
+    fn the_servers_message_is_shown_without_the_token() {
         let found = api_error(
             400,
             r#"{"code":"invalid","message":"unable to parse 'm,a= value=': missing tag value s3cret"}"#,
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_found_behind_the_escapes_of_json() {
+    fn a_token_escaped_in_json_is_removed() {
         let escaped: String = "s3cret"
             .chars()
             .map(|c| format!("\\u{:04x}", c as u32))
@@ -165,12 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_a_proxy_is_cut_and_made_safe() {
-        let ApiError::Transient(words) =
+    fn a_page_of_a_proxy_is_shortened_and_sanitized() {
+        let ApiError::Transient(message) =
             api_error(502, &format!("<html>\x1b[2J{}", "x".repeat(100_000)))
         else {
-            panic!("502 is worth another try");
+            panic!("502 is transient");
         };
-        assert!(words.len() < 3_000 && !words.contains('\x1b'), "{words}");
+        assert!(
+            message.len() < 3_000 && !message.contains('\x1b'),
+            "{message}"
+        );
     }
 }

@@ -26,7 +26,7 @@ pub enum LeaseError {
     /// The file is open for writing in this or another process.
     #[error("the file is open for writing")]
     Writer,
-    /// The file system does not support leases, or the file belongs to another user.
+    /// The file system does not support leases or refused one, or the file belongs to another user.
     #[error("no lease: {0}")]
     Unavailable(io::Error),
 }
@@ -63,7 +63,7 @@ impl Lease {
             LeaseError::Unavailable(io::Error::new(error.kind(), error.to_string()))
         })?;
         set_read_lease(file.as_fd()).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock if refuses_for_writers_only(file) => LeaseError::Writer,
+            io::ErrorKind::WouldBlock if refusal_proves_writer(file) => LeaseError::Writer,
             _ => LeaseError::Unavailable(error),
         })?;
         let held = Arc::new(Held {
@@ -150,13 +150,13 @@ impl Held {
     }
 }
 
-/// File systems of other machines (`f_type` of NFS, CIFS and SMB2). They refuse a lease also if their server has not granted
-/// this machine one of its own.
-const REMOTE: [i64; 3] = [0x6969, 0xFF53_4D42, 0xFE53_4D42];
+/// `f_type` of the network file systems NFS, CIFS and SMB2. They also refuse a lease if their server has not granted
+/// one to this machine.
+const REMOTE_FILE_SYSTEMS: [i64; 3] = [0x6969, 0xFF53_4D42, 0xFE53_4D42];
 
 /// Whether a refused lease proves that there is a writer.
-fn refuses_for_writers_only(file: &File) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|fs| !REMOTE.contains(&fs.f_type))
+fn refusal_proves_writer(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|fs| !REMOTE_FILE_SYSTEMS.contains(&fs.f_type))
 }
 
 /// All leases of the process.
@@ -253,7 +253,7 @@ mod tests {
     fn a_refusal_proves_a_writer_on_local_file_systems() {
         let dir = tempfile::tempdir().unwrap();
         let (_, open) = file(&dir);
-        assert!(refuses_for_writers_only(&open));
+        assert!(refusal_proves_writer(&open));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Processes one device folder: locks it, ingests and moves its files, and rechecks them after the move.
 //!
-//! See docs/specification.md, sections 1 and 9.
+//! See docs/specification.md, sections 1, 6, 7 and 9.
 
 use super::RunContext;
 use super::finish::{Moved, Processed};

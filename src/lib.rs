@@ -20,6 +20,10 @@
 //! [`sanitize`] and [`shutdown`] are used by all layers. See docs/specification.md for the behaviour.
 #![deny(unsafe_code)]
 
+#[allow(
+    rustdoc::invalid_html_tags,
+    reason = "clap prints these comments as help, where <DIR> is a value"
+)]
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -110,7 +110,9 @@ impl Lease {
                 self.held.release();
                 broken
             }
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            Err(error) => {
+                error.kind() == io::ErrorKind::WouldBlock && refusal_proves_writer(&self.held.file)
+            }
         }
     }
 }

@@ -57,7 +57,11 @@ fn commands() -> Vec<String> {
     let help = help("");
     let list = help.split_once("\nCommands:\n").expect("commands").1;
     let list = list.split_once("\n\n").expect("an end of the commands").0;
-    let names = list.lines().map(|line| {
+    // A description goes on in lines that are indented further.
+    let entries = list
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = entries.map(|line| {
         let name = line.split_whitespace().next().expect("a name");
         name.to_owned()
     });

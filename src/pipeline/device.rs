@@ -6,14 +6,11 @@ use super::RunContext;
 use super::finish::{Moved, Processed};
 use super::submit::{Request, Submitted};
 use crate::data_dir::pending_files::{Item, PendingFiles, is_no_folder};
-use crate::data_dir::{
-    DeviceLock, Dir, EntryKind, LockError, SIDECAR_NAME_ROOM, Stamp, numbered_name,
-};
-use crate::data_dir::{DevicePath, ERROR, PARSED};
+use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError};
 use crate::report::{FileReport, Status};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,7 +142,7 @@ impl<'a> Device<'a> {
     /// Waits until the points of a group are written, moves its files and records the results. Returns the moved files.
     ///
     /// A file whose mode or times changed, but not its content, is processed again at once.
-    fn finish(
+    pub(super) fn finish(
         &self,
         mut group: Vec<Submitted>,
         request: &Request,
@@ -184,19 +181,21 @@ impl<'a> Device<'a> {
             .map(Some)
     }
 
-    /// Records the lock error for each file. The files stay in place.
+    /// Records the lock error for each pending file, and each folder that cannot be listed. The files stay in place.
     fn record_lock_error(&self, error: &LockError, items: impl Iterator<Item = Item>) {
+        if matches!(error, LockError::Stopped) {
+            return;
+        }
         for item in items {
-            let Item::File(sub, name) = item else {
-                continue;
-            };
-            let status = match error {
-                LockError::Stopped => return,
-                _ => Status::Error,
-            };
-            let mut report = self.unread(&sub, &name, status, error.to_string());
-            report.retryable = true;
-            self.record(report);
+            match item {
+                Item::File(sub, name) => {
+                    let mut report = self.unread(&sub, &name, Status::Error, error.to_string());
+                    report.retryable = true;
+                    self.record(report);
+                }
+                Item::Unlisted(sub, error) => self.record(self.unlisted(&sub, &error)),
+                Item::Retry(_) | Item::Sidecar(_) => {}
+            }
         }
     }
 
@@ -246,157 +245,8 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Submits earlier versions of a file that were written to after their move. They are found by trying their
-    /// numbers, because listing the folder may be slow.
-    fn submit_written_versions(
-        &self,
-        sub: &Path,
-        name: &OsStr,
-        sender: &mut OrderedSender<'_>,
-    ) -> Vec<Submitted> {
-        if self.context.settings.dry_run || !sub.as_os_str().is_empty() {
-            return Vec::new();
-        }
-        let mut written = Vec::new();
-        for (dir, room) in PROCESSED_DIRS {
-            // An error is reported when the file itself is moved there.
-            let Ok(folder) = self.folder.open_below(Path::new(dir)) else {
-                continue;
-            };
-            let mut gaps = 0;
-            for number in 0.. {
-                let name = numbered_name(name, number, room);
-                match folder.stamp_of(&name) {
-                    Ok(Some(stamp)) if stamp.is_written_after_its_move() => {
-                        written.push(Version {
-                            dir,
-                            name,
-                            number,
-                            stamp,
-                        });
-                    }
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => gaps += 1,
-                }
-                if gaps > MAX_GAPS {
-                    break;
-                }
-            }
-        }
-        sort_by_upload(&mut written);
-        self.submit_versions(&written, name, sender)
-    }
-
-    fn submit_versions<'v>(
-        &self,
-        versions: impl IntoIterator<Item = &'v Version>,
-        name: &OsStr,
-        sender: &mut OrderedSender<'_>,
-    ) -> Vec<Submitted> {
-        let request = Request::missing(name);
-        versions
-            .into_iter()
-            .filter_map(|version| {
-                self.submit(Path::new(version.dir), &version.name, &request, sender)
-            })
-            .collect()
-    }
-
-    /// Handles a named file that does not exist, mostly because another process has moved it.
-    ///
-    /// An upload that began before the move continues in the moved file. Therefore each version of the name that was
-    /// written to after its move is submitted again, in the order of the uploads.
-    fn submit_missing(
-        &self,
-        sub: &Path,
-        name: &OsStr,
-        sender: &mut OrderedSender<'_>,
-    ) -> Vec<Moved> {
-        let versions = match self.versions_of(name) {
-            Ok(versions) => versions,
-            Err((dir, error)) => {
-                self.record(self.unlisted(Path::new(dir), &error));
-                return Vec::new();
-            }
-        };
-        let is_named_there = [PARSED, ERROR].map(Path::new).contains(&sub);
-        let request = Request::missing(name);
-        let mut group = Vec::new();
-        if !is_named_there && !self.context.settings.dry_run {
-            let written = versions
-                .iter()
-                .filter(|version| version.stamp.is_written_after_its_move());
-            group = self.submit_versions(written, name, sender);
-        }
-        if group.is_empty() {
-            self.record(self.missing(sub, name, &versions));
-            return Vec::new();
-        }
-        self.finish(group, &request, sender)
-    }
-
-    /// The files in `parsed/` and `error/` that were uploaded as `name`, in the order of their uploads.
-    fn versions_of(&self, name: &OsStr) -> Result<Vec<Version>, (&'static str, io::Error)> {
-        let mut versions = Vec::new();
-        for (dir, room) in PROCESSED_DIRS {
-            let mut find = || -> io::Result<()> {
-                let folder = match self.folder.open_below(Path::new(dir)) {
-                    Ok(folder) => folder,
-                    Err(error) if is_no_folder(&error) => return Ok(()),
-                    Err(error) => return Err(error),
-                };
-                let mut names = Vec::new();
-                folder.for_each_entry(|entry, kind| {
-                    let number = (kind == EntryKind::File)
-                        .then(|| version_number(entry, name, room))
-                        .flatten();
-                    names.extend(number.map(|number| (entry.to_owned(), number)));
-                })?;
-                for (name, number) in names {
-                    let stamp = folder.stamp_of(&name)?;
-                    versions.extend(stamp.map(|stamp| Version {
-                        dir,
-                        name,
-                        number,
-                        stamp,
-                    }));
-                }
-                Ok(())
-            };
-            find().map_err(|error| (dir, error))?;
-        }
-        sort_by_upload(&mut versions);
-        Ok(versions)
-    }
-
-    /// Reports on a named file that does not exist and of which no version has to be ingested.
-    fn missing(&self, sub: &Path, name: &OsStr, versions: &[Version]) -> FileReport {
-        if sub == Path::new(ERROR)
-            && !self.context.settings.dry_run
-            && let Ok(errors) = self.folder.open_below(sub)
-        {
-            let _ = errors.remove_orphan_sidecar(name);
-        }
-        let raw = || {
-            let is_there = self
-                .folder
-                .stamp_of(name)
-                .is_ok_and(|stamp| stamp.is_some());
-            (is_there && !sub.as_os_str().is_empty()).then_some(Path::new("the device folder"))
-        };
-        let version = versions.iter().next_back();
-        let version = version.map(|version| Path::new(version.dir).join(&version.name));
-        match version.as_deref().or_else(raw) {
-            Some(dir) => {
-                let message = format!("already processed; now in {}", sanitize(dir));
-                self.unread(sub, name, Status::Skipped, message)
-            }
-            None => self.unread(sub, name, Status::Error, "no such file; check the path"),
-        }
-    }
-
     /// Reports on a folder that cannot be listed.
-    fn unlisted(&self, sub: &Path, error: &impl std::fmt::Display) -> FileReport {
+    pub(super) fn unlisted(&self, sub: &Path, error: &impl std::fmt::Display) -> FileReport {
         let path: PathBuf = self.folder.path().iter().chain(sub).collect();
         let message = unlisted_folder(error);
         let mut report = FileReport::unread(&path, Some(&self.location), Status::Error, message);
@@ -428,59 +278,4 @@ pub fn unlisted_folder(error: &impl std::fmt::Display) -> String {
     format!(
         "cannot list the folder: {error}; it may contain pending files, check its permissions and the disk"
     )
-}
-
-/// A file in `parsed/` or `error/` that was uploaded under a given name.
-struct Version {
-    dir: &'static str,
-    name: OsString,
-    number: u32,
-    stamp: Stamp,
-}
-
-/// The folders of moved files, and the bytes that file names leave free there.
-const PROCESSED_DIRS: [(&str, usize); 2] = [(PARSED, 0), (ERROR, SIDECAR_NAME_ROOM)];
-
-/// How many numbers may be missing in the sequence of versions.
-const MAX_GAPS: u32 = 2;
-
-fn sort_by_upload(versions: &mut [Version]) {
-    versions.sort_by_key(|version| (version.stamp.uploaded_ns(), version.number));
-}
-
-/// The number of the moved file `moved`, or `None` if it was not uploaded as `name`.
-fn version_number(moved: &OsStr, name: &OsStr, room: usize) -> Option<u32> {
-    let number = match Path::new(Path::new(moved).file_stem()?).extension() {
-        Some(number) => number.to_str().and_then(|number| number.parse().ok()),
-        None => None,
-    };
-    [Some(0), number]
-        .into_iter()
-        .flatten()
-        .find(|number| numbered_name(name, *number, room) == moved)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_versions_of_a_name_are_the_names_that_a_move_creates() {
-        let number = |moved: &str, name: &str, room| {
-            version_number(OsStr::new(moved), OsStr::new(name), room)
-        };
-        assert_eq!(number("x.tsv", "x.tsv", 0), Some(0));
-        assert_eq!(number("x.12.tsv", "x.tsv", 0), Some(12));
-        assert_eq!(number("x.1.2.tsv", "x.tsv", 0), None);
-        assert_eq!(number("x.1.2.tsv", "x.1.tsv", 0), Some(2));
-        assert_eq!(number("x.1.tsv", "x.1.tsv", 0), Some(0));
-        assert_eq!(number("y.1.tsv", "x.tsv", 0), None);
-        assert_eq!(number("x.01.tsv", "x.tsv", 0), None);
-        let long = format!("{}.tsv", "a".repeat(251));
-        let moved = numbered_name(OsStr::new(&long), 3, SIDECAR_NAME_ROOM);
-        assert_eq!(
-            version_number(&moved, OsStr::new(&long), SIDECAR_NAME_ROOM),
-            Some(3)
-        );
-    }
 }

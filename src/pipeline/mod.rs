@@ -6,6 +6,7 @@ pub mod ingest;
 mod named_file;
 mod submit;
 mod sweep;
+mod versions;
 
 use self::named_file::ingest_named;
 use self::sweep::sweep;

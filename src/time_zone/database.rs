@@ -99,7 +99,7 @@ impl ZoneDatabase {
                 if self.dir.is_dir() {
                     format!("{dir} has no zone {name}; update tzdata")
                 } else {
-                    format!("there is no time zone database at {dir}; install tzdata")
+                    format!("no time zone database at {dir}; install tzdata")
                 }
             }
             error => format!("{dir}/{name} {error}; reinstall tzdata or correct the permissions"),

@@ -750,6 +750,29 @@ fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_listed_is_an_error_also_while_another_process_has_the_device() {
+    use rustix::fs::{FlockOperation, flock};
+    let site = Site::new();
+    site.put_old(format!("{DEVICE}/deeper/a.tsv"), good_file(1, 1));
+    let path = site.path(format!("{DEVICE}/deeper"));
+    let Some(wrapper) = failing_disk(&path) else {
+        return;
+    };
+    let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
+    let device = std::fs::File::open(site.path(DEVICE)).expect("opened");
+    flock(&device, FlockOperation::LockExclusive).expect("locked");
+    let run = site
+        .lp_run()
+        .env("TSV_LOCK_WAIT_S", "0.1")
+        .through(&wrapper)
+        .run()
+        .clean();
+    assert_eq!(run.code(), 1, "{run:?}");
+    assert!(run.stderr.contains("Input/output error"), "{}", run.stderr);
+    assert_eq!(site.report()["nb_files_failed"], 1);
+}
+
+#[test]
 fn status_names_what_may_not_be_read() {
     use std::os::unix::fs::PermissionsExt;
     for (file, closed) in [

@@ -1,7 +1,7 @@
 //! Files that are still being uploaded, or uploaded again while they are worked on. SFTPGo's default mode writes an upload
 //! of an existing name into the same inode, wherever that has been moved meanwhile.
 
-use crate::harness::{DEVICE, HEADER, NOBODY, Site, age, file_of, good_file, points_in};
+use crate::harness::{Call, DEVICE, HEADER, NOBODY, Site, age, file_of, good_file, points_in};
 use crate::influx_double::{Double, Fault, Gate, is_data_write};
 use crate::second_reader::{self, Point};
 use crate::skipped::{installed, skipped};
@@ -169,8 +169,18 @@ fn incident_files_were_read_while_they_were_still_being_uploaded() {
     assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
 }
 
-/// How the stages below call the program.
+/// Whether the program is called with the name of the file; otherwise it sweeps.
 const CALLS: [bool; 2] = [true, false];
+
+/// A call of the program for `a.tsv`.
+fn call<'a>(site: &'a Site, double: &Double, named: bool) -> Call<'a> {
+    let call = site.run_to(double);
+    if named {
+        call.named(format!("{DEVICE}/a.tsv"))
+    } else {
+        call
+    }
+}
 
 #[test]
 fn overwritten_before_it_is_read() {
@@ -183,13 +193,7 @@ fn overwritten_before_it_is_read() {
             assert!(!path.exists());
             site.put_old(format!("{DEVICE}/a.tsv"), second())
         };
-        let call = site.run_to(&double);
-        if named {
-            call.named(format!("{DEVICE}/a.tsv"))
-        } else {
-            call
-        }
-        .ok();
+        call(&site, &double, named).ok();
         assert!(!path.exists());
         assert_holds(&double, &[&first(), &second()]);
         assert_eq!(
@@ -208,13 +212,7 @@ fn overwritten_between_read_and_move() {
         let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
-        let call = site.run_to(&double);
-        let run = if named {
-            call.named(format!("{DEVICE}/a.tsv"))
-        } else {
-            call
-        }
-        .start();
+        let run = call(&site, &double, named).start();
         gate.wait_for(1);
         let mut writer = begin_overwrite(&path);
         writer.write_all(second().as_bytes()).expect("written");
@@ -297,13 +295,7 @@ fn an_upload_that_goes_on_after_the_move_is_taken_by_the_next_run() {
         let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
-        let call = site.run_to(&double);
-        let run = if named {
-            call.named(format!("{DEVICE}/a.tsv"))
-        } else {
-            call
-        }
-        .start();
+        let run = call(&site, &double, named).start();
         gate.wait_for(1);
         let mut writer = begin_overwrite(&path);
         let text = second();
@@ -598,13 +590,7 @@ fn an_upload_that_ended_in_a_moved_file_is_not_hidden_by_a_later_one_of_its_name
                 .write_all(second().as_bytes())
                 .expect("written");
             site.put(format!("{DEVICE}/a.tsv"), first());
-            let call = site.run_to(&double);
-            if named {
-                call.named(format!("{DEVICE}/a.tsv"))
-            } else {
-                call
-            }
-            .ok();
+            call(&site, &double, named).ok();
             assert_holds(&double, &[&first(), &second()]);
         }
     }
@@ -670,13 +656,7 @@ fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
         let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
-        let call = site.run_to(&double);
-        let run = if named {
-            call.named(format!("{DEVICE}/a.tsv"))
-        } else {
-            call
-        }
-        .start();
+        let run = call(&site, &double, named).start();
         gate.wait_for(1);
         let asked = std::time::Instant::now();
         let mut writer = begin_overwrite(&path);
@@ -704,13 +684,7 @@ fn a_file_whose_rights_are_changed_meanwhile_is_taken_all_the_same() {
         let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
-        let call = site.run_to(&double);
-        let run = if named {
-            call.named(format!("{DEVICE}/a.tsv"))
-        } else {
-            call
-        }
-        .start();
+        let run = call(&site, &double, named).start();
         gate.wait_for(1);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("set");
         gate.open();
@@ -734,13 +708,7 @@ fn a_write_of_the_same_size_with_its_time_set_back_is_seen() {
             .expect("a time");
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
-        let call = site.run_to(&double);
-        let run = if named {
-            call.named(format!("{DEVICE}/a.tsv"))
-        } else {
-            call
-        }
-        .start();
+        let run = call(&site, &double, named).start();
         gate.wait_for(1);
         let other = first().replace(".5\t", ".7\t");
         assert_eq!(other.len(), first().len());
@@ -882,16 +850,53 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
             let mut wrapper = isolated.to_vec();
             wrapper.extend(["setpriv", "--reuid", &nobody, "--regid", &nobody]);
             wrapper.extend(["--clear-groups"]);
-            if site.lp_run().without_rights().is_none() {
+            let Some(call) = site.lp_run().without_rights() else {
                 return;
-            }
+            };
             std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
-            site.lp_run().through(&wrapper).ok();
+            call.through(&wrapper).ok();
         }
         assert_eq!(
             site.tree(),
             [format!("{DEVICE}/a.tsv")],
             "by lease {by_lease}: {:#}",
+            site.report()
+        );
+        drop(writer);
+    }
+}
+
+#[test]
+fn a_file_stays_whose_writer_hidepid_hides() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("root", "run the tests as root: this one mounts /proc");
+    }
+    let nobody = NOBODY.to_string();
+    let hidden = format!(
+        "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid {nobody} --regid {nobody} --clear-groups \"$@\""
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &hidden, "sh"];
+    let works = std::process::Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .args(["test", "!", "-e", "/proc/1"])
+        .output();
+    if !works.is_ok_and(|out| out.status.success()) {
+        return skipped("mount", "run the tests as a user who may mount /proc");
+    }
+    // Its own file, of which a lease can be asked for; and another user's, where only /proc is left.
+    for owner in [NOBODY, 0] {
+        let site = Site::new();
+        let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        let writer = File::options().append(true).open(&path).expect("opened");
+        let Some(call) = site.lp_run().without_rights() else {
+            return;
+        };
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
+        call.through(&wrapper).ok();
+        assert_eq!(
+            site.tree(),
+            [format!("{DEVICE}/a.tsv")],
+            "owner {owner}: {:#}",
             site.report()
         );
         drop(writer);

@@ -26,7 +26,7 @@ Environment (read from .env too; variables of the process take precedence):
   TSV_ON_OUTAGE           same as --on-outage    TSV_JOBS        same as --jobs
   TSV_REPORT_DIR          folder of the reports (default: <data>/../logs/reports)
   TSV_META_BUCKET         bucket of the reports (default: powerview_meta)
-  TSV_INCOMPLETE_GRACE_S  age in seconds below which a sweep leaves a truncated file in place (default: 600)
+  TSV_INCOMPLETE_GRACE_S  age in seconds below which a possibly incomplete file stays (default: 600)
   TSV_LOCK_WAIT_S         longest wait in seconds for a device folder locked by another process (default: 120)
   TSV_CONNECT_TIMEOUT_S   connect timeout in seconds (default: 5)
   TSV_REQUEST_TIMEOUT_S   request timeout in seconds (default: 30)

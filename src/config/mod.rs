@@ -41,7 +41,7 @@ pub struct Settings {
     pub report_dir: PathBuf,
     /// Bucket of the meta points.
     pub meta_bucket: String,
-    /// Age below which a sweep leaves a truncated file in place.
+    /// Age below which a file that may still be arriving stays in place.
     pub grace: Duration,
     /// Longest wait for a device folder that another process has locked.
     pub lock_wait: Duration,

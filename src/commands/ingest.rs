@@ -23,7 +23,7 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     raise_file_limit();
     let summary = pipeline::run(&settings, &shutdown, &progress)?;
     print_summary(&summary, args.common.quiet, shutdown.is_requested());
-    let succeeded = summary.counts.failed == 0 && !shutdown.is_requested();
+    let succeeded = summary.totals.counts.nb_files_failed == 0 && !shutdown.is_requested();
     if let Some(url) = settings
         .heartbeat
         .as_ref()
@@ -32,7 +32,8 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
         report::ping(url);
     }
     // The report is the only result of a dry run, so losing it is a failure.
-    let failed = summary.counts.failed > 0 || (settings.dry_run && summary.report_lost);
+    let failed =
+        summary.totals.counts.nb_files_failed > 0 || (settings.dry_run && summary.report_lost);
     Ok(if failed || shutdown.is_requested() {
         ExitCode::GeneralError
     } else {
@@ -66,8 +67,10 @@ fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
         eprint_line(&format!("failed: {file}: {shown}"));
         last = reason;
     }
-    let counts = summary.counts;
-    let more = counts.failed.saturating_sub(summary.failures.len() as u64);
+    let counts = summary.totals.counts;
+    let more = counts
+        .nb_files_failed
+        .saturating_sub(summary.failures.len() as u64);
     if more > 0 {
         eprint_line(&format!("failed: {more} more files; see the report"));
     }
@@ -81,11 +84,11 @@ fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
     eprint_line(&format!(
         "{}{} files: {} ingested, {} failed, {} skipped; {} points in {:.2} s; {report}",
         if stopped { "stopped; " } else { "" },
-        counts.total,
-        counts.success,
-        counts.failed,
-        counts.skipped,
-        counts.points,
-        summary.duration_s,
+        counts.nb_files_total,
+        counts.nb_files_success,
+        counts.nb_files_failed,
+        counts.nb_files_skipped,
+        counts.nb_points_total,
+        summary.totals.duration_s,
     ));
 }

@@ -4,10 +4,10 @@
 
 use super::RunContext;
 use super::finish::{Moved, Processed};
+use super::outcome::{FileRecord, Outcome};
 use super::submit::{Request, Submitted};
 use crate::data_dir::pending_files::{Item, PendingFiles, is_no_folder};
 use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError};
-use crate::report::{FileReport, Status};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
 use std::ffi::OsStr;
@@ -95,11 +95,11 @@ impl<'a> Device<'a> {
             }
             moved = self.finish(group, &request, &mut sender);
             if next.is_none() {
-                self.context.recorder.send_meta(self.context.sink);
+                self.context.meta.send_full_blocks();
                 self.recheck_later(std::mem::take(&mut moved));
             }
             drop(lock);
-            self.context.recorder.send_meta(self.context.sink);
+            self.context.meta.send_full_blocks();
             held += start.elapsed();
             if next.is_some() && held > MAX_HOLD {
                 held = Duration::ZERO;
@@ -131,7 +131,7 @@ impl<'a> Device<'a> {
             None if group.is_empty() => self.submit_missing(sub, name, &mut sender),
             None => self.finish(group, &request, &mut sender),
         };
-        self.context.recorder.send_meta(self.context.sink);
+        self.context.meta.send_full_blocks();
         self.recheck_later(moved);
     }
 
@@ -189,9 +189,8 @@ impl<'a> Device<'a> {
         for item in items {
             match item {
                 Item::File(sub, name) => {
-                    let mut report = self.unread(&sub, &name, Status::Error, error.to_string());
-                    report.retryable = true;
-                    self.record(report);
+                    let outcome = Outcome::Retryable(error.to_string());
+                    self.record(self.unread(&sub, &name, outcome));
                 }
                 Item::Unlisted(sub, error) => self.record(self.unlisted(&sub, &error)),
                 Item::Retry(_) | Item::Sidecar(_) => {}
@@ -205,7 +204,7 @@ impl<'a> Device<'a> {
         request: &Request,
         sender: &mut OrderedSender<'_>,
     ) -> Option<Submitted> {
-        let left_in_place = |report| Some(Submitted::Processed(Processed::left_in_place(report)));
+        let left_in_place = |record| Some(Submitted::Processed(Processed::left_in_place(record)));
         match item {
             Item::File(sub, name) => self.submit(sub, name, request, sender),
             Item::Retry(name) => {
@@ -224,10 +223,8 @@ impl<'a> Device<'a> {
                             "cannot read {}.error.json: {error}; check its permissions",
                             sanitize(name)
                         );
-                        let mut report =
-                            self.unread(Path::new(ERROR), name, Status::Error, message);
-                        report.retryable = true;
-                        left_in_place(report)
+                        let outcome = Outcome::Retryable(message);
+                        left_in_place(self.unread(Path::new(ERROR), name, outcome))
                     }
                 }
             }
@@ -245,37 +242,33 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Reports on a folder that cannot be listed.
-    pub(super) fn unlisted(&self, sub: &Path, error: &impl std::fmt::Display) -> FileReport {
+    /// The record of a folder that cannot be listed.
+    pub(super) fn unlisted(&self, sub: &Path, error: &impl std::fmt::Display) -> FileRecord {
         let path: PathBuf = self.folder.path().iter().chain(sub).collect();
-        let message = unlisted_folder(error);
-        let mut report = FileReport::unread(&path, Some(&self.location), Status::Error, message);
-        report.retryable = true;
-        report
+        unlisted_folder(path, Some(&self.location), error)
     }
 
-    /// Reports on a file that was not read.
-    pub(super) fn unread(
-        &self,
-        sub: &Path,
-        name: &OsStr,
-        status: Status,
-        error: impl Into<String>,
-    ) -> FileReport {
+    /// The record of a file that was not read.
+    pub(super) fn unread(&self, sub: &Path, name: &OsStr, outcome: Outcome) -> FileRecord {
         let path = self.folder.path().join(sub).join(name);
-        FileReport::unread(&path, Some(&self.location), status, error)
+        FileRecord::unread(path, Some(&self.location), outcome)
     }
 
-    /// Records the result of a file.
-    pub(super) fn record(&self, report: FileReport) {
-        self.context.recorder.add(report);
+    /// Records a file.
+    pub(super) fn record(&self, record: FileRecord) {
+        self.context.record(record);
         self.context.progress.file_done();
     }
 }
 
-/// The message for a folder that cannot be listed.
-pub fn unlisted_folder(error: &impl std::fmt::Display) -> String {
-    format!(
+/// The record of a folder that cannot be listed.
+pub(super) fn unlisted_folder(
+    path: PathBuf,
+    location: Option<&DevicePath>,
+    error: &impl std::fmt::Display,
+) -> FileRecord {
+    let outcome = Outcome::Retryable(format!(
         "cannot list the folder: {error}; it may contain pending files, check its permissions and the disk"
-    )
+    ));
+    FileRecord::unread(path, location, outcome)
 }

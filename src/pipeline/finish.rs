@@ -3,33 +3,19 @@
 //! See docs/specification.md, sections 1 and 9.
 
 use super::device::Device;
-use crate::data_dir::{Dir, Lease, MoveError, OpenFile, OpenWriters, Sidecar, Stamp};
-use crate::data_dir::{ERROR, PARSED};
+use super::outcome::{FileRecord, Outcome, Target};
+use crate::data_dir::{
+    Dir, ERROR, Lease, MoveError, OpenFile, OpenWriters, PARSED, Sidecar, Stamp,
+};
 use crate::pipeline::ingest::IngestError;
-use crate::report::{FileReport, Status, iso};
 use crate::sanitize::sanitize;
-use chrono::Utc;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where a file goes.
-pub(super) enum Outcome {
-    /// To `parsed/`.
-    Parsed,
-    /// To `error/`.
-    Error {
-        /// Whether the file can be retried.
-        retryable: bool,
-    },
-    /// It stays in place.
-    Stay,
-}
-
 /// A file whose outcome is decided.
 pub(super) struct Processed {
-    pub report: FileReport,
-    pub outcome: Outcome,
+    pub record: FileRecord,
     /// The file itself, or `None` if it was not opened or must not be moved.
     pub claimed: Option<ClaimedFile>,
     /// Folder and name of a file to process again at once, because its mode or times changed but its content did not.
@@ -66,14 +52,13 @@ pub(super) struct Moved {
 }
 
 /// Where a file was moved: folder, name, and whether it has a sidecar. `None` if it was there already.
-type Target = Option<(Dir, OsString, bool)>;
+type Place = Option<(Dir, OsString, bool)>;
 
 impl Processed {
     /// A file that stays in place.
-    pub(super) fn left_in_place(report: FileReport) -> Self {
+    pub(super) fn left_in_place(record: FileRecord) -> Self {
         Self {
-            report,
-            outcome: Outcome::Stay,
+            record,
             claimed: None,
             retake: None,
         }
@@ -84,18 +69,15 @@ impl Device<'_> {
     /// Syncs the written points, moves the files of a group, rechecks them and records the results. Returns the files
     /// that were moved, except those that were moved back.
     pub(super) fn move_and_record(&self, mut group: Vec<Processed>) -> Vec<Moved> {
-        if group
-            .iter()
-            .any(|processed| matches!(processed.outcome, Outcome::Parsed))
+        let mut ingested = group
+            .iter_mut()
+            .filter(|processed| processed.record.outcome == Outcome::Ingested)
+            .peekable();
+        if ingested.peek().is_some()
             && let Err(error) = self.context.sink.sync(self.location.company.as_str())
         {
-            for processed in &mut group {
-                if matches!(processed.outcome, Outcome::Parsed) {
-                    processed.outcome = Outcome::Stay;
-                    processed.report.status = Status::Error;
-                    processed.report.retryable = true;
-                    processed.report.error = Some(error.to_string());
-                }
+            for processed in ingested {
+                processed.record.outcome = Outcome::Retryable(error.to_string());
             }
         }
         let moved = group
@@ -105,86 +87,75 @@ impl Device<'_> {
         self.recheck(moved)
     }
 
-    /// Moves a file according to its outcome. A file that cannot be moved stays, with the reason in its report.
-    fn move_file(&self, processed: Processed) -> (FileReport, Option<Moved>) {
-        let Processed {
-            mut report,
-            outcome,
+    /// Moves a file according to its outcome. A file that cannot be moved stays, with the reason in its outcome.
+    fn move_file(&self, processed: Processed) -> (FileRecord, Option<Moved>) {
+        let mut record = processed.record;
+        let Some(claimed) = processed.claimed else {
+            return (record, None);
+        };
+        let place = match record.outcome.target(self.context.settings.on_outage) {
+            Target::Stay => Ok(None),
+            Target::Parsed | Target::Error if !claimed.begin_move() => {
+                record.outcome = Outcome::of(Err(IngestError::Changed));
+                Ok(None)
+            }
+            Target::Parsed => self.move_to_parsed(&claimed),
+            Target::Error => self.move_to_error(&record.outcome, &claimed),
+        };
+        let (to, as_name, with_sidecar) = match place {
+            Ok(Some(place)) => place,
+            Ok(None) => return (record, None),
+            Err(error) => {
+                record.outcome = self.outcome_of_failed_move(record.outcome, &error, &claimed);
+                return (record, None);
+            }
+        };
+        let moved = Moved {
+            stamp: claimed.open.stamp_now().ok(),
             claimed,
-            retake: _,
-        } = processed;
-        let Some(claimed) = claimed else {
-            return (report, None);
+            to,
+            as_name,
+            with_sidecar,
         };
-        let target = match outcome {
-            Outcome::Stay => {
-                report.retryable |= report.status == Status::Error;
-                Ok(None)
-            }
-            Outcome::Parsed | Outcome::Error { .. } if !claimed.begin_move() => {
-                report.status = Status::Skipped;
-                report.error = Some(IngestError::Changed.to_string());
-                Ok(None)
-            }
-            Outcome::Parsed => self.move_to_parsed(&claimed),
-            Outcome::Error { retryable } => {
-                report.retryable = retryable;
-                self.move_to_error(&report, &claimed)
-            }
-        };
-        match target {
-            Ok(Some((to, as_name, with_sidecar))) => {
-                report.moved_to = Some(to.path().join(&as_name).to_string_lossy().into_owned());
-                let moved = Moved {
-                    stamp: claimed.open.stamp_now().ok(),
-                    claimed,
-                    to,
-                    as_name,
-                    with_sidecar,
-                };
-                if let Some(reason) = moved.changed_during_move() {
-                    self.move_back(&mut report, &moved, &reason);
-                    return (report, None);
-                }
-                // A waiting writer continues only now, after the move is complete.
-                moved.claimed.release();
-                (report, Some(moved))
-            }
-            Ok(None) => (report, None),
-            Err(MoveError::Gone) => {
+        if let Some(reason) = moved.changed_during_move() {
+            record.outcome = self.move_back(&moved, &reason);
+            return (record, None);
+        }
+        record.moved_to = Some(moved.path());
+        // A waiting writer continues only now, after the move is complete.
+        moved.claimed.release();
+        (record, Some(moved))
+    }
+
+    fn outcome_of_failed_move(
+        &self,
+        outcome: Outcome,
+        error: &MoveError,
+        claimed: &ClaimedFile,
+    ) -> Outcome {
+        match error {
+            MoveError::Gone => {
                 let path = claimed.from.path().join(&claimed.name);
                 self.context
                     .recorder
                     .warn(&path, "file was moved or deleted during ingestion; check which other program changes the data folder");
-                (report, None)
+                outcome
             }
-            Err(MoveError::Replaced) => {
-                report.status = Status::Skipped;
-                report.retryable = true;
-                report.error = Some(format!(
-                    "{}; the new file is left for the next run",
-                    MoveError::Replaced
-                ));
-                (report, None)
+            MoveError::Replaced => {
+                Outcome::Skipped(format!("{error}; the new file is left for the next run"))
             }
-            Err(error) => {
-                let failed = match report.status {
-                    Status::Success => "points are written, but the file cannot be moved",
-                    _ => "cannot move the file",
-                };
-                report.status = Status::Error;
-                report.retryable = true;
-                let message = format!("{failed}: {error}; file left in place");
-                report.error = Some(match report.error.take() {
-                    Some(first) => format!("{first}; {message}"),
-                    None => message,
-                });
-                (report, None)
-            }
+            _ => Outcome::Retryable(match outcome.reason() {
+                None => format!(
+                    "points are written, but the file cannot be moved: {error}; file left in place"
+                ),
+                Some(reason) => {
+                    format!("{reason}; cannot move the file: {error}; file left in place")
+                }
+            }),
         }
     }
 
-    fn move_to_parsed(&self, claimed: &ClaimedFile) -> Result<Target, MoveError> {
+    fn move_to_parsed(&self, claimed: &ClaimedFile) -> Result<Place, MoveError> {
         let ClaimedFile {
             from, name, open, ..
         } = claimed;
@@ -214,16 +185,12 @@ impl Device<'_> {
         Ok(Some((parsed, as_name, false)))
     }
 
-    fn move_to_error(
-        &self,
-        report: &FileReport,
-        claimed: &ClaimedFile,
-    ) -> Result<Target, MoveError> {
+    fn move_to_error(&self, outcome: &Outcome, claimed: &ClaimedFile) -> Result<Place, MoveError> {
         let ClaimedFile {
             from, name, open, ..
         } = claimed;
         let errors = self.folder.open_or_make(ERROR)?;
-        let sidecar = self.sidecar(report);
+        let sidecar = outcome.sidecar(&self.context.head.run_id);
         if errors.is_same_file(name, open.inode)? {
             errors.replace_sidecar(name, &sidecar)?;
             return Ok(None);
@@ -233,31 +200,23 @@ impl Device<'_> {
         Ok(Some((errors, as_name, true)))
     }
 
-    fn sidecar(&self, report: &FileReport) -> Sidecar {
-        let now = iso(Utc::now());
-        Sidecar {
-            error: report.error.clone().unwrap_or_default(),
-            retryable: report.retryable,
-            time: now.clone(),
-            arrived: now,
-            run_id: self.context.recorder.run_id().to_owned(),
-        }
-    }
-
     /// Rechecks files after their move and records their results. A file with a writer or a change is moved back.
     ///
     /// Moves are not synced to disk: if a power failure undoes one, the file is ingested again with the same points.
-    fn recheck(&self, group: Vec<(FileReport, Option<Moved>)>) -> Vec<Moved> {
+    fn recheck(&self, group: Vec<(FileRecord, Option<Moved>)>) -> Vec<Moved> {
         let writers = Moved::writers(group.iter().filter_map(|(_, moved)| moved.as_ref()));
         let mut finished = Vec::new();
-        for (mut report, moved) in group {
+        for (mut record, moved) in group {
             if let Some(moved) = moved {
                 match moved.changed_after_move(&writers) {
-                    Some(reason) => self.move_back(&mut report, &moved, &reason),
+                    Some(reason) => {
+                        record.outcome = self.move_back(&moved, &reason);
+                        record.moved_to = None;
+                    }
                     None => finished.push(moved),
                 }
             }
-            self.record(report);
+            self.record(record);
         }
         finished
     }
@@ -268,28 +227,22 @@ impl Device<'_> {
         let writers = Moved::writers(group.iter());
         for moved in group {
             if let Some(reason) = moved.changed_after_move(&writers) {
-                let path = moved.to.path().join(&moved.as_name);
-                let mut report =
-                    FileReport::unread(&path, Some(&self.location), Status::Skipped, "");
-                self.move_back(&mut report, &moved, &reason);
+                let outcome = self.move_back(&moved, &reason);
                 self.context
                     .recorder
-                    .warn(&path, &report.error.unwrap_or_default());
+                    .warn(&moved.path(), outcome.reason().unwrap_or_default());
             }
         }
     }
 
-    /// Moves a file back to its original place and sets its report to skipped.
-    fn move_back(&self, report: &mut FileReport, moved: &Moved, reason: &str) {
-        report.status = Status::Skipped;
-        report.retryable = true;
-        report.moved_to = None;
-        report.error = Some(format!("{reason}; moved back for the next run"));
-        if let Err(error) = moved.move_back(&self.sidecar(report)) {
-            report.status = Status::Error;
-            report.error = Some(format!(
+    /// Moves a file back to its original place and returns its new outcome.
+    fn move_back(&self, moved: &Moved, reason: &str) -> Outcome {
+        let outcome = Outcome::Skipped(format!("{reason}; moved back for the next run"));
+        match moved.move_back(&outcome.sidecar(&self.context.head.run_id)) {
+            Ok(()) => outcome,
+            Err(error) => Outcome::Retryable(format!(
                 "{reason}, and the file cannot be moved back: {error}; move it to the device folder manually"
-            ));
+            )),
         }
     }
 }
@@ -333,6 +286,11 @@ impl ClaimedFile {
 }
 
 impl Moved {
+    /// The path of the file after its move.
+    fn path(&self) -> PathBuf {
+        self.to.path().join(&self.as_name)
+    }
+
     /// Scans for writers of the files in a group that have no lease.
     fn writers<'a>(group: impl Iterator<Item = &'a Moved>) -> OpenWriters {
         let unleased: Vec<_> = group

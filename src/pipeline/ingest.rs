@@ -1,13 +1,13 @@
 //! Parses one file and passes its points to the sink. Does not wait for the writes and does not move the file.
 
 use crate::data_dir::DevicePath;
-use crate::logger_file::{Channel, Container, FormatError, HeaderMeta, LoggerFile, RowStats};
-use crate::points::{Batch, BatchBuilder, BatchOptions};
-use crate::points::{SeriesPrefix, TimeRange};
-use crate::report::Progress;
+use crate::logger_file::{Container, FormatError, HeaderMeta, LoggerFile, RowStats};
+use crate::points::{Batch, BatchBuilder, BatchOptions, SeriesPrefix, TimeRange};
+use crate::report::{ChannelStats, Channels, FileDetails, Progress, iso};
 use crate::shutdown::Shutdown;
 use crate::sink::WriteError;
 use crate::time_zone::FileZones;
+use chrono::DateTime;
 use std::io::Read;
 
 /// Number of rows between two checks of the shutdown flag.
@@ -43,60 +43,6 @@ pub enum IngestError {
     Sink(#[from] WriteError),
 }
 
-/// Statistics of one channel of a file.
-#[derive(Debug, Clone)]
-pub struct ChannelStats {
-    /// The channel, which is one column of the file.
-    pub channel: Channel,
-    /// Number of valid values.
-    pub points: u64,
-    /// Minimum of the values.
-    pub min: f64,
-    /// Maximum of the values.
-    pub max: f64,
-    /// Sum of the values, infinite if it overflows.
-    sum: f64,
-    /// Sum of the values times [`SCALE`], which does not overflow.
-    scaled_sum: f64,
-}
-
-/// Scale factor of `scaled_sum`. As a power of two it does not change the precision.
-const SCALE: f64 = 1.0 / (1_u64 << 40) as f64;
-
-impl ChannelStats {
-    fn new(channel: Channel) -> Self {
-        Self {
-            channel,
-            points: 0,
-            min: f64::INFINITY,
-            max: f64::NEG_INFINITY,
-            sum: 0.0,
-            scaled_sum: 0.0,
-        }
-    }
-
-    /// Mean of the values, or `None` if there are none.
-    pub fn mean(&self) -> Option<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "a count")]
-        let points = self.points as f64;
-        (self.points > 0).then(|| {
-            if self.sum.is_finite() {
-                self.sum / points
-            } else {
-                self.scaled_sum / points / SCALE
-            }
-        })
-    }
-
-    fn add(&mut self, value: f64) {
-        self.points += 1;
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        self.sum += value;
-        self.scaled_sum += value * SCALE;
-    }
-}
-
 /// The result of parsing a file, as far as it was read.
 #[derive(Debug, Default)]
 pub struct ParsedFile {
@@ -118,6 +64,34 @@ pub struct ParsedFile {
     pub channels: Vec<ChannelStats>,
     /// Number of bytes read.
     pub bytes: u64,
+}
+
+impl ParsedFile {
+    /// The details for the report.
+    pub fn into_details(self, location: &DevicePath) -> FileDetails {
+        let instant = |seconds: i64| DateTime::from_timestamp(seconds, 0).map(iso);
+        let span = self.span.as_ref();
+        FileDetails {
+            file_format: self.marker,
+            file_container: self.container.map(Container::name),
+            truncated: self.truncated,
+            nb_rows: self.stats.rows,
+            nb_channels: self.channels.len(),
+            nb_points: self.stats.points,
+            nb_invalid_timestamps: self.stats.invalid_timestamps,
+            nb_invalid_values: self.stats.invalid_values,
+            nb_malformed_rows: self.stats.malformed_rows,
+            time_start: span.and_then(|span| instant(*span.start())),
+            time_end: span.and_then(|span| instant(*span.end())),
+            last_measurement: span.map(|span| *span.end()),
+            file_header_meta: match self.meta {
+                HeaderMeta::Json(value) => Some(value),
+                HeaderMeta::None | HeaderMeta::Broken(_) => None,
+            },
+            channels: Some(Channels(self.channels)),
+            ..FileDetails::unread(Some(location))
+        }
+    }
 }
 
 /// Reads a file to its end and passes its batches to `send`. Stops at the first error.

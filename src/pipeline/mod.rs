@@ -2,35 +2,46 @@
 
 mod device;
 mod finish;
-pub mod ingest;
+mod ingest;
 mod named_file;
+mod outcome;
 mod submit;
 mod sweep;
 mod versions;
 
 use self::named_file::ingest_named;
+use self::outcome::FileRecord;
 use self::sweep::sweep;
 use crate::config::{ConfigError, Settings};
 use crate::data_dir::Dir;
-use crate::report::{FileReport, Progress, RunRecorder, Summary};
+use crate::report::{
+    FileReport, Progress, ReportTarget, RunHead, RunRecorder, Summary, file_point, run_point,
+};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
-use crate::sink::Sink;
+use crate::sink::{MetaSender, Sink};
 
 /// The context that all devices of a run share.
-pub struct RunContext<'a> {
-    /// The settings of the run.
-    pub settings: &'a Settings,
-    /// Destination of the points.
-    pub sink: &'a Sink,
-    /// Shutdown flag.
-    pub stop: &'a Shutdown,
+struct RunContext<'a> {
+    settings: &'a Settings,
+    head: &'a RunHead,
+    sink: &'a Sink,
+    meta: &'a MetaSender<'a>,
+    stop: &'a Shutdown,
     /// The data folder.
-    pub data: &'a Dir,
-    /// Recorder of results and warnings.
-    pub recorder: &'a RunRecorder,
-    /// Progress bar.
-    pub progress: &'a Progress,
+    data: &'a Dir,
+    recorder: &'a RunRecorder,
+    progress: &'a Progress,
+}
+
+impl RunContext<'_> {
+    /// Records a file. Its meta point is sent later, by [`MetaSender::send_full_blocks`].
+    fn record(&self, record: FileRecord) {
+        let report = FileReport::from(record);
+        self.recorder.add(&report);
+        self.meta
+            .push(|time_ns| file_point(report, &self.head.run_id, time_ns));
+    }
 }
 
 /// Ingests the named files, or all pending files if none are named.
@@ -45,10 +56,19 @@ pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow:
         ))
     })?;
     let sink = Sink::open(&settings.destination, stop)?;
-    let recorder = RunRecorder::open(settings);
+    let head = RunHead::now(&settings.data_folder, settings.dry_run);
+    let report_target = if settings.dry_run {
+        ReportTarget::Stdout
+    } else {
+        ReportTarget::Dir(settings.report_dir.clone())
+    };
+    let recorder = RunRecorder::open(report_target, &head);
+    let meta = MetaSender::new(&sink, &settings.meta_bucket);
     let context = RunContext {
         settings,
+        head: &head,
         sink: &sink,
+        meta: &meta,
         stop,
         data: &data,
         recorder: &recorder,
@@ -65,10 +85,12 @@ pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow:
         }
     }
     progress.finish();
-    Ok(recorder.finish(&sink))
-}
-
-fn record(context: &RunContext<'_>, report: FileReport) {
-    context.recorder.add(report);
-    context.recorder.send_meta(context.sink);
+    meta.send_full_blocks();
+    let totals = head.totals(recorder.counts(), sink.retries(), sink.outage().is_some());
+    meta.push(|time_ns| run_point(&head, &totals, time_ns));
+    // The report is synced to disk while the server writes the last points.
+    meta.send_rest();
+    let summary = recorder.finish(totals);
+    meta.wait();
+    Ok(summary)
 }

@@ -1,19 +1,17 @@
 //! Ingestion of a file that is named on the command line. See docs/specification.md, section 1.
 
+use super::RunContext;
 use super::device::Device;
-use super::{RunContext, record};
+use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::DevicePath;
-use crate::report::{FileReport, Status};
 use crate::sanitize::sanitize;
 use std::path::{Component, Path, PathBuf};
 
 /// Ingests a file that is named on the command line.
 pub(super) fn ingest_named(context: &RunContext<'_>, given: &Path) {
     let fail = |message: String| {
-        record(
-            context,
-            FileReport::unread(given, None, Status::Error, message),
-        )
+        let outcome = Outcome::Rejected(message);
+        context.record(FileRecord::unread(given.to_owned(), None, outcome));
     };
     let settings = context.settings;
     let (folder, name) =

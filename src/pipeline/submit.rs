@@ -3,15 +3,14 @@
 //! Points of several files are in flight at the same time. See docs/specification.md, sections 4 to 6 and 9.
 
 use super::device::Device;
-use super::finish::{Change, ClaimedFile, Outcome, Processed};
-use crate::cli::OnOutage;
+use super::finish::{Change, ClaimedFile, Processed};
+use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::{Dir, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
-use crate::logger_file::{Container, FormatError, HeaderMeta};
+use crate::logger_file::{Container, HeaderMeta};
 use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
 use crate::points::BatchOptions;
-use crate::report::{FileReport, Status};
+use crate::report::FileDetails;
 use crate::sanitize::sanitize;
-use crate::sink::WriteError;
 use crate::sink::ordered_sender::{FileId, OrderedSender};
 use chrono::Utc;
 use std::cell::OnceCell;
@@ -105,15 +104,15 @@ impl Device<'_> {
         request: &Request,
         sender: &mut OrderedSender<'_>,
     ) -> Option<Submitted> {
-        let left_in_place = |report| Some(Submitted::Processed(Processed::left_in_place(report)));
+        let left_in_place = |record| Some(Submitted::Processed(Processed::left_in_place(record)));
         let from = match self.folder_of(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                let message = format!(
+                let outcome = Outcome::Retryable(format!(
                     "cannot open the folder: {error}; symbolic links are not followed, check the path"
-                );
-                return left_in_place(self.unread(sub, name, Status::Error, message));
+                ));
+                return left_in_place(self.unread(sub, name, outcome));
             }
         };
         let open = match from.open_file(name) {
@@ -124,9 +123,8 @@ impl Device<'_> {
                 return None;
             }
             Err(error) => {
-                let mut report = self.unread(sub, name, Status::Error, error.to_string());
-                report.retryable = true;
-                return left_in_place(report);
+                let outcome = Outcome::Retryable(error.to_string());
+                return left_in_place(self.unread(sub, name, outcome));
             }
         };
         let lease = open.lease();
@@ -139,17 +137,14 @@ impl Device<'_> {
                     RequestKind::Sweep | RequestKind::Named => reason,
                 },
             };
-            let mut report = self.unread(sub, name, Status::Skipped, reason);
-            report.truncated = looks_truncated(&open).unwrap_or(false);
-            return left_in_place(report);
+            let mut record = self.unread(sub, name, Outcome::Skipped(reason));
+            record.details.truncated = looks_truncated(&open).unwrap_or(false);
+            return left_in_place(record);
         }
         let lease = lease.ok();
         if let Some(outage) = self.context.sink.outage() {
-            let mut report = self.unread(sub, name, Status::Error, outage.to_string());
-            report.in_outage = true;
             return Some(Submitted::Processed(Processed {
-                report,
-                outcome: self.outcome_in_outage(),
+                record: self.unread(sub, name, Outcome::Outage(outage.to_string())),
                 claimed: Some(ClaimedFile {
                     lease,
                     open,
@@ -203,55 +198,31 @@ impl Device<'_> {
             Submitted::Pending(pending) => pending,
         };
         let written = sender.wait(file_id);
-        let result = read.and_then(|()| Ok(written?));
         let path = claimed.from.path().join(&claimed.name);
-        let mut report = FileReport::read(&path, &self.location, parsed);
-        if let Err(error) = &result {
-            report.status = Status::Error;
-            report.error = Some(error.to_string());
-        }
+        let mut record = FileRecord {
+            path,
+            details: parsed.into_details(&self.location),
+            outcome: Outcome::of(read.and_then(|()| Ok(written?))),
+            moved_to: None,
+        };
         if self.context.settings.dry_run {
-            return Processed::left_in_place(report);
+            return Processed::left_in_place(record);
         }
         // Any error of a file that was changed may be due to the change.
         let change = claimed.change();
         if change != Change::None {
-            report.status = Status::Skipped;
-            report.error = Some(IngestError::Changed.to_string());
+            record.outcome = Outcome::of(Err(IngestError::Changed));
             let retake = (change == Change::Metadata).then_some((sub, claimed.name));
             return Processed {
                 retake,
-                ..Processed::left_in_place(report)
+                ..Processed::left_in_place(record)
             };
         }
-        let outcome = match result {
-            Ok(()) => {
-                set_delays(&mut report, &claimed.open);
-                Outcome::Parsed
-            }
-            Err(
-                IngestError::Format(FormatError::Read(_))
-                | IngestError::Sink(WriteError::Storage(_)),
-            ) => {
-                report.retryable = true;
-                Outcome::Stay
-            }
-            Err(
-                IngestError::Format(_)
-                | IngestError::Sink(WriteError::Partial(_) | WriteError::Rejected(_)),
-            ) => Outcome::Error { retryable: false },
-            Err(IngestError::Sink(WriteError::Outage(_))) => {
-                report.in_outage = true;
-                self.outcome_in_outage()
-            }
-            Err(IngestError::Changed | IngestError::Sink(WriteError::Stopped)) => {
-                report.status = Status::Skipped;
-                Outcome::Stay
-            }
-        };
+        if record.outcome == Outcome::Ingested {
+            set_delays(&mut record.details, &claimed.open);
+        }
         Processed {
-            report,
-            outcome,
+            record,
             claimed: Some(claimed),
             retake: None,
         }
@@ -263,13 +234,6 @@ impl Device<'_> {
             Ok(Arc::clone(&self.folder))
         } else {
             self.folder.open_below(sub).map(Arc::new)
-        }
-    }
-
-    fn outcome_in_outage(&self) -> Outcome {
-        match self.context.settings.on_outage {
-            OnOutage::Error => Outcome::Error { retryable: true },
-            OnOutage::Keep => Outcome::Stay,
         }
     }
 
@@ -412,9 +376,9 @@ fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
 }
 
 /// Sets the seconds since the last measurement and since the upload.
-fn set_delays(report: &mut FileReport, open: &OpenFile) {
+fn set_delays(details: &mut FileDetails, open: &OpenFile) {
     let now = Utc::now().timestamp_millis() as f64 / 1e3;
-    report.delay_s = report.last_measurement.map(|last| now - last as f64);
-    report.arrival_delay_s =
+    details.delay_s = details.last_measurement.map(|last| now - last as f64);
+    details.arrival_delay_s =
         Some((now - (open.stamp.modified_ns / 1_000_000) as f64 / 1e3).max(0.0));
 }

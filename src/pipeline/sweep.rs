@@ -1,10 +1,10 @@
 //! A sweep: finds all device folders and processes them in parallel. See docs/specification.md, section 1.
 
+use super::RunContext;
 use super::device::{Device, unlisted_folder};
-use super::{RunContext, record};
+use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::pending_files::{Item, PAGE_SIZE, PendingFiles, is_no_folder, is_tsv};
 use crate::data_dir::{DevicePath, EntryKind, is_processed_dir};
-use crate::report::{FileReport, Status};
 use crate::sanitize::sanitize;
 use std::ffi::OsStr;
 use std::io;
@@ -96,11 +96,7 @@ fn walk(
 
 /// Records that a folder cannot be listed.
 fn record_unlisted(context: &RunContext<'_>, folder: &Path, error: &impl std::fmt::Display) {
-    let message = unlisted_folder(error);
-    record(
-        context,
-        FileReport::unread(folder, None, Status::Error, message),
-    );
+    context.record(unlisted_folder(folder.to_owned(), None, error));
 }
 
 /// Records the error of a file that is not in a device folder. The file stays in place.
@@ -111,10 +107,7 @@ fn record_misplaced(context: &RunContext<'_>, file: &Path) {
             Ok(_) => return,
         };
     let path = context.settings.data_folder.join(file);
-    record(
-        context,
-        FileReport::unread(&path, None, Status::Error, message),
-    );
+    context.record(FileRecord::unread(path, None, Outcome::Rejected(message)));
 }
 
 fn sweep_device(context: &RunContext<'_>, relative: &Path) {
@@ -127,10 +120,7 @@ fn sweep_device(context: &RunContext<'_>, relative: &Path) {
             Err(error) => {
                 let path = context.settings.data_folder.join(relative);
                 let message = format!("cannot open the folder: {error}; check its permissions");
-                record(
-                    context,
-                    FileReport::unread(&path, None, Status::Error, message),
-                );
+                context.record(FileRecord::unread(path, None, Outcome::Rejected(message)));
             }
         },
         Err(error) => {
@@ -148,10 +138,7 @@ fn sweep_device(context: &RunContext<'_>, relative: &Path) {
                     Item::File(sub, name) => {
                         let path = folder.path().join(sub).join(name);
                         let message = error.to_string();
-                        record(
-                            context,
-                            FileReport::unread(&path, None, Status::Error, message),
-                        );
+                        context.record(FileRecord::unread(path, None, Outcome::Rejected(message)));
                     }
                     Item::Unlisted(sub, error) => {
                         record_unlisted(context, &folder.path().join(sub), &error);

@@ -5,10 +5,12 @@
 
 use super::device::Device;
 use super::finish::Moved;
+use super::outcome::{FileRecord, Outcome};
 use super::submit::{Request, Submitted};
 use crate::data_dir::pending_files::is_no_folder;
-use crate::data_dir::{ERROR, EntryKind, PARSED, SIDECAR_NAME_ROOM, Stamp, numbered_name};
-use crate::report::{FileReport, Status};
+use crate::data_dir::{
+    ERROR, EntryKind, OpenError, PARSED, SIDECAR_NAME_ROOM, Stamp, numbered_name,
+};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
 use std::ffi::{OsStr, OsString};
@@ -169,8 +171,8 @@ impl Device<'_> {
         Ok(versions)
     }
 
-    /// Reports on a named file that does not exist and of which no version has to be ingested.
-    fn missing(&self, sub: &Path, name: &OsStr, versions: &[Version]) -> FileReport {
+    /// The record of a named file that does not exist and of which no version has to be ingested.
+    fn missing(&self, sub: &Path, name: &OsStr, versions: &[Version]) -> FileRecord {
         if sub == Path::new(ERROR)
             && !self.context.settings.dry_run
             && let Ok(errors) = self.folder.open_below(sub)
@@ -186,13 +188,11 @@ impl Device<'_> {
         };
         let version = versions.iter().next_back();
         let version = version.map(|version| Path::new(version.dir).join(&version.name));
-        match version.as_deref().or_else(raw) {
-            Some(dir) => {
-                let message = format!("already processed; now in {}", sanitize(dir));
-                self.unread(sub, name, Status::Skipped, message)
-            }
-            None => self.unread(sub, name, Status::Error, "no such file; check the path"),
-        }
+        let outcome = match version.as_deref().or_else(raw) {
+            Some(dir) => Outcome::Skipped(format!("already processed; now in {}", sanitize(dir))),
+            None => Outcome::Rejected(OpenError::Gone.to_string()),
+        };
+        self.unread(sub, name, outcome)
     }
 }
 

@@ -3,41 +3,45 @@
 //! Files are written as they are processed, so that memory does not grow with their number. The report gets its name
 //! when it is complete.
 
-use crate::report::{FileReport, RunHead, RunTail, iso, to_json};
-use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
-use std::fs::{File, OpenOptions};
+use super::json::write_json;
+use super::{FileReport, RunHead, RunTotals};
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter as _};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use tempfile::TempPath;
 
-/// The file of a report. It has no name until it is complete, so that a killed run leaves nothing behind.
+/// Permissions of a report.
+const MODE: u32 = 0o664;
+
+/// The file of a report, which gets its name when it is complete.
 struct ReportFile {
     dir: PathBuf,
     name: String,
     file: File,
-    /// Temporary path, on file systems that do not support unnamed files.
-    temporary: Option<PathBuf>,
+    /// The path of the file on file systems that do not support unnamed files. Only there a killed run leaves a file.
+    temporary: Option<TempPath>,
 }
 
 impl ReportFile {
-    /// Creates an unnamed file in `dir`, or a hidden one if the file system does not support unnamed files.
     fn create(dir: &Path, name: String) -> io::Result<Self> {
         let unnamed = OpenOptions::new()
             .write(true)
-            .mode(0o664)
+            .mode(MODE)
             .custom_flags(OFlags::TMPFILE.bits().cast_signed())
             .open(dir);
         let (file, temporary) = match unnamed {
             Ok(file) => (file, None),
             Err(_) => {
-                let temporary = dir.join(format!(".{name}.tmp"));
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o664)
-                    .open(&temporary)?;
-                (file, Some(temporary))
+                let (file, path) = tempfile::Builder::new()
+                    .permissions(Permissions::from_mode(MODE))
+                    .tempfile_in(dir)?
+                    .into_parts();
+                (file, Some(path))
             }
         };
         Ok(Self {
@@ -49,26 +53,27 @@ impl ReportFile {
     }
 
     /// Gives the file its name and returns its path. An existing file is never replaced.
-    fn publish(&self) -> io::Result<PathBuf> {
+    fn publish(self) -> io::Result<PathBuf> {
         self.file.sync_all()?;
         let path = self.dir.join(&self.name);
-        match &self.temporary {
+        match self.temporary {
             None => {
                 let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
                 linkat(CWD, unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
             }
-            Some(temporary) => renameat_with(CWD, temporary, CWD, &path, RenameFlags::NOREPLACE)?,
+            Some(temporary) => temporary.persist_noclobber(&path)?,
         }
         Ok(path)
     }
 }
 
 /// Writes the report to a file or to stdout.
-pub struct ReportWriter {
+pub(super) struct ReportWriter {
     out: Box<dyn Write + Send>,
     /// The file of the report; none on stdout.
     target: Option<ReportFile>,
-    files: u64,
+    /// Whether no file was added yet.
+    is_empty: bool,
     /// The first write error.
     failed: Option<io::Error>,
 }
@@ -78,7 +83,7 @@ impl ReportWriter {
     ///
     /// # Errors
     /// The folder or the file cannot be created.
-    pub fn in_dir(dir: &Path, head: &RunHead) -> io::Result<Self> {
+    pub(super) fn in_dir(dir: &Path, head: &RunHead) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let target = ReportFile::create(
             dir,
@@ -89,7 +94,7 @@ impl ReportWriter {
     }
 
     /// Starts a report on stdout.
-    pub fn on_stdout(head: &RunHead) -> Self {
+    pub(super) fn on_stdout(head: &RunHead) -> Self {
         Self::start(Box::new(BufWriter::new(io::stdout())), None, head)
     }
 
@@ -97,81 +102,87 @@ impl ReportWriter {
         let mut writer = Self {
             out,
             target,
-            files: 0,
+            is_empty: true,
             failed: None,
         };
-        let head = format!(
-            "{{\"run_id\":{},\"start_time\":{},\"base_folder\":{},\"dry_run\":{},\"files\":[",
-            to_json(&head.run_id),
-            to_json(&iso(head.start)),
-            to_json(&head.base_folder),
-            head.dry_run
-        );
-        writer.write(head.as_bytes());
+        writer.write(|out| {
+            CompactFormatter.begin_object(out)?;
+            write_fields(out, head, true)?;
+            write_key(out, "files", false)?;
+            CompactFormatter.begin_array(out)
+        });
         writer
     }
 
-    /// Adds the report of a file.
-    pub fn add(&mut self, file: &FileReport) {
-        let separator: &[u8] = if self.files == 0 { b"\n" } else { b",\n" };
-        self.files += 1;
-        self.write(separator);
-        self.write(to_json(file).as_bytes());
+    /// Adds the report of a file, on a line of its own.
+    pub(super) fn add(&mut self, file: &FileReport) {
+        let is_first = std::mem::take(&mut self.is_empty);
+        self.write(|out| {
+            CompactFormatter.begin_array_value(out, is_first)?;
+            out.write_all(b"\n")?;
+            write_json(out, file)
+        });
     }
 
     /// Completes the report, gives it its name and returns its path; none on stdout.
     ///
     /// # Errors
     /// The first write error. The file is removed then.
-    pub fn finish(mut self, tail: &RunTail) -> io::Result<Option<PathBuf>> {
-        let tail = to_json(tail);
-        self.write(b"\n],");
-        self.write(tail.trim_start_matches('{').as_bytes());
-        self.write(b"\n");
-        let flushed = self.out.flush();
-        let result = self.failed.take().map_or(flushed, Err);
-        let Some(target) = &self.target else {
-            return result.map(|()| None);
-        };
-        let published = result.and_then(|()| target.publish());
-        if let (Err(_), Some(temporary)) = (&published, &target.temporary) {
-            let _ = std::fs::remove_file(temporary);
+    pub(super) fn finish(mut self, totals: &RunTotals) -> io::Result<Option<PathBuf>> {
+        self.write(|out| {
+            out.write_all(b"\n")?;
+            CompactFormatter.end_array(out)?;
+            write_fields(out, totals, false)?;
+            CompactFormatter.end_object(out)?;
+            out.write_all(b"\n")?;
+            out.flush()
+        });
+        match (self.failed, self.target) {
+            (Some(error), _) => Err(error),
+            (None, Some(target)) => target.publish().map(Some),
+            (None, None) => Ok(None),
         }
-        published.map(Some)
     }
 
-    /// Writes bytes unless an earlier write failed.
-    fn write(&mut self, bytes: &[u8]) {
-        if self.failed.is_none()
-            && let Err(error) = self.out.write_all(bytes)
-        {
-            self.failed = Some(error);
+    /// Writes a part of the report unless an earlier write failed.
+    fn write(&mut self, part: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+        if self.failed.is_none() {
+            self.failed = part(&mut *self.out).err();
         }
     }
+}
+
+/// Writes the fields of `value`, a struct, into an open JSON object.
+fn write_fields(out: &mut dyn Write, value: &impl Serialize, is_first: bool) -> io::Result<()> {
+    let fields = serde_json::to_value(value)?;
+    for (n, (name, field)) in fields.as_object().into_iter().flatten().enumerate() {
+        write_key(out, name, is_first && n == 0)?;
+        write_json(out, field)?;
+    }
+    Ok(())
+}
+
+/// Writes the key of a field into an open JSON object.
+fn write_key(out: &mut dyn Write, name: &str, is_first: bool) -> io::Result<()> {
+    CompactFormatter.begin_object_key(out, is_first)?;
+    write_json(out, &name)?;
+    CompactFormatter.begin_object_value(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Status;
+    use crate::report::Counts;
+    use crate::report::file::tests::failed;
 
-    fn tail() -> RunTail {
-        RunTail {
-            end_time: "e".to_owned(),
-            duration_s: 1.5,
+    fn totals(head: &RunHead) -> RunTotals {
+        let counts = Counts {
             nb_files_total: 2,
             nb_files_success: 1,
             nb_files_failed: 1,
-            nb_files_skipped: 0,
-            nb_points_total: 3,
-            nb_retries: 0,
-            outage: false,
-            status: "partial_failure",
-        }
-    }
-
-    fn file(path: &str) -> FileReport {
-        FileReport::unread(Path::new(path), None, Status::Error, "no")
+            ..Counts::default()
+        };
+        head.totals(counts, 0, false)
     }
 
     #[test]
@@ -179,8 +190,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let head = RunHead::now(Path::new("/data"), false);
         let mut writer = ReportWriter::in_dir(dir.path(), &head).unwrap();
-        writer.add(&file("/data/x.tsv"));
-        writer.add(&file("/data/y.tsv"));
+        writer.add(&failed("/data/x.tsv", "no"));
+        writer.add(&failed("/data/y.tsv", "no"));
         assert!(
             std::fs::read_dir(dir.path()).unwrap().flatten().all(|e| e
                 .file_name()
@@ -188,7 +199,7 @@ mod tests {
                 .unwrap()
                 .starts_with('.'))
         );
-        let path = writer.finish(&tail()).unwrap().unwrap();
+        let path = writer.finish(&totals(&head)).unwrap().unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(
             name.starts_with("tsv_parser_20") && !name.contains(':'),
@@ -209,14 +220,14 @@ mod tests {
         let head = RunHead::now(Path::new("/data"), false);
         let first = ReportWriter::in_dir(dir.path(), &head)
             .unwrap()
-            .finish(&tail())
+            .finish(&totals(&head))
             .unwrap()
             .unwrap();
         let before = std::fs::read(&first).unwrap();
         assert!(
             ReportWriter::in_dir(dir.path(), &head)
                 .unwrap()
-                .finish(&tail())
+                .finish(&totals(&head))
                 .is_err()
         );
         assert_eq!(std::fs::read(&first).unwrap(), before);

@@ -2,11 +2,13 @@
 
 mod influx2;
 mod line_protocol_dir;
+mod meta_sender;
 pub mod ordered_sender;
 mod retry;
 
 pub use influx2::{Influx, Probe};
 pub use line_protocol_dir::LineProtocolDir;
+pub use meta_sender::MetaSender;
 
 use crate::points::Batch;
 use crate::shutdown::Shutdown;
@@ -69,13 +71,14 @@ pub enum WriteError {
     Stopped,
 }
 
-/// The unit of the timestamps in a batch.
+/// What the points of a batch are about. It decides the unit of their timestamps and how long they are retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// Used for measurements.
-    Seconds,
-    /// Used for meta points, so that the points of two runs never share a timestamp.
-    Nanoseconds,
+pub enum Stream {
+    /// Measurements of loggers, with timestamps in seconds.
+    Measurements,
+    /// Points about runs and files, with timestamps in nanoseconds, so that two runs never share one. Their failures
+    /// never change the outcome of a file.
+    Meta,
 }
 
 /// An open destination of points.
@@ -122,9 +125,9 @@ impl Sink {
     }
 
     /// Starts writing a batch. A server takes it in the background; a line protocol file is written before this returns.
-    pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> PendingWrite {
+    pub fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
         match self {
-            Self::Influx(server) => server.send(bucket, batch, precision),
+            Self::Influx(server) => server.send(bucket, batch, stream),
             Self::LineProtocolDir(dir) => PendingWrite::Done(dir.append(bucket, &batch)),
             Self::Discard => PendingWrite::Done(Ok(())),
         }

@@ -3,7 +3,7 @@
 
 use crate::points::Batch;
 use crate::points::TimeRange;
-use crate::sink::{PendingWrite, Precision, Sink, WriteError};
+use crate::sink::{PendingWrite, Sink, Stream, WriteError};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl<'a> OrderedSender<'a> {
             (Some(Err(WriteError::Partial(_)) | Ok(())) | None, None) => {}
             (Some(Err(failure)), None) | (_, Some(failure)) => return Err(failure.clone()),
         }
-        match self.sink.send(&self.bucket, batch, Precision::Seconds) {
+        match self.sink.send(&self.bucket, batch, Stream::Measurements) {
             PendingWrite::Done(result) => self.record(file, result),
             write => self.in_flight.push_back(InFlight { file, span, write }),
         }

@@ -6,7 +6,7 @@ use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
-use crate::sink::{Precision, ServerSettings, WriteError};
+use crate::sink::{ServerSettings, Stream, WriteError};
 use anyhow::Context as _;
 use influxdb2::api::write::TimestampPrecision;
 use influxdb2::{Client as HttpClient, ClientBuilder};
@@ -87,11 +87,11 @@ impl Client {
         })
     }
 
-    /// The retry policy for points of this precision. An outage for measurements also applies to meta points.
-    pub(super) fn retry(&self, precision: Precision) -> &RetryPolicy {
-        match precision {
-            Precision::Nanoseconds if self.retry.outage().is_none() => &self.meta_retry,
-            _ => &self.retry,
+    /// The retry policy of a stream. An outage for measurements also applies to meta points.
+    pub(super) fn retry(&self, stream: Stream) -> &RetryPolicy {
+        match stream {
+            Stream::Meta if self.retry.outage().is_none() => &self.meta_retry,
+            Stream::Meta | Stream::Measurements => &self.retry,
         }
     }
 
@@ -100,24 +100,24 @@ impl Client {
         &self,
         bucket: &Arc<str>,
         batch: Batch,
-        precision: Precision,
+        stream: Stream,
     ) -> Result<(), WriteError> {
         let _permit = self
             .in_flight
             .acquire()
             .await
             .map_err(|_| WriteError::Stopped)?;
-        let retry = self.retry(precision);
+        let retry = self.retry(stream);
         let mut recreated = false;
         let mut partial = None;
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             // The meta bucket is not looked up: it nearly always exists, and a write fails with 404 if it does not.
-            let name = match precision {
-                Precision::Seconds => self.known_bucket(bucket, retry).await?,
-                Precision::Nanoseconds => bucket.to_string(),
+            let name = match stream {
+                Stream::Measurements => self.known_bucket(bucket, retry).await?,
+                Stream::Meta => bucket.to_string(),
             };
-            let attempt = || self.write(&name, &part, precision);
+            let attempt = || self.write(&name, &part, stream);
             let api_error = match retry.run(attempt).await {
                 Ok(()) => {
                     retry.record_success();
@@ -174,16 +174,16 @@ impl Client {
         &self,
         bucket: &str,
         batch: &Batch,
-        precision: Precision,
+        stream: Stream,
     ) -> Result<(), ApiError> {
         let client = if batch.gzip {
             &self.compressed
         } else {
             &self.plain
         };
-        let precision = match precision {
-            Precision::Seconds => TimestampPrecision::Seconds,
-            Precision::Nanoseconds => TimestampPrecision::Nanoseconds,
+        let precision = match stream {
+            Stream::Measurements => TimestampPrecision::Seconds,
+            Stream::Meta => TimestampPrecision::Nanoseconds,
         };
         client
             .write_line_protocol_with_precision(&self.org, bucket, batch.body.clone(), precision)

@@ -3,7 +3,7 @@
 use super::client::Client;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
-use crate::sink::Precision;
+use crate::sink::Stream;
 use crate::sink::retry::ApiError;
 use influxdb2::RequestError;
 
@@ -73,11 +73,7 @@ impl Client {
         };
         // A write with an empty body tests the permission and changes nothing.
         let write = match self
-            .write(
-                meta_bucket,
-                &Batch::plain(Vec::new(), 0),
-                Precision::Nanoseconds,
-            )
+            .write(meta_bucket, &Batch::plain(Vec::new(), 0), Stream::Meta)
             .await
         {
             Ok(()) => Ok(format!(

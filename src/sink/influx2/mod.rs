@@ -18,7 +18,7 @@ mod response;
 pub use health::Probe;
 
 use self::client::Client;
-use super::{PendingWrite, Precision, ServerSettings, WriteError};
+use super::{PendingWrite, ServerSettings, Stream, WriteError};
 use crate::points::Batch;
 use crate::shutdown::Shutdown;
 use anyhow::Context as _;
@@ -65,14 +65,14 @@ impl Influx {
     }
 
     /// Sends a batch in the background.
-    pub fn send(&self, bucket: &Arc<str>, batch: Batch, precision: Precision) -> PendingWrite {
-        if let Some(outage) = self.client.retry(precision).outage() {
+    pub fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
+        if let Some(outage) = self.client.retry(stream).outage() {
             return PendingWrite::Done(Err(outage));
         }
         let (sender, receiver) = oneshot::channel();
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle.spawn(async move {
-            let result = client.write_batch(&bucket, batch, precision).await;
+            let result = client.write_batch(&bucket, batch, stream).await;
             // The receiver is gone if the run has ended.
             let _ = sender.send(result);
         });

@@ -1,0 +1,242 @@
+//! The report on a file: its serde types. A key of the report is a field of one of them.
+
+use super::json::to_json;
+use crate::data_dir::DevicePath;
+use crate::logger_file::Channel;
+use serde::Serialize;
+
+/// The final status of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All points are written.
+    Success,
+    /// The file failed.
+    Error,
+    /// The file stays in place for now: it is still being uploaded, or has changed.
+    Skipped,
+}
+
+impl Status {
+    /// The value in the report.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Error => "error",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// The report on a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    /// Absolute path from which the file was ingested.
+    pub file_path: String,
+    /// What became of the file.
+    #[serde(flatten)]
+    pub result: FileResult,
+    /// What is known about its content.
+    #[serde(flatten)]
+    pub details: FileDetails,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileResult {
+    /// Final status.
+    pub status: Status,
+    /// Why the file failed or was skipped.
+    pub error: Option<String>,
+    /// Whether another attempt may succeed.
+    pub retryable: bool,
+    /// Absolute path after the move, if the file was moved.
+    pub moved_to: Option<String>,
+    /// Whether the file failed because of an outage.
+    #[serde(skip)]
+    pub in_outage: bool,
+}
+
+/// What is known about a file. All counts of a file that was not read are 0.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct FileDetails {
+    /// Company.
+    pub bucket: Option<String>,
+    /// Campaign.
+    pub campaign: Option<String>,
+    /// Device folder.
+    pub device_master_sn: Option<String>,
+    /// Format marker.
+    pub file_format: Option<&'static str>,
+    /// `plain` or `headed`.
+    pub file_container: Option<&'static str>,
+    /// Whether the file is truncated.
+    pub truncated: bool,
+    /// Number of rows kept.
+    pub nb_rows: u64,
+    /// Number of channels.
+    pub nb_channels: usize,
+    /// Number of points sent.
+    pub nb_points: u64,
+    /// Number of rows skipped because of an invalid timestamp.
+    pub nb_invalid_timestamps: u64,
+    /// Number of cells without a valid value in rows that were kept.
+    pub nb_invalid_values: u64,
+    /// Number of rows skipped because they have too many cells.
+    pub nb_malformed_rows: u64,
+    /// Time of the first point, ISO 8601 in UTC.
+    pub time_start: Option<String>,
+    /// Time of the last point, ISO 8601 in UTC.
+    pub time_end: Option<String>,
+    /// Seconds from the last measurement until it was written.
+    pub delay_s: Option<f64>,
+    /// Seconds from the file's last modification until it was written.
+    pub arrival_delay_s: Option<f64>,
+    /// JSON header of a headed file.
+    pub file_header_meta: Option<serde_json::Value>,
+    /// Channels by id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Channels>,
+    /// Time of the last point in seconds since 1970.
+    #[serde(skip)]
+    pub last_measurement: Option<i64>,
+}
+
+impl FileDetails {
+    /// The details of a file that was not read; `location` is `None` if it is not in a device folder.
+    pub fn unread(location: Option<&DevicePath>) -> Self {
+        Self {
+            bucket: location.map(|l| l.company.as_str().to_owned()),
+            campaign: location.map(|l| l.campaign.as_str().to_owned()),
+            device_master_sn: location.map(|l| l.device.as_str().to_owned()),
+            channels: Some(Channels::default()),
+            ..Self::default()
+        }
+    }
+}
+
+impl FileReport {
+    /// Serializes to compact JSON. If it is longer than `max` bytes, the channels are removed, then the header.
+    pub(super) fn compact(&mut self, max: usize) -> String {
+        let mut text = to_json(self);
+        if text.len() > max {
+            self.details.channels = None;
+            text = to_json(self);
+        }
+        if text.len() > max {
+            self.details.file_header_meta = None;
+            text = to_json(self);
+        }
+        text
+    }
+}
+
+/// The channels of a file in column order.
+#[derive(Debug, Clone, Default)]
+pub struct Channels(pub Vec<ChannelStats>);
+
+/// Statistics of one channel of a file.
+#[derive(Debug, Clone)]
+pub struct ChannelStats {
+    channel: Channel,
+    points: u64,
+    min: f64,
+    max: f64,
+    /// Sum of the values, infinite if it overflows.
+    sum: f64,
+    /// Sum of the values times [`SCALE`], which does not overflow.
+    scaled_sum: f64,
+}
+
+/// Scale factor of `scaled_sum`. As a power of two it does not change the precision.
+const SCALE: f64 = 1.0 / (1_u64 << 40) as f64;
+
+impl ChannelStats {
+    /// The statistics of a channel without values.
+    pub fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            points: 0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            sum: 0.0,
+            scaled_sum: 0.0,
+        }
+    }
+
+    /// Adds a value.
+    pub fn add(&mut self, value: f64) {
+        self.points += 1;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        self.sum += value;
+        self.scaled_sum += value * SCALE;
+    }
+
+    /// Mean of the values, or `None` if there are none.
+    fn mean(&self) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let points = self.points as f64;
+        (self.points > 0).then(|| {
+            if self.sum.is_finite() {
+                self.sum / points
+            } else {
+                self.scaled_sum / points / SCALE
+            }
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct ChannelReport<'a> {
+    channel_name: &'a str,
+    unit: &'a str,
+    nb_points: u64,
+    min: Option<f64>,
+    max: Option<f64>,
+    mean: Option<f64>,
+}
+
+impl Serialize for Channels {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|stats| {
+            let has_points = stats.points > 0;
+            let report = ChannelReport {
+                channel_name: &stats.channel.name,
+                unit: &stats.channel.unit,
+                nb_points: stats.points,
+                min: has_points.then_some(stats.min),
+                max: has_points.then_some(stats.max),
+                mean: stats.mean(),
+            };
+            (&stats.channel.id, report)
+        }))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::report) fn failed(path: &str, error: &str) -> FileReport {
+        FileReport {
+            file_path: path.to_owned(),
+            result: FileResult {
+                status: Status::Error,
+                error: Some(error.to_owned()),
+                retryable: false,
+                moved_to: None,
+                in_outage: false,
+            },
+            details: FileDetails::unread(None),
+        }
+    }
+
+    #[test]
+    fn a_compact_report_drops_what_does_not_fit() {
+        let mut report = failed("x", "no");
+        report.details.file_header_meta = Some(serde_json::Value::String("x".repeat(70_000)));
+        assert!(report.compact(64_000).len() < 2_000);
+        assert!(report.details.channels.is_none());
+    }
+}

@@ -3,7 +3,7 @@
 use super::{DIR_FLAGS, Dir};
 use rustix::fs::{AtFlags, Dir as DirStream, FileType, Mode, openat, statat};
 use rustix::io::Errno;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -26,7 +26,58 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
+/// Maximum number of names per page of a folder listing.
+pub(super) const PAGE_SIZE: usize = 4096;
+
+/// Chooses the entries of a folder by name and type.
+pub type Filter = fn(&OsStr, EntryKind) -> bool;
+
+/// A position in the sorted listing of a folder, which is read in pages.
+#[derive(Debug, Default)]
+pub(super) struct SortedListing {
+    page: VecDeque<Entry>,
+    /// The last name of the page.
+    last: Option<OsString>,
+    /// Whether the last page was read.
+    ended: bool,
+}
+
+impl SortedListing {
+    /// The next entry. Calls `read_page` for the page after a name if there is no entry left. The listing ends after an
+    /// error.
+    pub(super) fn next(
+        &mut self,
+        read_page: impl FnOnce(Option<&OsStr>) -> io::Result<Vec<Entry>>,
+    ) -> Option<io::Result<Entry>> {
+        if self.page.is_empty() && !self.ended {
+            match read_page(self.last.as_deref()) {
+                Ok(page) => {
+                    self.ended = page.len() < PAGE_SIZE;
+                    self.last = page.last().map(|entry| entry.name.clone());
+                    self.page = page.into();
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        self.page.pop_front().map(Ok)
+    }
+
+    /// Whether all entries that were read have been returned.
+    pub(super) fn is_page_done(&self) -> bool {
+        self.page.is_empty()
+    }
+}
+
 impl Dir {
+    /// The entries that match `wants`, in the order of their names.
+    pub fn sorted_entries(&self, wants: Filter) -> impl Iterator<Item = io::Result<Entry>> {
+        let mut listing = SortedListing::default();
+        std::iter::from_fn(move || listing.next(|after| self.read_page(after, PAGE_SIZE, wants)))
+    }
+
     /// Calls `each` for every file and folder in the folder. Links, pipes and devices are skipped.
     ///
     /// # Errors
@@ -58,16 +109,16 @@ impl Dir {
         Ok(())
     }
 
-    /// The first `limit` entries in the order of their names that follow `after` and match `wanted`.
-    pub fn read_page(
+    /// The first `limit` entries in the order of their names that follow `after` and match `wants`.
+    pub(super) fn read_page(
         &self,
         after: Option<&OsStr>,
         limit: usize,
-        wanted: impl Fn(&OsStr, EntryKind) -> bool,
+        wants: Filter,
     ) -> io::Result<Vec<Entry>> {
         let mut first: BinaryHeap<Entry> = BinaryHeap::new();
         self.for_each_entry(|name, kind| {
-            if after.is_some_and(|after| name <= after) || !wanted(name, kind) {
+            if after.is_some_and(|after| name <= after) || !wants(name, kind) {
                 return;
             }
             if first.len() == limit {

@@ -4,6 +4,7 @@
 //! are renames that never overwrite. See docs/specification.md, sections 1 and 9.
 
 mod device_path;
+mod devices;
 mod fcntl;
 mod lease;
 mod listing;
@@ -12,17 +13,20 @@ mod open_writers;
 pub mod pending_files;
 mod rename;
 mod sidecar;
+mod walk;
 
 pub use device_path::{
     Campaign, Company, Device, DevicePath, DevicePathError, ERROR, NameError, PARSED,
     is_processed_dir,
 };
+pub use devices::{DeviceItem, devices};
 pub use lease::{Lease, LeaseError};
 pub use listing::{Entry, EntryKind};
 pub use lock::{DeviceLock, LockError};
 pub use open_writers::OpenWriters;
 pub use rename::MoveError;
 pub use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
+pub use walk::is_no_folder;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, statat};
 use std::ffi::{OsStr, OsString};

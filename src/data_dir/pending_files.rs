@@ -1,7 +1,7 @@
 //! The pending files of a device folder in the order of their names, listed in pages of bounded size.
 
-use crate::data_dir::{Dir, Entry, EntryKind, SIDECAR_SUFFIX};
-use crate::data_dir::{ERROR, is_processed_dir};
+use super::walk::{DirCursor, SortedWalk, WalkItem, is_no_folder};
+use super::{Dir, ERROR, EntryKind, SIDECAR_SUFFIX, is_processed_dir};
 use chrono::DateTime;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -10,12 +10,6 @@ use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Maximum number of names per page of a folder listing.
-pub const PAGE_SIZE: usize = 4096;
-
-/// Maximum number of nested folders that are open at the same time.
-const OPEN_DIRS: usize = 32;
 
 /// Something to process in a device folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +39,7 @@ pub struct PendingFiles {
 impl PendingFiles {
     /// Iterates over the device folder `folder`, and over `error/` as well if `with_errors` is set.
     pub fn new(folder: &Arc<Dir>, with_errors: bool) -> Self {
-        let waiting = Waiting {
-            root: Arc::clone(folder),
-            cursors: vec![DirCursor::new(PathBuf::new())],
-        };
+        let waiting = Waiting(SortedWalk::new(folder, is_waiting, |_, _| true));
         let errors = Errors {
             root: Arc::clone(folder),
             cursor: DirCursor::new(PathBuf::from(ERROR)),
@@ -87,26 +78,17 @@ struct Ordered {
     item: Item,
 }
 
-/// Which entries of a folder are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filter {
-    /// `*.tsv` in the folder and below it, except in `parsed/` and `error/`.
-    Waiting,
-    /// `*.tsv` and their sidecars, in the folder itself only.
-    Errors,
+/// Chooses `*.tsv` and the folders that may contain them.
+fn is_waiting(name: &OsStr, kind: EntryKind) -> bool {
+    match kind {
+        EntryKind::File => is_tsv(name),
+        EntryKind::Dir => !is_processed_dir(name),
+    }
 }
 
-impl Filter {
-    fn wants(self, name: &OsStr, kind: EntryKind) -> bool {
-        match (self, kind) {
-            (Self::Waiting, EntryKind::File) => is_tsv(name),
-            (Self::Waiting, EntryKind::Dir) => !is_processed_dir(name),
-            (Self::Errors, EntryKind::File) => {
-                is_tsv(name) || sidecar_of(name).is_some_and(|file| is_tsv(&file))
-            }
-            (Self::Errors, EntryKind::Dir) => false,
-        }
-    }
+/// Chooses `*.tsv` and their sidecars.
+fn is_retried(name: &OsStr, kind: EntryKind) -> bool {
+    kind == EntryKind::File && (is_tsv(name) || sidecar_of(name).is_some_and(|file| is_tsv(&file)))
 }
 
 /// The file that the sidecar `name` belongs to, or `None` if `name` is not a sidecar.
@@ -162,10 +144,7 @@ fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
 }
 
 /// Iterator over the pending files of a folder and of the folders below it.
-struct Waiting {
-    root: Arc<Dir>,
-    cursors: Vec<DirCursor>,
-}
+struct Waiting(SortedWalk);
 
 /// Iterator over the files and sidecars of `error/`.
 struct Errors {
@@ -174,116 +153,29 @@ struct Errors {
     in_order: VecDeque<(OsString, OsString)>,
 }
 
-/// A position in the listing of a folder.
-struct DirCursor {
-    /// Path relative to the root.
-    sub: PathBuf,
-    /// The folder, if it is open.
-    folder: Option<Dir>,
-    page: VecDeque<Entry>,
-    last: Option<OsString>,
-    /// Whether the last page was read.
-    ended: bool,
-}
-
-impl DirCursor {
-    fn new(sub: PathBuf) -> Self {
-        Self {
-            sub,
-            folder: None,
-            page: VecDeque::new(),
-            last: None,
-            ended: false,
-        }
-    }
-
-    /// The next entry. Returns an error once if the folder cannot be listed. A removed folder counts as empty.
-    fn next(&mut self, root: &Dir, filter: Filter) -> Option<io::Result<Entry>> {
-        if self.page.is_empty() && !self.ended {
-            let wanted = |name: &OsStr, kind| filter.wants(name, kind);
-            let last = self.last.take();
-            let listed = self
-                .open(root)
-                .and_then(|folder| folder.read_page(last.as_deref(), PAGE_SIZE, wanted));
-            self.ended = listed
-                .as_ref()
-                .map_or(true, |names| names.len() < PAGE_SIZE);
-            match listed {
-                Ok(names) => {
-                    self.last = names.last().map(|entry| entry.name.clone());
-                    self.page = names.into();
-                }
-                Err(error) if is_no_folder(&error) => {}
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        self.page.pop_front().map(Ok)
-    }
-
-    fn open(&mut self, root: &Dir) -> io::Result<&Dir> {
-        let folder = match self.folder.take() {
-            Some(folder) => folder,
-            None => root.open_below(&self.sub)?,
-        };
-        Ok(self.folder.insert(folder))
-    }
-
-    /// A cursor for a sub-folder. It is opened from this folder, because its path may be thousands of components long.
-    fn below(&self, name: &OsStr) -> Self {
-        let open = |folder: &Dir| folder.open_below(Path::new(name)).ok();
-        Self {
-            // If this fails, the error is reported when the folder is listed.
-            folder: self.folder.as_ref().and_then(open),
-            ..Self::new(self.sub.join(name))
-        }
-    }
-
-    fn unlisted(&self, error: &io::Error) -> Ordered {
-        Ordered {
-            key: self.sub.iter().next().unwrap_or_default().to_owned(),
-            item: Item::Unlisted(self.sub.clone(), error.to_string()),
-        }
-    }
-}
-
-/// Whether the error means that a folder was removed or replaced by something else.
-pub fn is_no_folder(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
-    )
-}
-
-/// Depth first, in the order of the names.
 impl Iterator for Waiting {
     type Item = Ordered;
 
     fn next(&mut self) -> Option<Ordered> {
         loop {
-            let cursor = self.cursors.last_mut()?;
-            let entry = match cursor.next(&self.root, Filter::Waiting) {
-                Some(Ok(entry)) => entry,
-                Some(Err(error)) => return Some(cursor.unlisted(&error)),
-                None => {
-                    self.cursors.pop();
-                    continue;
-                }
-            };
-            if entry.kind == EntryKind::Dir {
-                let below = cursor.below(&entry.name);
-                self.cursors.push(below);
-                if let Some(outer) = self.cursors.len().checked_sub(OPEN_DIRS) {
-                    self.cursors[outer].folder = None;
-                }
-                continue;
-            }
-            let sub = cursor.sub.clone();
-            return Some(Ordered {
-                key: sub.iter().next().unwrap_or(&entry.name).to_owned(),
-                item: Item::File(sub, entry.name),
+            return Some(match self.0.next()? {
+                WalkItem::File(sub, name) => Ordered {
+                    key: sub.iter().next().unwrap_or(&name).to_owned(),
+                    item: Item::File(sub, name),
+                },
+                // The device folder was removed.
+                WalkItem::Unlisted(_, error) if is_no_folder(&error) => continue,
+                WalkItem::Unlisted(sub, error) => unlisted(sub, &error),
+                WalkItem::Dir(_) | WalkItem::Leaf(_) => continue,
             });
         }
+    }
+}
+
+fn unlisted(sub: PathBuf, error: &io::Error) -> Ordered {
+    Ordered {
+        key: sub.iter().next().unwrap_or_default().to_owned(),
+        item: Item::Unlisted(sub, error.to_string()),
     }
 }
 
@@ -293,12 +185,13 @@ impl Iterator for Errors {
     fn next(&mut self) -> Option<Ordered> {
         if self.in_order.is_empty() {
             let mut names = Vec::new();
-            while let Some(entry) = self.cursor.next(&self.root, Filter::Errors) {
+            while let Some(entry) = self.cursor.next(&self.root, is_retried) {
                 match entry {
                     Ok(entry) => names.push(entry.name),
-                    Err(error) => return Some(self.cursor.unlisted(&error)),
+                    Err(error) if is_no_folder(&error) => {}
+                    Err(error) => return Some(unlisted(self.cursor.sub.clone(), &error)),
                 }
-                if self.cursor.page.is_empty() {
+                if self.cursor.is_page_done() {
                     break;
                 }
             }
@@ -316,6 +209,7 @@ impl Iterator for Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data_dir::listing::PAGE_SIZE;
 
     fn tree(names: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

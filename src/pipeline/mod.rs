@@ -20,6 +20,7 @@ use crate::report::{
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{MetaSender, Sink};
+use std::sync::Arc;
 
 /// The context that all devices of a run share.
 struct RunContext<'a> {
@@ -29,7 +30,7 @@ struct RunContext<'a> {
     meta: &'a MetaSender<'a>,
     stop: &'a Shutdown,
     /// The data folder.
-    data: &'a Dir,
+    data: &'a Arc<Dir>,
     recorder: &'a RunRecorder,
     progress: &'a Progress,
 }
@@ -49,12 +50,14 @@ impl RunContext<'_> {
 /// # Errors
 /// If the run cannot start. Errors of single files are part of the summary.
 pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow::Result<Summary> {
-    let data = Dir::open(&settings.data_folder).map_err(|error| {
-        ConfigError(format!(
-            "cannot open the data folder {}: {error}; check its permissions",
-            sanitize(&settings.data_folder)
-        ))
-    })?;
+    let data = Dir::open(&settings.data_folder)
+        .map(Arc::new)
+        .map_err(|error| {
+            ConfigError(format!(
+                "cannot open the data folder {}: {error}; check its permissions",
+                sanitize(&settings.data_folder)
+            ))
+        })?;
     let sink = Sink::open(&settings.destination, stop)?;
     let head = RunHead::now(&settings.data_folder, settings.dry_run);
     let report_target = if settings.dry_run {

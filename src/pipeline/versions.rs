@@ -7,9 +7,8 @@ use super::device::Device;
 use super::finish::Moved;
 use super::outcome::{FileRecord, Outcome};
 use super::submit::{Request, Submitted};
-use crate::data_dir::pending_files::is_no_folder;
 use crate::data_dir::{
-    ERROR, EntryKind, OpenError, PARSED, SIDECAR_NAME_ROOM, Stamp, numbered_name,
+    ERROR, EntryKind, OpenError, PARSED, SIDECAR_NAME_ROOM, Stamp, is_no_folder, numbered_name,
 };
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;

@@ -1,8 +1,9 @@
 //! Scan of the device folders. All files are listed; of the newest few, the first and last bytes are read.
 
-use crate::data_dir::pending_files::{Item, PAGE_SIZE, PendingFiles, is_no_folder, is_tsv};
-use crate::data_dir::{Dir, EntryKind, OpenError};
-use crate::data_dir::{ERROR, PARSED, is_processed_dir};
+use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
+use crate::data_dir::{
+    DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, devices, is_no_folder,
+};
 use crate::logger_file::{Container, last_instant};
 use crate::sanitize::sanitize;
 use crate::time_zone::FileZones;
@@ -55,58 +56,30 @@ pub struct NewestFile {
 
 /// Scans all devices below the data folder. Companies and campaigns without devices are listed too.
 pub fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
-    let mut scans = Vec::new();
-    descend(data, Path::new(""), 0, zones, &mut scans);
-    scans
-}
-
-/// Scans a folder of the given depth: 0 is the data folder, 3 a device folder.
-fn descend(
-    data: &Path,
-    relative: &Path,
-    depth: usize,
-    zones: &FileZones,
-    scans: &mut Vec<DeviceScan>,
-) {
-    if depth == 3 {
-        scans.push(device(data, relative, zones));
-        return;
-    }
-    let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::Dir && !is_processed_dir(name);
-    let folders = match Dir::open(data)
-        .and_then(|data| data.open_below(relative))
-        .and_then(|folder| folder.read_page(None, usize::MAX, wanted))
-    {
-        Ok(folders) => folders,
-        Err(error) if depth > 0 && is_no_folder(&error) => return,
-        Err(error) => {
-            scans.push(DeviceScan {
-                path: relative.to_owned(),
-                unreadable: Some(sanitize(error.to_string())),
-                ..DeviceScan::default()
-            });
-            return;
-        }
+    let data = match Dir::open(data) {
+        Ok(data) => Arc::new(data),
+        Err(error) => return vec![DeviceScan::unreadable(PathBuf::new(), &error)],
     };
-    if depth > 0 && folders.is_empty() {
-        scans.push(DeviceScan {
-            path: relative.to_owned(),
+    let scan = |item| match item {
+        DeviceItem::Device(path) => Some(device(&data, path, zones)),
+        DeviceItem::Empty(path) => Some(DeviceScan {
+            path,
             ..DeviceScan::default()
-        });
-    }
-    for folder in folders {
-        descend(data, &relative.join(folder.name), depth + 1, zones, scans);
-    }
+        }),
+        DeviceItem::Unlisted(path, error) => Some(DeviceScan::unreadable(path, &error)),
+        DeviceItem::Misplaced(_) | DeviceItem::Reserved(_) => None,
+    };
+    devices(&data).filter_map(scan).collect()
 }
 
 /// Scans a device folder.
-fn device(data: &Path, relative: &Path, zones: &FileZones) -> DeviceScan {
+fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     let mut scan = DeviceScan {
-        path: relative.to_owned(),
+        path,
         ..DeviceScan::default()
     };
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
-        let folder = Arc::new(Dir::open(data)?.open_below(relative)?);
+        let folder = Arc::new(data.open_below(&scan.path)?);
         add_waiting(&folder, scan)?;
         for sub in [PARSED, ERROR] {
             match folder.open_below(Path::new(sub)) {
@@ -170,30 +143,31 @@ fn with_path(path: &Path, error: &impl ToString) -> io::Error {
 
 /// Adds the files of `parsed/` or `error/`.
 fn add_processed(folder: &Dir, sub: &Path, scan: &mut DeviceScan) -> io::Result<()> {
-    let wanted = |name: &std::ffi::OsStr, kind| kind == EntryKind::File && is_tsv(name);
-    let mut last = None;
-    loop {
-        let entries = folder.read_page(last.as_deref(), PAGE_SIZE, wanted)?;
-        let is_last_page = entries.len() < PAGE_SIZE;
-        last = entries.last().map(|entry| entry.name.clone());
-        for entry in entries {
-            if let Some(time) = folder.modified(&entry.name)? {
-                if sub == Path::new(ERROR) {
-                    match folder.read_sidecar(&entry.name)? {
-                        Some(sidecar) if sidecar.retryable => scan.errors_retryable += 1,
-                        _ => scan.errors_other += 1,
-                    }
-                }
-                scan.add_newest(sub.to_owned(), entry.name, time);
+    for entry in folder.sorted_entries(|name, kind| kind == EntryKind::File && is_tsv(name)) {
+        let name = entry?.name;
+        let Some(time) = folder.modified(&name)? else {
+            continue;
+        };
+        if sub == Path::new(ERROR) {
+            match folder.read_sidecar(&name)? {
+                Some(sidecar) if sidecar.retryable => scan.errors_retryable += 1,
+                _ => scan.errors_other += 1,
             }
         }
-        if is_last_page {
-            return Ok(());
-        }
+        scan.add_newest(sub.to_owned(), name, time);
     }
+    Ok(())
 }
 
 impl DeviceScan {
+    fn unreadable(path: PathBuf, error: &io::Error) -> Self {
+        Self {
+            path,
+            unreadable: Some(sanitize(error.to_string())),
+            ..Self::default()
+        }
+    }
+
     /// Adds a file to the newest ones if it is among them.
     fn add_newest(&mut self, sub: PathBuf, name: OsString, time: SystemTime) {
         let position = self

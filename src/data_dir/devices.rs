@@ -1,0 +1,79 @@
+//! The device folders below the data folder, and what is misplaced above them. See docs/specification.md, section 1.
+
+use super::pending_files::is_tsv;
+use super::walk::{SortedWalk, WalkItem};
+use super::{Dir, EntryKind, is_processed_dir};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The depth of device folders: company, campaign, device.
+const DEVICE_DEPTH: usize = 3;
+
+/// Something that was found down to the level of the device folders. Paths are relative to the data folder.
+#[derive(Debug)]
+pub enum DeviceItem {
+    /// A device folder.
+    Device(PathBuf),
+    /// A company without a campaign, or a campaign without a device.
+    Empty(PathBuf),
+    /// A logger file that is not in a device folder.
+    Misplaced(PathBuf),
+    /// A folder that is named like those of processed files.
+    Reserved(PathBuf),
+    /// A folder that cannot be listed.
+    Unlisted(PathBuf, io::Error),
+}
+
+/// Iterates over the device folders in the order of their paths.
+pub fn devices(data: &Arc<Dir>) -> impl Iterator<Item = DeviceItem> {
+    let wants = |name: &_, kind| kind == EntryKind::Dir || is_tsv(name);
+    let enters = |depth, name: &_| depth < DEVICE_DEPTH && !is_processed_dir(name);
+    SortedWalk::new(data, wants, enters).map(|item| match item {
+        WalkItem::File(folder, name) => DeviceItem::Misplaced(folder.join(name)),
+        WalkItem::Dir(path) if is_reserved(&path) => DeviceItem::Reserved(path),
+        WalkItem::Dir(path) => DeviceItem::Device(path),
+        WalkItem::Leaf(path) => DeviceItem::Empty(path),
+        WalkItem::Unlisted(path, error) => DeviceItem::Unlisted(path, error),
+    })
+}
+
+fn is_reserved(path: &Path) -> bool {
+    path.file_name().is_some_and(is_processed_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_found_at_the_third_level_in_the_order_of_their_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["b/c/2/sub", "b/c/1", "b/c/parsed", "a/empty", "b/error/x/y"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        for file in [
+            "top.tsv",
+            "b/c/in campaign.tsv",
+            "b/c/1/x.tsv",
+            "b/other.txt",
+        ] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink(dir.path().join("b"), dir.path().join("link")).unwrap();
+        let data = Arc::new(Dir::open(dir.path()).unwrap());
+        let found: Vec<_> = devices(&data).map(|item| format!("{item:?}")).collect();
+        assert_eq!(
+            found,
+            [
+                "Empty(\"a/empty\")",
+                "Device(\"b/c/1\")",
+                "Device(\"b/c/2\")",
+                "Misplaced(\"b/c/in campaign.tsv\")",
+                "Reserved(\"b/c/parsed\")",
+                "Reserved(\"b/error\")",
+                "Misplaced(\"top.tsv\")",
+            ]
+        );
+    }
+}

@@ -1,22 +1,25 @@
-//! A progress line on a terminal.
+//! A progress bar on a terminal.
 
 use crate::data_dir::is_processed_dir;
 use crate::data_dir::pending_files::is_tsv;
+use crate::shutdown::Shutdown;
 use indicatif::{
-    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle,
+    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
+    ProgressStyle,
 };
+use std::fmt;
 use std::io::{self, IsTerminal as _, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 use walkdir::WalkDir;
 
-/// Delay before the progress line is shown. Shorter runs show none.
+/// Delay before the progress bar is shown. Shorter runs show none.
 const SHOW_AFTER: Duration = Duration::from_millis(700);
 
-/// Minimum interval between two updates of the line.
-const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// Maximum number of updates of the progress bar per second.
+const REFRESH_RATE: u8 = 5;
 
 /// The progress of a run; inactive if there is no terminal. Clones share their state.
 #[derive(Debug, Clone)]
@@ -24,41 +27,19 @@ pub struct Progress(Option<Arc<State>>);
 
 #[derive(Debug)]
 struct State {
+    /// The bar. Its position and length are in bytes; it has no length until the files are counted.
     bar: ProgressBar,
-    start: Instant,
-    /// Whether the line has been shown.
-    visible: AtomicBool,
+    /// Completed when the bar is shown.
+    shown: Once,
     files: AtomicU64,
     files_total: AtomicU64,
-    bytes: AtomicU64,
-    bytes_total: AtomicU64,
     points: AtomicU64,
-    /// Time of the last update in milliseconds after the start.
-    redrawn: AtomicU64,
 }
 
 impl Progress {
     /// Shows progress on stderr if it is a terminal and `wanted` is set.
     pub fn on_terminal(wanted: bool) -> Self {
-        if !wanted || !io::stderr().is_terminal() {
-            return Self(None);
-        }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        // The template is valid. If it were not, the bar would be drawn in the default style.
-        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
-            bar.set_style(style);
-        }
-        Self(Some(Arc::new(State {
-            bar,
-            start: Instant::now(),
-            visible: AtomicBool::new(false),
-            files: AtomicU64::new(0),
-            files_total: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            bytes_total: AtomicU64::new(0),
-            points: AtomicU64::new(0),
-            redrawn: AtomicU64::new(0),
-        })))
+        Self((wanted && io::stderr().is_terminal()).then(|| Arc::new(State::new())))
     }
 
     /// Shows nothing.
@@ -72,28 +53,30 @@ impl Progress {
     }
 
     /// Counts the files and bytes waiting below `folder`, from which the remaining time is estimated.
-    pub fn count(&self, folder: &Path, shutdown: &crate::shutdown::Shutdown) {
+    pub fn count(&self, folder: &Path, shutdown: &Shutdown) {
         let Some(state) = &self.0 else { return };
         let entries = WalkDir::new(folder).into_iter().filter_entry(|entry| {
             !(entry.file_type().is_dir() && is_processed_dir(entry.file_name()))
         });
+        let (mut files, mut bytes) = (0, 0);
         for entry in entries.flatten() {
             if shutdown.is_requested() {
                 return;
             }
             if entry.file_type().is_file() && is_tsv(entry.file_name()) {
-                state.files_total.fetch_add(1, Ordering::Relaxed);
-                let size = entry.metadata().map_or(0, |file| file.len());
-                state.bytes_total.fetch_add(size, Ordering::Relaxed);
+                files += 1;
+                bytes += entry.metadata().map_or(0, |file| file.len());
             }
         }
+        state.files_total.store(files, Ordering::Relaxed);
+        state.bar.set_length(bytes);
     }
 
     /// Wraps a reader to count the bytes read.
     pub fn reading<R: Read>(&self, inner: R) -> CountingReader<R> {
         CountingReader {
             inner,
-            progress: self.clone(),
+            bar: self.0.as_ref().map(|state| state.bar.clone()),
         }
     }
 
@@ -101,6 +84,7 @@ impl Progress {
     pub fn points(&self, count: u32) {
         if let Some(state) = &self.0 {
             state.points.fetch_add(u64::from(count), Ordering::Relaxed);
+            state.update();
         }
     }
 
@@ -108,11 +92,11 @@ impl Progress {
     pub fn file_done(&self) {
         if let Some(state) = &self.0 {
             state.files.fetch_add(1, Ordering::Relaxed);
-            state.redraw();
+            state.update();
         }
     }
 
-    /// Removes the line.
+    /// Removes the progress bar.
     pub fn finish(&self) {
         if let Some(state) = &self.0 {
             state.bar.finish_and_clear();
@@ -121,88 +105,95 @@ impl Progress {
 }
 
 impl State {
-    /// Updates the line if the last update is long enough ago.
-    fn redraw(&self) {
-        let elapsed = self.start.elapsed();
-        let now = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let last = self.redrawn.load(Ordering::Relaxed);
-        if elapsed < SHOW_AFTER || u128::from(now - last.min(now)) < REDRAW_INTERVAL.as_millis() {
+    /// Creates a bar that is not shown yet.
+    fn new() -> Self {
+        let bar = ProgressBar::hidden();
+        // Only `wide_msg` is cut off at the width of the terminal; other keys would continue on the next line.
+        // The template is valid. If it were not, the bar would be drawn in the default style.
+        if let Ok(style) = ProgressStyle::with_template("{time}, {wide_msg}") {
+            bar.set_style(style.with_key("time", write_time));
+        }
+        Self {
+            bar,
+            shown: Once::new(),
+            files: AtomicU64::new(0),
+            files_total: AtomicU64::new(0),
+            points: AtomicU64::new(0),
+        }
+    }
+
+    /// Updates the message, and shows the bar when it is due.
+    fn update(&self) {
+        let elapsed = self.bar.elapsed();
+        if elapsed < SHOW_AFTER {
             return;
         }
-        self.redrawn.store(now, Ordering::Relaxed);
-        if !self.visible.swap(true, Ordering::Relaxed) {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let counts = Counts {
-            elapsed,
-            files: get(&self.files),
-            files_total: get(&self.files_total),
-            bytes: get(&self.bytes),
-            bytes_total: get(&self.bytes_total),
-            points: get(&self.points),
-        };
-        self.bar.set_message(counts.line());
-        self.bar.tick();
+        self.bar.set_message(self.message(elapsed));
+        self.shown.call_once(|| {
+            self.bar
+                .set_draw_target(ProgressDrawTarget::stderr_with_hz(REFRESH_RATE));
+        });
     }
-}
 
-/// The state of a run at one moment.
-struct Counts {
-    elapsed: Duration,
-    files: u64,
-    files_total: u64,
-    bytes: u64,
-    bytes_total: u64,
-    points: u64,
-}
-
-impl Counts {
-    /// Formats the line, most important part first, because narrow terminals cut off its end.
+    /// Formats what follows the time, most important part first.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an estimate for display"
     )]
-    fn line(&self) -> String {
-        let seconds = self.elapsed.as_secs_f64().max(0.001);
-        let rate = HumanCount((self.points as f64 / seconds) as u64);
-        let done = self.bytes as f64 / self.bytes_total.max(1) as f64;
-        let progress = if self.bytes_total > 0 && done > 0.01 && done <= 1.0 {
-            let left = Duration::from_secs_f64(seconds / done - seconds);
-            format!("{:3.0}%, {} left", done * 100.0, HumanDuration(left))
-        } else {
-            HumanDuration(self.elapsed).to_string()
-        };
+    fn message(&self, elapsed: Duration) -> String {
+        let files = self.files.load(Ordering::Relaxed);
+        let files_total = self.files_total.load(Ordering::Relaxed);
+        let points = self.points.load(Ordering::Relaxed);
+        let rate = points as f64 / elapsed.as_secs_f64();
+        let bytes = self.bar.position();
+        let bytes_total = self.bar.length().unwrap_or(0);
         format!(
-            "{progress}, {}/{} files, {rate} points/s, {}/{}",
-            self.files,
-            self.files_total.max(self.files),
-            HumanBytes(self.bytes),
-            HumanBytes(self.bytes_total.max(self.bytes))
+            "{files}/{} files, {} points/s, {}/{}",
+            files_total.max(files),
+            HumanCount(rate as u64),
+            HumanBytes(bytes),
+            HumanBytes(bytes_total.max(bytes))
         )
     }
 }
 
+/// Writes the percentage and the remaining time, or the elapsed time while the total is unknown or too small.
+fn write_time(state: &ProgressState, out: &mut dyn fmt::Write) {
+    let done = state.pos();
+    // `out` is a string, so writing does not fail.
+    let _ = match state.len() {
+        // There is no good estimate in the first percent.
+        Some(total) if done > total / 100 && done <= total => write!(
+            out,
+            "{:3.0}%, {} left",
+            state.fraction() * 100.0,
+            HumanDuration(state.eta())
+        ),
+        _ => write!(out, "{}", HumanDuration(state.elapsed())),
+    };
+}
+
 /// A reader that counts bytes; see [`Progress::reading`].
+///
+/// [`ProgressBar::wrap_read`] gets and sets the position in two steps, which loses bytes if several threads read.
 pub struct CountingReader<R> {
     inner: R,
-    progress: Progress,
+    bar: Option<ProgressBar>,
 }
 
 impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        if let Some(state) = &self.progress.0 {
-            state.bytes.fetch_add(n as u64, Ordering::Relaxed);
-            state.redraw();
+        if let Some(bar) = &self.bar {
+            bar.inc(n as u64);
         }
         Ok(n)
     }
 }
 
-/// Stderr writer that hides the progress line while it writes.
+/// Stderr writer that hides the progress bar while it writes.
 pub struct StderrWriter(pub Progress);
 
 impl Write for StderrWriter {
@@ -221,37 +212,75 @@ impl Write for StderrWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use indicatif::InMemoryTerm;
+    use std::time::Instant;
+
+    /// A bar without delay on a terminal of `columns` columns.
+    fn shown(columns: u16) -> (State, InMemoryTerm) {
+        let term = InMemoryTerm::new(5, columns);
+        let state = State::new();
+        let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+        state.shown.call_once(|| state.bar.set_draw_target(target));
+        (state, term)
+    }
 
     #[test]
     fn the_line_starts_with_the_most_important_part() {
-        let counts = Counts {
-            elapsed: Duration::from_secs(10),
-            files: 3,
-            files_total: 12,
-            bytes: 250_000,
-            bytes_total: 1_000_000,
-            points: 12_345_670,
+        let start = Instant::now();
+        let (state, term) = shown(100);
+        state.bar.set_length(1_000_000);
+        state.files.store(3, Ordering::Relaxed);
+        state.files_total.store(12, Ordering::Relaxed);
+        state.points.store(12_345_670, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(500));
+        state.bar.inc(250_000);
+        state
+            .bar
+            .set_message(state.message(Duration::from_secs(10)));
+
+        let contents = term.contents();
+        let parts: Vec<_> = contents.splitn(3, ", ").collect();
+        let [percent, left, counts] = parts[..] else {
+            panic!("{contents}");
         };
+        assert_eq!(percent, " 25%");
         assert_eq!(
-            counts.line(),
-            " 25%, 30 seconds left, 3/12 files, 1,234,567 points/s, 244.14 KiB/976.56 KiB"
+            counts,
+            "3/12 files, 1,234,567 points/s, 244.14 KiB/976.56 KiB"
         );
+        // The first quarter took at least 0.5 s; the rest takes three times as long.
+        let left: f64 = left.strip_suffix(" seconds left").unwrap().parse().unwrap();
+        let longest = 3.0 * start.elapsed().as_secs_f64();
+        assert!((2.0..=longest.round()).contains(&left), "{left}, {longest}");
     }
 
     #[test]
     fn the_elapsed_time_is_shown_while_the_total_is_unknown() {
-        let counts = Counts {
-            elapsed: Duration::from_secs(2),
-            files: 0,
-            files_total: 0,
-            bytes: 0,
-            bytes_total: 0,
-            points: 0,
-        };
-        assert!(
-            counts.line().starts_with("2 seconds, 0/0 files"),
-            "{}",
-            counts.line()
-        );
+        let (state, term) = shown(100);
+        state.bar.set_elapsed(Duration::from_secs(120));
+        state.bar.set_message(state.message(state.bar.elapsed()));
+        assert_eq!(term.contents(), "2 minutes, 0/0 files, 0 points/s, 0 B/0 B");
+    }
+
+    #[test]
+    fn a_narrow_terminal_cuts_off_the_end() {
+        let (state, term) = shown(30);
+        state.bar.set_elapsed(Duration::from_secs(120));
+        state.bar.set_message(state.message(state.bar.elapsed()));
+        assert_eq!(term.contents(), "2 minutes, 0/0 files, 0 points");
+    }
+
+    #[test]
+    fn bytes_read_by_several_threads_are_all_counted() {
+        let progress = Progress(Some(Arc::new(State::new())));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut reader = progress.reading(io::repeat(0).take(100_000));
+                    while reader.read(&mut [0]).unwrap() > 0 {}
+                });
+            }
+        });
+        assert_eq!(progress.0.unwrap().bar.position(), 400_000);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::walk::{DirCursor, SortedWalk, WalkItem, is_no_folder};
 use super::{Dir, ERROR, EntryKind, SIDECAR_SUFFIX, is_processed_dir};
+use crate::shutdown::Shutdown;
 use chrono::DateTime;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -10,6 +11,7 @@ use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use walkdir::WalkDir;
 
 /// Something to process in a device folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,10 +26,40 @@ pub enum Item {
     Unlisted(PathBuf, String),
 }
 
-/// Whether this is the name of a logger file. Hidden files are uploads in progress.
+/// The extension of logger files, with its dot.
+const EXTENSION: &[u8] = b".tsv";
+
+/// Whether a sweep takes a file of this name for a logger file. Hidden files are uploads in progress.
 pub fn is_tsv(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name.ends_with(b".tsv") && !name.starts_with(b".")
+    name.ends_with(EXTENSION) && !name.starts_with(b".")
+}
+
+/// Whether a file of this name may be named on the command line: in upper case and hidden too.
+pub fn may_be_named(name: &OsStr) -> bool {
+    let name = name.as_bytes().to_ascii_lowercase();
+    name.ends_with(EXTENSION)
+}
+
+/// Counts the pending files below the data folder, and their bytes, for an estimate. Returns `None` if a shutdown was
+/// requested meanwhile.
+///
+/// It does not sort and ignores errors, so it is much faster than [`PendingFiles`].
+pub fn count(data_folder: &Path, shutdown: &Shutdown) -> Option<(u64, u64)> {
+    let entries = WalkDir::new(data_folder)
+        .into_iter()
+        .filter_entry(|entry| !(entry.file_type().is_dir() && is_processed_dir(entry.file_name())));
+    let (mut files, mut bytes) = (0, 0);
+    for entry in entries.flatten() {
+        if shutdown.is_requested() {
+            return None;
+        }
+        if entry.file_type().is_file() && is_tsv(entry.file_name()) {
+            files += 1;
+            bytes += entry.metadata().map_or(0, |file| file.len());
+        }
+    }
+    Some((files, bytes))
 }
 
 /// Iterator over the items of a device folder.

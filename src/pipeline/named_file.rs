@@ -4,6 +4,7 @@ use super::RunContext;
 use super::device::Device;
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::DevicePath;
+use crate::data_dir::pending_files::may_be_named;
 use crate::sanitize::sanitize;
 use std::path::{Component, Path, PathBuf};
 
@@ -47,11 +48,7 @@ fn folder_and_name(
         Some(Component::Normal(name)) => name.to_owned(),
         _ => return Err("path has no file name; correct it".to_owned()),
     };
-    if !name
-        .to_string_lossy()
-        .to_ascii_lowercase()
-        .ends_with(".tsv")
-    {
+    if !may_be_named(&name) {
         return Err(
             "not a logger file: the name does not end in '.tsv'; file left in place".to_owned(),
         );

@@ -3,7 +3,7 @@
 use super::RunContext;
 use super::device::{Device, unlisted_folder};
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::pending_files::{Item, PendingFiles};
+use crate::data_dir::pending_files::{Item, PendingFiles, count};
 use crate::data_dir::{DeviceItem, DevicePath, devices, is_no_folder};
 use crate::sanitize::sanitize;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ pub(super) fn sweep(context: &RunContext<'_>) {
     std::thread::scope(|scope| {
         if context.progress.is_watched() {
             scope.spawn(|| {
-                context
-                    .progress
-                    .count(&context.settings.data_folder, context.stop)
+                if let Some((files, bytes)) = count(&context.settings.data_folder, context.stop) {
+                    context.progress.set_total(files, bytes);
+                }
             });
         }
         for _ in 0..context.settings.jobs.get() {

@@ -1,19 +1,14 @@
 //! A progress bar on a terminal.
 
-use crate::data_dir::is_processed_dir;
-use crate::data_dir::pending_files::is_tsv;
-use crate::shutdown::Shutdown;
 use indicatif::{
     HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState,
     ProgressStyle,
 };
 use std::fmt;
 use std::io::{self, IsTerminal as _, Read, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
-use walkdir::WalkDir;
 
 /// Delay before the progress bar is shown. Shorter runs show none.
 const SHOW_AFTER: Duration = Duration::from_millis(700);
@@ -52,24 +47,12 @@ impl Progress {
         self.0.is_some()
     }
 
-    /// Counts the files and bytes waiting below `folder`, from which the remaining time is estimated.
-    pub fn count(&self, folder: &Path, shutdown: &Shutdown) {
-        let Some(state) = &self.0 else { return };
-        let entries = WalkDir::new(folder).into_iter().filter_entry(|entry| {
-            !(entry.file_type().is_dir() && is_processed_dir(entry.file_name()))
-        });
-        let (mut files, mut bytes) = (0, 0);
-        for entry in entries.flatten() {
-            if shutdown.is_requested() {
-                return;
-            }
-            if entry.file_type().is_file() && is_tsv(entry.file_name()) {
-                files += 1;
-                bytes += entry.metadata().map_or(0, |file| file.len());
-            }
+    /// Sets the number of files to be ingested and their size in bytes, from which the remaining time is estimated.
+    pub fn set_total(&self, files: u64, bytes: u64) {
+        if let Some(state) = &self.0 {
+            state.files_total.store(files, Ordering::Relaxed);
+            state.bar.set_length(bytes);
         }
-        state.files_total.store(files, Ordering::Relaxed);
-        state.bar.set_length(bytes);
     }
 
     /// Wraps a reader to count the bytes read.

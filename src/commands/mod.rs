@@ -8,6 +8,7 @@ mod status;
 use crate::cli::{Cli, Command};
 use crate::config::ConfigError;
 use crate::exit_code::ExitCode;
+use crate::sink::CreateDirError;
 use std::io::Write as _;
 
 /// Runs the command and prints its error, if any, to stderr.
@@ -20,7 +21,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
     };
     let code = result.unwrap_or_else(|error| {
         eprint_line(&format!("powerview: {error:#}"));
-        if error.is::<ConfigError>() {
+        if error.is::<ConfigError>() || error.is::<CreateDirError>() {
             ExitCode::UsageError
         } else {
             ExitCode::GeneralError

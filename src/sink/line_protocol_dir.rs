@@ -1,7 +1,6 @@
 //! Writes one line protocol file per bucket, for use without a server. See docs/specification.md, section 8.
 
 use super::WriteError;
-use crate::config::ConfigError;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use rustix::fs::{FlockOperation, flock};
@@ -16,14 +15,20 @@ pub struct LineProtocolDir {
     dir: PathBuf,
 }
 
+/// The folder cannot be created.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create the folder {}: {error}; correct --line-protocol-dir", sanitize(.dir))]
+pub struct CreateDirError {
+    dir: PathBuf,
+    error: io::Error,
+}
+
 impl LineProtocolDir {
     /// Creates the folder if it is missing.
-    pub fn new(dir: &Path) -> Result<Self, ConfigError> {
-        std::fs::create_dir_all(dir).map_err(|error| {
-            ConfigError(format!(
-                "cannot create the folder {}: {error}; correct --line-protocol-dir",
-                sanitize(dir)
-            ))
+    pub fn new(dir: &Path) -> Result<Self, CreateDirError> {
+        std::fs::create_dir_all(dir).map_err(|error| CreateDirError {
+            dir: dir.to_owned(),
+            error,
         })?;
         Ok(Self {
             dir: dir.to_owned(),

@@ -7,7 +7,7 @@ pub mod ordered_sender;
 mod retry;
 
 pub use influx2::{Influx, Probe};
-pub use line_protocol_dir::LineProtocolDir;
+pub use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub use meta_sender::MetaSender;
 
 use crate::points::Batch;
@@ -115,7 +115,7 @@ impl Sink {
     /// Opens a destination without sending a request.
     ///
     /// # Errors
-    /// The folder cannot be created, or the HTTP client cannot be set up.
+    /// The folder cannot be created ([`CreateDirError`]), or the HTTP client cannot be set up.
     pub fn open(destination: &Destination, stop: &Shutdown) -> anyhow::Result<Self> {
         Ok(match destination {
             Destination::Influx(server) => Self::Influx(Influx::new(server, stop.clone())?),

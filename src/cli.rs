@@ -1,7 +1,10 @@
 //! Command-line interface. See docs/specification.md, section 8.
 
+use crate::config::env_vars::{self, DefaultValue, EnvVar};
+use crate::config::{DURATION_FORMS, parse_duration, parse_number};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,29 +19,42 @@ Examples:
   powerview check -d /srv/sftpgo/data
         check configuration, permissions and server
   powerview status -d /srv/sftpgo/data --silent-after 26h
-        list all loggers and their problems
+        list all loggers and their problems";
 
-Environment (read from .env too; variables of the process take precedence):
-  INFLUXDB_HOST           server, http(s)://name:port (if unset: INFLUXDB_URL)
-  INFLUXDB_ADMIN_TOKEN    token with the right to create buckets and to write
-  INFLUXDB_ORG            organisation
-  TSV_TIMEZONE            same as --timezone     TSV_RETRY_FOR   same as --retry-for
-  TSV_ON_OUTAGE           same as --on-outage    TSV_JOBS        same as --jobs
-  TSV_REPORT_DIR          folder of the reports (default: <data>/../logs/reports)
-  TSV_META_BUCKET         bucket of the reports (default: powerview_meta)
-  TSV_INCOMPLETE_GRACE_S  age in seconds below which a possibly incomplete file stays (default: 600)
-  TSV_LOCK_WAIT_S         longest wait in seconds for a device folder locked by another process (default: 120)
-  TSV_CONNECT_TIMEOUT_S   connect timeout in seconds (default: 5)
-  TSV_REQUEST_TIMEOUT_S   request timeout in seconds (default: 30)
-  TSV_BATCH_LINES         points per request (default: 10000)
-  TSV_GZIP                0 disables the compression of requests (default: 1)
-  TSV_LOG_LEVEL           DEBUG, INFO, WARNING or ERROR (default: INFO)
-  TSV_HEARTBEAT_URL       URL requested after each successful sweep (default: none)
-
+const EXIT_STATUS: &str = "\
 Exit status:
   0  all files are ingested, or there were none
   1  at least one file failed, or the run was stopped
   2  wrong usage or configuration";
+
+/// The text after the options: examples, environment variables and exit statuses.
+fn after_help() -> String {
+    let variables: String = env_vars::ALL
+        .iter()
+        .map(|var| {
+            let default = match &var.default {
+                DefaultValue::Unset => String::new(),
+                DefaultValue::Required => " (required)".to_owned(),
+                default => format!(" (default: {default})"),
+            };
+            format!("  {:22}  {}{default}\n", var.name, var.description())
+        })
+        .collect();
+    format!(
+        "{EXAMPLES}\n\n\
+         Environment (read from .env too; the environment takes precedence over .env, and options over both):\n\
+         {variables}\n\
+         Durations are written {DURATION_FORMS}.\n\n\
+         {EXIT_STATUS}"
+    )
+}
+
+/// The help of an option that takes precedence over a variable.
+fn option_help(var: &EnvVar) -> String {
+    let (first, rest) = var.help.split_at(1);
+    let help = first.to_uppercase() + rest;
+    format!("{help} [env: {}] [default: {}]", var.name, var.default)
+}
 
 /// Ingests measurement files of MV2 loggers into InfluxDB 2.
 #[derive(Debug, Parser)]
@@ -46,7 +62,7 @@ Exit status:
     name = "powerview",
     version,
     about = "Ingests measurement files of MV2 loggers into InfluxDB 2",
-    after_help = EXAMPLES,
+    after_help = after_help(),
     max_term_width = 110,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
@@ -98,9 +114,17 @@ pub struct Ingest {
     /// Write line protocol to <DIR>/<bucket>.lp instead of sending it to a server
     #[arg(long, value_name = "DIR")]
     pub line_protocol_dir: Option<PathBuf>,
-    /// Number of devices processed in parallel (default: number of processors, at most 4)
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<usize>,
+    /// Number of devices processed in parallel.
+    #[arg(
+        long,
+        value_name = "N",
+        help = option_help(&env_vars::TSV_JOBS),
+        value_parser = |text: &str| parse_number(text, &env_vars::JOBS)
+    )]
+    pub jobs: Option<u32>,
+    /// Options for a server that fails.
+    #[command(flatten)]
+    pub server: ServerOptions,
     /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
@@ -117,6 +141,9 @@ pub struct Check {
         value_name = "DIR"
     )]
     pub data_folder: Option<PathBuf>,
+    /// Options for a server that fails.
+    #[command(flatten)]
+    pub server: ServerOptions,
     /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
@@ -135,8 +162,8 @@ pub struct Status {
     )]
     pub data_folder: Option<PathBuf>,
     /// Age of the newest file after which a device counts as silent, such as 26h, 90m or 2d
-    #[arg(long, value_name = "TIME", default_value = "26h", value_parser = humantime::parse_duration)]
-    pub silent_after: std::time::Duration,
+    #[arg(long, value_name = "DURATION", default_value = "26h", value_parser = parse_duration)]
+    pub silent_after: Duration,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -145,17 +172,27 @@ pub struct Status {
     pub common: Common,
 }
 
+/// Options for a server that fails.
+#[derive(Debug, Args)]
+pub struct ServerOptions {
+    /// What to do with files during an outage.
+    #[arg(long, value_name = "ACTION", help = option_help(&env_vars::TSV_ON_OUTAGE))]
+    pub on_outage: Option<OnOutage>,
+    /// Total time per run spent on retrying failed requests.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        help = option_help(&env_vars::TSV_RETRY_FOR),
+        value_parser = parse_duration
+    )]
+    pub retry_for: Option<Duration>,
+}
+
 /// Options of several commands.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// What to do with files during an outage of the server (default: error)
-    #[arg(long, value_name = "ACTION")]
-    pub on_outage: Option<OnOutage>,
-    /// Total time per run spent on retrying failed requests, in seconds (default: 60)
-    #[arg(long, value_name = "SECONDS")]
-    pub retry_for: Option<String>,
-    /// Time zone of files that name none, such as Europe/Paris (default: the zone of the machine)
-    #[arg(long, value_name = "ZONE")]
+    /// Time zone of files that name none.
+    #[arg(long, value_name = "ZONE", help = option_help(&env_vars::TSV_TIMEZONE))]
     pub timezone: Option<String>,
     /// Read environment variables from this file (default: .env in the working directory)
     #[arg(long, value_name = "FILE")]

@@ -1,13 +1,40 @@
 //! Logging to stderr.
 
 use crate::cli::Common;
-use crate::config::{ConfigError, Environment};
+use crate::config::{ConfigError, Environment, env_vars, parse_choice};
 use crate::report::{Progress, StderrWriter};
-use crate::sanitize::sanitize;
+use clap::ValueEnum;
 use std::io::IsTerminal as _;
 use tracing::level_filters::LevelFilter;
 
-/// Initializes the log on stderr with the level of `-v` or `-q`, else of `TSV_LOG_LEVEL`, else INFO.
+/// A value of `TSV_LOG_LEVEL`. `WARN` and `CRITICAL` are accepted too: callers of the old script set Python's names.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub(crate) enum LogLevel {
+    Off,
+    #[value(alias = "CRITICAL")]
+    Error,
+    #[value(alias = "WARN")]
+    Warning,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warning => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Initializes the log on stderr with the level of `-v` or `-q`, else of `TSV_LOG_LEVEL`.
 ///
 /// # Errors
 /// The value of `TSV_LOG_LEVEL` is unknown.
@@ -25,25 +52,8 @@ pub fn init_logging(
             LevelFilter::TRACE
         }
     } else {
-        match env
-            .get("TSV_LOG_LEVEL")
-            .unwrap_or("INFO")
-            .to_ascii_uppercase()
-            .as_str()
-        {
-            "TRACE" => LevelFilter::TRACE,
-            "DEBUG" => LevelFilter::DEBUG,
-            "INFO" => LevelFilter::INFO,
-            "WARNING" | "WARN" => LevelFilter::WARN,
-            "ERROR" | "CRITICAL" => LevelFilter::ERROR,
-            "OFF" => LevelFilter::OFF,
-            other => {
-                return Err(ConfigError(format!(
-                    "TSV_LOG_LEVEL is {:?}; it must be DEBUG, INFO, WARNING or ERROR",
-                    sanitize(other)
-                )));
-            }
-        }
+        env.parse(&env_vars::TSV_LOG_LEVEL, parse_choice::<LogLevel>)?
+            .into()
     };
     let progress = progress.clone();
     // A second call, as in tests, has no effect.

@@ -1,15 +1,13 @@
 //! `powerview check`: checks the installation. See docs/specification.md, section 8.
 
 use crate::cli::Check;
-use crate::config::Environment;
-use crate::config::{self, Tuning};
+use crate::config::{self, Environment, Tuning, env_vars};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::Influx;
-use crate::time_zone::ZoneDatabase;
 use chrono::Utc;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -40,23 +38,19 @@ pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
                 .and_then(|()| check_writable(&reports)),
         ));
     }
-    let database = ZoneDatabase::of_system(&env);
-    checks.push((
-        "time zone",
-        config::zone(&args.common, &env, &database)
-            .map(|default| {
-                format!(
-                    "{} ({}) for files that name no zone; {}",
-                    default.zone,
-                    default.source,
-                    default.zone.describe_rules(&database)
-                )
-            })
-            .map_err(|error| error.to_string()),
-    ));
-    let server = config::influx(&args.common, &env);
+    let zone = config::zone_database(&env).and_then(|database| {
+        let default = config::zone(args.common.timezone.as_deref(), &env, &database)?;
+        Ok(format!(
+            "{} ({}) for files that name no zone; {}",
+            default.zone,
+            default.source,
+            default.zone.describe_rules(&database)
+        ))
+    });
+    checks.push(("time zone", zone.map_err(|error| error.to_string())));
+    let server = config::influx(&args.server, &env);
     let meta = config::meta_bucket(&env);
-    let tuning = Tuning::resolve(None, &args.common, &env);
+    let tuning = Tuning::resolve(None, &args.server, &env);
     let errors: Vec<_> = [
         server.as_ref().err(),
         meta.as_ref().err(),
@@ -82,7 +76,10 @@ pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
         checks.push(("organisation", probe.organisation));
         checks.push(("token", probe.write));
     }
-    checks.push(("hook", hook(&env)));
+    checks.push((
+        "hook",
+        hook(Path::new(env.value(&env_vars::POWERVIEW_BASE)?)),
+    ));
     checks.push(("clock", clock()));
 
     let mut out = std::io::stdout().lock();
@@ -121,10 +118,9 @@ fn not_writable(dir: &Path, error: &std::io::Error) -> String {
 }
 
 /// Checks that the upload hook, if installed, is executable.
-fn hook(env: &Environment) -> Result<String, String> {
+fn hook(base: &Path) -> Result<String, String> {
     use std::os::unix::fs::PermissionsExt as _;
-    let base = env.get("POWERVIEW_BASE").unwrap_or("/srv/powerview");
-    let path = Path::new(base).join("on-upload.sh");
+    let path = base.join("on-upload.sh");
     match path.metadata() {
         Ok(file) if file.permissions().mode() & 0o111 != 0 => {
             Ok(format!("{} is executable", sanitize(&path)))

@@ -1,10 +1,10 @@
 //! Environment variables and the `.env` file.
 
+use super::env_vars::{DefaultValue, EnvVar};
 use crate::sanitize::sanitize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
 
 /// A missing or unusable setting: message with remedy. Exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -60,37 +60,46 @@ impl Environment {
     }
 
     /// Returns the trimmed value of a variable that is set and not empty.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, var: &EnvVar) -> Option<&str> {
+        self.get_by_name(var.name)
+    }
+
+    fn get_by_name(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|v| v.trim()).filter(|v| !v.is_empty())
+    }
+
+    /// Returns the value of a variable or its default.
+    ///
+    /// # Errors
+    /// The variable is not set and its table entry has no default value.
+    pub(crate) fn value(&self, var: &EnvVar) -> Result<&str, ConfigError> {
+        match (self.get(var), &var.default) {
+            (Some(value), _) => Ok(value),
+            (None, DefaultValue::Value(default)) => Ok(default),
+            (None, _) => config_error(format!(
+                "{} is not set; set it in the environment or in .env ({})",
+                var.name,
+                var.description()
+            )),
+        }
+    }
+
+    /// Parses the value of a variable or its default.
+    ///
+    /// # Errors
+    /// As [`Environment::value`], or the value is not valid.
+    pub(crate) fn parse<T>(
+        &self,
+        var: &EnvVar,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let value = self.value(var)?;
+        parse(value).map_err(|reason| var.invalid(value, &reason))
     }
 
     /// Creates an environment from the given variables, for tests.
     pub fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
         Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
-    }
-
-    /// Parses a number; `what` describes it in the error message.
-    pub(crate) fn number<T: std::str::FromStr>(
-        &self,
-        name: &str,
-        what: &str,
-    ) -> Result<Option<T>, ConfigError> {
-        match self.get(name).map(str::parse) {
-            None => Ok(None),
-            Some(Ok(value)) => Ok(Some(value)),
-            Some(Err(_)) => config_error(format!(
-                "{name} is {:?}, which is not {what}; correct or unset it",
-                sanitize(self.get(name).unwrap_or_default())
-            )),
-        }
-    }
-
-    /// Parses a duration in seconds.
-    pub(crate) fn seconds(&self, name: &str, default: f64) -> Result<Duration, ConfigError> {
-        match self.get(name) {
-            None => Ok(Duration::from_secs_f64(default)),
-            Some(text) => seconds(name, text),
-        }
     }
 }
 
@@ -130,20 +139,6 @@ fn non_utf8_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
     ))
 }
 
-/// Parses a duration in seconds; at most one year.
-pub(crate) fn seconds(name: &str, text: &str) -> Result<Duration, ConfigError> {
-    text.parse()
-        .ok()
-        .and_then(|s: f64| Duration::try_from_secs_f64(s).ok())
-        .filter(|d| *d <= Duration::from_secs(365 * 86_400))
-        .ok_or_else(|| {
-            ConfigError(format!(
-                "{name} is {:?}, which is not a number of seconds; use a number such as 60",
-                sanitize(text)
-            ))
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +159,7 @@ mod tests {
         );
         std::fs::write(&path, "\u{feff}A_VARIABLE_OF_THIS_TEST='a b'\n").unwrap();
         let env = Environment::load(Some(&path)).unwrap();
-        assert_eq!(env.get("A_VARIABLE_OF_THIS_TEST"), Some("a b"));
+        assert_eq!(env.get_by_name("A_VARIABLE_OF_THIS_TEST"), Some("a b"));
     }
 
     #[test]
@@ -178,7 +173,7 @@ mod tests {
         let env =
             load(b"# soci\xe9t\xe9\nA_TEST=1 # \xe9t\xe9\n  # \xff\nB_TEST='\xc3\xa9'\n").unwrap();
         assert_eq!(
-            (env.get("A_TEST"), env.get("B_TEST")),
+            (env.get_by_name("A_TEST"), env.get_by_name("B_TEST")),
             (Some("1"), Some("é"))
         );
         let message = load(b"# \xe9\nA_TEST=1\nexport B_TEST=secret\xe9\n")

@@ -1,13 +1,18 @@
 //! Resolution of options, environment and `.env` to settings.
 
 mod env_file;
+pub mod env_vars;
+mod parse;
 mod time_zone;
 
 pub use self::env_file::{ConfigError, Environment};
+pub(crate) use self::parse::{DURATION_FORMS, parse_choice, parse_duration, parse_number};
 
-use self::env_file::{config_error, seconds};
+use self::env_file::config_error;
+use self::env_vars::EnvVar;
+use self::parse::{parse_http_url, parse_switch};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
-use crate::cli::{Common, Ingest, OnOutage};
+use crate::cli::{Ingest, OnOutage, ServerOptions};
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase};
@@ -70,7 +75,7 @@ impl Settings {
         } else if let Some(dir) = &args.line_protocol_dir {
             Destination::LineProtocolDir(dir.clone())
         } else {
-            Destination::Influx(influx(&args.common, env)?)
+            Destination::Influx(influx(&args.server, env)?)
         };
         let Tuning {
             on_outage,
@@ -80,7 +85,7 @@ impl Settings {
             batch_lines,
             gzip,
             heartbeat,
-        } = Tuning::resolve(args.jobs, &args.common, env)?;
+        } = Tuning::resolve(args.jobs, &args.server, env)?;
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
             data_folder_given: args
@@ -93,7 +98,7 @@ impl Settings {
             dry_run: args.dry_run,
             retry_errors: args.retry_errors,
             on_outage,
-            zones: file_zones(&args.common, env)?,
+            zones: file_zones(args.common.timezone.as_deref(), env)?,
             jobs,
             destination,
             meta_bucket: meta_bucket(env)?,
@@ -124,54 +129,52 @@ impl Tuning {
     /// # Errors
     /// The first setting that is unusable.
     pub fn resolve(
-        jobs: Option<usize>,
-        common: &Common,
+        jobs: Option<u32>,
+        server: &ServerOptions,
         env: &Environment,
     ) -> Result<Self, ConfigError> {
+        let duration = |var| env.parse(var, parse_duration);
         Ok(Self {
             jobs: self::jobs(jobs, env)?,
-            gzip: gzip(env)?,
-            batch_lines: batch_lines(env)?,
-            on_outage: on_outage(common, env)?,
-            grace: env.seconds("TSV_INCOMPLETE_GRACE_S", 600.0)?,
-            lock_wait: env.seconds("TSV_LOCK_WAIT_S", 120.0)?,
+            gzip: env.parse(&env_vars::TSV_GZIP, parse_switch)?,
+            batch_lines: env.parse(&env_vars::TSV_BATCH_LINES, |text| {
+                parse_number(text, &env_vars::BATCH_LINES)
+            })?,
+            on_outage: match server.on_outage {
+                Some(given) => given,
+                None => env.parse(&env_vars::TSV_ON_OUTAGE, parse_choice)?,
+            },
+            grace: duration(&env_vars::TSV_INCOMPLETE_GRACE_S)?,
+            lock_wait: duration(&env_vars::TSV_LOCK_WAIT_S)?,
             heartbeat: heartbeat(env)?,
         })
     }
 }
 
-fn jobs(given: Option<usize>, env: &Environment) -> Result<NonZeroUsize, ConfigError> {
+fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
+    let var = &env_vars::TSV_HEARTBEAT_URL;
+    if env.get(var).is_none() {
+        return Ok(None);
+    }
+    env.parse(var, |text| parse_http_url(text, "correct or unset it"))
+        .map(Some)
+}
+
+/// The number of devices processed in parallel: `--jobs`, else `TSV_JOBS`, else the number of CPUs, up to 4.
+fn jobs(given: Option<u32>, env: &Environment) -> Result<NonZeroUsize, ConfigError> {
+    let var = &env_vars::TSV_JOBS;
     let jobs = match given {
-        Some(n) => Some(n),
-        None => env.number("TSV_JOBS", "a number of devices")?,
-    };
-    match jobs.map(NonZeroUsize::new) {
-        None => Ok(
-            std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
-                n.min(NonZeroUsize::MIN.saturating_add(3))
-            }),
-        ),
-        Some(Some(n)) if n.get() <= 64 => Ok(n),
-        Some(_) => {
-            config_error("the number of jobs must be from 1 to 64; correct --jobs or TSV_JOBS")
+        Some(jobs) => jobs,
+        None if env.get(var).is_some() => {
+            env.parse(var, |text| parse_number(text, &env_vars::JOBS))?
         }
-    }
-}
-
-fn gzip(env: &Environment) -> Result<bool, ConfigError> {
-    match env.get("TSV_GZIP").map(str::to_ascii_lowercase).as_deref() {
-        None | Some("1" | "true" | "yes" | "on") => Ok(true),
-        Some("0" | "false" | "no" | "off") => Ok(false),
-        Some(_) => config_error("TSV_GZIP must be 1 or 0; correct or unset it"),
-    }
-}
-
-fn batch_lines(env: &Environment) -> Result<u32, ConfigError> {
-    match env.number("TSV_BATCH_LINES", "a number of points")? {
-        None => Ok(10_000),
-        Some(n @ 1..=100_000) => Ok(n),
-        Some(_) => config_error("TSV_BATCH_LINES must be from 1 to 100000; correct or unset it"),
-    }
+        None => {
+            let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            return Ok(cpus.min(NonZeroUsize::MIN.saturating_add(3)));
+        }
+    };
+    let jobs = usize::try_from(jobs).ok().and_then(NonZeroUsize::new);
+    Ok(jobs.unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Resolves the data folder to an absolute path without symbolic links.
@@ -197,7 +200,7 @@ pub fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
 
 /// The folder of the run reports: `TSV_REPORT_DIR`, else `logs/reports` beside the data folder.
 pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
-    match env.get("TSV_REPORT_DIR") {
+    match env.get(&env_vars::TSV_REPORT_DIR) {
         Some(dir) => PathBuf::from(dir),
         None => data_folder
             .parent()
@@ -211,37 +214,27 @@ pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
 /// # Errors
 /// The name is not valid for a bucket.
 pub fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
-    let name = env.get("TSV_META_BUCKET").unwrap_or("powerview_meta");
-    match crate::data_dir::Company::new(name.as_ref(), "") {
-        Ok(_) if !name.contains('/') => Ok(name.to_owned()),
-        _ => config_error(format!(
-            "TSV_META_BUCKET is {:?}, which is not a valid bucket name; correct or unset it",
-            sanitize(name)
-        )),
-    }
+    env.parse(
+        &env_vars::TSV_META_BUCKET,
+        |name| match crate::data_dir::Company::new(name.as_ref(), "") {
+            Ok(_) if !name.contains('/') => Ok(name.to_owned()),
+            _ => Err("not a valid bucket name; correct or unset it".to_owned()),
+        },
+    )
 }
 
-fn on_outage(common: &Common, env: &Environment) -> Result<OnOutage, ConfigError> {
-    if let Some(given) = common.on_outage {
-        return Ok(given);
-    }
-    match env.get("TSV_ON_OUTAGE") {
-        None | Some("error") => Ok(OnOutage::Error),
-        Some("keep") => Ok(OnOutage::Keep),
-        Some(other) => config_error(format!(
-            "TSV_ON_OUTAGE is {:?}; it must be error or keep",
-            sanitize(other)
-        )),
-    }
+/// The time zone database that libc uses: the folder `TZDIR`.
+pub fn zone_database(env: &Environment) -> Result<ZoneDatabase, ConfigError> {
+    env.value(&env_vars::TZDIR).map(ZoneDatabase::new)
 }
 
-/// The default time zone of files, and the database for zones named in files.
+/// The default time zone of files, and the database for zones named in files. `timezone` is the value of `--timezone`.
 ///
 /// # Errors
 /// See [`zone`].
-pub fn file_zones(common: &Common, env: &Environment) -> Result<FileZones, ConfigError> {
-    let database = ZoneDatabase::of_system(env);
-    let default = zone(common, env, &database)?.zone;
+pub fn file_zones(timezone: Option<&str>, env: &Environment) -> Result<FileZones, ConfigError> {
+    let database = zone_database(env)?;
+    let default = zone(timezone, env, &database)?.zone;
     Ok(FileZones::new(default, Arc::new(database)))
 }
 
@@ -250,19 +243,19 @@ pub fn file_zones(common: &Common, env: &Environment) -> Result<FileZones, Confi
 /// # Errors
 /// The name is not an IANA time zone, or the zone of the machine cannot be determined.
 pub fn zone(
-    common: &Common,
+    timezone: Option<&str>,
     env: &Environment,
     database: &ZoneDatabase,
 ) -> Result<FoundZone, ConfigError> {
-    let given = common
-        .timezone
-        .as_deref()
+    let var = &env_vars::TSV_TIMEZONE;
+    let given = timezone
         .map(|zone| (zone, "--timezone"))
-        .or_else(|| env.get("TSV_TIMEZONE").map(|zone| (zone, "TSV_TIMEZONE")));
+        .or_else(|| env.get(var).map(|zone| (zone, var.name)));
     let Some((name, source)) = given else {
-        return machine_zone(env.get("TZ"), &ZonePaths::default(), database).or_else(|source| {
+        return machine_zone(env.get(&env_vars::TZ), &ZonePaths::default(), database).or_else(|source| {
             config_error(format!(
-                "cannot determine the time zone of the machine from {source}; set TSV_TIMEZONE, for example to Europe/Paris"
+                "cannot determine the time zone of the machine from {source}; set {}, for example to Europe/Paris",
+                var.name
             ))
         });
     };
@@ -276,85 +269,52 @@ pub fn zone(
     }
 }
 
-fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
-    let Some(text) = env.get("TSV_HEARTBEAT_URL") else {
-        return Ok(None);
-    };
-    match url::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),
-        // The URL is not shown, because its path is often a secret.
-        _ => {
-            config_error("TSV_HEARTBEAT_URL is not an http:// or https:// URL; correct or unset it")
-        }
-    }
-}
-
 /// The connection settings of InfluxDB. See docs/specification.md, section 6.
 ///
 /// # Errors
 /// A variable is missing or unusable.
-pub fn influx(common: &Common, env: &Environment) -> Result<ServerSettings, ConfigError> {
-    let (name, text) = match (env.get("INFLUXDB_HOST"), env.get("INFLUXDB_URL")) {
-        (Some(host), _) => ("INFLUXDB_HOST", host),
-        (None, Some(url)) => ("INFLUXDB_URL", url),
-        (None, None) => {
-            return config_error(
-                "INFLUXDB_HOST is not set; set it in the environment or in .env, for example to http://127.0.0.1:8086",
-            );
+pub fn influx(options: &ServerOptions, env: &Environment) -> Result<ServerSettings, ConfigError> {
+    let host = match env.get(&env_vars::INFLUXDB_HOST) {
+        None if env.get(&env_vars::INFLUXDB_URL).is_some() => &env_vars::INFLUXDB_URL,
+        _ => &env_vars::INFLUXDB_HOST,
+    };
+    let url = server_url(host, env)?;
+    let token = env.parse(&env_vars::INFLUXDB_ADMIN_TOKEN, |token| {
+        if token.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(token.to_owned())
+        } else {
+            Err("not a token: it contains a space or another character that is not allowed; correct it".to_owned())
         }
-    };
-    let url = server_url(name, text)?;
-    let variable = |name: &str, example: &str| match env.get(name) {
-        Some(value) => Ok(value.to_owned()),
-        None => config_error(format!(
-            "{name} is not set; set it in the environment or in .env to {example}"
-        )),
-    };
-    let token = variable(
-        "INFLUXDB_ADMIN_TOKEN",
-        "a token with the right to create buckets and to write",
-    )?;
-    if !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return config_error(
-            "INFLUXDB_ADMIN_TOKEN contains a space or another character that is not allowed in tokens; correct it",
-        );
-    }
-    let org = variable("INFLUXDB_ORG", "the name of the organisation")?;
-    let retry_for = match &common.retry_for {
-        Some(text) => seconds("--retry-for", text)?,
-        None => env.seconds("TSV_RETRY_FOR", 60.0)?,
-    };
+    })?;
+    let org = env.value(&env_vars::INFLUXDB_ORG)?.to_owned();
     Ok(ServerSettings {
         url,
         token,
         org,
-        connect_timeout: env.seconds("TSV_CONNECT_TIMEOUT_S", 5.0)?,
-        request_timeout: env.seconds("TSV_REQUEST_TIMEOUT_S", 30.0)?,
-        retry_for,
+        connect_timeout: env.parse(&env_vars::TSV_CONNECT_TIMEOUT_S, parse_duration)?,
+        request_timeout: env.parse(&env_vars::TSV_REQUEST_TIMEOUT_S, parse_duration)?,
+        retry_for: match options.retry_for {
+            Some(given) => given,
+            None => env.parse(&env_vars::TSV_RETRY_FOR, parse_duration)?,
+        },
     })
 }
 
 /// Parses the server URL. Anything beside scheme, host and port is an error, because the client would drop it.
-fn server_url(name: &str, text: &str) -> Result<url::Url, ConfigError> {
+fn server_url(var: &EnvVar, env: &Environment) -> Result<url::Url, ConfigError> {
+    let name = var.name;
     let remedy = "set it to a URL such as http://127.0.0.1:8086";
-    let url = match url::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
-        _ => {
-            return config_error(format!(
-                "{name} is {:?}, which is not an http:// or https:// URL; {remedy}",
-                sanitize(text)
-            ));
-        }
-    };
+    let url = env.parse(var, |text| parse_http_url(text, remedy))?;
     if !url.username().is_empty() || url.password().is_some() {
         return config_error(format!(
-            "{name} contains a user name or password; {remedy}, and INFLUXDB_ADMIN_TOKEN to the token"
+            "{name} contains a user name or password; {remedy}, and {} to the token",
+            env_vars::INFLUXDB_ADMIN_TOKEN.name
         ));
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         return config_error(format!(
             "{name} is {:?}, but a path after the host is not supported; {remedy}",
-            sanitize(text)
+            sanitize(env.value(var)?)
         ));
     }
     Ok(url)

@@ -5,7 +5,6 @@
 
 use super::offsets::Offsets;
 use super::{RulesSource, TimeZone};
-use crate::config::Environment;
 use crate::sanitize::sanitize;
 use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::collections::HashMap;
@@ -14,9 +13,6 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-
-/// The folder that libc uses unless `TZDIR` is set.
-const DEFAULT_DIR: &str = "/usr/share/zoneinfo";
 
 /// Maximum size of a zone file in bytes; real ones have a few KiB.
 const MAX_FILE: u64 = 1 << 20;
@@ -40,11 +36,6 @@ impl ZoneDatabase {
             zones: Mutex::default(),
             has_warned: AtomicBool::new(false),
         }
-    }
-
-    /// The database that libc uses: `TZDIR` if set, else /usr/share/zoneinfo.
-    pub fn of_system(env: &Environment) -> Self {
-        Self::new(env.get("TZDIR").unwrap_or(DEFAULT_DIR))
     }
 
     /// The folder.

@@ -401,6 +401,63 @@ fn the_log_level_is_a_setting() {
     );
 }
 
+/// The forms that each message about a duration names.
+const DURATIONS: &str = "60 (seconds), 90s, 10m, 26h, 7d or 1h 30m";
+
+#[test]
+fn durations_have_the_same_forms_in_all_options_and_variables() {
+    let double = Double::start();
+    let variables = [
+        "TSV_RETRY_FOR",
+        "TSV_LOCK_WAIT_S",
+        "TSV_INCOMPLETE_GRACE_S",
+        "TSV_CONNECT_TIMEOUT_S",
+        "TSV_REQUEST_TIMEOUT_S",
+    ];
+    for (duration, seconds) in [
+        ("60", 60),
+        ("0.5", 0),
+        ("90s", 90),
+        ("10m", 600),
+        ("26h", 93_600),
+        ("7d", 604_800),
+        ("1h 30m", 5_400),
+    ] {
+        let site = site();
+        let mut call = site.run_to(&double);
+        for variable in variables {
+            call = call.env(variable, duration);
+        }
+        call.ok();
+        site.lp_run().args(["--retry-for", duration]).ok();
+        let status = ["status", "--silent-after", duration, "--json", "-d"];
+        // The logger's clock is a problem: the file is newer than its last measurement.
+        let run = site.bare().args(status).arg(site.data()).run().expect(1);
+        let status: Value = serde_json::from_str(&run.stdout).expect("JSON");
+        assert_eq!(status["silent_after_s"], seconds, "{duration}");
+    }
+    let site = site();
+    for variable in variables {
+        let run = site.run_to(&double).env(variable, "soon").run();
+        wrong_usage(&site, run, &[variable, "soon", DURATIONS]);
+    }
+    let run = site.lp_run().args(["--retry-for", "soon"]).run();
+    wrong_usage(&site, run, &["--retry-for", "soon", DURATIONS]);
+    let status = ["status", "--silent-after", "soon", "-d"];
+    let run = site.bare().args(status).arg(site.data()).run();
+    wrong_usage(&site, run, &["--silent-after", "soon", DURATIONS]);
+}
+
+#[test]
+fn status_refuses_the_options_of_an_ingestion() {
+    let site = site();
+    for option in [["--on-outage", "keep"], ["--retry-for", "60"]] {
+        let call = site.bare().args(["status", "-d"]).arg(site.data());
+        let run = call.args(option).run();
+        wrong_usage(&site, run, &["unexpected argument", option[0]]);
+    }
+}
+
 #[test]
 fn help_is_for_a_newcomer() {
     let site = Site::new();

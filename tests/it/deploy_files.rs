@@ -506,9 +506,8 @@ fn variables_read() -> BTreeMap<String, String> {
             found.insert(name.to_owned(), place.display().to_string());
         }
     };
-    for path in files(&root().join("src"), &[".rs"]) {
-        let text = fs::read_to_string(&path).expect("a source file");
-        names_after(&text, "\"").for_each(|n| note(n, &path));
+    for var in powerview::config::env_vars::ALL {
+        note(var.name, Path::new("powerview"));
     }
     for path in files(
         &root().join("grafana-automation"),

@@ -1,11 +1,12 @@
 //! The documentation against the program: the output of `--help`, options, links, and the paths and names that it mentions.
 
+use powerview::config::env_vars::{self, DefaultValue, EnvVar, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The page with the output of `--help` of each command.
+/// The page with the output of `--help` of each command and the table of variables.
 const USAGE_PAGE: &str = "docs/operations.md";
 
 /// Spellings that the program accepts and `--help` does not list.
@@ -37,7 +38,7 @@ fn pages() -> BTreeMap<String, String> {
     pages
 }
 
-/// What `powerview COMMAND --help` prints, without spaces at the ends of lines.
+/// The output of `powerview COMMAND --help`, without trailing spaces.
 fn help(command: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_powerview"))
         .args(command.split_whitespace())
@@ -52,12 +53,12 @@ fn help(command: &str) -> String {
     lines.join("\n")
 }
 
-/// The commands that have a `--help` of their own: `powerview` itself and what its `--help` lists.
+/// The commands with a `--help`: `powerview` itself, as an empty name, and its subcommands.
 fn commands() -> Vec<String> {
     let help = help("");
     let list = help.split_once("\nCommands:\n").expect("commands").1;
     let list = list.split_once("\n\n").expect("an end of the commands").0;
-    // A description goes on in lines that are indented further.
+    // The lines in which a description continues are indented further.
     let entries = list
         .lines()
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
@@ -71,7 +72,7 @@ fn commands() -> Vec<String> {
     commands
 }
 
-/// The options whose description begins in a line of `--help`, in their long form.
+/// The options that `--help` describes, in their long form.
 fn options_of(help: &str) -> BTreeSet<String> {
     let options = help
         .lines()
@@ -91,7 +92,7 @@ fn long_options(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The pieces of code of a page: spans between backticks, and lines of code blocks.
+/// The code in a page: spans between backticks, and lines of code blocks.
 fn code(page: &str) -> Vec<String> {
     let mut pieces = Vec::new();
     let mut in_fence = false;
@@ -107,9 +108,9 @@ fn code(page: &str) -> Vec<String> {
     pieces
 }
 
-/// The options that a piece of code gives to `powerview`, with the name of the subcommand where there is one.
+/// The options that a piece of code passes to `powerview`, with the name of the subcommand if there is one.
 fn options_given(piece: &str, commands: &[String]) -> Vec<(String, String)> {
-    // A span that is an option alone is one of powerview.
+    // A span that starts with an option is about powerview.
     if piece.starts_with("--") {
         return long_options(piece)
             .into_iter()
@@ -137,7 +138,7 @@ fn options_given(piece: &str, commands: &[String]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_usage_in_the_documentation_is_that_of_the_program() {
+fn the_help_in_the_documentation_is_that_of_the_program() {
     let page = read(USAGE_PAGE);
     for command in commands() {
         let call = format!("powerview {command}").trim_end().to_owned();
@@ -151,6 +152,80 @@ fn the_usage_in_the_documentation_is_that_of_the_program() {
         assert!(
             documented == actual,
             "{USAGE_PAGE} differs from `{call} --help`; put this there:\n{actual}"
+        );
+    }
+}
+
+/// The cells of the rows of the table of variables, by the name of the variable and without backticks.
+fn table_of_variables(page: &str) -> BTreeMap<String, [String; 3]> {
+    let section = page.split_once("\n## Variables\n").expect("the section").1;
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let row = row.replace('`', "");
+        let cells: Vec<_> = row.split('|').map(|cell| cell.trim().to_owned()).collect();
+        let [_, name, read_by, default, meaning, _] = cells.try_into().expect("four columns");
+        (name, [read_by, default, meaning])
+    })
+    .collect()
+}
+
+/// Whether a cell has this text, after which the use of the variable by other programs may follow.
+fn has_text(cell: &str, text: &str) -> bool {
+    cell.strip_prefix(text)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("; "))
+}
+
+#[test]
+fn the_table_of_variables_is_that_of_the_program() {
+    let table = table_of_variables(&read(USAGE_PAGE));
+    for var in env_vars::ALL {
+        let (name, default, description) = (var.name, &var.default, var.description());
+        let row = format!("| `{name}` | b | {default} | {description} |");
+        let agrees = table.get(name).is_some_and(|[read_by, column, meaning]| {
+            read_by.split(' ').any(|program| program == "b")
+                && has_text(column, &default.to_string())
+                && has_text(meaning, &description)
+        });
+        assert!(
+            agrees,
+            "{USAGE_PAGE} differs from src/config/env_vars.rs; put this row there (backticks may be added, \
+             other programs in the second column, and text after a semicolon in the others):\n{row}"
+        );
+    }
+    let known: BTreeSet<_> = env_vars::ALL.iter().map(|var| var.name).collect();
+    for (name, [read_by, ..]) in &table {
+        assert!(
+            known.contains(name.as_str()) || !read_by.split(' ').any(|program| program == "b"),
+            "{USAGE_PAGE}: powerview does not read {name}; remove the b, or add it to src/config/env_vars.rs"
+        );
+    }
+}
+
+/// The value of a variable in .env.sample, in a line `NAME=value` or `# NAME=value`.
+fn sample_value<'a>(sample: &'a str, var: &EnvVar) -> Option<&'a str> {
+    sample.lines().find_map(|line| {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        line.strip_prefix(var.name)?.strip_prefix('=')
+    })
+}
+
+#[test]
+fn the_sample_has_the_defaults_of_the_program() {
+    let sample = read(".env.sample");
+    for var in env_vars::ALL {
+        let name = var.name;
+        let expected = match (&var.default, &var.kind) {
+            (DefaultValue::Value(default), _) => Some(*default),
+            (_, Kind::Secret) => Some(""),
+            // The sample has an example.
+            _ => None,
+        };
+        let found = sample_value(&sample, var);
+        assert!(
+            found.is_some() && expected.is_none_or(|expected| found == Some(expected)),
+            ".env.sample differs from src/config/env_vars.rs; put this there:\n# {}.\n# {name}={}",
+            var.description(),
+            expected.unwrap_or_default()
         );
     }
 }
@@ -200,7 +275,7 @@ fn the_aliases_of_options_are_accepted() {
     }
 }
 
-/// The anchors of a page's headings, made as code hosting sites make them.
+/// The anchors of a page's headings, in the form that code hosting sites give them.
 fn anchors(page: &str) -> BTreeSet<String> {
     let mut in_fence = false;
     let mut anchors = BTreeSet::new();
@@ -268,12 +343,12 @@ fn every_link_between_the_pages_resolves() {
             };
             assert!(
                 root().join(&target).exists(),
-                "{name}: the link {link} leads to nothing"
+                "{name}: the target of the link {link} does not exist"
             );
             if let Some(anchor) = anchor {
                 let target = pages.get(target.to_str().expect("UTF-8"));
                 let found = target.is_some_and(|text| anchors(text).contains(anchor));
-                assert!(found, "{name}: the link {link} names no heading");
+                assert!(found, "{name}: the page has no heading for the link {link}");
             }
         }
     }

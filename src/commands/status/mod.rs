@@ -96,7 +96,7 @@ pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;
-    let zones = config::file_zones(&args.common, &env)?;
+    let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;
     let mut devices: Vec<_> = scan::all(&folder, &zones)

@@ -1,17 +1,74 @@
 //! `powerview check`: checks the installation. See docs/specification.md, section 8.
 
 use crate::cli::Check;
-use crate::config::{self, Environment, Tuning, env_vars};
+use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
-use crate::sink::Influx;
+use crate::sink::{Influx, Probe, ServerSettings};
 use chrono::Utc;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The result of a check: a confirmation, or the reason of the failure and the remedy. `None` if it has nothing to say,
+/// because another check reports the problem.
+type CheckResult = Option<Result<String, String>>;
+
+/// A check: one function.
+type CheckFn = fn(&Installation<'_>) -> CheckResult;
+
+/// The names and functions of the checks, in the order of the output.
+const CHECKS: [(&str, CheckFn); 11] = [
+    ("data folder", check_data_folder),
+    ("reports", check_reports),
+    ("time zone", check_time_zone),
+    ("configuration", check_server_settings),
+    ("configuration", check_meta_bucket),
+    ("configuration", check_tuning),
+    ("server", check_server),
+    ("organisation", check_organisation),
+    ("token", check_token),
+    ("hook", check_hook),
+    ("clock", check_clock),
+];
+
+/// What is checked: the options and variables, the settings that follow from them, and the server's answers.
+struct Installation<'a> {
+    args: &'a Check,
+    env: &'a Environment,
+    data_folder: Result<PathBuf, ConfigError>,
+    server: Result<ServerSettings, ConfigError>,
+    meta_bucket: Result<String, ConfigError>,
+    tuning: Result<Tuning, ConfigError>,
+    /// `None` if the settings of the server or the meta bucket are unusable.
+    probe: Option<Probe>,
+}
+
+impl<'a> Installation<'a> {
+    /// Resolves the settings and asks the server.
+    fn new(args: &'a Check, env: &'a Environment) -> anyhow::Result<Self> {
+        let server = config::influx(&args.server, env);
+        let meta_bucket = config::meta_bucket(env);
+        let probe = match (&server, &meta_bucket) {
+            (Ok(server), Ok(bucket)) => {
+                Some(Influx::new(server, Shutdown::default())?.probe(bucket))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            data_folder: config::data_folder(args.data_folder.as_deref()),
+            tuning: Tuning::resolve(None, &args.server, env),
+            args,
+            env,
+            server,
+            meta_bucket,
+            probe,
+        })
+    }
+}
 
 /// Runs all checks and prints a line for each; exit status 1 if one fails.
 ///
@@ -20,26 +77,44 @@ use std::path::Path;
 pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
-    let mut checks: Vec<(&str, Result<String, String>)> = Vec::new();
-
-    let data = config::data_folder(args.data_folder.as_deref());
-    checks.push((
-        "data folder",
-        data.as_ref()
-            .map_err(ToString::to_string)
-            .and_then(|dir| check_writable(dir)),
-    ));
-    if let Ok(data) = &data {
-        let reports = config::report_dir(data, &env);
-        checks.push((
-            "reports",
-            std::fs::create_dir_all(&reports)
-                .map_err(|e| not_writable(&reports, &e))
-                .and_then(|()| check_writable(&reports)),
-        ));
+    let installation = Installation::new(args, &env)?;
+    let mut code = ExitCode::Success;
+    let mut out = std::io::stdout().lock();
+    for (name, check) in CHECKS {
+        let (mark, message) = match check(&installation) {
+            None => continue,
+            Some(Ok(message)) => ("ok  ", message),
+            Some(Err(message)) => {
+                code = ExitCode::GeneralError;
+                ("FAIL", message)
+            }
+        };
+        // Write errors are ignored: the exit code has the result too.
+        let _ = writeln!(out, "{mark} {name:14} {message}");
     }
-    let zone = config::zone_database(&env).and_then(|database| {
-        let default = config::zone(args.common.timezone.as_deref(), &env, &database)?;
+    Ok(code)
+}
+
+fn check_data_folder(installation: &Installation<'_>) -> CheckResult {
+    Some(match &installation.data_folder {
+        Ok(dir) => check_writable(dir),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+fn check_reports(installation: &Installation<'_>) -> CheckResult {
+    let data = installation.data_folder.as_ref().ok()?;
+    let reports = config::report_dir(data, installation.env);
+    Some(match std::fs::create_dir_all(&reports) {
+        Ok(()) => check_writable(&reports),
+        Err(error) => Err(not_writable(&reports, &error)),
+    })
+}
+
+fn check_time_zone(installation: &Installation<'_>) -> CheckResult {
+    let Installation { args, env, .. } = installation;
+    let found = config::zone_database(env).and_then(|database| {
+        let default = config::zone(args.common.timezone.as_deref(), env, &database)?;
         Ok(format!(
             "{} ({}) for files that name no zone; {}",
             default.zone,
@@ -47,55 +122,42 @@ pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
             default.zone.describe_rules(&database)
         ))
     });
-    checks.push(("time zone", zone.map_err(|error| error.to_string())));
-    let server = config::influx(&args.server, &env);
-    let meta = config::meta_bucket(&env);
-    let tuning = Tuning::resolve(None, &args.server, &env);
-    let errors: Vec<_> = [
-        server.as_ref().err(),
-        meta.as_ref().err(),
-        tuning.as_ref().err(),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|error| ("configuration", Err(error.to_string())))
-    .collect();
-    let configured = errors.is_empty();
-    checks.extend(errors);
-    if let (Ok(settings), Ok(meta)) = (server, meta) {
-        if configured {
-            let message = format!(
-                "{}, organisation {:?}",
-                settings.url,
-                sanitize(&settings.org)
-            );
-            checks.push(("configuration", Ok(message)));
-        }
-        let probe = Influx::new(&settings, Shutdown::default())?.probe(&meta);
-        checks.push(("server", probe.health));
-        checks.push(("organisation", probe.organisation));
-        checks.push(("token", probe.write));
-    }
-    checks.push((
-        "hook",
-        hook(Path::new(env.value(&env_vars::POWERVIEW_BASE)?)),
-    ));
-    checks.push(("clock", clock()));
+    Some(found.map_err(|error| error.to_string()))
+}
 
-    let mut out = std::io::stdout().lock();
-    for (name, result) in &checks {
-        let (mark, message) = match result {
-            Ok(message) => ("ok  ", message),
-            Err(message) => ("FAIL", message),
-        };
-        // Write errors are ignored: the exit code has the result too.
-        let _ = writeln!(out, "{mark} {name:14} {message}");
+/// The settings of the server. Says that the configuration is valid if all of it is.
+fn check_server_settings(installation: &Installation<'_>) -> CheckResult {
+    match &installation.server {
+        Err(error) => Some(Err(error.to_string())),
+        Ok(_) if installation.meta_bucket.is_err() || installation.tuning.is_err() => None,
+        Ok(server) => Some(Ok(format!(
+            "{}, organisation {:?}",
+            server.url,
+            sanitize(&server.org)
+        ))),
     }
-    Ok(if checks.iter().all(|(_, result)| result.is_ok()) {
-        ExitCode::Success
-    } else {
-        ExitCode::GeneralError
-    })
+}
+
+fn check_meta_bucket(installation: &Installation<'_>) -> CheckResult {
+    let error = installation.meta_bucket.as_ref().err()?;
+    Some(Err(error.to_string()))
+}
+
+fn check_tuning(installation: &Installation<'_>) -> CheckResult {
+    let error = installation.tuning.as_ref().err()?;
+    Some(Err(error.to_string()))
+}
+
+fn check_server(installation: &Installation<'_>) -> CheckResult {
+    Some(installation.probe.as_ref()?.health.clone())
+}
+
+fn check_organisation(installation: &Installation<'_>) -> CheckResult {
+    Some(installation.probe.as_ref()?.organisation.clone())
+}
+
+fn check_token(installation: &Installation<'_>) -> CheckResult {
+    Some(installation.probe.as_ref()?.write.clone())
 }
 
 /// Checks that files can be created in a folder, by creating one.
@@ -118,10 +180,11 @@ fn not_writable(dir: &Path, error: &std::io::Error) -> String {
 }
 
 /// Checks that the upload hook, if installed, is executable.
-fn hook(base: &Path) -> Result<String, String> {
+fn check_hook(installation: &Installation<'_>) -> CheckResult {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = base.join("on-upload.sh");
-    match path.metadata() {
+    let base = installation.env.value(&env_vars::POWERVIEW_BASE);
+    let path = Path::new(base.ok()?).join("on-upload.sh");
+    Some(match path.metadata() {
         Ok(file) if file.permissions().mode() & 0o111 != 0 => {
             Ok(format!("{} is executable", sanitize(&path)))
         }
@@ -133,17 +196,17 @@ fn hook(base: &Path) -> Result<String, String> {
             "{} is not installed, so uploads wait for the next sweep; set POWERVIEW_BASE if it is elsewhere",
             sanitize(&path)
         )),
-    }
+    })
 }
 
 /// Checks that the clock is not before 2025. A machine without a hardware clock starts in 1970.
-fn clock() -> Result<String, String> {
+fn check_clock(_: &Installation<'_>) -> CheckResult {
     let now = Utc::now();
-    if now.timestamp() < 1_735_689_600 {
+    Some(if now.timestamp() < 1_735_689_600 {
         Err(format!(
             "the clock shows {now:.0}, which is before this program was released; set the clock or start a time service"
         ))
     } else {
         Ok(format!("{}", now.format("%Y-%m-%d %H:%M:%S UTC")))
-    }
+    })
 }

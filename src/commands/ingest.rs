@@ -1,6 +1,6 @@
 //! The default command: ingests files and prints a summary to stderr.
 
-use super::eprint_line;
+use super::{count, eprint_line};
 use crate::cli::Ingest;
 use crate::config::{Environment, Settings};
 use crate::exit_code::ExitCode;
@@ -72,7 +72,10 @@ fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
         .nb_files_failed
         .saturating_sub(summary.failures.len() as u64);
     if more > 0 {
-        eprint_line(&format!("failed: {more} more files; see the report"));
+        eprint_line(&format!(
+            "failed: {}; see the report",
+            count(more, "more file")
+        ));
     }
     if quiet {
         return;
@@ -82,13 +85,13 @@ fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
         |path| format!("report {}", sanitize(path)),
     );
     eprint_line(&format!(
-        "{}{} files: {} ingested, {} failed, {} skipped; {} points in {:.2} s; {report}",
+        "{}{}: {} ingested, {} failed, {} skipped; {} in {:.2} s; {report}",
         if stopped { "stopped; " } else { "" },
-        counts.nb_files_total,
+        count(counts.nb_files_total, "file"),
         counts.nb_files_success,
         counts.nb_files_failed,
         counts.nb_files_skipped,
-        counts.nb_points_total,
+        count(counts.nb_points_total, "point"),
         summary.totals.duration_s,
     ));
 }

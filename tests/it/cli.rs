@@ -380,6 +380,25 @@ fn failed_files_exit_with_1_and_are_named() {
 }
 
 #[test]
+fn the_summary_line_uses_singulars() {
+    let site = site();
+    let run = site.lp_run().ok();
+    let expected = "\n1 file: 1 ingested, 0 failed, 0 skipped; 2 points in ";
+    assert!(
+        format!("\n{}", run.stderr).contains(expected),
+        "{}",
+        run.stderr
+    );
+    let run = site.lp_run().ok();
+    let expected = "\n0 files: 0 ingested, 0 failed, 0 skipped; 0 points in ";
+    assert!(
+        format!("\n{}", run.stderr).contains(expected),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
 fn quiet_prints_failures_only() {
     let good = site();
     let quiet = good.lp_run().arg("-q").ok();

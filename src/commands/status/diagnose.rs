@@ -2,6 +2,7 @@
 
 use super::scan::{DeviceScan, NEWEST_FILES};
 use super::{DeviceStatus, Kind, Problem, format_duration};
+use crate::commands::count;
 use crate::sanitize::sanitize;
 use chrono::{DateTime, Utc};
 use std::path::Path;
@@ -90,7 +91,7 @@ pub fn diagnose(
             Kind::Errors,
             format!(
                 "{} in error/ that cannot be retried",
-                files(scan.errors_other)
+                count(scan.errors_other, "file")
             ),
             format!("read the reasons: cat {folder}/*.error.json"),
         );
@@ -100,7 +101,7 @@ pub fn diagnose(
             Kind::Retryable,
             format!(
                 "{} in error/ that failed because of the server",
-                files(scan.errors_retryable)
+                count(scan.errors_retryable, "file")
             ),
             format!("powerview -d {} --retry-errors", quoted(Path::new(""))),
         );
@@ -111,7 +112,7 @@ pub fn diagnose(
             Kind::Waiting,
             format!(
                 "{} waiting, the oldest for {}",
-                files(scan.waiting),
+                count(scan.waiting, "file"),
                 format_duration(waiting_for)
             ),
             format!(
@@ -165,14 +166,6 @@ pub fn diagnose(
         errors_retryable: scan.errors_retryable,
         errors_other: scan.errors_other,
         problems,
-    }
-}
-
-fn files(count: u64) -> String {
-    if count == 1 {
-        "1 file".to_owned()
-    } else {
-        format!("{count} files")
     }
 }
 

@@ -1,6 +1,7 @@
 //! The table for people.
 
 use super::{DeviceStatus, Kind, format_duration};
+use crate::commands::count;
 use chrono::{DateTime, Utc};
 use std::fmt::Write as _;
 use unicode_width::UnicodeWidthStr as _;
@@ -50,16 +51,23 @@ pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> Str
             let _ = writeln!(text, "      {}: {}", problem.message, problem.remedy);
         }
     }
+    text + &summary(devices) + "\n"
+}
+
+/// The line about all devices.
+fn summary(devices: &[DeviceStatus]) -> String {
     let unhealthy = devices
         .iter()
         .filter(|device| !device.problems.is_empty())
         .count();
-    let _ = match (devices.len(), unhealthy) {
-        (0, _) => writeln!(text, "no device yet"),
-        (all, 0) => writeln!(text, "all {all} devices are healthy"),
-        (all, unhealthy) => writeln!(text, "{unhealthy} of {all} devices need attention"),
-    };
-    text
+    let all = count(devices.len() as u64, "device");
+    match (devices.len(), unhealthy) {
+        (0, _) => "no device yet".to_owned(),
+        (1, 0) => "1 device is healthy".to_owned(),
+        (_, 0) => format!("all {all} are healthy"),
+        (_, 1) => format!("1 of {all} needs attention"),
+        (_, unhealthy) => format!("{unhealthy} of {all} need attention"),
+    }
 }
 
 fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
@@ -149,7 +157,23 @@ mod tests {
             lines[3],
             "ok      Société  site      02000002  2027-01-15 08:00Z  3 h ago    0        0"
         );
-        assert_eq!(lines[4], "1 of 2 devices need attention");
+        assert_eq!(lines[4], "1 of 2 devices needs attention");
+    }
+
+    #[test]
+    fn the_summary_uses_singulars() {
+        let (well, silent) = (device("1", None), device("2", Some(Kind::Silent)));
+        for (devices, expected) in [
+            (vec![], "no device yet"),
+            (vec![&well], "1 device is healthy"),
+            (vec![&well, &well], "all 2 devices are healthy"),
+            (vec![&silent], "1 of 1 device needs attention"),
+            (vec![&silent, &well], "1 of 2 devices needs attention"),
+            (vec![&silent, &silent], "2 of 2 devices need attention"),
+        ] {
+            let devices: Vec<_> = devices.into_iter().cloned().collect();
+            assert_eq!(summary(&devices), expected);
+        }
     }
 
     #[test]

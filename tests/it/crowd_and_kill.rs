@@ -1,6 +1,6 @@
 //! Many processes at once, and processes that die at any instant.
 
-use crate::harness::{Call, HEADER, Site, points_in, stored};
+use crate::harness::{Call, DEVICE, FileBuilder, HEADER, Site, bad_file, points_in, stored};
 use crate::influx_double::{Double, Fault, is_data_write};
 use crate::second_reader::{self, Point};
 use crate::skipped::skipped;
@@ -39,10 +39,7 @@ impl Load {
                 }
             }
         }
-        out.push((
-            "company0/site/02000000/bad.tsv".to_owned(),
-            format!("{HEADER}rubbish\n"),
-        ));
+        out.push(("company0/site/02000000/bad.tsv".to_owned(), bad_file()));
         Self { files: out }
     }
 
@@ -191,11 +188,13 @@ fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
     // Somebody holds every lock there can be on this device's folder, and on all above it.
     let site = Site::new();
     site.put_old(
-        "acme/site/02001171/a.tsv",
-        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+        DEVICE.file("a.tsv"),
+        FileBuilder::default()
+            .line("03/08/25 03:20:00\t1\t2")
+            .build(),
     );
     let mut held = Vec::new();
-    for folder in ["acme/site/02001171", "acme/site", "acme", ""] {
+    for folder in [DEVICE.0, "acme/site", "acme", ""] {
         let dir = std::fs::File::open(site.path(folder)).expect("opened");
         rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .expect("locked");
@@ -208,7 +207,7 @@ fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
         .run()
         .clean();
     assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
-    if site.exists("acme/site/02001171/a.tsv") {
+    if site.exists(DEVICE.file("a.tsv")) {
         assert!(
             run.stderr.contains(&std::process::id().to_string()),
             "the holder's pid is named: {}",
@@ -217,7 +216,7 @@ fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
         drop(held);
         site.lp_run().ok();
     }
-    assert_eq!(site.tree(), ["acme/site/02001171/parsed/a.tsv"]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     assert_eq!(site.lp_points("acme").len(), 2);
 }
 
@@ -438,8 +437,10 @@ fn a_crowd_before_a_server_that_comes_and_goes_loses_nothing() {
 fn no_lock_file_stays_behind() {
     let site = Site::new();
     site.put_old(
-        "acme/site/02001171/a.tsv",
-        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+        DEVICE.file("a.tsv"),
+        FileBuilder::default()
+            .line("03/08/25 03:20:00\t1\t2")
+            .build(),
     );
     site.lp_run().ok();
     let names: Vec<String> = walkdir::WalkDir::new(site.data())
@@ -458,8 +459,10 @@ fn across_file_systems_nothing_is_copied_and_the_error_is_clear() {
     // `parsed` on another file system: only where this machine lets a test mount one.
     let site = Site::new();
     let path = site.put_old(
-        "acme/site/02001171/a.tsv",
-        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+        DEVICE.file("a.tsv"),
+        FileBuilder::default()
+            .line("03/08/25 03:20:00\t1\t2")
+            .build(),
     );
     let parsed = path.with_file_name("parsed");
     std::fs::create_dir(&parsed).expect("made");
@@ -470,7 +473,7 @@ fn across_file_systems_nothing_is_copied_and_the_error_is_clear() {
     let tree = site.tree();
     let _unmounted = std::process::Command::new("umount").arg(&parsed).status();
     assert_eq!(run.code(), 1);
-    assert_eq!(tree, ["acme/site/02001171/a.tsv"]);
+    assert_eq!(tree, [DEVICE.file("a.tsv")]);
     assert!(run.stderr.contains("file system"), "{}", run.stderr);
 }
 
@@ -478,8 +481,10 @@ fn across_file_systems_nothing_is_copied_and_the_error_is_clear() {
 fn a_full_disk_for_the_report_is_a_warning() {
     let site = Site::new();
     site.put_old(
-        "acme/site/02001171/a.tsv",
-        format!("{HEADER}03/08/25 03:20:00\t1\t2\n"),
+        DEVICE.file("a.tsv"),
+        FileBuilder::default()
+            .line("03/08/25 03:20:00\t1\t2")
+            .build(),
     );
     let reports = site.reports_dir();
     std::fs::create_dir(&reports).expect("made");
@@ -496,7 +501,7 @@ fn a_full_disk_for_the_report_is_a_warning() {
     assert!(filled.is_err(), "the disk is full");
     let run = run.expect(0);
     assert!(run.stderr.contains("WARN"), "{}", run.stderr);
-    assert!(site.exists("acme/site/02001171/parsed/a.tsv"));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
     assert!(
         left.iter().all(|n| !n.to_string_lossy().ends_with(".json")),
         "no half report: {left:?}"

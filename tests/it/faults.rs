@@ -1,6 +1,8 @@
 //! What a server can do to a run, end to end: requests, fate of the file, sidecar, exit status.
 
-use crate::harness::{DEVICE, HEADER, Run, Site, age, file_of, good_file, points_in, stored};
+use crate::harness::{
+    DEVICE, Run, Site, age, bad_file, file_of, file_of_one_row, good_file, points_in, stored,
+};
 use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
 use crate::second_reader;
 use std::time::Duration;
@@ -13,12 +15,12 @@ fn expected_points(file: &str) -> Vec<second_reader::Point> {
 
 #[track_caller]
 fn assert_parsed(site: &Site, what: &str) {
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")], "{what}");
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "{what}");
 }
 
 #[track_caller]
 fn assert_in_error(site: &Site, retryable: bool, what: &str) -> serde_json::Value {
-    let file = format!("{DEVICE}/error/a.tsv");
+    let file = DEVICE.error("a.tsv");
     assert_eq!(
         site.tree(),
         [file.clone(), format!("{file}.error.json")],
@@ -82,7 +84,7 @@ fn a_fault_that_passes_costs_one_more_request_and_nothing_else() {
         double.fault_writes(1, fault);
         let site = Site::new();
         let file = good_file(1, 5);
-        site.put_old(format!("{DEVICE}/a.tsv"), &file);
+        site.put_old(DEVICE.file("a.tsv"), &file);
         site.run_to(&double)
             .env("TSV_RETRY_FOR", "20")
             .env("TSV_REQUEST_TIMEOUT_S", "0.4")
@@ -110,7 +112,7 @@ fn a_fault_that_stays_is_an_outage() {
             double.fault_writes(usize::MAX, fault.clone());
             let site = Site::new();
             let file = good_file(1, 5);
-            site.put_old(format!("{DEVICE}/a.tsv"), &file);
+            site.put_old(DEVICE.file("a.tsv"), &file);
             let run = site
                 .run_to(&double)
                 .args(["--on-outage", on_outage])
@@ -122,12 +124,8 @@ fn a_fault_that_stays_is_an_outage() {
             if on_outage == "error" {
                 assert_in_error(&site, true, &what);
             } else {
-                assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")], "{what}");
-                assert_eq!(
-                    site.read(format!("{DEVICE}/a.tsv")),
-                    file.as_bytes(),
-                    "{what}"
-                );
+                assert_eq!(site.tree(), [DEVICE.file("a.tsv")], "{what}");
+                assert_eq!(site.read(DEVICE.file("a.tsv")), file.as_bytes(), "{what}");
             }
             assert!(!double.data_writes().is_empty(), "{what}");
 
@@ -157,7 +155,7 @@ fn a_server_that_is_not_there_is_an_outage() {
         "http://no-such-host.invalid:8086".to_owned(),
     ] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         let run = site.call_to(&url).run().expect(1);
         let entry = assert_in_error(&site, true, &url);
         assert!(run.took < Duration::from_secs(10), "{url}: {:?}", run.took);
@@ -173,12 +171,12 @@ fn a_server_that_is_not_there_is_an_outage() {
         assert!(said.contains(&host), "{said}");
 
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         site.call_to(&url)
             .env("TSV_ON_OUTAGE", "keep")
             .run()
             .expect(1);
-        assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+        assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
     }
 }
 
@@ -200,7 +198,7 @@ fn a_server_that_takes_no_connection_is_an_outage() {
         assert!(waiting.len() < 1000, "the queue never fills");
     }
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site
         .call_to(&format!("http://{address}"))
         .env("TSV_CONNECT_TIMEOUT_S", "0.2")
@@ -217,7 +215,7 @@ fn silence_from_the_start_is_an_outage() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site
         .call_to(&url)
         .env("TSV_REQUEST_TIMEOUT_S", "0.2")
@@ -290,7 +288,7 @@ fn a_server_that_says_when_to_come_back_does_not_make_the_run_hang() {
         let fault = Fault::StatusWith(code, vec![("Retry-After", seconds.into())], "{}".into());
         double.fault_writes(times, fault);
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         let run = site.run_to(&double).env("TSV_RETRY_FOR", "3").run().clean();
         assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
         if times == 1 {
@@ -307,7 +305,7 @@ fn no_second_try_where_no_time_is_given_for_it() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.run_to(&double)
         .args(["--retry-for", "0"])
         .env("TSV_RETRY_FOR", "30")
@@ -331,7 +329,7 @@ fn a_fault_while_the_bucket_is_looked_up_or_made_passes_too() {
             let double = Double::start();
             double.fault(stage, 0, 1, fault);
             let site = Site::new();
-            site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+            site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
             site.run_to(&double).env("TSV_RETRY_FOR", "20").ok();
             assert_parsed(&site, what);
             assert_eq!(points_in(&double, "acme").len(), 2, "{what}");
@@ -361,7 +359,7 @@ fn a_bucket_that_another_process_creates_meanwhile_is_a_success() {
         not_yet,
     );
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.run_to(&double).ok();
     assert_parsed(&site, "conflict");
     let posts = double
@@ -384,7 +382,7 @@ fn a_batch_that_is_too_large_is_halved() {
     double.max_body(4000);
     let site = Site::new();
     let file = good_file(1, 300);
-    site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    site.put_old(DEVICE.file("a.tsv"), &file);
     site.run_to(&double).env("TSV_GZIP", "0").ok();
     assert_parsed(&site, "413");
     assert_eq!(points_in(&double, "acme"), expected_points(&file));
@@ -403,7 +401,7 @@ fn a_single_line_that_is_too_large_fails_by_name() {
     let double = Double::start();
     double.max_body(10);
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
     let run = site.run_to(&double).env("TSV_GZIP", "0").run().expect(1);
     let entry = assert_in_error(&site, false, "413");
     assert!(double.data_writes().iter().any(|w| w.nb_lines() == 1));
@@ -422,7 +420,7 @@ fn a_refused_line_fails_its_file_with_the_servers_own_words() {
         let double = Double::start();
         double.fault_writes(usize::MAX, Fault::status(code, message));
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 5));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 5));
         site.put_old("other/site/02001171/b.tsv", good_file(1, 1));
         site.run_to(&double)
             .env("TSV_RETRY_FOR", "20")
@@ -441,7 +439,7 @@ fn a_refused_line_fails_its_file_with_the_servers_own_words() {
         );
         assert_eq!(entry["retryable"], false, "{code}");
         assert_eq!(double.data_writes().len(), 2, "{code}: one try a file");
-        assert!(site.exists(format!("{DEVICE}/error/a.tsv.error.json")));
+        assert!(site.exists(DEVICE.sidecar("a.tsv")));
     }
 }
 
@@ -454,7 +452,7 @@ fn an_answer_of_megabytes_is_cut_short_and_shown_escaped() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(400, &message));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 5));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 5));
     let run = site.run_to(&double).run().expect(1);
     let entry = assert_in_error(&site, false, "400");
     assert!(
@@ -473,7 +471,7 @@ fn after_a_partial_write_the_other_batches_are_still_sent() {
     double.fault_nth_write(1, Fault::PartialWrite);
     let site = Site::new();
     let file = good_file(1, 50);
-    site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    site.put_old(DEVICE.file("a.tsv"), &file);
     site.run_to(&double)
         .env("TSV_BATCH_LINES", "20")
         .run()
@@ -498,12 +496,12 @@ fn after_a_partial_write_the_other_batches_are_still_sent() {
 fn a_field_of_another_type_on_the_server_is_said_with_its_words() {
     let double = Double::start();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
     site.run_to(&double).ok();
     // A measurement whose value is a text already, in another company.
     double.delete_bucket("acme");
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
     double.fault_writes(
         1,
         Fault::Status(
@@ -529,7 +527,7 @@ fn a_wrong_token_is_the_installations_fault_and_said_once() {
             let double = Double::start();
             let site = Site::new();
             for n in 0..5 {
-                site.put_old(format!("{DEVICE}/f{n}.tsv"), good_file(1, 1));
+                site.put_old(DEVICE.file(format_args!("f{n}.tsv")), good_file(1, 1));
             }
             let mut call = site
                 .run_to(&double)
@@ -554,10 +552,7 @@ fn a_wrong_token_is_the_installations_fault_and_said_once() {
             let tree = site.tree();
             if on_outage == "error" {
                 assert_eq!(tree.len(), 10, "{tree:?}");
-                assert_eq!(
-                    site.sidecar(&format!("{DEVICE}/error/f0.tsv"))["retryable"],
-                    true
-                );
+                assert_eq!(site.sidecar(&DEVICE.error("f0.tsv"))["retryable"], true);
             } else {
                 assert_eq!(tree.len(), 5, "{tree:?}");
                 assert!(tree.iter().all(|p| !p.contains("/error/")), "{tree:?}");
@@ -596,7 +591,7 @@ fn a_token_that_may_not_create_buckets_is_the_installations_fault() {
     let double = Double::start();
     double.forbid_creating();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.run_to(&double).run().expect(1);
     assert_in_error(&site, true, "401 on create");
 }
@@ -605,7 +600,7 @@ fn a_token_that_may_not_create_buckets_is_the_installations_fault() {
 fn an_organisation_that_is_missing_is_the_installations_fault() {
     let double = Double::start();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site
         .run_to(&double)
         .env("INFLUXDB_ORG", "nobody")
@@ -624,7 +619,7 @@ fn a_bucket_that_is_deleted_during_the_run_is_created_again_once() {
     double.add_bucket("acme");
     let site = Site::new();
     let file = good_file(1, 40);
-    site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    site.put_old(DEVICE.file("a.tsv"), &file);
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let run = site.run_to(&double).start();
@@ -641,9 +636,9 @@ fn a_bucket_that_stays_missing_fails_the_file_and_does_not_go_round_in_circles()
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(404, "bucket \"acme\" not found"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site.run_to(&double).run().expect(1);
-    assert!(site.exists(format!("{DEVICE}/error/a.tsv")));
+    assert!(site.exists(DEVICE.error("a.tsv")));
     assert!(
         double.data_writes().len() <= 3,
         "{} writes",
@@ -658,10 +653,10 @@ fn a_proxys_page_is_no_success_and_not_shown_raw() {
         let double = Double::start();
         double.fault_writes(usize::MAX, Fault::Html(code));
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         site.run_to(&double).run().expect(1);
         assert!(
-            site.exists(format!("{DEVICE}/error/a.tsv")),
+            site.exists(DEVICE.error("a.tsv")),
             "{code}: {:?}",
             site.tree()
         );
@@ -671,9 +666,9 @@ fn a_proxys_page_is_no_success_and_not_shown_raw() {
     let double = Double::start();
     double.fault_all(Fault::Html(200));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.run_to(&double).run().expect(1);
-    assert!(!site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(!site.exists(DEVICE.parsed("a.tsv")));
 }
 
 #[test]
@@ -688,9 +683,9 @@ fn a_redirect_is_not_followed() {
         );
         double.fault_writes(usize::MAX, Fault::Redirect(code, to));
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         site.run_to(&double).run().expect(1);
-        assert!(site.exists(format!("{DEVICE}/error/a.tsv")), "{code}");
+        assert!(site.exists(DEVICE.error("a.tsv")), "{code}");
         assert_eq!(
             elsewhere.requests().len(),
             0,
@@ -710,7 +705,7 @@ fn failing_to_write_the_meta_points_changes_no_files_fate() {
         let double = Double::start();
         double.fault(|r| r.is_write() && r.bucket == META, 0, usize::MAX, fault);
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         let run = site.run_to(&double).ok();
         assert_parsed(&site, "meta");
         assert!(run.stderr.contains("WARN"), "a warning: {}", run.stderr);
@@ -722,11 +717,7 @@ fn failing_to_write_the_meta_points_changes_no_files_fate() {
 fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
     // Reports of 300 columns fill a block of meta points every few files, so that it fails while files still wait.
     let columns = 300;
-    let mut text = "02001171".to_owned() + &"\t02001171".repeat(columns) + "\nMV_T302_V002";
-    for i in 0..columns {
-        text.push_str(&format!("\tUne voie au nom assez long {i} W"));
-    }
-    text.push_str(&format!("\n03/08/25 03:20:00{}\n", "\t1.5".repeat(columns)));
+    let text = file_of_one_row((0..columns).map(|i| format!("Une voie au nom assez long {i} W")));
     let files = 40;
     for (what, fault) in [
         (
@@ -780,10 +771,10 @@ fn a_meta_bucket_that_hangs_holds_no_run_up_for_long() {
         Fault::Silence,
     );
     let site = Site::new();
-    site.put(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site
         .run_to(&double)
-        .named(format!("{DEVICE}/a.tsv"))
+        .named(DEVICE.file("a.tsv"))
         .env("TSV_RETRY_FOR", "60")
         .env("TSV_REQUEST_TIMEOUT_S", "60")
         .ok();
@@ -799,7 +790,10 @@ fn a_partial_write_shows_that_the_server_is_there() {
     let gate = Gate::new();
     let site = Site::new();
     for n in 0..3 {
-        site.put_old(format!("{DEVICE}/{n}.tsv"), good_file(1 + 10 * n, 3));
+        site.put_old(
+            DEVICE.file(format_args!("{n}.tsv")),
+            good_file(1 + 10 * n, 3),
+        );
     }
     // Writes: 503, then the same again as 422; the second file's at the gate, then 422; the third's 503, then good.
     double.fault_nth_write(1, Fault::PartialWrite);
@@ -814,11 +808,7 @@ fn a_partial_write_shows_that_the_server_is_there() {
     gate.open();
     run.wait().expect(1);
     assert_eq!(double.data_writes().len(), 5, "the last 503 is tried again");
-    assert!(
-        site.exists(format!("{DEVICE}/parsed/2.tsv")),
-        "{:?}",
-        site.tree()
-    );
+    assert!(site.exists(DEVICE.parsed("2.tsv")), "{:?}", site.tree());
     assert_eq!(site.report()["nb_files_failed"], 2);
 }
 
@@ -827,18 +817,12 @@ fn retry_errors_takes_what_is_retryable_and_nothing_else() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/outage.tsv"), good_file(1, 2));
-    site.put_old(
-        format!("{DEVICE}/a-rubbish.tsv"),
-        format!("{HEADER}rubbish\n"),
-    );
-    site.put_old(format!("{DEVICE}/error/by-hand.tsv"), good_file(50, 1));
-    site.put_old(format!("{DEVICE}/error/odd.tsv"), good_file(60, 1));
-    site.put_old(format!("{DEVICE}/error/odd.tsv.error.json"), "{not json");
-    site.put_old(
-        format!("{DEVICE}/error/alone.tsv.error.json"),
-        r#"{"retryable":true}"#,
-    );
+    site.put_old(DEVICE.file("outage.tsv"), good_file(1, 2));
+    site.put_old(DEVICE.file("a-rubbish.tsv"), bad_file());
+    site.put_old(DEVICE.error("by-hand.tsv"), good_file(50, 1));
+    site.put_old(DEVICE.error("odd.tsv"), good_file(60, 1));
+    site.put_old(DEVICE.sidecar("odd.tsv"), "{not json");
+    site.put_old(DEVICE.sidecar("alone.tsv"), r#"{"retryable":true}"#);
     site.run_to(&double).run().expect(1);
     double.clear_faults();
 
@@ -852,12 +836,9 @@ fn retry_errors_takes_what_is_retryable_and_nothing_else() {
 
     site.run_to(&double).arg("--retry-errors").ok();
     let tree = site.tree();
+    assert!(tree.contains(&DEVICE.parsed("outage.tsv")), "{tree:?}");
     assert!(
-        tree.contains(&format!("{DEVICE}/parsed/outage.tsv")),
-        "{tree:?}"
-    );
-    assert!(
-        !tree.contains(&format!("{DEVICE}/error/outage.tsv.error.json")),
+        !tree.contains(&DEVICE.sidecar("outage.tsv")),
         "it leaves with its file: {tree:?}"
     );
     for left in [
@@ -867,10 +848,7 @@ fn retry_errors_takes_what_is_retryable_and_nothing_else() {
         "a-rubbish.tsv",
         "a-rubbish.tsv.error.json",
     ] {
-        assert!(
-            tree.contains(&format!("{DEVICE}/error/{left}")),
-            "{left}: {tree:?}"
-        );
+        assert!(tree.contains(&DEVICE.error(left)), "{left}: {tree:?}");
     }
     assert_eq!(
         points_in(&double, "acme"),
@@ -885,7 +863,7 @@ fn a_correction_of_the_same_name_wins_after_an_outage_as_without_one() {
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
     for from in [1, 100] {
-        site.put_old(format!("{DEVICE}/x.tsv"), good_file(from, 2));
+        site.put_old(DEVICE.file("x.tsv"), good_file(from, 2));
         site.run_to(&double)
             .args(["--retry-for", "0"])
             .run()
@@ -904,14 +882,14 @@ fn a_retry_that_meets_the_outage_again_stays_retryable_and_single() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
     site.run_to(&double).run().expect(1);
     for on_outage in ["error", "keep", "error"] {
         site.run_to(&double)
             .args(["--retry-errors", "--on-outage", on_outage])
             .run()
             .expect(1);
-        let file = format!("{DEVICE}/error/a.tsv");
+        let file = DEVICE.error("a.tsv");
         assert_eq!(
             site.tree(),
             [file.clone(), format!("{file}.error.json")],
@@ -931,7 +909,7 @@ fn incident_a_weeks_outage_went_unseen() {
     double.fault_all(Fault::status(502, "bad gateway"));
     for on_outage in ["error", "keep"] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         let run = site
             .run_to(&double)
             .args(["-q", "--on-outage", on_outage])
@@ -954,7 +932,10 @@ fn incident_an_outage_sent_files_to_error_for_ever() {
     double.fault_all(Fault::status(502, "bad gateway"));
     let site = Site::new();
     for hour in 0..6 {
-        site.put_old(format!("{DEVICE}/f{hour}.tsv"), good_file(hour * 10, 3));
+        site.put_old(
+            DEVICE.file(format_args!("f{hour}.tsv")),
+            good_file(hour * 10, 3),
+        );
         let run = site
             .run_to(&double)
             .arg("--retry-errors")
@@ -973,7 +954,7 @@ fn incident_an_outage_sent_files_to_error_for_ever() {
     assert_eq!(
         tree,
         (0..6)
-            .map(|h| format!("{DEVICE}/parsed/f{h}.tsv"))
+            .map(|h| DEVICE.parsed(format_args!("f{h}.tsv")))
             .collect::<Vec<_>>()
     );
     let all: Vec<_> = (0..6)
@@ -996,7 +977,7 @@ fn an_outage_in_the_middle_decides_the_rest_at_once() {
     double.fault(is_data_write, 3, usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
     for n in 0..10 {
-        site.put_old(format!("{DEVICE}/f{n}.tsv"), good_file(n * 10, 1));
+        site.put_old(DEVICE.file(format_args!("f{n}.tsv")), good_file(n * 10, 1));
     }
     let run = site
         .run_to(&double)
@@ -1009,11 +990,11 @@ fn an_outage_in_the_middle_decides_the_rest_at_once() {
     assert_eq!(report["nb_files_failed"], 7);
     assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
     for n in 0..3 {
-        assert!(site.exists(format!("{DEVICE}/parsed/f{n}.tsv")));
+        assert!(site.exists(DEVICE.parsed(format_args!("f{n}.tsv"))));
     }
     for n in 3..10 {
         assert_eq!(
-            site.sidecar(&format!("{DEVICE}/error/f{n}.tsv"))["retryable"],
+            site.sidecar(&DEVICE.error(format_args!("f{n}.tsv")))["retryable"],
             true
         );
     }
@@ -1026,7 +1007,7 @@ fn killed_while_the_answer_is_due_is_run_again() {
     double.fault_nth_write(1, Fault::GateAfter(gate.clone()));
     let site = Site::new();
     let file = good_file(1, 30);
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), &file);
+    let path = site.put_old(DEVICE.file("a.tsv"), &file);
     let run = site.run_to(&double).start();
     gate.wait_for(1);
     let killed: Run = run.kill();

@@ -1,5 +1,6 @@
 //! A place to run the binary in: a temporary data folder, a clean environment, a time-out, the reports read back.
 
+pub use crate::file_builder::{FileBuilder, HEADER, bad_file, file_of_one_row, good_file, headed};
 use crate::influx_double::{Double, ORG, TOKEN};
 use crate::line_protocol::{self, Line};
 use crate::second_reader::Point;
@@ -7,6 +8,7 @@ use crate::skipped::skipped;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::{Display, Formatter};
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
@@ -14,28 +16,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// The header of the everyday file: one voltage of the master, one power of a slave.
-pub const HEADER: &str = "02001171\t02001171\t04000466\nMV_T302_V002\tPh 1 V\tVoie1 W\n";
+/// The folder of a device, relative to the data folder.
+#[derive(Clone, Copy)]
+pub struct Device(pub &'static str);
 
-/// The usual place of a file.
-pub const DEVICE: &str = "acme/site/02001171";
+/// The device of most tests; its serial number is the one of `FileBuilder::default()`.
+pub const DEVICE: Device = Device("acme/site/02001171");
 
-/// A good file of `rows` rows, ten minutes apart from 3 August 2025 on, two channels. Values count up from `from`.
-pub fn good_file(from: u32, rows: u32) -> String {
-    let mut text = HEADER.to_owned();
-    for i in 0..rows {
-        let minutes = i * 10;
-        text.push_str(&format!(
-            "{:02}/{:02}/25 {:02}:{:02}:00\t{}.5\t-{}.25\n",
-            1 + (minutes / 1440) % 28,
-            8 + minutes / 1440 / 28,
-            (minutes / 60) % 24,
-            minutes % 60,
-            from + i,
-            from + i
-        ));
+/// The paths of files, relative to the data folder.
+impl Device {
+    pub fn file(self, name: impl Display) -> String {
+        format!("{self}/{name}")
     }
-    text
+
+    pub fn parsed(self, name: impl Display) -> String {
+        format!("{self}/parsed/{name}")
+    }
+
+    pub fn error(self, name: impl Display) -> String {
+        format!("{self}/error/{name}")
+    }
+
+    /// The sidecar of the file `name` in `error/`.
+    pub fn sidecar(self, name: impl Display) -> String {
+        format!("{self}/error/{name}.error.json")
+    }
+}
+
+impl Display for Device {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 /// A user who may do little.
@@ -77,8 +88,7 @@ impl Site {
 
     /// Writes a file below the data folder, with its folders.
     pub fn put(&self, relative: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(relative);
-        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("folders");
+        let path = self.path_in_new_dir(relative);
         std::fs::write(&path, bytes).expect("file written");
         path
     }
@@ -90,10 +100,29 @@ impl Site {
         path
     }
 
+    /// Makes a folder below the data folder, with its parents.
+    pub fn make_dir(&self, relative: impl AsRef<Path>) -> PathBuf {
+        let path = self.path(relative);
+        std::fs::create_dir_all(&path).expect("folder made");
+        path
+    }
+
     pub fn link(&self, target: impl AsRef<Path>, relative: impl AsRef<Path>) {
+        symlink(target, self.path_in_new_dir(relative)).expect("symlink");
+    }
+
+    /// A path below the data folder, whose parent folders are made.
+    fn path_in_new_dir(&self, relative: impl AsRef<Path>) -> PathBuf {
         let path = self.path(relative);
         std::fs::create_dir_all(path.parent().expect("has a parent")).expect("folders");
-        symlink(target, path).expect("symlink");
+        path
+    }
+
+    /// Moves a file as the program does: its content is unchanged since then.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> PathBuf {
+        let to = self.path_in_new_dir(to);
+        std::fs::rename(self.path(from), &to).expect("renamed");
+        to
     }
 
     pub fn exists(&self, relative: impl AsRef<Path>) -> bool {

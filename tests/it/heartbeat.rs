@@ -39,7 +39,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\
 fn a_sweep_that_ended_well_is_told() {
     let (url, heard) = listen(OK);
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
     site.lp_run().env("TSV_HEARTBEAT_URL", &url).run().expect(0);
     let line = heard.recv_timeout(Duration::from_secs(5)).expect("heard");
     assert_eq!(line, "GET /secret-path?beat=1 HTTP/1.1");
@@ -49,7 +49,7 @@ fn a_sweep_that_ended_well_is_told() {
 fn failures_dry_runs_and_named_files_are_not() {
     let (url, heard) = listen(OK);
     let site = Site::new();
-    let named = format!("{DEVICE}/named.tsv");
+    let named = DEVICE.file("named.tsv");
     site.put_old(&named, good_file(1, 3));
     site.lp_run()
         .named(&named)
@@ -61,7 +61,7 @@ fn failures_dry_runs_and_named_files_are_not() {
         .env("TSV_HEARTBEAT_URL", &url)
         .run()
         .expect(0);
-    site.put_old(format!("{DEVICE}/bad.tsv"), "nonsense\n");
+    site.put_old(DEVICE.file("bad.tsv"), "nonsense\n");
     site.lp_run().env("TSV_HEARTBEAT_URL", &url).run().expect(1);
     assert!(heard.recv_timeout(Duration::from_millis(100)).is_err());
 }

@@ -1,7 +1,9 @@
 //! What an SFTP user can make, by accident or on purpose. Nothing of it may write to another company's bucket, read
 //! outside its folder, stop a sweep or fill the log.
 
-use crate::harness::{DEVICE, HEADER, Running, Site, file_of, good_file, name, points_in};
+use crate::harness::{
+    DEVICE, Device, FileBuilder, Running, Site, bad_file, file_of, good_file, name, points_in,
+};
 use crate::influx_double::{Double, META};
 use crate::skipped::{installed, skipped};
 use std::io::{Seek, SeekFrom, Write};
@@ -12,16 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A good file in another company; the sweep must get to it whatever lies beside it.
-const OTHER: &str = "zzz/site/02001171";
+const OTHER: Device = Device("zzz/site/02001171");
 
 fn with_other(site: &Site) {
-    site.put_old(format!("{OTHER}/good.tsv"), good_file(500, 2));
+    site.put_old(OTHER.file("good.tsv"), good_file(500, 2));
 }
 
 #[track_caller]
 fn assert_other_done(site: &Site) {
     assert!(
-        site.exists(format!("{OTHER}/parsed/good.tsv")),
+        site.exists(OTHER.parsed("good.tsv")),
         "the sweep stopped: {:?}",
         site.tree()
     );
@@ -47,12 +49,9 @@ fn a_symbolic_link_that_is_named_like_a_file_is_not_followed() {
     let secret = site.dir.path().join("secret.tsv");
     std::fs::write(&secret, good_file(9000, 5)).expect("written");
     site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
-    site.link(&secret, format!("{DEVICE}/x.tsv"));
-    site.link(
-        "../../../victim/site/02001171/v.tsv",
-        format!("{DEVICE}/y.tsv"),
-    );
-    site.link("nowhere", format!("{DEVICE}/z.tsv"));
+    site.link(&secret, DEVICE.file("x.tsv"));
+    site.link("../../../victim/site/02001171/v.tsv", DEVICE.file("y.tsv"));
+    site.link("nowhere", DEVICE.file("z.tsv"));
     with_other(&site);
     let double = Double::start();
     site.run_to(&double).run().clean();
@@ -63,18 +62,11 @@ fn a_symbolic_link_that_is_named_like_a_file_is_not_followed() {
 
     // By name it is refused.
     let site = Site::new();
-    site.link(&secret, format!("{DEVICE}/x.tsv"));
+    site.link(&secret, DEVICE.file("x.tsv"));
     site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
-    site.link(
-        "../../../victim/site/02001171/v.tsv",
-        format!("{DEVICE}/y.tsv"),
-    );
+    site.link("../../../victim/site/02001171/v.tsv", DEVICE.file("y.tsv"));
     for n in ["x.tsv", "y.tsv"] {
-        let run = site
-            .run_to(&double)
-            .named(format!("{DEVICE}/{n}"))
-            .run()
-            .clean();
+        let run = site.run_to(&double).named(DEVICE.file(n)).run().clean();
         assert_eq!(points_in(&double, "acme"), [], "{n}: {run:?}");
     }
     assert!(secret.exists());
@@ -83,7 +75,7 @@ fn a_symbolic_link_that_is_named_like_a_file_is_not_followed() {
 #[test]
 fn a_device_folder_that_is_a_link_into_another_company_is_not_entered() {
     for (target, link) in [
-        ("../../victim/site/02001171", "acme/site/02001171"),
+        ("../../victim/site/02001171", DEVICE.0),
         ("../victim/site", "acme/site"),
         ("victim", "acme"),
     ] {
@@ -104,10 +96,10 @@ fn a_device_folder_that_is_a_link_into_another_company_is_not_entered() {
 fn a_named_file_behind_a_linked_folder_never_reaches_the_bucket_of_the_link() {
     let site = Site::new();
     site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
-    site.link("../../victim/site/02001171", "acme/site/02001171");
+    site.link("../../victim/site/02001171", DEVICE.0);
     let double = Double::start();
     site.run_to(&double)
-        .named("acme/site/02001171/v.tsv")
+        .named(DEVICE.file("v.tsv"))
         .run()
         .clean();
     assert_eq!(points_in(&double, "acme"), []);
@@ -115,17 +107,11 @@ fn a_named_file_behind_a_linked_folder_never_reaches_the_bucket_of_the_link() {
 
 #[test]
 fn parsed_or_error_as_a_link_into_another_company_moves_nothing_there() {
-    for (folder, text) in [
-        ("parsed", good_file(1, 2)),
-        ("error", format!("{HEADER}rubbish\n")),
-    ] {
+    for (folder, text) in [("parsed", good_file(1, 2)), ("error", bad_file())] {
         let site = Site::new();
-        std::fs::create_dir_all(site.path("victim/site/02001171")).expect("made");
-        site.put_old(format!("{DEVICE}/a.tsv"), &text);
-        site.link(
-            "../../../victim/site/02001171",
-            format!("{DEVICE}/{folder}"),
-        );
+        site.make_dir("victim/site/02001171");
+        site.put_old(DEVICE.file("a.tsv"), &text);
+        site.link("../../../victim/site/02001171", DEVICE.file(folder));
         with_other(&site);
         let double = Double::start();
         site.run_to(&double).run().expect(1);
@@ -136,7 +122,7 @@ fn parsed_or_error_as_a_link_into_another_company_moves_nothing_there() {
             "{folder}: {tree:?}"
         );
         assert_eq!(
-            site.read(format!("{DEVICE}/a.tsv")),
+            site.read(DEVICE.file("a.tsv")),
             text.as_bytes(),
             "{folder}: left where it was"
         );
@@ -149,25 +135,25 @@ fn parsed_or_error_as_a_link_into_another_company_moves_nothing_there() {
 #[test]
 fn a_fifo_or_a_folder_named_like_a_file_does_not_stop_a_sweep() {
     let site = Site::new();
-    std::fs::create_dir_all(site.path(format!("{DEVICE}/dir.tsv/deep.tsv"))).expect("made");
-    let fifo = site.path(format!("{DEVICE}/fifo.tsv"));
+    site.make_dir(DEVICE.file("dir.tsv/deep.tsv"));
+    let fifo = site.path(DEVICE.file("fifo.tsv"));
     rustix::fs::mkfifoat(
         rustix::fs::CWD,
         &fifo,
         rustix::fs::Mode::from_raw_mode(0o644),
     )
     .expect("a fifo");
-    let socket = site.path(format!("{DEVICE}/s.tsv"));
+    let socket = site.path(DEVICE.file("s.tsv"));
     let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     with_other(&site);
     site.lp_run().timeout(Duration::from_secs(20)).run().clean();
     assert_other_done(&site);
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
     for n in ["fifo.tsv", "dir.tsv", "s.tsv"] {
         let run = site
             .lp_run()
-            .named(format!("{DEVICE}/{n}"))
+            .named(DEVICE.file(n))
             .timeout(Duration::from_secs(20))
             .run()
             .clean();
@@ -178,30 +164,32 @@ fn a_fifo_or_a_folder_named_like_a_file_does_not_stop_a_sweep() {
 #[test]
 fn parsed_that_is_a_file_leaves_the_input_raw_with_a_clear_error() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/parsed"), "I am a file");
-    site.put_old("yyy/site/02001171/a.tsv", format!("{HEADER}rubbish\n"));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("parsed"), "I am a file");
+    site.put_old("yyy/site/02001171/a.tsv", bad_file());
     site.put_old("yyy/site/02001171/error", "I am a file");
     with_other(&site);
     let run = site.lp_run().run().expect(1);
     assert_other_done(&site);
-    assert!(site.exists(format!("{DEVICE}/a.tsv")) && site.exists("yyy/site/02001171/a.tsv"));
+    assert!(site.exists(DEVICE.file("a.tsv")) && site.exists("yyy/site/02001171/a.tsv"));
     let report = site.report();
-    assert_eq!(
-        file_of(&report, "acme/site/02001171/a.tsv")["status"],
-        "error"
-    );
+    assert_eq!(file_of(&report, &DEVICE.file("a.tsv"))["status"], "error");
     assert!(run.stderr.contains("parsed"), "{}", run.stderr);
 }
 
 #[test]
 fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
     for (n, head) in [
-        ("in-the-data", format!("{HEADER}03/08/25 03:20:00\t1\t2\n")),
+        (
+            "in-the-data",
+            FileBuilder::default()
+                .line("03/08/25 03:20:00\t1\t2")
+                .build(),
+        ),
         ("from-the-start", String::new()),
     ] {
         let site = Site::new();
-        let path = site.put(format!("{DEVICE}/{n}.tsv"), &head);
+        let path = site.put(DEVICE.file(format_args!("{n}.tsv")), &head);
         let mut file = std::fs::File::options()
             .write(true)
             .open(&path)
@@ -217,7 +205,7 @@ fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
         assert_other_done(&site);
         assert!(peak < 64 * 1024, "{peak} KiB");
         assert!(
-            site.exists(format!("{DEVICE}/error/{n}.tsv")),
+            site.exists(DEVICE.error(format_args!("{n}.tsv"))),
             "{:?}",
             site.tree()
         );
@@ -234,7 +222,7 @@ fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
 #[test]
 fn a_header_block_that_never_ends_is_a_clear_error_and_flat_memory() {
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), "START_HEADER\n");
+    let path = site.put(DEVICE.file("a.tsv"), "START_HEADER\n");
     let mut file = std::fs::File::options()
         .append(true)
         .open(&path)
@@ -251,11 +239,7 @@ fn a_header_block_that_never_ends_is_a_clear_error_and_flat_memory() {
     run.wait().expect(1);
     assert_other_done(&site);
     assert!(peak < 64 * 1024, "{peak} KiB");
-    assert!(
-        site.exists(format!("{DEVICE}/error/a.tsv")),
-        "{:?}",
-        site.tree()
-    );
+    assert!(site.exists(DEVICE.error("a.tsv")), "{:?}", site.tree());
 }
 
 #[test]
@@ -278,19 +262,11 @@ fn a_company_whose_name_leaves_no_room_for_lp_stops_nothing() {
 #[test]
 fn a_hundred_thousand_columns_do_not_stop_a_sweep() {
     let columns = 100_000;
-    let mut text = "02001171".to_owned()
-        + &"\t02001171".repeat(columns)
-        + "\nMV_T302_V002"
-        + &"\tA W".repeat(columns);
-    for minute in 0..3 {
-        text.push_str(&format!(
-            "\n03/08/25 03:{minute:02}:00{}",
-            "\t1".repeat(columns)
-        ));
-    }
-    text.push('\n');
+    let channels = (0..columns).map(|_| "A W");
+    let rows = (0..3).map(|minute| format!("03/08/25 03:{minute:02}:00{}", "\t1".repeat(columns)));
+    let text = FileBuilder::with_channels(channels).lines(rows).build();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    site.put_old(DEVICE.file("a.tsv"), text);
     with_other(&site);
     let mut run = site.lp_run().start();
     let peak = peak_kib(&mut run);
@@ -303,7 +279,7 @@ fn a_hundred_thousand_columns_do_not_stop_a_sweep() {
         Some("success") => assert_eq!(site.lp_points("acme").len(), 3 * columns),
         Some("error") => {
             assert_eq!(run.code(), 1);
-            assert!(site.exists(format!("{DEVICE}/error/a.tsv")));
+            assert!(site.exists(DEVICE.error("a.tsv")));
             assert_eq!(site.lp_points("acme"), []);
         }
         other => panic!("{other:?}"),
@@ -315,7 +291,7 @@ fn thousands_of_empty_files_do_not_fill_the_log() {
     let site = Site::new();
     let n = 2000;
     for i in 0..n {
-        site.put_old(format!("{DEVICE}/f{i:04}.tsv"), "");
+        site.put_old(DEVICE.file(format_args!("f{i:04}.tsv")), "");
     }
     with_other(&site);
     let run = site.lp_run().run().expect(1);
@@ -343,7 +319,7 @@ fn file_names_of_all_kinds_are_files_like_others() {
     let double = Double::start();
     let site = Site::new();
     for n in names {
-        site.put_old(Path::new(DEVICE).join(name(n)), good_file(1, 1));
+        site.put_old(Path::new(DEVICE.0).join(name(n)), good_file(1, 1));
     }
     with_other(&site);
     let run = site.run_to(&double).run().clean();
@@ -353,7 +329,7 @@ fn file_names_of_all_kinds_are_files_like_others() {
         if n.starts_with(b".") {
             continue; // hidden
         }
-        let at = Path::new(DEVICE).join("parsed").join(name(n));
+        let at = Path::new(DEVICE.0).join("parsed").join(name(n));
         assert!(site.exists(&at), "{at:?}: {:?}", site.tree());
     }
     assert!(
@@ -380,18 +356,15 @@ fn names_of_all_kinds_fail_like_others() {
     ];
     let site = Site::new();
     for n in names {
-        site.put_old(
-            Path::new(DEVICE).join(name(n)),
-            format!("{HEADER}rubbish\n"),
-        );
+        site.put_old(Path::new(DEVICE.0).join(name(n)), bad_file());
     }
     with_other(&site);
     site.lp_run().run().expect(1);
     assert_other_done(&site);
     for n in names {
-        let at = Path::new(DEVICE).join("error").join(name(n));
+        let at = Path::new(DEVICE.0).join("error").join(name(n));
         assert!(site.exists(&at), "{at:?}: {:?}", site.tree());
-        let sidecar = Path::new(DEVICE)
+        let sidecar = Path::new(DEVICE.0)
             .join("error")
             .join(name(&[n, b".error.json"].concat()));
         assert!(site.exists(&sidecar), "{sidecar:?}");
@@ -407,10 +380,10 @@ fn a_named_file_may_have_any_name() {
         b"quote\"s.tsv",
     ] {
         let site = Site::new();
-        site.put_old(Path::new(DEVICE).join(name(n)), good_file(1, 1));
-        site.lp_run().named(Path::new(DEVICE).join(name(n))).ok();
+        site.put_old(Path::new(DEVICE.0).join(name(n)), good_file(1, 1));
+        site.lp_run().named(Path::new(DEVICE.0).join(name(n))).ok();
         assert!(
-            site.exists(Path::new(DEVICE).join("parsed").join(name(n))),
+            site.exists(Path::new(DEVICE.0).join("parsed").join(name(n))),
             "{n:?}"
         );
     }
@@ -445,14 +418,14 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
     let site = Site::new();
     with_other(&site);
     for from in [1, 2] {
-        site.put_old(format!("{DEVICE}/{long}"), good_file(from, 1));
+        site.put_old(DEVICE.file(&long), good_file(from, 1));
         site.lp_run().run().clean();
     }
     assert_other_done(&site);
     let kept: Vec<Vec<u8>> = site
         .tree()
         .iter()
-        .filter(|p| p.starts_with(DEVICE))
+        .filter(|p| p.starts_with(DEVICE.0))
         .map(|p| site.read(p))
         .collect();
     for from in [1, 2] {
@@ -473,8 +446,8 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
     // Bad: a sidecar's name would have more than 255 bytes.
     let site = Site::new();
     with_other(&site);
-    let text = format!("{HEADER}rubbish\n");
-    site.put_old(format!("{DEVICE}/{long}"), &text);
+    let text = bad_file();
+    site.put_old(DEVICE.file(&long), &text);
     site.lp_run().run().expect(1);
     assert_other_done(&site);
     let kept: Vec<Vec<u8>> = site
@@ -489,7 +462,7 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
     let double = Double::start();
     double.fault_writes(usize::MAX, crate::influx_double::Fault::status(503, "down"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/{long}"), good_file(1, 1));
+    site.put_old(DEVICE.file(&long), good_file(1, 1));
     site.run_to(&double).run().expect(1);
     double.clear_faults();
     site.run_to(&double).arg("--retry-errors").run().clean();
@@ -500,9 +473,9 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
 fn a_file_replaced_by_a_link_between_look_and_open_is_not_read() {
     let site = Site::new();
     let secret = site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    let spare = site.path(format!("{DEVICE}/a.spare"));
-    let link = site.path(format!("{DEVICE}/a.link"));
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    let spare = site.path(DEVICE.file("a.spare"));
+    let link = site.path(DEVICE.file("a.link"));
     let stop = Arc::new(AtomicBool::new(false));
     let swapper = {
         let (stop, secret) = (stop.clone(), secret.clone());
@@ -518,7 +491,7 @@ fn a_file_replaced_by_a_link_between_look_and_open_is_not_read() {
     let double = Double::start();
     for _ in 0..40 {
         site.run_to(&double)
-            .named(format!("{DEVICE}/a.tsv"))
+            .named(DEVICE.file("a.tsv"))
             .env("TSV_INCOMPLETE_GRACE_S", "0")
             .run()
             .clean();
@@ -539,14 +512,14 @@ fn a_file_replaced_by_a_link_between_look_and_open_is_not_read() {
 #[test]
 fn a_report_that_cannot_be_written_is_a_warning() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let file = site.dir.path().join("a-file");
     std::fs::write(&file, "x").expect("written");
     let run = site
         .lp_run()
         .env("TSV_REPORT_DIR", file.join("reports"))
         .ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
     assert!(run.stderr.contains("WARN"), "{}", run.stderr);
 }
 
@@ -558,10 +531,10 @@ fn a_full_disk_for_the_line_protocol_leaves_the_input_raw() {
     let site = Site::new();
     std::fs::create_dir(site.lp_dir()).expect("made");
     std::os::unix::fs::symlink("/dev/full", site.lp_dir().join("acme.lp")).expect("linked");
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     with_other(&site);
     let run = site.lp_run().run().expect(1);
-    assert!(site.exists(format!("{DEVICE}/a.tsv")), "{:?}", site.tree());
+    assert!(site.exists(DEVICE.file("a.tsv")), "{:?}", site.tree());
     assert!(run.stderr.contains("acme"), "{}", run.stderr);
     assert_other_done(&site);
 }
@@ -578,8 +551,8 @@ fn a_full_disk_for_the_log_does_not_stop_the_run() {
             .expect("opened")
     };
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/bad.tsv"), format!("{HEADER}rubbish\n"));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("bad.tsv"), bad_file());
     let run = |args: &[&str], stdout: std::process::Stdio| {
         std::process::Command::new(env!("CARGO_BIN_EXE_powerview"))
             .env_clear()
@@ -601,8 +574,8 @@ fn a_full_disk_for_the_log_does_not_stop_the_run() {
     let dry = run(&["--dry-run"], full().into());
     assert_eq!(dry, Some(1));
     assert_eq!(run(&[], std::process::Stdio::null()), Some(1));
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
-    assert!(site.exists(format!("{DEVICE}/error/bad.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
+    assert!(site.exists(DEVICE.error("bad.tsv")));
     assert_eq!(site.reports().len(), 1);
 }
 
@@ -610,10 +583,10 @@ fn a_full_disk_for_the_log_does_not_stop_the_run() {
 fn a_line_protocol_folder_that_cannot_be_made_leaves_the_input_raw() {
     let site = Site::new();
     std::fs::write(site.lp_dir(), "a file where the folder should be").expect("written");
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site.lp_run().run().clean();
     assert!([1, 2].contains(&run.code()), "{run:?}");
-    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
 }
 
 #[test]
@@ -643,16 +616,16 @@ fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::ha
 
 #[test]
 fn a_folder_that_may_not_be_read_stops_nothing() {
-    for folder in [DEVICE, "acme/site", "acme"] {
+    for folder in [DEVICE.0, "acme/site", "acme"] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         with_other(&site);
         let Some(run) = run_without_rights(&site, &site.path(folder), 0o000) else {
             return;
         };
         assert_eq!(run.code(), 1, "{run:?}");
         assert_other_done(&site);
-        assert!(site.exists(format!("{DEVICE}/a.tsv")));
+        assert!(site.exists(DEVICE.file("a.tsv")));
         assert!(run.stderr.contains(folder), "{}", run.stderr);
     }
 }
@@ -660,15 +633,15 @@ fn a_folder_that_may_not_be_read_stops_nothing() {
 #[test]
 fn a_folder_below_a_device_that_may_not_be_read_is_an_error() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/deeper/still/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("deeper/still/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
     with_other(&site);
-    let Some(run) = run_without_rights(&site, &site.path(format!("{DEVICE}/deeper")), 0o000) else {
+    let Some(run) = run_without_rights(&site, &site.path(DEVICE.file("deeper")), 0o000) else {
         return;
     };
     assert_eq!(run.code(), 1, "{run:?}");
     assert_other_done(&site);
-    assert!(site.exists(format!("{DEVICE}/parsed/b.tsv")));
+    assert!(site.exists(DEVICE.parsed("b.tsv")));
     assert!(run.stderr.contains("/deeper"), "{}", run.stderr);
     assert_eq!(site.report()["nb_files_failed"], 1);
 }
@@ -676,12 +649,12 @@ fn a_folder_below_a_device_that_may_not_be_read_is_an_error() {
 #[test]
 fn a_folder_of_errors_that_may_not_be_read_is_an_error_when_they_are_to_be_retried() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/error/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.error("a.tsv"), good_file(1, 1));
     let Some(call) = site.lp_run().arg("--retry-errors").without_rights() else {
         return;
     };
     use std::os::unix::fs::PermissionsExt;
-    let closed = site.path(format!("{DEVICE}/error"));
+    let closed = site.path(DEVICE.file("error"));
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("closed");
     let run = call.run().clean();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o755)).expect("opened");
@@ -714,9 +687,9 @@ fn failing_disk(folder: &Path) -> Option<Vec<String>> {
 
 #[test]
 fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
-    for folder in ["", "acme", "acme/site", DEVICE, "acme/site/02001171/deeper"] {
+    for folder in ["", "acme", "acme/site", DEVICE.0, &DEVICE.file("deeper")] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/deeper/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("deeper/a.tsv"), good_file(1, 1));
         let path = site.path(folder);
         let Some(wrapper) = failing_disk(&path) else {
             return;
@@ -732,7 +705,7 @@ fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
         assert!(run.stderr.contains("Input/output error"), "{}", run.stderr);
         let report = site.report();
         assert_eq!(report["status"], "partial_failure", "{folder:?}");
-        assert!(site.exists(format!("{DEVICE}/deeper/a.tsv")));
+        assert!(site.exists(DEVICE.file("deeper/a.tsv")));
         let status = site
             .bare()
             .args(["status", "--dataFolder"])
@@ -753,13 +726,13 @@ fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
 fn a_folder_that_cannot_be_listed_is_an_error_also_while_another_process_has_the_device() {
     use rustix::fs::{FlockOperation, flock};
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/deeper/a.tsv"), good_file(1, 1));
-    let path = site.path(format!("{DEVICE}/deeper"));
+    site.put_old(DEVICE.file("deeper/a.tsv"), good_file(1, 1));
+    let path = site.path(DEVICE.file("deeper"));
     let Some(wrapper) = failing_disk(&path) else {
         return;
     };
     let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
-    let device = std::fs::File::open(site.path(DEVICE)).expect("opened");
+    let device = std::fs::File::open(site.path(DEVICE.0)).expect("opened");
     flock(&device, FlockOperation::LockExclusive).expect("locked");
     let run = site
         .lp_run()
@@ -784,8 +757,8 @@ fn status_names_what_may_not_be_read() {
         ("error/a.tsv", "error/a.tsv.error.json"),
     ] {
         let site = Site::new();
-        site.put(format!("{DEVICE}/{file}"), good_file(1, 1));
-        site.put(format!("{DEVICE}/error/a.tsv.error.json"), "{}");
+        site.put(DEVICE.file(file), good_file(1, 1));
+        site.put(DEVICE.sidecar("a.tsv"), "{}");
         let call = site
             .bare()
             .args(["status", "--dataFolder"])
@@ -793,7 +766,7 @@ fn status_names_what_may_not_be_read() {
         let Some(call) = call.without_rights() else {
             return;
         };
-        let path = site.path(format!("{DEVICE}/{closed}"));
+        let path = site.path(DEVICE.file(closed));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).expect("closed");
         let run = call.run().clean();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("opened");
@@ -811,8 +784,8 @@ fn a_file_below_thousands_of_folders_is_taken() {
     // Its path is longer than any that the system opens at once.
     use rustix::fs::{Mode, OFlags, mkdirat, openat};
     let site = Site::new();
-    std::fs::create_dir_all(site.path(DEVICE)).expect("folders");
-    let device = std::fs::File::open(site.path(DEVICE)).expect("opened");
+    site.make_dir(DEVICE.0);
+    let device = std::fs::File::open(site.path(DEVICE.0)).expect("opened");
     let mut folder = rustix::fd::OwnedFd::from(device);
     for _ in 0..2100 {
         mkdirat(&folder, "d", Mode::from_raw_mode(0o755)).expect("made");
@@ -834,22 +807,22 @@ fn a_file_below_thousands_of_folders_is_taken() {
     rustix::io::write(&file, good_file(1, 1).as_bytes()).expect("written");
     drop(file);
     site.lp_run().ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")), "it is taken");
+    assert!(site.exists(DEVICE.parsed("a.tsv")), "it is taken");
     assert_eq!(site.lp_points("acme").len(), 2);
 }
 
 #[test]
 fn a_file_that_may_not_be_read_stops_nothing() {
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
     with_other(&site);
     let Some(run) = run_without_rights(&site, &path, 0o000) else {
         return;
     };
     assert_eq!(run.code(), 1, "{run:?}");
     assert_other_done(&site);
-    assert!(site.exists(format!("{DEVICE}/parsed/b.tsv")));
+    assert!(site.exists(DEVICE.parsed("b.tsv")));
     let kept: Vec<String> = site
         .tree()
         .into_iter()
@@ -862,19 +835,16 @@ fn a_file_that_may_not_be_read_stops_nothing() {
 #[test]
 fn a_folder_that_may_not_be_written_leaves_the_input_raw() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     with_other(&site);
-    let Some(run) = run_without_rights(&site, &site.path(DEVICE), 0o555) else {
+    let Some(run) = run_without_rights(&site, &site.path(DEVICE.0), 0o555) else {
         return;
     };
     assert_eq!(run.code(), 1, "{run:?}");
     assert_other_done(&site);
     assert_eq!(
         site.tree(),
-        [
-            format!("{DEVICE}/a.tsv"),
-            format!("{OTHER}/parsed/good.tsv")
-        ]
+        [DEVICE.file("a.tsv"), OTHER.parsed("good.tsv")]
     );
     assert!(
         run.stderr.to_lowercase().contains("permission"),
@@ -883,19 +853,19 @@ fn a_folder_that_may_not_be_written_leaves_the_input_raw() {
     );
     // The rights mended, it heals.
     site.lp_run().ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
 }
 
 #[test]
 fn a_report_folder_that_may_not_be_written_is_a_warning() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     std::fs::create_dir(site.reports_dir()).expect("made");
     let Some(run) = run_without_rights(&site, &site.reports_dir(), 0o555) else {
         return;
     };
     assert_eq!(run.code(), 0, "{run:?}");
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
     assert!(run.stderr.contains("WARN"), "{}", run.stderr);
 }
 
@@ -903,15 +873,15 @@ fn a_report_folder_that_may_not_be_written_is_a_warning() {
 fn a_whole_young_file_of_our_own_user_is_taken_by_a_sweep_without_rights() {
     // SFTPGo's own sweep after a session: root's processes are closed to it, but root did not upload.
     let site = Site::new();
-    site.put(format!("{DEVICE}/whole.tsv"), good_file(1, 3));
-    site.put(format!("{DEVICE}/cut.tsv"), good_file(9, 3).trim_end());
+    site.put(DEVICE.file("whole.tsv"), good_file(1, 3));
+    site.put(DEVICE.file("cut.tsv"), good_file(9, 3).trim_end());
     let Some(call) = site.lp_run().without_rights() else {
         return;
     };
     call.ok();
     assert_eq!(
         site.tree(),
-        ["cut.tsv", "parsed/whole.tsv"].map(|n| format!("{DEVICE}/{n}"))
+        ["cut.tsv", "parsed/whole.tsv"].map(|n| DEVICE.file(n))
     );
 }
 
@@ -922,7 +892,7 @@ fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
     }
     // The writer is this test, which is root; the program runs as somebody who may not look into it.
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
     let call = || site.lp_run().without_rights();
     if call().is_none() {
         return;
@@ -944,11 +914,7 @@ fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
     let call = site.lp_run().without_rights().expect("as before");
     mine();
     call.ok();
-    assert!(
-        site.exists(format!("{DEVICE}/parsed/a.tsv")),
-        "{:?}",
-        site.tree()
-    );
+    assert!(site.exists(DEVICE.parsed("a.tsv")), "{:?}", site.tree());
     assert_eq!(site.lp_points("acme").len(), 8);
 }
 
@@ -957,8 +923,10 @@ fn labels_in_the_report_and_the_log_are_harmless() {
     // C1 control characters and text that turns direction come as valid UTF-8.
     let site = Site::new();
     site.put_old(
-        format!("{DEVICE}/a.tsv"),
-        "02001171\t02001171\nMV_T302_V002\tVo\u{9b}31mie W\n03/08/25 03:20:00\t1\n",
+        DEVICE.file("a.tsv"),
+        FileBuilder::with_channels(["Vo\u{9b}31mie W"])
+            .line("03/08/25 03:20:00\t1")
+            .build(),
     );
     let run = site.lp_run().run().expect(1);
     assert!(!run.stderr.contains('\u{9b}'));

@@ -1,6 +1,9 @@
 //! Folders, moves, reports and the meta bucket: what an operator sees of a run that goes well.
 
-use crate::harness::{DEVICE, HEADER, Site, file_of, good_file, points_in, stored};
+use crate::harness::{
+    DEVICE, FileBuilder, Site, bad_file, file_of, file_of_one_row, good_file, headed, points_in,
+    stored,
+};
 use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
 use crate::line_protocol::{self, Line, Value as Field};
 use crate::second_reader;
@@ -64,11 +67,11 @@ fn assert_has_exactly(object: &Value, keys: &[&str]) {
 #[test]
 fn a_file_is_written_moved_and_reported() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
     let run = site.lp_run().ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     assert_eq!(
-        site.read(format!("{DEVICE}/parsed/a.tsv")),
+        site.read(DEVICE.parsed("a.tsv")),
         good_file(1, 3).as_bytes()
     );
     assert_eq!(site.lp_points("acme").len(), 6);
@@ -92,7 +95,7 @@ fn a_file_is_written_moved_and_reported() {
     assert!(
         file["moved_to"]
             .as_str()
-            .is_some_and(|p| p.ends_with(&format!("{DEVICE}/parsed/a.tsv"))),
+            .is_some_and(|p| p.ends_with(&DEVICE.parsed("a.tsv"))),
         "{file:#}"
     );
     let channel = &file["channels"]["S04000466_Ch1_M02001171"];
@@ -164,17 +167,17 @@ fn reports_lie_beside_the_data_folder_where_nothing_else_is_said() {
 fn a_sweep_takes_what_is_raw_and_nothing_else() {
     let site = Site::new();
     let good = good_file(1, 1);
-    site.put_old("acme/site/02001171/b.tsv", &good);
-    site.put_old("acme/site/02001171/a.tsv", &good);
-    site.put_old("acme/site/02001171/parsed/old.tsv", &good);
-    site.put_old("acme/site/02001171/error/bad.tsv", &good);
-    site.put_old("acme/site/02001171/.hidden.tsv", &good);
+    site.put_old(DEVICE.file("b.tsv"), &good);
+    site.put_old(DEVICE.file("a.tsv"), &good);
+    site.put_old(DEVICE.parsed("old.tsv"), &good);
+    site.put_old(DEVICE.error("bad.tsv"), &good);
+    site.put_old(DEVICE.file(".hidden.tsv"), &good);
     site.put_old(
-        "acme/site/02001171/.sftpgo-upload.abcdefghijklmnopqrst.x.tsv",
+        DEVICE.file(".sftpgo-upload.abcdefghijklmnopqrst.x.tsv"),
         &good,
     );
-    site.put_old("acme/site/02001171/notes.txt", "hello");
-    site.put_old("acme/site/02001171/x.tsv.part", &good);
+    site.put_old(DEVICE.file("notes.txt"), "hello");
+    site.put_old(DEVICE.file("x.tsv.part"), &good);
     site.put_old("acme/another site/02001171/a.tsv", &good);
     site.put_old("Besançon énergie/été/02001171/a.tsv", &good);
     site.lp_run().args(["--jobs", "1"]).ok();
@@ -217,13 +220,13 @@ fn a_file_too_high_in_the_tree_is_reported_and_left() {
     for place in ["x.tsv", "acme/x.tsv", "acme/site/x.tsv"] {
         let site = Site::new();
         site.put_old(place, good_file(1, 1));
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         site.lp_run().run().expect(1);
         let report = site.report();
         assert_eq!(file_of(&report, "x.tsv")["status"], "error", "{place}");
         assert_eq!(file_of(&report, "a.tsv")["status"], "success", "{place}");
         assert!(site.exists(place), "{place}");
-        assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+        assert!(site.exists(DEVICE.parsed("a.tsv")));
     }
 }
 
@@ -231,10 +234,10 @@ fn a_file_too_high_in_the_tree_is_reported_and_left() {
 fn incident_a_rename_overwrote_a_file_of_the_same_name() {
     let site = Site::new();
     for n in 0..4 {
-        site.put_old(format!("{DEVICE}/a.b.tsv"), good_file(n, 1));
+        site.put_old(DEVICE.file("a.b.tsv"), good_file(n, 1));
         site.lp_run().ok();
     }
-    let parsed = |name: &str| site.read(format!("{DEVICE}/parsed/{name}"));
+    let parsed = |name: &str| site.read(DEVICE.parsed(name));
     assert_eq!(parsed("a.b.tsv"), good_file(0, 1).as_bytes());
     assert_eq!(parsed("a.b.1.tsv"), good_file(1, 1).as_bytes());
     assert_eq!(parsed("a.b.2.tsv"), good_file(2, 1).as_bytes());
@@ -245,10 +248,15 @@ fn incident_a_rename_overwrote_a_file_of_the_same_name() {
 fn failed_files_of_one_name_keep_their_own_sidecars() {
     let site = Site::new();
     for n in 0..3 {
-        site.put_old(format!("{DEVICE}/a.tsv"), format!("{HEADER}rubbish {n}\n"));
+        site.put_old(
+            DEVICE.file("a.tsv"),
+            FileBuilder::default()
+                .line(format_args!("rubbish {n}"))
+                .build(),
+        );
         site.lp_run().run().expect(1);
     }
-    let error = |name: &str| format!("{DEVICE}/error/{name}");
+    let error = |name: &str| DEVICE.error(name);
     assert_eq!(
         site.tree(),
         [
@@ -275,29 +283,29 @@ fn failed_files_of_one_name_keep_their_own_sidecars() {
 fn a_named_file_alone_is_taken() {
     let site = Site::new();
     for name in ["a.tsv", "b.tsv", "c.tsv"] {
-        site.put_old(format!("{DEVICE}/{name}"), good_file(1, 1));
+        site.put_old(DEVICE.file(name), good_file(1, 1));
     }
-    site.lp_run().named(format!("{DEVICE}/b.tsv")).ok();
+    site.lp_run().named(DEVICE.file("b.tsv")).ok();
     assert_eq!(
         site.tree(),
-        ["a.tsv", "c.tsv", "parsed/b.tsv"].map(|n| format!("{DEVICE}/{n}"))
+        ["a.tsv", "c.tsv", "parsed/b.tsv"].map(|n| DEVICE.file(n))
     );
     site.lp_run()
-        .named(format!("{DEVICE}/a.tsv"))
-        .named(format!("{DEVICE}/c.tsv"))
+        .named(DEVICE.file("a.tsv"))
+        .named(DEVICE.file("c.tsv"))
         .ok();
     assert_eq!(
         site.tree(),
-        ["parsed/a.tsv", "parsed/b.tsv", "parsed/c.tsv"].map(|n| format!("{DEVICE}/{n}"))
+        ["parsed/a.tsv", "parsed/b.tsv", "parsed/c.tsv"].map(|n| DEVICE.file(n))
     );
 }
 
 #[test]
 fn a_named_file_in_parsed_is_ingested_again_and_stays() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/parsed/a.tsv"), good_file(1, 2));
-    site.lp_run().named(format!("{DEVICE}/parsed/a.tsv")).ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    site.put_old(DEVICE.parsed("a.tsv"), good_file(1, 2));
+    site.lp_run().named(DEVICE.parsed("a.tsv")).ok();
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     assert_eq!(site.lp_points("acme").len(), 4);
     let report = site.report();
     let file = file_of(&report, "a.tsv");
@@ -311,20 +319,20 @@ fn a_named_file_in_parsed_is_ingested_again_and_stays() {
 #[test]
 fn a_named_file_in_error_that_succeeds_leaves_with_its_sidecar() {
     let site = Site::new();
-    let file = format!("{DEVICE}/error/a.tsv");
-    site.put_old(format!("{DEVICE}/a.tsv"), format!("{HEADER}rubbish\n"));
+    let file = DEVICE.error("a.tsv");
+    site.put_old(DEVICE.file("a.tsv"), bad_file());
     site.lp_run().run().expect(1);
     assert!(site.exists(format!("{file}.error.json")));
     site.put_old(&file, good_file(1, 1)); // the operator mended it
     site.lp_run().named(&file).ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
 fn a_named_file_in_error_that_fails_again_stays_with_one_sidecar() {
     let site = Site::new();
-    let file = format!("{DEVICE}/error/a.tsv");
-    site.put_old(&file, format!("{HEADER}rubbish\n"));
+    let file = DEVICE.error("a.tsv");
+    site.put_old(&file, bad_file());
     site.lp_run().named(&file).run().expect(1);
     assert_eq!(site.tree(), [file.clone(), format!("{file}.error.json")]);
 }
@@ -332,12 +340,12 @@ fn a_named_file_in_error_that_fails_again_stays_with_one_sidecar() {
 #[test]
 fn a_dry_run_leaves_even_a_sidecar_without_a_file() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/parsed/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/error/a.tsv.error.json"), "{}");
+    site.put_old(DEVICE.parsed("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.sidecar("a.tsv"), "{}");
     let before = site.tree();
     site.call()
         .arg("--dry-run")
-        .named(format!("{DEVICE}/error/a.tsv"))
+        .named(DEVICE.error("a.tsv"))
         .ok();
     assert_eq!(site.tree(), before);
 }
@@ -350,43 +358,36 @@ fn folders_named_like_sidecars_hinder_no_file() {
         "b.tsv.error.json",
         ".powerview-sidecar.tmp",
     ] {
-        std::fs::create_dir_all(site.path(format!("{DEVICE}/error/{name}/x"))).expect("a folder");
+        site.make_dir(DEVICE.error(format_args!("{name}/x")));
     }
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/b.tsv"), "rubbish");
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("b.tsv"), "rubbish");
     site.lp_run().run().expect(1);
     let report = site.report();
     assert_eq!(file_of(&report, "a.tsv")["status"], "success", "{report:#}");
     assert_eq!(
         site.tree(),
-        ["error/b.1.tsv", "error/b.1.tsv.error.json", "parsed/a.tsv"]
-            .map(|n| format!("{DEVICE}/{n}"))
+        ["error/b.1.tsv", "error/b.1.tsv.error.json", "parsed/a.tsv"].map(|n| DEVICE.file(n))
     );
 }
 
 #[test]
 fn a_named_file_in_parsed_that_fails_goes_to_error() {
     let site = Site::new();
-    site.put_old(
-        format!("{DEVICE}/parsed/a.tsv"),
-        format!("{HEADER}rubbish\n"),
-    );
-    site.lp_run()
-        .named(format!("{DEVICE}/parsed/a.tsv"))
-        .run()
-        .expect(1);
+    site.put_old(DEVICE.parsed("a.tsv"), bad_file());
+    site.lp_run().named(DEVICE.parsed("a.tsv")).run().expect(1);
     assert_eq!(
         site.tree(),
-        ["a.tsv", "a.tsv.error.json"].map(|n| format!("{DEVICE}/error/{n}"))
+        ["a.tsv", "a.tsv.error.json"].map(|n| DEVICE.error(n))
     );
 }
 
 #[test]
 fn a_named_file_that_was_dealt_with_meanwhile_is_no_error() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/parsed/a.tsv"), good_file(1, 1));
-    site.lp_run().named(format!("{DEVICE}/a.tsv")).ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    site.put_old(DEVICE.parsed("a.tsv"), good_file(1, 1));
+    site.lp_run().named(DEVICE.file("a.tsv")).ok();
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
@@ -571,8 +572,8 @@ fn a_named_file_costs_no_request_that_is_not_needed() {
         ("b.tsv", &["GET /api/v2/buckets", "POST /api/v2/write"]),
     ] {
         let before = double.requests().len();
-        site.put(format!("{DEVICE}/{name}"), good_file(1, 3));
-        site.run_to(&double).named(format!("{DEVICE}/{name}")).ok();
+        site.put(DEVICE.file(name), good_file(1, 3));
+        site.run_to(&double).named(DEVICE.file(name)).ok();
         let requests = double.requests().split_off(before);
         let to_meta = |r: &&Request| r.is_write() && r.bucket == META;
         let first_meta = requests
@@ -599,7 +600,7 @@ fn bodies_are_gzip_by_default_and_seconds() {
     for (gzip, expected) in [(None, Some("gzip")), (Some("0"), None)] {
         let double = Double::start();
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 50));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 50));
         let mut call = site.run_to(&double);
         if let Some(gzip) = gzip {
             call = call.env("TSV_GZIP", gzip);
@@ -628,7 +629,7 @@ fn batch_size_changes_nothing() {
     for lines in ["1", "2", "7", "100", "202", "203", "100000"] {
         let site = Site::new();
         let double = Double::start();
-        site.put_old(format!("{DEVICE}/a.tsv"), &file);
+        site.put_old(DEVICE.file("a.tsv"), &file);
         site.run_to(&double).env("TSV_BATCH_LINES", lines).ok();
         assert_eq!(
             points_in(&double, "acme"),
@@ -652,15 +653,13 @@ fn batch_size_changes_nothing() {
 #[test]
 fn rows_of_one_second_in_different_batches_end_as_the_last_one_says() {
     // The same second again and again, batches of two lines: they must not overtake each other.
-    let mut text = HEADER.to_owned();
-    for i in 0..200 {
-        text.push_str(&format!("03/08/25 03:20:{:02}\t{i}\t{}\n", i % 5, i * 2));
-    }
+    let rows = (0..200).map(|i| format!("03/08/25 03:20:{:02}\t{i}\t{}", i % 5, i * 2));
+    let text = FileBuilder::default().lines(rows).build();
     let whole =
         second_reader::read(text.as_bytes(), "site", chrono_tz::Europe::Paris).expect("good");
     let site = Site::new();
     let double = Double::start();
-    site.put_old(format!("{DEVICE}/a.tsv"), &text);
+    site.put_old(DEVICE.file("a.tsv"), &text);
     site.run_to(&double).env("TSV_BATCH_LINES", "2").ok();
     assert_eq!(points_in(&double, "acme"), stored(&whole.points));
 }
@@ -668,10 +667,8 @@ fn rows_of_one_second_in_different_batches_end_as_the_last_one_says() {
 #[test]
 fn a_batch_that_is_sent_again_does_not_overtake_a_later_one() {
     // Each batch has the same seconds as the one before it.
-    let mut text = HEADER.to_owned();
-    for i in 0..30 {
-        text.push_str(&format!("03/08/25 03:20:{:02}\t{i}\t{}\n", i % 2, i * 2));
-    }
+    let rows = (0..30).map(|i| format!("03/08/25 03:20:{:02}\t{i}\t{}", i % 2, i * 2));
+    let text = FileBuilder::default().lines(rows).build();
     let whole =
         second_reader::read(text.as_bytes(), "site", chrono_tz::Europe::Paris).expect("good");
     for fault in [
@@ -685,7 +682,7 @@ fn a_batch_that_is_sent_again_does_not_overtake_a_later_one() {
             let site = Site::new();
             let double = Double::start();
             double.fault_nth_write(n, fault.clone());
-            site.put_old(format!("{DEVICE}/a.tsv"), &text);
+            site.put_old(DEVICE.file("a.tsv"), &text);
             site.run_to(&double)
                 .env("TSV_BATCH_LINES", "4")
                 .env("TSV_RETRY_FOR", "20")
@@ -710,13 +707,13 @@ fn files_that_are_tried_again_keep_their_place_among_the_others() {
                 good_file(200, 3)
             }
         };
-        site.put_old(format!("{DEVICE}/{failed}"), content(failed));
+        site.put_old(DEVICE.file(failed), content(failed));
         site.run_to(&double)
             .args(["--retry-for", "0"])
             .run()
             .expect(1);
         double.clear_faults();
-        site.put_old(format!("{DEVICE}/{raw}"), content(raw));
+        site.put_old(DEVICE.file(raw), content(raw));
         site.run_to(&double).arg("--retry-errors").ok();
         let last = second_reader::read(
             content("f1.tsv").as_bytes(),
@@ -734,12 +731,12 @@ fn files_that_are_tried_again_keep_their_place_among_the_others() {
 #[test]
 fn a_sidecar_without_a_file_is_not_taken_for_that_of_a_new_one() {
     let site = Site::new();
-    let file = format!("{DEVICE}/error/a.tsv");
+    let file = DEVICE.error("a.tsv");
     site.put_old(
         format!("{file}.error.json"),
         r#"{"error":"old","retryable":true}"#,
     );
-    site.put_old(format!("{DEVICE}/a.tsv"), format!("{HEADER}rubbish\n"));
+    site.put_old(DEVICE.file("a.tsv"), bad_file());
     site.lp_run().run().expect(1);
     let failed: Vec<String> = site
         .tree()
@@ -755,10 +752,10 @@ fn a_sidecar_without_a_file_is_not_taken_for_that_of_a_new_one() {
 #[test]
 fn a_file_that_is_named_twice_is_taken_once() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.lp_run()
-        .named(format!("{DEVICE}/a.tsv"))
-        .named(format!("{DEVICE}/../02001171/a.tsv"))
+        .named(DEVICE.file("a.tsv"))
+        .named(DEVICE.file("../02001171/a.tsv"))
         .ok();
     assert_eq!(site.lp_points("acme").len(), 2);
     assert_eq!(site.report()["nb_files_success"], 1);
@@ -767,11 +764,11 @@ fn a_file_that_is_named_twice_is_taken_once() {
 #[test]
 fn a_file_too_deep_in_the_tree_is_not_lost() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/deeper/x.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(2, 1));
+    site.put_old(DEVICE.file("deeper/x.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(2, 1));
     let run = site.lp_run().run().clean();
     assert!([0, 1].contains(&run.code()), "{run:?}");
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
     assert!(
         site.tree()
             .iter()
@@ -782,8 +779,8 @@ fn a_file_too_deep_in_the_tree_is_not_lost() {
 #[test]
 fn the_data_folder_may_be_a_link() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
     let link = site.dir.path().join("link");
     std::os::unix::fs::symlink(site.data(), &link).expect("linked");
     let call = || {
@@ -793,26 +790,18 @@ fn the_data_folder_may_be_a_link() {
             .arg("--line-protocol-dir")
             .arg(site.lp_dir())
     };
-    call().arg("-t").arg(link.join(DEVICE).join("a.tsv")).ok();
-    assert!(
-        site.exists(format!("{DEVICE}/parsed/a.tsv")) && site.exists(format!("{DEVICE}/b.tsv"))
-    );
+    call().arg("-t").arg(link.join(DEVICE.file("a.tsv"))).ok();
+    assert!(site.exists(DEVICE.parsed("a.tsv")) && site.exists(DEVICE.file("b.tsv")));
     call().ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/b.tsv")));
+    assert!(site.exists(DEVICE.parsed("b.tsv")));
 }
 
 #[test]
 fn memory_does_not_grow_with_the_file() {
     // 600,000 points.
-    let mut text = String::from("02001171");
-    text += &"\t02001171".repeat(30);
-    text += "\nMV_T302_V002";
-    for i in 0..30 {
-        text += &format!("\tVoie{i} W");
-    }
-    text.push('\n');
-    for i in 0..20_000 {
-        text += &format!(
+    let channels = (0..30).map(|i| format!("Voie{i} W"));
+    let rows = (0..20_000).map(|i| {
+        let mut row = format!(
             "{:02}/{:02}/25 {:02}:{:02}:00",
             1 + i / 1440 % 28,
             1 + i / 40_320,
@@ -820,15 +809,16 @@ fn memory_does_not_grow_with_the_file() {
             i % 60
         );
         for c in 0..30 {
-            text += &format!("\t{}.{c}", i % 977);
+            row += &format!("\t{}.{c}", i % 977);
         }
-        text.push('\n');
-    }
+        row
+    });
+    let text = FileBuilder::with_channels(channels).lines(rows).build();
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::Status(204, String::new()));
     for to_lp in [true, false] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), &text);
+        site.put_old(DEVICE.file("a.tsv"), &text);
         let call = if to_lp {
             site.lp_run()
         } else {
@@ -846,7 +836,7 @@ fn memory_does_not_grow_with_the_file() {
 fn different_devices_go_side_by_side() {
     let site = Site::new();
     let double = Double::start();
-    site.put_old("acme/site/02001171/a.tsv", good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.put_old("acme/site/02001172/a.tsv", good_file(50, 1));
     let gate = Gate::new();
     double.fault(is_data_write, 0, 2, Fault::Gate(gate.clone()));
@@ -862,7 +852,7 @@ fn files_of_one_device_are_in_flight_together_where_their_times_do_not_touch() {
     let site = Site::new();
     let double = Double::start();
     for day in 1..=3 {
-        site.put_old(format!("{DEVICE}/{day}.tsv"), of_day(day));
+        site.put_old(DEVICE.file(format_args!("{day}.tsv")), of_day(day));
     }
     let gate = Gate::new();
     double.fault(is_data_write, 0, usize::MAX, Fault::Gate(gate.clone()));
@@ -891,7 +881,7 @@ fn a_file_waits_for_the_one_before_it_where_their_times_touch() {
     let site = Site::new();
     let double = Double::start();
     for n in 1..=3 {
-        site.put_old(format!("{DEVICE}/{n}.tsv"), good_file(n, 3));
+        site.put_old(DEVICE.file(format_args!("{n}.tsv")), good_file(n, 3));
     }
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
@@ -912,7 +902,7 @@ fn each_of_the_files_in_flight_has_its_own_fate() {
     let site = Site::new();
     let double = Double::start();
     for day in 1..=5 {
-        site.put_old(format!("{DEVICE}/{day}.tsv"), of_day(day));
+        site.put_old(DEVICE.file(format_args!("{day}.tsv")), of_day(day));
     }
     let day_of = |request: &Request| {
         request
@@ -940,7 +930,7 @@ fn each_of_the_files_in_flight_has_its_own_fate() {
             "parsed/3.tsv",
             "parsed/5.tsv"
         ]
-        .map(|path| format!("{DEVICE}/{path}"))
+        .map(|path| DEVICE.file(path))
     );
     let kept: Vec<_> = [1, 3, 5]
         .into_iter()
@@ -958,7 +948,7 @@ fn a_later_file_of_a_device_wins_over_an_earlier_one() {
     let site = Site::new();
     let double = Double::start();
     for n in 0..9 {
-        site.put_old(format!("{DEVICE}/f{n}.tsv"), good_file(n, 3));
+        site.put_old(DEVICE.file(format_args!("f{n}.tsv")), good_file(n, 3));
     }
     site.run_to(&double).env("TSV_JOBS", "4").ok();
     let last = second_reader::read(good_file(8, 3).as_bytes(), "site", chrono_tz::Europe::Paris)
@@ -977,8 +967,8 @@ fn only<'a>(lines: &'a [Line], measurement: &str) -> Vec<&'a Line> {
 fn the_meta_bucket_has_a_point_a_run_and_a_point_a_file() {
     let site = Site::new();
     let double = Double::start();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 2));
-    site.put_old(format!("{DEVICE}/b.tsv"), format!("{HEADER}rubbish\n"));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    site.put_old(DEVICE.file("b.tsv"), bad_file());
     let before = chrono::Utc::now()
         .timestamp_nanos_opt()
         .expect("this century");
@@ -1052,14 +1042,10 @@ fn the_meta_bucket_has_a_point_a_run_and_a_point_a_file() {
 #[test]
 fn the_meta_buckets_report_stays_below_64_kib() {
     let columns = 1500;
-    let mut text = "02001171".to_owned() + &"\t02001171".repeat(columns) + "\nMV_T302_V002";
-    for i in 0..columns {
-        text.push_str(&format!("\tUne voie au nom assez long {i} W"));
-    }
-    text.push_str(&format!("\n03/08/25 03:20:00{}\n", "\t1.5".repeat(columns)));
+    let text = file_of_one_row((0..columns).map(|i| format!("Une voie au nom assez long {i} W")));
     let site = Site::new();
     let double = Double::start();
-    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    site.put_old(DEVICE.file("a.tsv"), text);
     site.run_to(&double).ok();
     let lines = double.points(META);
     let files = only(&lines, "tsv_parser_file");
@@ -1080,17 +1066,11 @@ fn the_meta_buckets_report_stays_below_64_kib() {
 
 #[test]
 fn the_meta_buckets_report_has_its_channels_up_to_64_kib() {
-    let file = |columns: usize| {
-        let mut text = "02001171".to_owned() + &"\t02001171".repeat(columns) + "\nMV_T302_V002";
-        for i in 0..columns {
-            text.push_str(&format!("\tVoie {i} W"));
-        }
-        text + &format!("\n03/08/25 03:20:00{}\n", "\t1.5".repeat(columns))
-    };
     let report_of = |columns: usize| {
         let site = Site::new();
         let double = Double::start();
-        site.put_old(format!("{DEVICE}/a.tsv"), file(columns));
+        let labels = (0..columns).map(|i| format!("Voie {i} W"));
+        site.put_old(DEVICE.file("a.tsv"), file_of_one_row(labels));
         site.run_to(&double).ok();
         let lines = double.points(META);
         match &only(&lines, "tsv_parser_file")[0].fields["report"] {
@@ -1121,7 +1101,7 @@ fn the_meta_buckets_report_has_its_channels_up_to_64_kib() {
 fn the_meta_bucket_may_have_another_name() {
     let site = Site::new();
     let double = Double::start();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.put_old("powerview_meta/site/02001171/a.tsv", good_file(1, 1));
     site.put_old("runs/site/02001171/a.tsv", good_file(1, 1));
     site.run_to(&double)
@@ -1151,7 +1131,7 @@ fn a_half_line_that_a_killed_run_left_is_cut_off() {
         format!("{whole}site,campaign=site,channel_id=M0200"),
     )
     .expect("written");
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.lp_run().ok();
     let text = site.lp_text("acme");
     assert!(text.starts_with(whole), "{text}");
@@ -1160,14 +1140,16 @@ fn a_half_line_that_a_killed_run_left_is_cut_off() {
 
 #[test]
 fn a_damaged_file_does_not_fill_the_log() {
-    let mut text = HEADER.to_owned();
-    for i in 0..2000 {
-        text.push_str(&format!(
-            "03/08/25 03:20:00\tbad{i}\t1\nrubbish {i}\t1\n03/08/25 03:20:00\t1\t2\t3\t{i}\n"
-        ));
-    }
+    let lines = (0..2000).flat_map(|i| {
+        [
+            format!("03/08/25 03:20:00\tbad{i}\t1"),
+            format!("rubbish {i}\t1"),
+            format!("03/08/25 03:20:00\t1\t2\t3\t{i}"),
+        ]
+    });
+    let text = FileBuilder::default().lines(lines).build();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    site.put_old(DEVICE.file("a.tsv"), text);
     let run = site.lp_run().ok();
     assert!(run.stderr.lines().count() < 12, "{}", run.stderr);
     assert!(
@@ -1184,12 +1166,9 @@ fn damage_that_does_not_stop_a_file_is_a_warning_each() {
         ("truncated plain", good.trim_end().to_owned()),
         (
             "truncated headed",
-            format!("START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{good}"),
+            headed("{}", &good).replace("END_DATA\n", ""),
         ),
-        (
-            "broken JSON",
-            format!("START_HEADER\n{{\nEND_HEADER\nSTART_DATA\n{good}END_DATA\n"),
-        ),
+        ("broken JSON", headed("{", &good)),
         ("invalid value", good.replace("1.5", "1,5")),
         ("invalid time", format!("{good}rubbish\t1\t2\n")),
         (
@@ -1198,7 +1177,7 @@ fn damage_that_does_not_stop_a_file_is_a_warning_each() {
         ),
     ] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), &text);
+        site.put_old(DEVICE.file("a.tsv"), &text);
         let run = site.lp_run().ok();
         let warnings = run.stderr.lines().filter(|l| l.contains("WARN"));
         let of_file = warnings.filter(|l| l.contains("a.tsv")).count();
@@ -1206,7 +1185,7 @@ fn damage_that_does_not_stop_a_file_is_a_warning_each() {
         assert!((1..=2).contains(&of_file), "{what}: {}", run.stderr);
     }
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good);
+    site.put_old(DEVICE.file("a.tsv"), good);
     // A database of its own: a machine without one is warned of it.
     let zones = site.dir.path().join("zones");
     ZoneFile::of_rule("CET-1CEST,M3.5.0,M10.5.0/3").write(&zones, "Europe/Paris");
@@ -1251,7 +1230,7 @@ fn of_a_file_whose_header_is_refused_the_report_says_what_is_known() {
         ),
     ] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), text);
+        site.put_old(DEVICE.file("a.tsv"), text);
         let run = site.lp_run().run().expect(1);
         let report = site.report();
         let entry = file_of(&report, "a.tsv");
@@ -1280,7 +1259,7 @@ fn errors_in_a_header_name_the_line_that_an_editor_shows() {
         ("1\t1\n\n\n", 2),
     ] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), text);
+        site.put_old(DEVICE.file("a.tsv"), text);
         site.lp_run().run().expect(1);
         let report = site.report();
         let error = file_of(&report, "a.tsv")["error"]
@@ -1316,11 +1295,7 @@ fn a_header_of_any_json_is_read_or_warned_of() {
         &long,
     ] {
         let site = Site::new();
-        let text = format!(
-            "START_HEADER\n{json}\nEND_HEADER\nSTART_DATA\n{}END_DATA\n",
-            good_file(1, 2)
-        );
-        site.put_old(format!("{DEVICE}/a.tsv"), text);
+        site.put_old(DEVICE.file("a.tsv"), headed(json, &good_file(1, 2)));
         let run = site.lp_run().ok();
         let shown = &json[..json.len().min(60)];
         assert_eq!(site.lp_points("acme").len(), 4, "{shown}");
@@ -1379,7 +1354,7 @@ fn a_named_file_too_high_in_the_tree_fails_and_stays() {
 #[test]
 fn the_meta_buckets_file_has_nanoseconds() {
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.lp_run().ok();
     let lines = line_protocol::all(&site.lp_text(META));
     assert_eq!(only(&lines, "tsv_parser_run").len(), 1);
@@ -1407,10 +1382,11 @@ fn a_folder_that_differs_from_the_header_is_said_once() {
 #[test]
 fn the_mean_of_large_values_is_a_number() {
     let site = Site::new();
-    let text = format!(
-        "{HEADER}03/08/25 03:20:00\t1.7e308\t-1.7e308\n03/08/25 03:30:00\t1.7e308\t1.7e308\n"
-    );
-    site.put_old(format!("{DEVICE}/a.tsv"), text);
+    let text = FileBuilder::default()
+        .line("03/08/25 03:20:00\t1.7e308\t-1.7e308")
+        .line("03/08/25 03:30:00\t1.7e308\t1.7e308")
+        .build();
+    site.put_old(DEVICE.file("a.tsv"), text);
     site.lp_run().ok();
     let report = site.report();
     let channels = &file_of(&report, "a.tsv")["channels"];

@@ -1,6 +1,7 @@
 //! Tests of the product from outside: the binary, the hook, the playbooks, the dashboards.
 #![forbid(unsafe_code)]
 
+mod file_builder;
 mod harness;
 mod influx_double;
 mod line_protocol;

@@ -140,9 +140,9 @@ fn a_real_server_refuses_in_words_that_reach_the_operator() {
         "s",
     );
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
     call(&site, &server).run().expect(1);
-    let sidecar = site.sidecar(&format!("{DEVICE}/error/a.tsv"));
+    let sidecar = site.sidecar(&DEVICE.error("a.tsv"));
     assert_eq!(sidecar["retryable"], false);
     assert!(
         sidecar.to_string().contains("field type conflict"),
@@ -155,10 +155,10 @@ fn a_real_server_refuses_in_words_that_reach_the_operator() {
         ("INFLUXDB_ORG", "nobody"),
     ] {
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
         call(&site, &server).env(key, value).run().expect(1);
         assert_eq!(
-            site.sidecar(&format!("{DEVICE}/error/a.tsv"))["retryable"],
+            site.sidecar(&DEVICE.error("a.tsv"))["retryable"],
             true,
             "{key}"
         );

@@ -1,5 +1,6 @@
 //! Properties of reading that hold for any bytes, through the library; the second reader is the judge.
 
+use crate::harness::{FileBuilder, HEADER, headed};
 use crate::line_protocol as judge;
 use crate::second_reader::{self, Point};
 use chrono_tz::Tz;
@@ -206,7 +207,7 @@ proptest! {
 
     #[test]
     fn any_bytes_after_a_good_header_give_no_panic_and_no_invalid_line(rest in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let mut bytes = crate::harness::HEADER.as_bytes().to_vec();
+        let mut bytes = HEADER.as_bytes().to_vec();
         bytes.extend(rest);
         counts_add_up(&program(&bytes).expect("a good header"))?;
     }
@@ -278,7 +279,7 @@ proptest! {
 
     #[test]
     fn a_number_comes_back_as_the_same_double(value in any::<f64>().prop_filter("finite", |v| v.is_finite())) {
-        let file = format!("02001171\t02001171\nMV_T302_V002\tPh 1 V\n03/08/25 03:20:00\t{value:e}\n");
+        let file = FileBuilder::with_channels(["Ph 1 V"]).line(format_args!("03/08/25 03:20:00\t{value:e}")).build();
         let points = points_of(file.as_bytes());
         prop_assert_eq!(points[0].value.to_bits(), value.to_bits());
     }
@@ -286,13 +287,10 @@ proptest! {
 
 #[test]
 fn a_file_cut_at_every_byte_gives_a_prefix() {
-    let mut text = crate::harness::HEADER.to_owned();
-    for m in [40, 50, 0, 10, 20, 30, 40, 50] {
-        text.push_str(&format!("26/10/25 02:{m:02}:00\t1{m}.25\t-{m}.5e1\n"));
-    }
-    let headed = format!(
-        "START_HEADER\n{{\"DataTimeSettings\":\"UTC\"}}\nEND_HEADER\nSTART_DATA\n{text}END_DATA\n"
-    );
+    let rows = [40, 50, 0, 10, 20, 30, 40, 50]
+        .map(|m| format!("26/10/25 02:{m:02}:00\t1{m}.25\t-{m}.5e1"));
+    let text = FileBuilder::default().lines(rows).build();
+    let headed = headed(r#"{"DataTimeSettings":"UTC"}"#, &text);
     for file in [&text, &headed, &text.replace('\n', "\r\n")] {
         let whole = points_of(file.as_bytes());
         assert_eq!(whole.len(), 16);

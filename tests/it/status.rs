@@ -1,52 +1,54 @@
 //! `powerview status`: a scene of loggers, well and ailing, each told apart by the folders alone.
 
-use crate::harness::{Site, age};
+use crate::harness::{FileBuilder, Site, age};
 use chrono::{Duration, TimeDelta, Utc};
 use serde_json::Value;
 
 const HOUR: u64 = 3600;
 
-/// A file of which the last row lies `measured` hours back and which arrived `arrived` hours ago.
-fn put(site: &Site, path: &str, measured: i64, arrived: u64, tail: &str) {
-    let last = Utc::now() - Duration::hours(measured);
+/// A file whose last row was measured `hours` hours ago.
+fn file(hours: i64) -> String {
+    let last = Utc::now() - Duration::hours(hours);
     let before = last - TimeDelta::minutes(10);
     let row = |at: chrono::DateTime<Utc>| at.format("%d/%m/%y %H:%M:%S").to_string();
-    let text = format!(
-        "02001171\t02001171\nMV_T302_V002\tVoie1 W\n{}\t1.5\n{}\t2.5{tail}",
-        row(before),
-        row(last)
-    );
-    age(&site.put(path, text), arrived * HOUR);
+    FileBuilder::with_channels(["Voie1 W"])
+        .line(format_args!("{}\t1.5", row(before)))
+        .line(format_args!("{}\t2.5", row(last)))
+        .build()
+}
+
+/// Writes a file that arrived `hours` hours ago.
+fn put(site: &Site, path: &str, text: &str, hours: u64) {
+    age(&site.put(path, text), hours * HOUR);
 }
 
 /// One device well, and one with each ailment that status knows.
 fn scene() -> Site {
     let site = Site::new();
-    put(&site, "acme/site/well/parsed/b.tsv", 3, 3, "\n");
-    put(&site, "acme/site/well/parsed/a.tsv", 27, 27, "\n");
-    put(&site, "acme/site/silent/parsed/a.tsv", 50, 50, "\n");
-    put(&site, "acme/site/ahead/parsed/a.tsv", -30, 2, "\n");
-    put(&site, "acme/site/behind/parsed/a.tsv", 24 * 200, 2, "\n");
+    put(&site, "acme/site/well/parsed/b.tsv", &file(3), 3);
+    put(&site, "acme/site/well/parsed/a.tsv", &file(27), 27);
+    put(&site, "acme/site/silent/parsed/a.tsv", &file(50), 50);
+    put(&site, "acme/site/ahead/parsed/a.tsv", &file(-30), 2);
+    put(&site, "acme/site/behind/parsed/a.tsv", &file(24 * 200), 2);
     for (name, hours) in [("a", 20), ("b", 10), ("c", 2)] {
         put(
             &site,
             &format!("acme/site/cut/parsed/{name}.tsv"),
-            hours,
-            hours as u64,
-            "",
+            file(hours).trim_end(),
+            hours.unsigned_abs(),
         );
     }
-    put(&site, "acme/site/waits/a.tsv", 5, 5, "\n");
-    put(&site, "acme/site/retry/error/a.tsv", 5, 5, "\n");
+    put(&site, "acme/site/waits/a.tsv", &file(5), 5);
+    put(&site, "acme/site/retry/error/a.tsv", &file(5), 5);
     site.put(
         "acme/site/retry/error/a.tsv.error.json",
         r#"{"error":"no server","retryable":true,"time":"2026-01-01T00:00:00Z","run_id":"x"}"#,
     );
-    put(&site, "acme/site/errors/error/a.tsv", 5, 5, "\n");
-    put(&site, "acme/site/errors/error/b.tsv", 5, 5, "\n");
+    put(&site, "acme/site/errors/error/a.tsv", &file(5), 5);
+    put(&site, "acme/site/errors/error/b.tsv", &file(5), 5);
     site.put("acme/site/errors/error/b.tsv.error.json", "{ not json");
-    std::fs::create_dir_all(site.path("acme/empty")).unwrap();
-    std::fs::create_dir_all(site.path("acme/site/never")).unwrap();
+    site.make_dir("acme/empty");
+    site.make_dir("acme/site/never");
     site
 }
 
@@ -135,7 +137,7 @@ fn the_worst_comes_first_and_says_what_to_do() {
 #[test]
 fn the_time_after_which_a_logger_is_silent_is_a_setting() {
     let site = Site::new();
-    put(&site, "acme/site/1/parsed/a.tsv", 50, 50, "\n");
+    put(&site, "acme/site/1/parsed/a.tsv", &file(50), 50);
     status(&site).args(["--silent-after", "3d"]).run().expect(0);
     status(&site)
         .args(["--silent-after", "49h"])
@@ -154,8 +156,8 @@ fn the_time_after_which_a_logger_is_silent_is_a_setting() {
 #[test]
 fn names_of_strangers_are_shown_escaped_and_links_are_not_followed() {
     let site = Site::new();
-    put(&site, "acme/site/a\u{1b}[2Jb/parsed/a.tsv", 50, 50, "\n");
-    put(&site, "other/site/1/parsed/a.tsv", 1, 1, "\n");
+    put(&site, "acme/site/a\u{1b}[2Jb/parsed/a.tsv", &file(50), 50);
+    put(&site, "other/site/1/parsed/a.tsv", &file(1), 1);
     site.link(site.path("other/site"), "acme/linked");
     let run = status(&site).run().expect(1);
     assert!(

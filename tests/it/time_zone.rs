@@ -1,11 +1,9 @@
 //! The system's time zone database decides over the built-in tables, which stand in where it is missing. The databases here
 //! are the tests' own, so that the outcome does not depend on how old the machine's is.
 
-use crate::harness::{Call, Run, Site};
+use crate::harness::{Call, DEVICE, FileBuilder, Run, Site, headed};
 use crate::zone_files::{ZoneFile, write};
 use std::path::PathBuf;
-
-const DEVICE: &str = "acme/site/02001171";
 
 /// Rules that the built-in tables do not have: the last daylight saving of Paris ends on 25 October 2026.
 const PARIS_WITHOUT_SUMMER: ZoneFile<'_> = ZoneFile {
@@ -78,15 +76,14 @@ impl Zones {
 
 /// A file with one row.
 fn plain(time: &str) -> String {
-    format!("02001171\t02001171\nMV_T302_V002\tPh 1 V\n{time}\t230\n")
+    FileBuilder::with_channels(["Ph 1 V"])
+        .line(format_args!("{time}\t230"))
+        .build()
 }
 
-fn headed(zone: &str, time: &str) -> String {
-    format!(
-        "START_HEADER\n{}\nEND_HEADER\nSTART_DATA\n{}END_DATA\n",
-        serde_json::json!({"DataTimeSettings": "LOCAL", "TimeZoneName": zone}),
-        plain(time)
-    )
+fn with_zone(zone: &str, time: &str) -> String {
+    let json = serde_json::json!({"DataTimeSettings": "LOCAL", "TimeZoneName": zone});
+    headed(json, &plain(time))
 }
 
 /// The line of `powerview check` on the time zone.
@@ -122,10 +119,10 @@ fn the_systems_rules_decide_however_the_zone_is_named() {
             let zones = Zones::new();
             PARIS_WITHOUT_SUMMER.write(&zones.dir, "Europe/Paris");
             let file = match name {
-                "header" => headed("Europe/Paris", time),
+                "header" => with_zone("Europe/Paris", time),
                 _ => plain(time),
             };
-            zones.site.put(format!("{DEVICE}/x.tsv"), file);
+            zones.site.put(DEVICE.file("x.tsv"), file);
             setting(zones.run()).ok();
             assert_eq!(zones.only_epoch(), epoch, "{name}: {time}");
         }
@@ -136,8 +133,8 @@ fn the_systems_rules_decide_however_the_zone_is_named() {
 fn a_change_of_law_that_the_tables_lack_is_followed() {
     let zones = Zones::new();
     CASABLANCA_OF_2026.write(&zones.dir, "Africa/Casablanca");
-    let file = headed("Africa/Casablanca", "01/10/26 12:00:00");
-    zones.site.put(format!("{DEVICE}/x.tsv"), file);
+    let file = with_zone("Africa/Casablanca", "01/10/26 12:00:00");
+    zones.site.put(DEVICE.file("x.tsv"), file);
     let run = zones.run().env("TZ", "Africa/Casablanca").ok();
     assert_eq!(zones.only_epoch(), OCTOBER_2026);
     assert!(!run.stderr.contains("built-in"), "{}", run.stderr);
@@ -148,8 +145,8 @@ fn an_alias_within_the_folder_is_followed() {
     let zones = Zones::new();
     PARIS_WITHOUT_SUMMER.write(&zones.dir, "Europe/Paris");
     std::os::unix::fs::symlink("Paris", zones.dir.join("Europe/Monaco")).expect("linked");
-    let file = headed("Europe/Monaco", "01/07/27 13:00:00");
-    zones.site.put(format!("{DEVICE}/x.tsv"), file);
+    let file = with_zone("Europe/Monaco", "01/07/27 13:00:00");
+    zones.site.put(DEVICE.file("x.tsv"), file);
     zones.run().env("TZ", "UTC0").ok();
     assert_eq!(zones.only_epoch(), JULY_2027);
 }
@@ -178,7 +175,7 @@ fn the_built_in_rules_stand_in_and_it_is_said_once() {
         for day in 1..=4 {
             let time = format!("0{day}/07/27 14:00:00");
             let file = match day {
-                4 => headed("Europe/Paris", &time),
+                4 => with_zone("Europe/Paris", &time),
                 _ => plain(&time),
             };
             zones.site.put(format!("acme/site/{day}/x.tsv"), file);
@@ -279,7 +276,7 @@ fn the_name_in_a_header_stays_in_the_zone_folder() {
         &long,
     ];
     for (day, name) in names.iter().enumerate() {
-        let file = headed(name, "01/07/27 12:00:00");
+        let file = with_zone(name, "01/07/27 12:00:00");
         zones.site.put(format!("acme/site/{day}/x.tsv"), file);
     }
     zones.run().env("TZ", "UTC0").ok();
@@ -287,7 +284,7 @@ fn the_name_in_a_header_stays_in_the_zone_folder() {
     assert_eq!(points.len(), names.len());
     assert!(points.iter().all(|p| p.epoch == JULY_2027), "{points:?}");
     // The same file by its proper name is Tokyo's.
-    let file = headed("Asia/Tokyo", "01/07/27 21:00:00");
+    let file = with_zone("Asia/Tokyo", "01/07/27 21:00:00");
     zones.site.put("tokyo/site/1/x.tsv", file);
     zones.run().env("TZ", "UTC0").ok();
     assert_eq!(zones.site.lp_points("tokyo")[0].epoch, JULY_2027);
@@ -300,7 +297,7 @@ fn status_reads_the_last_measurement_with_the_systems_rules() {
     PARIS_WITHOUT_SUMMER.write(&zones.dir, "Europe/Paris");
     zones
         .site
-        .put(format!("{DEVICE}/x.tsv"), plain("01/07/27 13:00:00"));
+        .put(DEVICE.file("x.tsv"), plain("01/07/27 13:00:00"));
     let run = zones
         .site
         .bare()
@@ -322,7 +319,7 @@ fn the_folder_may_be_set_in_env() {
     PARIS_WITHOUT_SUMMER.write(&zones.dir, "Europe/Paris");
     zones
         .site
-        .put(format!("{DEVICE}/x.tsv"), plain("01/07/27 13:00:00"));
+        .put(DEVICE.file("x.tsv"), plain("01/07/27 13:00:00"));
     let text = format!("TZDIR={}\n", zones.dir.display());
     std::fs::write(zones.site.dir.path().join("cwd/.env"), text).expect("written");
     zones.site.lp_run().ok();

@@ -1,7 +1,9 @@
 //! Files that are still being uploaded, or uploaded again while they are worked on. SFTPGo's default mode writes an upload
 //! of an existing name into the same inode, wherever that has been moved meanwhile.
 
-use crate::harness::{Call, DEVICE, HEADER, NOBODY, Site, age, file_of, good_file, points_in};
+use crate::harness::{
+    Call, DEVICE, FileBuilder, NOBODY, Site, age, file_of, good_file, headed, points_in,
+};
 use crate::influx_double::{Double, Fault, Gate, is_data_write};
 use crate::second_reader::{self, Point};
 use crate::skipped::{installed, skipped};
@@ -35,11 +37,8 @@ fn first() -> String {
 }
 
 fn second() -> String {
-    let mut text = HEADER.to_owned();
-    for i in 0..14 {
-        text.push_str(&format!("05/11/25 10:{:02}:00\t{i}.125\t{i}\n", i * 4));
-    }
-    text
+    let rows = (0..14).map(|i| format!("05/11/25 10:{:02}:00\t{i}.125\t{i}", i * 4));
+    FileBuilder::default().lines(rows).build()
 }
 
 fn begin_overwrite(path: &Path) -> File {
@@ -53,49 +52,43 @@ fn begin_overwrite(path: &Path) -> File {
 #[test]
 fn a_file_that_is_open_for_writing_stays_in_a_sweep() {
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
-    site.put_old(format!("{DEVICE}/b.tsv"), good_file(1, 1));
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
     let writer = File::options().append(true).open(&path).expect("opened");
     site.lp_run().ok();
-    assert_eq!(
-        site.tree(),
-        [format!("{DEVICE}/a.tsv"), format!("{DEVICE}/parsed/b.tsv")]
-    );
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv"), DEVICE.parsed("b.tsv")]);
     let report = site.report();
     assert_eq!(file_of(&report, "a.tsv")["status"], "skipped");
     assert_eq!(report["nb_files_skipped"], 1);
     assert_eq!(report["status"], "success");
     drop(writer);
     site.lp_run().ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
 }
 
 #[test]
 fn a_file_that_is_open_for_reading_is_taken() {
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let _reader = File::open(&path).expect("opened");
     site.lp_run().ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
 }
 
 #[test]
 fn a_truncated_file_stays_while_it_is_young() {
     let cut = good_file(1, 3).trim_end().to_owned();
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), &cut);
+    let path = site.put(DEVICE.file("a.tsv"), &cut);
     let headed = site.put(
-        format!("{DEVICE}/h.tsv"),
-        format!(
-            "START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{}",
-            good_file(9, 2)
-        ),
+        DEVICE.file("h.tsv"),
+        headed("{}", &good_file(9, 2)).replace("END_DATA\n", ""),
     );
-    site.put(format!("{DEVICE}/whole.tsv"), good_file(20, 1));
+    site.put(DEVICE.file("whole.tsv"), good_file(20, 1));
     site.lp_run().ok();
     assert_eq!(
         site.tree(),
-        ["a.tsv", "h.tsv", "parsed/whole.tsv"].map(|n| format!("{DEVICE}/{n}"))
+        ["a.tsv", "h.tsv", "parsed/whole.tsv"].map(|n| DEVICE.file(n))
     );
     let report = site.report();
     for name in ["a.tsv", "h.tsv"] {
@@ -114,7 +107,7 @@ fn a_truncated_file_stays_while_it_is_young() {
     site.lp_run().ok();
     assert_eq!(
         site.tree(),
-        ["parsed/a.tsv", "parsed/h.tsv", "parsed/whole.tsv"].map(|n| format!("{DEVICE}/{n}"))
+        ["parsed/a.tsv", "parsed/h.tsv", "parsed/whole.tsv"].map(|n| DEVICE.file(n))
     );
 }
 
@@ -122,7 +115,7 @@ fn a_truncated_file_stays_while_it_is_young() {
 fn the_grace_is_a_setting() {
     let cut = good_file(1, 3).trim_end().to_owned();
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), &cut);
+    let path = site.put(DEVICE.file("a.tsv"), &cut);
     age(&path, 30);
     site.lp_run().env("TSV_INCOMPLETE_GRACE_S", "60").ok();
     assert!(path.exists());
@@ -134,21 +127,21 @@ fn the_grace_is_a_setting() {
 fn a_file_from_the_future_is_taken_one_day() {
     // A server whose clock was set back: the age of such a file is no reason to leave it for ever.
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
     let file = File::options().append(true).open(&path).expect("opened");
     file.set_modified(SystemTime::now() + Duration::from_secs(86_400))
         .expect("set");
     drop(file);
     site.lp_run().ok();
-    assert!(site.exists(format!("{DEVICE}/parsed/a.tsv")));
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
 }
 
 #[test]
 fn a_named_file_is_whole_by_the_hooks_word() {
     let site = Site::new();
-    site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3).trim_end());
-    site.lp_run().named(format!("{DEVICE}/a.tsv")).ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    site.put(DEVICE.file("a.tsv"), good_file(1, 3).trim_end());
+    site.lp_run().named(DEVICE.file("a.tsv")).ok();
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     assert_eq!(site.lp_points("acme").len(), 5);
 }
 
@@ -158,7 +151,7 @@ fn incident_files_were_read_while_they_were_still_being_uploaded() {
     let site = Site::new();
     let whole = first();
     let (a, b) = whole.split_at(whole.len() / 2);
-    let path = site.put(format!("{DEVICE}/a.tsv"), a);
+    let path = site.put(DEVICE.file("a.tsv"), a);
     let mut writer = File::options().append(true).open(&path).expect("opened");
     site.run_to(&double).ok();
     writer.write_all(b.as_bytes()).expect("written");
@@ -166,7 +159,7 @@ fn incident_files_were_read_while_they_were_still_being_uploaded() {
     drop(writer);
     site.run_to(&double).ok();
     assert_holds(&double, &[&whole]);
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 /// Whether the program is called with the name of the file; otherwise it sweeps.
@@ -176,7 +169,7 @@ const CALLS: [bool; 2] = [true, false];
 fn call<'a>(site: &'a Site, double: &Double, named: bool) -> Call<'a> {
     let call = site.run_to(double);
     if named {
-        call.named(format!("{DEVICE}/a.tsv"))
+        call.named(DEVICE.file("a.tsv"))
     } else {
         call
     }
@@ -187,19 +180,16 @@ fn overwritten_before_it_is_read() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         site.run_to(&double).ok();
         let path = {
             assert!(!path.exists());
-            site.put_old(format!("{DEVICE}/a.tsv"), second())
+            site.put_old(DEVICE.file("a.tsv"), second())
         };
         call(&site, &double, named).ok();
         assert!(!path.exists());
         assert_holds(&double, &[&first(), &second()]);
-        assert_eq!(
-            site.tree(),
-            ["a.1.tsv", "a.tsv"].map(|n| format!("{DEVICE}/parsed/{n}"))
-        );
+        assert_eq!(site.tree(), ["a.1.tsv", "a.tsv"].map(|n| DEVICE.parsed(n)));
     }
 }
 
@@ -209,7 +199,7 @@ fn overwritten_between_read_and_move() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
         let run = call(&site, &double, named).start();
@@ -227,11 +217,7 @@ fn overwritten_between_read_and_move() {
         age(&path, 3600);
         site.run_to(&double).ok();
         assert_holds(&double, &[&first(), &second()]);
-        assert_eq!(
-            site.tree(),
-            [format!("{DEVICE}/parsed/a.tsv")],
-            "named {named}"
-        );
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "named {named}");
     }
 }
 
@@ -242,12 +228,12 @@ fn overwritten_during_the_read() {
         let double = Double::start();
         let site = Site::new();
         let long = good_file(1, 4000);
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), &long);
+        let path = site.put_old(DEVICE.file("a.tsv"), &long);
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
         let call = site.run_to(&double).env("TSV_BATCH_LINES", "10");
         let run = if named {
-            call.named(format!("{DEVICE}/a.tsv"))
+            call.named(DEVICE.file("a.tsv"))
         } else {
             call
         }
@@ -267,11 +253,7 @@ fn overwritten_during_the_read() {
         age(&path, 3600);
         site.run_to(&double).ok();
         assert_holds(&double, &[&second()]);
-        assert_eq!(
-            site.tree(),
-            [format!("{DEVICE}/parsed/a.tsv")],
-            "named {named}"
-        );
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "named {named}");
         // Nothing that neither content holds got in.
         let both: Vec<Point> = points_of(&long)
             .into_iter()
@@ -292,7 +274,7 @@ fn an_upload_that_goes_on_after_the_move_is_taken_by_the_next_run() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
         let run = call(&site, &double, named).start();
@@ -311,9 +293,9 @@ fn an_upload_that_goes_on_after_the_move_is_taken_by_the_next_run() {
             site.tree()
         );
         // The upload's own hook.
-        site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+        site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
         assert_holds(&double, &[&first(), &second()]);
-        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
@@ -322,19 +304,19 @@ fn an_upload_that_holds_a_named_file_open_all_the_time_loses_nothing() {
     // The hook of the first upload runs late: the second one has the file open already and goes on after the program left.
     let double = Double::start();
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let path = site.put_old(DEVICE.file("a.tsv"), first());
     let mut writer = begin_overwrite(&path);
     let text = second();
     let (a, b) = text.split_at(text.len() / 3);
     writer.write_all(a.as_bytes()).expect("written");
     site.run_to(&double)
-        .named(format!("{DEVICE}/a.tsv"))
+        .named(DEVICE.file("a.tsv"))
         .run()
         .clean();
     writer.write_all(b.as_bytes()).expect("written");
     drop(writer);
     site.run_to(&double)
-        .named(format!("{DEVICE}/a.tsv"))
+        .named(DEVICE.file("a.tsv"))
         .run()
         .clean();
     if path.exists() {
@@ -349,16 +331,13 @@ fn given_back_beside_a_new_file_of_its_name() {
     // While the old inode goes on being written, a client renames a new file to the name.
     let double = Double::start();
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let path = site.put_old(DEVICE.file("a.tsv"), first());
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
-    let run = site
-        .run_to(&double)
-        .named(format!("{DEVICE}/a.tsv"))
-        .start();
+    let run = site.run_to(&double).named(DEVICE.file("a.tsv")).start();
     gate.wait_for(1);
     // The inode that is being read goes away under another name, and is changed there.
-    let new = site.put_old(format!("{DEVICE}/new.tmp"), second());
+    let new = site.put_old(DEVICE.file("new.tmp"), second());
     std::fs::rename(&new, &path).expect("renamed over it");
     gate.open();
     run.wait().clean();
@@ -377,7 +356,7 @@ fn given_back_beside_a_new_file_of_its_name() {
 fn appended_to_between_read_and_move() {
     let double = Double::start();
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let path = site.put_old(DEVICE.file("a.tsv"), first());
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let run = site.run_to(&double).start();
@@ -394,17 +373,14 @@ fn appended_to_between_read_and_move() {
     site.run_to(&double).ok();
     let whole = first() + "05/11/25 10:00:00\t7\t8\n";
     assert_holds(&double, &[&whole]);
-    assert_eq!(
-        site.read(format!("{DEVICE}/parsed/a.tsv")),
-        whole.as_bytes()
-    );
+    assert_eq!(site.read(DEVICE.parsed("a.tsv")), whole.as_bytes());
 }
 
 #[test]
 fn touched_between_read_and_move() {
     let double = Double::start();
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+    let path = site.put_old(DEVICE.file("a.tsv"), first());
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let run = site.run_to(&double).start();
@@ -415,7 +391,7 @@ fn touched_between_read_and_move() {
     assert!(path.exists(), "given back: {:?}", site.tree());
     site.run_to(&double).ok();
     assert_holds(&double, &[&first()]);
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
@@ -424,7 +400,7 @@ fn overwritten_before_it_goes_to_error() {
     for (status, message) in [(400, "unable to parse"), (503, "down")] {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::GateThen(gate.clone(), status, message));
         let run = site.run_to(&double).args(["--retry-for", "0"]).start();
@@ -438,7 +414,7 @@ fn overwritten_before_it_goes_to_error() {
         age(&path, 3600);
         site.run_to(&double).ok();
         assert_holds(&double, &[&second()]);
-        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")], "{status}");
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "{status}");
     }
 }
 
@@ -448,7 +424,7 @@ fn a_file_of_error_that_is_given_back_is_tried_again() {
         let double = Double::start();
         double.fault_writes(usize::MAX, Fault::status(503, "down"));
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), first());
+        site.put_old(DEVICE.file("a.tsv"), first());
         site.run_to(&double)
             .args(["--retry-for", "0"])
             .run()
@@ -456,10 +432,10 @@ fn a_file_of_error_that_is_given_back_is_tried_again() {
         double.clear_faults();
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
-        let path = site.path(format!("{DEVICE}/error/a.tsv"));
+        let path = site.path(DEVICE.error("a.tsv"));
         let call = site.run_to(&double);
         let run = if named {
-            call.named(format!("{DEVICE}/error/a.tsv"))
+            call.named(DEVICE.error("a.tsv"))
         } else {
             call.arg("--retry-errors")
         }
@@ -481,14 +457,11 @@ fn a_file_of_error_that_is_given_back_is_tried_again() {
             "given back, named {named}: {:?}",
             site.tree()
         );
-        assert_eq!(
-            site.sidecar(&format!("{DEVICE}/error/a.tsv"))["retryable"],
-            true
-        );
+        assert_eq!(site.sidecar(&DEVICE.error("a.tsv"))["retryable"], true);
         age(&path, 3600);
         site.run_to(&double).arg("--retry-errors").ok();
         assert_holds(&double, &[&first(), &second()]);
-        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
@@ -497,18 +470,18 @@ fn a_named_file_that_is_open_for_writing_is_left_to_its_own_hook() {
     // The hook of an earlier upload meets the file as the next one has just emptied it.
     let double = Double::start();
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), first());
+    let path = site.put(DEVICE.file("a.tsv"), first());
     let mut writer = begin_overwrite(&path);
-    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
     let report = site.report();
     let entry = file_of(&report, "a.tsv");
     assert_eq!(entry["status"], "skipped", "{entry:#}");
-    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
     writer.write_all(second().as_bytes()).expect("written");
     drop(writer);
-    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
     assert_holds(&double, &[&second()]);
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
@@ -525,17 +498,15 @@ fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
         let site = Site::new();
         // Versions of the name, moved as the program moves: ingested, and not written to since.
         for name in ["a.tsv", "a.1.tsv", "a.7.tsv"] {
-            let raw = site.put(format!("{DEVICE}/raw.tmp"), first());
+            let raw = site.put(DEVICE.file("raw.tmp"), first());
             age(&raw, 7200);
-            let moved = site.path(format!("{DEVICE}/{place}/{name}"));
-            std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
-            std::fs::rename(raw, moved).expect("moved");
+            site.rename(raw, DEVICE.file(format_args!("{place}/{name}")));
         }
-        let moved = site.path(format!("{DEVICE}/{place}/{moved_as}"));
+        let moved = site.path(DEVICE.file(format_args!("{place}/{moved_as}")));
         begin_overwrite(&moved)
             .write_all(second().as_bytes())
             .expect("written");
-        site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+        site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
         assert_holds(&double, &[&second()]);
         let points = points_in(&double, "acme").len();
         assert_eq!(
@@ -545,7 +516,7 @@ fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
         );
         // Once more: now all of it is processed.
         let writes = double.data_writes().len();
-        let run = site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+        let run = site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
         assert_eq!(double.data_writes().len(), writes, "{place}/{moved_as}");
         assert!(run.stderr.contains("already processed"), "{}", run.stderr);
     }
@@ -555,18 +526,19 @@ fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
 fn several_uploads_that_ended_in_moved_files_are_taken_in_their_order() {
     let double = Double::start();
     let site = Site::new();
-    let row = |value: u32| format!("{HEADER}05/11/25 10:00:00\t{value}\t{value}\n");
+    let file = |value: usize| {
+        let row = format!("05/11/25 10:00:00\t{value}\t{value}");
+        FileBuilder::default().line(row).build()
+    };
     for (n, name) in ["a.2.tsv", "a.tsv", "a.1.tsv"].iter().enumerate() {
-        let raw = site.put(format!("{DEVICE}/raw.tmp"), first());
-        let moved = site.path(format!("{DEVICE}/parsed/{name}"));
-        std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
-        std::fs::rename(raw, &moved).expect("moved");
+        let raw = site.put(DEVICE.file("raw.tmp"), first());
+        let moved = site.rename(raw, DEVICE.parsed(name));
         std::thread::sleep(Duration::from_millis(20));
         begin_overwrite(&moved)
-            .write_all(row(n as u32 + 1).as_bytes())
+            .write_all(file(n + 1).as_bytes())
             .expect("written");
     }
-    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
     let values: Vec<f64> = points_in(&double, "acme").iter().map(|p| p.value).collect();
     assert_eq!(values, [3.0, 3.0], "the last upload wins");
 }
@@ -581,15 +553,13 @@ fn an_upload_that_ended_in_a_moved_file_is_not_hidden_by_a_later_one_of_its_name
         ] {
             let double = Double::start();
             let site = Site::new();
-            let raw = site.put(format!("{DEVICE}/raw.tmp"), good_file(500, 3));
-            let moved = site.path(format!("{DEVICE}/{place}/{moved_as}"));
-            std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
-            std::fs::rename(raw, &moved).expect("moved");
+            let raw = site.put(DEVICE.file("raw.tmp"), good_file(500, 3));
+            let moved = site.rename(raw, DEVICE.file(format_args!("{place}/{moved_as}")));
             std::thread::sleep(Duration::from_millis(20));
             begin_overwrite(&moved)
                 .write_all(second().as_bytes())
                 .expect("written");
-            site.put(format!("{DEVICE}/a.tsv"), first());
+            site.put(DEVICE.file("a.tsv"), first());
             call(&site, &double, named).ok();
             assert_holds(&double, &[&first(), &second()]);
         }
@@ -600,19 +570,17 @@ fn an_upload_that_ended_in_a_moved_file_is_not_hidden_by_a_later_one_of_its_name
 fn an_upload_that_goes_on_in_a_moved_file_gets_its_name_back() {
     let double = Double::start();
     let site = Site::new();
-    let raw = site.put(format!("{DEVICE}/raw.tmp"), first());
-    let moved = site.path(format!("{DEVICE}/parsed/a.1.tsv"));
-    std::fs::create_dir_all(moved.parent().expect("a parent")).expect("folders");
-    std::fs::rename(raw, &moved).expect("moved");
+    let raw = site.put(DEVICE.file("raw.tmp"), first());
+    let moved = site.rename(raw, DEVICE.parsed("a.1.tsv"));
     let mut writer = begin_overwrite(&moved);
     // The hook of another upload of the name.
-    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
     writer.write_all(second().as_bytes()).expect("written");
     drop(writer);
-    site.run_to(&double).named(format!("{DEVICE}/a.tsv")).ok();
+    site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
     assert_holds(&double, &[&second()]);
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
@@ -621,16 +589,16 @@ fn a_second_upload_into_the_inode_of_the_first_is_not_lost() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        site.put_old(format!("{DEVICE}/a.tsv"), good_file(500, 3));
+        site.put_old(DEVICE.file("a.tsv"), good_file(500, 3));
         site.run_to(&double).ok();
-        let path = site.put(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put(DEVICE.file("a.tsv"), first());
         let mut writer = begin_overwrite(&path);
         let text = second();
         let (a, b) = text.split_at(text.len() / 17);
         writer.write_all(a.as_bytes()).expect("written");
         let call = || {
             if named {
-                site.run_to(&double).named(format!("{DEVICE}/a.tsv"))
+                site.run_to(&double).named(DEVICE.file("a.tsv"))
             } else {
                 site.run_to(&double)
             }
@@ -642,7 +610,7 @@ fn a_second_upload_into_the_inode_of_the_first_is_not_lost() {
         assert_holds(&double, &[&second()]);
         assert_eq!(
             site.tree(),
-            ["a.1.tsv", "a.tsv"].map(|n| format!("{DEVICE}/parsed/{n}")),
+            ["a.1.tsv", "a.tsv"].map(|n| DEVICE.parsed(n)),
             "named {named}"
         );
     }
@@ -653,7 +621,7 @@ fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
         let run = call(&site, &double, named).start();
@@ -670,7 +638,7 @@ fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
         assert_eq!(run.code(), 0, "not ended by SIGIO: {}", run.stderr);
         writer.write_all(second().as_bytes()).expect("written");
         drop(writer);
-        assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")], "named {named}");
+        assert_eq!(site.tree(), [DEVICE.file("a.tsv")], "named {named}");
     }
 }
 
@@ -681,7 +649,7 @@ fn a_file_whose_rights_are_changed_meanwhile_is_taken_all_the_same() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let gate = Gate::new();
         double.fault_nth_write(1, Fault::Gate(gate.clone()));
         let run = call(&site, &double, named).start();
@@ -690,7 +658,7 @@ fn a_file_whose_rights_are_changed_meanwhile_is_taken_all_the_same() {
         gate.open();
         run.wait().expect(0);
         assert_holds(&double, &[&first()]);
-        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
         let report = site.report();
         assert_eq!(report["nb_files_total"], 1, "it is told once: {report:#}");
         assert_eq!(report["nb_files_success"], 1);
@@ -702,7 +670,7 @@ fn a_write_of_the_same_size_with_its_time_set_back_is_seen() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let before = std::fs::metadata(&path)
             .and_then(|m| m.modified())
             .expect("a time");
@@ -720,10 +688,7 @@ fn a_write_of_the_same_size_with_its_time_set_back_is_seen() {
         run.wait().clean();
         site.run_to(&double).ok();
         assert_holds(&double, &[&other]);
-        assert_eq!(
-            site.read(format!("{DEVICE}/parsed/a.tsv")),
-            other.as_bytes()
-        );
+        assert_eq!(site.read(DEVICE.parsed("a.tsv")), other.as_bytes());
     }
 }
 
@@ -779,7 +744,7 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
     for (owner, mode) in [(NOBODY, 0o644), (0, 0o666)] {
         use std::os::unix::fs::PermissionsExt;
         let site = Site::new();
-        let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
         let Some(call) = site.lp_run().without_rights() else {
             return;
         };
@@ -789,7 +754,7 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
         call.ok();
         assert_eq!(
             site.tree(),
-            [format!("{DEVICE}/a.tsv")],
+            [DEVICE.file("a.tsv")],
             "owner {owner}: {:#}",
             site.report()
         );
@@ -798,7 +763,7 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
         site.lp_run().without_rights().expect("as before");
         std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
         site.lp_run().ok();
-        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
@@ -809,12 +774,9 @@ fn a_named_file_of_another_user_stays_while_it_is_young() {
         return skipped("root", "run the tests as root: this one needs two users");
     }
     let site = Site::new();
-    let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+    let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
     let call = || {
-        let call = site
-            .lp_run()
-            .named(format!("{DEVICE}/a.tsv"))
-            .without_rights()?;
+        let call = site.lp_run().named(DEVICE.file("a.tsv")).without_rights()?;
         std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
         Some(call)
     };
@@ -822,10 +784,10 @@ fn a_named_file_of_another_user_stays_while_it_is_young() {
         return;
     };
     first.ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
     age(&path, 601);
     call().expect("as before").ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
@@ -840,7 +802,7 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
     }
     for by_lease in [true, false] {
         let site = Site::new();
-        let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
         let writer = File::options().append(true).open(&path).expect("opened");
         if by_lease {
             site.lp_run().through(&isolated).ok();
@@ -858,7 +820,7 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
         }
         assert_eq!(
             site.tree(),
-            [format!("{DEVICE}/a.tsv")],
+            [DEVICE.file("a.tsv")],
             "by lease {by_lease}: {:#}",
             site.report()
         );
@@ -886,7 +848,7 @@ fn a_file_stays_whose_writer_hidepid_hides() {
     // Its own file, of which a lease can be asked for; and another user's, where only /proc is left.
     for owner in [NOBODY, 0] {
         let site = Site::new();
-        let path = site.put(format!("{DEVICE}/a.tsv"), good_file(1, 3));
+        let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
         let writer = File::options().append(true).open(&path).expect("opened");
         let Some(call) = site.lp_run().without_rights() else {
             return;
@@ -895,7 +857,7 @@ fn a_file_stays_whose_writer_hidepid_hides() {
         call.through(&wrapper).ok();
         assert_eq!(
             site.tree(),
-            [format!("{DEVICE}/a.tsv")],
+            [DEVICE.file("a.tsv")],
             "owner {owner}: {:#}",
             site.report()
         );
@@ -910,7 +872,7 @@ fn a_mapped_file_stays_when_its_descriptor_is_closed() {
         return;
     }
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), good_file(1, 1));
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let size = std::fs::metadata(&path).expect("a size").len();
     // Not python's own mmap, which keeps a descriptor.
     let script = format!(
@@ -937,9 +899,9 @@ fn a_mapped_file_stays_when_its_descriptor_is_closed() {
     let stayed = site.tree();
     drop(child.stdin.take());
     child.wait().expect("ended");
-    assert_eq!(stayed, [format!("{DEVICE}/a.tsv")]);
+    assert_eq!(stayed, [DEVICE.file("a.tsv")]);
     site.lp_run().ok();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
@@ -948,7 +910,7 @@ fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
     for (fault_status, retry) in [(None, "20"), (Some(400), "20"), (Some(503), "0")] {
         let double = Double::start();
         let site = Site::new();
-        let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
+        let path = site.put_old(DEVICE.file("a.tsv"), first());
         let gate = Gate::new();
         let fault = match fault_status {
             None => Fault::Gate(gate.clone()),
@@ -957,13 +919,13 @@ fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
         double.fault_nth_write(1, fault);
         let run = site.run_to(&double).args(["--retry-for", retry]).start();
         gate.wait_for(1);
-        let upload = site.put_old(format!("{DEVICE}/.sftpgo-upload.x.a.tsv"), second());
+        let upload = site.put_old(DEVICE.file(".sftpgo-upload.x.a.tsv"), second());
         std::fs::rename(upload, &path).expect("renamed");
         gate.open();
         run.wait().clean();
         assert_eq!(
             site.tree(),
-            [format!("{DEVICE}/a.tsv")],
+            [DEVICE.file("a.tsv")],
             "{fault_status:?}: it stays, without ever having been moved"
         );
         let report = site.report();
@@ -978,27 +940,27 @@ fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
         double.clear_faults();
         site.run_to(&double).ok();
         assert_holds(&double, &[&second()]);
-        assert_eq!(site.tree(), [format!("{DEVICE}/parsed/a.tsv")]);
+        assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
 #[test]
 fn a_young_headed_file_without_its_end_stays_whatever_stands_before_it() {
     let site = Site::new();
-    let text = format!(
-        "START_HEADER\n{{}}\nEND_HEADER\nSTART_DATA\n{}",
-        good_file(9, 2)
-    );
+    let text = headed("{}", &good_file(9, 2)).replace("END_DATA\n", "");
     for (n, before) in ["\n", "\r\n \n", "\u{feff}\n\n", "\u{feff}\u{feff}"]
         .iter()
         .enumerate()
     {
-        site.put(format!("{DEVICE}/{n}.tsv"), format!("{before}{text}"));
+        site.put(
+            DEVICE.file(format_args!("{n}.tsv")),
+            format!("{before}{text}"),
+        );
     }
     site.lp_run().ok();
     assert_eq!(
         site.tree(),
-        ["0", "1", "2", "3"].map(|n| format!("{DEVICE}/{n}.tsv"))
+        ["0", "1", "2", "3"].map(|n| DEVICE.file(format_args!("{n}.tsv")))
     );
 }
 
@@ -1006,16 +968,16 @@ fn a_young_headed_file_without_its_end_stays_whatever_stands_before_it() {
 fn a_process_that_hangs_does_not_block_the_others_for_ever() {
     let double = Double::start();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), first());
+    site.put_old(DEVICE.file("a.tsv"), first());
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let hanging = site
         .run_to(&double)
-        .named(format!("{DEVICE}/a.tsv"))
+        .named(DEVICE.file("a.tsv"))
         .env("TSV_REQUEST_TIMEOUT_S", "50")
         .start();
     gate.wait_for(1);
-    site.put_old(format!("{DEVICE}/b.tsv"), second());
+    site.put_old(DEVICE.file("b.tsv"), second());
     site.put_old("other/site/02001171/c.tsv", first());
     let run = site
         .run_to(&double)
@@ -1032,7 +994,7 @@ fn a_process_that_hangs_does_not_block_the_others_for_ever() {
         site.exists("other/site/02001171/parsed/c.tsv"),
         "others go on"
     );
-    assert!(site.exists(format!("{DEVICE}/a.tsv")) && site.exists(format!("{DEVICE}/b.tsv")));
+    assert!(site.exists(DEVICE.file("a.tsv")) && site.exists(DEVICE.file("b.tsv")));
     gate.open();
     hanging.wait().expect(0);
     site.run_to(&double).ok();
@@ -1043,8 +1005,8 @@ fn a_process_that_hangs_does_not_block_the_others_for_ever() {
 fn removed_by_the_client_while_it_is_read() {
     let double = Double::start();
     let site = Site::new();
-    let path = site.put_old(format!("{DEVICE}/a.tsv"), first());
-    site.put_old(format!("{DEVICE}/b.tsv"), second());
+    let path = site.put_old(DEVICE.file("a.tsv"), first());
+    site.put_old(DEVICE.file("b.tsv"), second());
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let run = site.run_to(&double).start();
@@ -1052,7 +1014,7 @@ fn removed_by_the_client_while_it_is_read() {
     std::fs::remove_file(&path).expect("removed");
     gate.open();
     run.wait().clean();
-    assert_eq!(site.tree(), [format!("{DEVICE}/parsed/b.tsv")]);
+    assert_eq!(site.tree(), [DEVICE.parsed("b.tsv")]);
 }
 
 #[test]
@@ -1077,18 +1039,17 @@ fn the_last_upload_of_each_name_is_never_lost() {
     let names = ["a.tsv", "b.tsv", "c.tsv"];
     let uploads = 12;
     let content = |name: usize, upload: usize| {
-        let mut text = HEADER.to_owned();
-        for row in 0..20 {
+        let rows = (0..20).map(|row| {
             // Every row of every upload has its own second and its own value.
             let second = (name * uploads + upload) * 20 + row;
-            text.push_str(&format!(
-                "07/11/25 {:02}:{:02}:{:02}\t{second}.5\t{second}\n",
+            format!(
+                "07/11/25 {:02}:{:02}:{:02}\t{second}.5\t{second}",
                 second / 3600,
                 second / 60 % 60,
                 second % 60
-            ));
-        }
-        text
+            )
+        });
+        FileBuilder::default().lines(rows).build()
     };
     let call = || {
         site.run_to(&double)
@@ -1112,8 +1073,8 @@ fn the_last_upload_of_each_name_is_never_lost() {
                             random.hash_one((n, what, upload)) % most,
                         ));
                     };
-                    let path = site.path(format!("{DEVICE}/{}", names[n]));
-                    std::fs::create_dir_all(site.path(DEVICE)).expect("folders");
+                    let path = site.path(DEVICE.file(names[n]));
+                    site.make_dir(DEVICE.0);
                     for upload in 0..uploads {
                         let mut file = File::create(&path).expect("opened");
                         for (i, piece) in content(n, upload).as_bytes().chunks(150).enumerate() {
@@ -1121,7 +1082,7 @@ fn the_last_upload_of_each_name_is_never_lost() {
                             pause(i, upload, 3000);
                         }
                         drop(file);
-                        let hook = call().named(format!("{DEVICE}/{}", names[n])).start();
+                        let hook = call().named(DEVICE.file(names[n])).start();
                         pause(1000, upload, 60_000);
                         if random.hash_one((n, upload)) % 3 == 0 {
                             hook.kill();
@@ -1209,11 +1170,11 @@ fn a_signal_ends_a_run_over_many_named_files() {
     let mut call = site.lp_run();
     let files = 1500;
     for n in 0..files {
-        site.put(format!("{DEVICE}/{n:04}.tsv"), good_file(n, 40));
-        call = call.named(format!("{DEVICE}/{n:04}.tsv"));
+        site.put(DEVICE.file(format_args!("{n:04}.tsv")), good_file(n, 40));
+        call = call.named(DEVICE.file(format_args!("{n:04}.tsv")));
     }
     let run = call.start();
-    let parsed = site.path(format!("{DEVICE}/parsed"));
+    let parsed = site.path(DEVICE.file("parsed"));
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while std::fs::read_dir(&parsed).map_or(0, Iterator::count) < 5 {
         assert!(std::time::Instant::now() < deadline, "no file was taken");
@@ -1233,7 +1194,7 @@ fn a_signal_during_the_wait_for_a_dead_server_does_not_wait_on() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), first());
+    site.put_old(DEVICE.file("a.tsv"), first());
     let run = site.run_to(&double).env("TSV_RETRY_FOR", "50").start();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while double.data_writes().is_empty() {
@@ -1244,7 +1205,7 @@ fn a_signal_during_the_wait_for_a_dead_server_does_not_wait_on() {
     let run = run.wait().clean();
     assert_ne!(run.code(), 0);
     assert!(run.took < Duration::from_secs(25), "{:?}", run.took);
-    assert_eq!(site.tree(), [format!("{DEVICE}/a.tsv")], "given back");
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv")], "given back");
     assert_eq!(site.reports().len(), 1);
 }
 
@@ -1252,7 +1213,7 @@ fn a_signal_during_the_wait_for_a_dead_server_does_not_wait_on() {
 fn a_second_signal_ends_at_once() {
     let double = Double::start();
     let site = Site::new();
-    site.put_old(format!("{DEVICE}/a.tsv"), first());
+    site.put_old(DEVICE.file("a.tsv"), first());
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let run = site
@@ -1270,7 +1231,7 @@ fn a_second_signal_ends_at_once() {
     assert_ne!(run.code(), 0);
     assert!(at.elapsed() < Duration::from_secs(2), "{:?}", at.elapsed());
     gate.open();
-    let path = site.path(format!("{DEVICE}/a.tsv"));
+    let path = site.path(DEVICE.file("a.tsv"));
     assert!(path.exists(), "{:?}", site.tree());
     site.run_to(&double).ok();
     assert_holds(&double, &[&first()]);

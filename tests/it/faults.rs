@@ -289,12 +289,13 @@ fn a_server_that_says_when_to_come_back_does_not_make_the_run_hang() {
         double.fault_writes(times, fault);
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
-        let run = site.run_to(&double).env("TSV_RETRY_FOR", "3").run().clean();
+        let run = site.run_to(&double).env("TSV_RETRY_FOR", "3").run();
         assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
         if times == 1 {
-            assert_eq!(run.code(), 0, "{run:?}");
+            run.expect(0);
             assert_parsed(&site, seconds);
         } else {
+            run.expect(1);
             assert_in_error(&site, true, seconds);
         }
     }
@@ -406,10 +407,7 @@ fn a_single_line_that_is_too_large_fails_by_name() {
     let entry = assert_in_error(&site, false, "413");
     assert!(double.data_writes().iter().any(|w| w.nb_lines() == 1));
     let error = entry["error"].as_str().expect("text");
-    assert!(
-        error.contains("413") || error.to_lowercase().contains("too large"),
-        "{error}"
-    );
+    assert!(error.contains("too large"), "{error}");
     assert!(run.took < Duration::from_secs(5));
 }
 
@@ -942,11 +940,7 @@ fn incident_an_outage_sent_files_to_error_for_ever() {
             .env("TSV_RETRY_FOR", "0")
             .run()
             .expect(1);
-        assert!(
-            run.stderr.contains("502") || run.stderr.to_lowercase().contains("bad gateway"),
-            "{}",
-            run.stderr
-        );
+        assert!(run.stderr.contains("502"), "{}", run.stderr);
     }
     double.clear_faults();
     site.run_to(&double).arg("--retry-errors").ok();

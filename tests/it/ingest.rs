@@ -8,8 +8,13 @@ use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
 use crate::line_protocol::{self, Line, Value as Field};
 use crate::second_reader;
 use crate::zone_files::ZoneFile;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::fmt::Formatter;
 
+/// The keys of section 7 of the specification.
 const RUN_KEYS: [&str; 15] = [
     "run_id",
     "start_time",
@@ -54,14 +59,78 @@ const FILE_KEYS: [&str; 23] = [
     "channels",
 ];
 
-/// Each key once, and no other.
+/// The keys of a JSON object. A key that is written twice is listed twice.
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeysVisitor;
+
+        impl<'de> Visitor<'de> for KeysVisitor {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = map.next_entry()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+/// Checks that an object has each of these keys once, and no other.
 #[track_caller]
-fn assert_has_exactly(object: &Value, keys: &[&str]) {
-    let mut found: Vec<_> = object.as_object().expect("an object").keys().collect();
+fn assert_has_exactly(object: &str, keys: &[&str]) {
+    let Keys(mut found) = serde_json::from_str(object).expect("an object");
     let mut wanted = keys.to_vec();
     found.sort();
     wanted.sort_unstable();
     assert_eq!(found, wanted);
+}
+
+#[test]
+fn reports_have_each_key_once() {
+    #[derive(Deserialize)]
+    struct Report<'a> {
+        #[serde(borrow)]
+        files: Vec<&'a RawValue>,
+    }
+    let site = Site::new();
+    site.put_old(DEVICE.file("good.tsv"), good_file(1, 3));
+    site.put_old(DEVICE.file("bad.tsv"), bad_file());
+    site.put(DEVICE.file("cut.tsv"), good_file(1, 3).trim_end());
+    let double = Double::start();
+    site.run_to(&double).run().expect(1);
+    let path = std::fs::read_dir(site.reports_dir())
+        .expect("reports")
+        .next()
+        .expect("a report")
+        .expect("entry")
+        .path();
+    let text = std::fs::read_to_string(path).expect("read");
+    assert_has_exactly(&text, &RUN_KEYS);
+    let report: Report<'_> = serde_json::from_str(&text).expect("a report");
+    assert_eq!(report.files.len(), 3);
+    for file in report.files {
+        assert_has_exactly(file.get(), &FILE_KEYS);
+    }
+    let points = double.points(META);
+    let points = only(&points, "tsv_parser_file");
+    assert_eq!(points.len(), 3);
+    for point in points {
+        let Field::Text(report) = &point.fields["report"] else {
+            panic!("{point:?}")
+        };
+        assert_has_exactly(report, &FILE_KEYS);
+    }
 }
 
 #[test]
@@ -77,7 +146,6 @@ fn a_file_is_written_moved_and_reported() {
     assert_eq!(site.lp_points("acme").len(), 6);
 
     let report = site.report();
-    assert_has_exactly(&report, &RUN_KEYS);
     assert_eq!(report["nb_files_total"], 1);
     assert_eq!(report["nb_files_success"], 1);
     assert_eq!(report["nb_files_failed"], 0);
@@ -86,7 +154,6 @@ fn a_file_is_written_moved_and_reported() {
     assert_eq!(report["status"], "success");
     assert_eq!(report["dry_run"], false);
     let file = file_of(&report, "a.tsv");
-    assert_has_exactly(file, &FILE_KEYS);
     assert_eq!(file["status"], "success");
     assert_eq!(file["bucket"], "acme");
     assert_eq!(file["campaign"], "site");

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
@@ -244,6 +245,7 @@ const INVENTORIES: [(&str, &str); 3] = [
 ];
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn both_playbooks_run_on_this_machine_whatever_inventory_there_is() {
     for (n, ansible) in ansibles().into_iter().enumerate() {
         // A second Ansible has the first case alone: each costs two runs of a playbook.
@@ -278,12 +280,20 @@ fn both_playbooks_run_on_this_machine_whatever_inventory_there_is() {
     }
 }
 
-/// Breaks off after the n-th change, for each n with this remainder (two tests share the work of one).
+/// The number of changes that an undisturbed run makes.
+fn number_of_changes(scene: &Scene) -> usize {
+    scene.created("acme", "one");
+    let changes = &scene.double.state().changes;
+    assert!(changes.len() >= 11, "{changes:?}");
+    changes.len()
+}
+
+/// Interrupts a run after each change whose number has this remainder, and runs the playbook again. Two tests share the
+/// work, so that it takes half the time on two cores.
 fn broken_off_after(remainder: usize) {
+    static STEPS: OnceLock<usize> = OnceLock::new();
     let Some(whole) = Scene::new() else { return };
-    whole.created("acme", "one");
-    let steps = whole.double.state().changes.len();
-    assert!(steps >= 11, "{:?}", whole.double.state().changes);
+    let steps = *STEPS.get_or_init(|| number_of_changes(&whole));
     for n in (1..=steps).filter(|n| n % 2 == remainder) {
         let scene = Scene::new().expect("Ansible is there");
         scene.double.state().break_after = Some(n);
@@ -318,17 +328,20 @@ fn broken_off_after(remainder: usize) {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_run_that_broke_off_after_an_odd_step_is_run_again() {
     broken_off_after(1);
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_run_that_broke_off_after_an_even_step_is_run_again() {
     broken_off_after(0);
 }
 
 /// A server that the old way set up by hand: everything is there, open to all viewers, the admin token in the source.
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn what_is_there_already_is_kept_and_closed_to_others() {
     let Some(scene) = Scene::new() else { return };
     {
@@ -394,6 +407,7 @@ fn created_with_url(scene: &Scene, campaign: &str, url: Option<&str>) -> String 
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_data_source_keeps_its_url_unless_the_environment_names_one() {
     let Some(scene) = Scene::new() else { return };
     let url = || scene.double.state().data_sources["influxdb_acme"].0["url"].clone();
@@ -475,6 +489,7 @@ fn taken_over(scene: &Scene, settings: Value, json_data: Value, secrets: Value) 
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() {
     let Some(scene) = Scene::new() else { return };
 
@@ -567,6 +582,7 @@ fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() 
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn no_other_way_of_signing_in_is_left_in_the_data_source() {
     let Some(scene) = Scene::new() else { return };
     taken_over(
@@ -620,6 +636,7 @@ fn no_other_way_of_signing_in_is_left_in_the_data_source() {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_token_that_may_too_much_or_is_gone_is_replaced() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
@@ -645,6 +662,7 @@ fn a_token_that_may_too_much_or_is_gone_is_replaced() {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn the_master_in_grafana_comes_before_the_shipped_one_and_is_never_a_template() {
     let Some(scene) = Scene::new() else { return };
     let canary = scene.dir.path().join("canary");
@@ -692,6 +710,7 @@ fn the_master_in_grafana_comes_before_the_shipped_one_and_is_never_a_template() 
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_server_that_does_not_answer_is_named_with_the_remedy() {
     let Some(scene) = Scene::new() else { return };
     let cases = [
@@ -743,6 +762,7 @@ fn a_server_that_does_not_answer_is_named_with_the_remedy() {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn two_companies_are_made_at_once() {
     let Some(scene) = Scene::new() else { return };
     let companies = ["acme", "zenith"];
@@ -772,6 +792,7 @@ fn two_companies_are_made_at_once() {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn delete_asks_removes_what_was_made_and_can_be_repeated() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
@@ -827,6 +848,7 @@ fn delete_asks_removes_what_was_made_and_can_be_repeated() {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn delete_leaves_what_others_put_into_the_folder() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
@@ -846,6 +868,7 @@ fn delete_leaves_what_others_put_into_the_folder() {
 }
 
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_marker_never_follows_a_link_out_of_the_campaign() {
     let Some(scene) = Scene::new() else { return };
     let outside = scene.dir.path().join("outside");
@@ -868,6 +891,7 @@ fn a_marker_never_follows_a_link_out_of_the_campaign() {
 
 /// Names that YAML or Python take for something else.
 #[test]
+#[ignore = "slow: several runs of Ansible"]
 fn a_name_that_looks_like_another_thing_stays_a_name() {
     for ansible in ansibles() {
         let scene = Scene::with(ansible);

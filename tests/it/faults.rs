@@ -104,6 +104,7 @@ fn a_fault_that_passes_costs_one_more_request_and_nothing_else() {
 }
 
 #[test]
+#[ignore = "slow: waits for time-outs"]
 fn a_fault_that_stays_is_an_outage() {
     for (what, fault) in passing() {
         for on_outage in ["error", "keep"] {
@@ -277,6 +278,7 @@ fn five_hundred_files_do_not_wait_five_hundred_times() {
 }
 
 #[test]
+#[ignore = "slow: waits for time-outs"]
 fn a_server_that_says_when_to_come_back_does_not_make_the_run_hang() {
     for (code, seconds, times) in [
         (429, "1", 1),
@@ -712,6 +714,7 @@ fn failing_to_write_the_meta_points_changes_no_files_fate() {
 }
 
 #[test]
+#[ignore = "slow: waits for time-outs"]
 fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
     // Reports of 300 columns fill a block of meta points every few files, so that it fails while files still wait.
     let columns = 300;
@@ -760,6 +763,7 @@ fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
 }
 
 #[test]
+#[ignore = "slow: waits for time-outs"]
 fn a_meta_bucket_that_hangs_holds_no_run_up_for_long() {
     let double = Double::start();
     double.fault(

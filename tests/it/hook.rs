@@ -382,6 +382,7 @@ fn honest_names_reach_ansible_as_one_json_document() {
 }
 
 #[test]
+#[ignore = "slow: hundreds of calls of the hook"]
 fn hostile_names_are_refused_and_none_of_them_runs() {
     if !installed("python3", "python3") {
         return;

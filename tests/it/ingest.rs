@@ -727,6 +727,7 @@ fn rows_of_one_second_in_different_batches_end_as_the_last_one_says() {
 }
 
 #[test]
+#[ignore = "slow: waits for time-outs"]
 fn a_batch_that_is_sent_again_does_not_overtake_a_later_one() {
     // Each batch has the same seconds as the one before it.
     let rows = (0..30).map(|i| format!("03/08/25 03:20:{:02}\t{i}\t{}", i % 2, i * 2));
@@ -860,6 +861,7 @@ fn the_data_folder_may_be_a_link() {
 }
 
 #[test]
+#[ignore = "slow: writes 600,000 points twice"]
 fn memory_does_not_grow_with_the_file() {
     // 600,000 points.
     let channels = (0..30).map(|i| format!("Voie{i} W"));

@@ -182,6 +182,7 @@ fn all_samples_in_one_sweep_are_right_to_the_point_in_line_protocol_files() {
 }
 
 #[test]
+#[ignore = "slow: ingests all samples"]
 fn all_samples_in_one_sweep_are_right_to_the_point_on_the_server() {
     let Some(dir) = samples() else { return };
     let samples = read_all(&dir);

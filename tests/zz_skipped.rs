@@ -1,13 +1,13 @@
-//! The closing lines of `cargo test --tests`: which tests were skipped and why, and their number.
+//! Prints which tests were skipped and why, and their number, at the end of `cargo test --tests`.
 //!
-//! It is a test target without a harness. Cargo runs the test targets in the order of their names, so this name has to
-//! be the last one. Where a test fails, Cargo stops before it; `--no-fail-fast` goes on.
+//! This is a test target without a harness. Cargo runs test targets in the order of their names, so this name must be
+//! the last one. If a test fails, Cargo stops before this target, unless it runs with `--no-fail-fast`.
 #![forbid(unsafe_code)]
 
 mod skipped;
 
 fn main() {
-    // Tools that ask for a list of tests get an empty one.
+    // Tools that request a list of tests get an empty one.
     if std::env::args().any(|a| a == "--list") {
         return;
     }

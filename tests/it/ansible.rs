@@ -1,4 +1,4 @@
-//! The playbooks, run by a real Ansible against a double of Grafana and InfluxDB (`grafana_double`).
+//! The playbooks, run by Ansible with a double of Grafana and InfluxDB (`grafana_double`).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,8 +16,7 @@ use crate::grafana_double::{
 use crate::real_influx::RealInflux;
 use crate::skipped::skipped;
 
-/// The programs to test with: the one that is asked for, else every one that is there. Where there is none the calling
-/// test is skipped.
+/// The paths of Ansible: the one in the environment, otherwise all that exist. Skips the calling test if there is none.
 fn ansibles() -> Vec<PathBuf> {
     if let Some(named) = std::env::var_os("ANSIBLE_PLAYBOOK_BIN") {
         return vec![named.into()];
@@ -34,7 +33,7 @@ fn ansibles() -> Vec<PathBuf> {
     found
 }
 
-/// One server's worth of things: the double, the data folder, an Ansible.
+/// A server for the playbooks: the double, a data folder, and Ansible.
 pub struct Scene {
     pub double: Double,
     pub dir: tempfile::TempDir,
@@ -42,7 +41,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// None, and the calling test is skipped, where there is no Ansible.
+    /// Returns `None` and skips the calling test without Ansible.
     pub fn new() -> Option<Self> {
         ansibles().into_iter().next().map(Self::with)
     }
@@ -73,7 +72,7 @@ impl Scene {
         command
     }
 
-    /// The playbook as the old hook starts it, which passes no `-i`.
+    /// The command of the old hook, which passes no `-i`.
     fn command_without_inventory(&self, playbook: &str, vars: &Value) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana-automation");
         let mut command = Command::new(&self.ansible);
@@ -130,8 +129,8 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// Everything that a campaign's run must leave behind, whatever was there before it.
-fn assert_served(state: &State, company: &str, campaign: &str) {
+/// Checks the result of a run for a campaign, whatever existed before.
+fn assert_resources(state: &State, company: &str, campaign: &str) {
     let team = state.team_id(company).expect("a team");
     let view = json!([{"teamId": team, "permission": 1}]);
     let folder = state.folder_uid(company).expect("a folder");
@@ -179,7 +178,7 @@ fn assert_marked(scene: &Scene, company: &str, campaign: &str) {
 }
 
 #[test]
-fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
+fn a_company_gets_its_resources_and_so_does_its_second_campaign() {
     for ansible in ansibles() {
         let scene = Scene::with(ansible);
         let mut command = scene.command(
@@ -188,14 +187,14 @@ fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
         );
         scene.campaign("Société Été", "Atelier 1.a_b-c");
         let first = run(command.arg("-vvv"));
-        let said = text(&first);
-        assert!(first.status.success(), "{said}");
-        assert_served(&scene.double.state(), "Société Été", "Atelier 1.a_b-c");
+        let printed = text(&first);
+        assert!(first.status.success(), "{printed}");
+        assert_resources(&scene.double.state(), "Société Été", "Atelier 1.a_b-c");
         assert_marked(&scene, "Société Été", "Atelier 1.a_b-c");
         for secret in [PASSWORD, ADMIN_TOKEN, "read-secret-", "YWRtaW46"] {
             assert!(
-                !said.contains(secret),
-                "{secret} in the output of -vvv:\n{said}"
+                !printed.contains(secret),
+                "{secret} in the output of -vvv:\n{printed}"
             );
         }
 
@@ -203,8 +202,8 @@ fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
         let token_before = scene.double.state().tokens.clone();
         {
             let state = scene.double.state();
-            assert_served(&state, "Société Été", "Atelier 1.a_b-c");
-            assert_served(&state, "Société Été", "second");
+            assert_resources(&state, "Société Été", "Atelier 1.a_b-c");
+            assert_resources(&state, "Société Été", "second");
             let master = &state.folders["powerview"];
             assert!(
                 master.1.is_empty(),
@@ -230,7 +229,7 @@ fn a_company_gets_all_it_needs_and_its_second_campaign_the_same() {
     }
 }
 
-/// Inventories that an operator may have for other machines; none of them is this play's business.
+/// Inventories that an operator may have for other machines. The playbooks ignore them.
 const INVENTORIES: [(&str, &str); 3] = [
     ("no inventory", ""),
     (
@@ -248,7 +247,7 @@ const INVENTORIES: [(&str, &str); 3] = [
 #[ignore = "slow: several runs of Ansible"]
 fn both_playbooks_run_on_this_machine_whatever_inventory_there_is() {
     for (n, ansible) in ansibles().into_iter().enumerate() {
-        // A second Ansible has the first case alone: each costs two runs of a playbook.
+        // A second Ansible runs the first case only, because each case takes two runs of a playbook.
         let cases = if n == 0 { INVENTORIES.len() } else { 1 };
         for (what, inventory) in INVENTORIES.into_iter().take(cases) {
             let scene = Scene::with(ansible.clone());
@@ -267,7 +266,7 @@ fn both_playbooks_run_on_this_machine_whatever_inventory_there_is() {
             {
                 let state = scene.double.state();
                 assert!(state.team_id("acme").is_some(), "{what}: nothing is made");
-                assert_served(&state, "acme", "one");
+                assert_resources(&state, "acme", "one");
             }
             assert_marked(&scene, "acme", "one");
 
@@ -290,7 +289,7 @@ fn number_of_changes(scene: &Scene) -> usize {
 
 /// Interrupts a run after each change whose number has this remainder, and runs the playbook again. Two tests share the
 /// work, so that it takes half the time on two cores.
-fn broken_off_after(remainder: usize) {
+fn interrupted_after(remainder: usize) {
     static STEPS: OnceLock<usize> = OnceLock::new();
     let Some(whole) = Scene::new() else { return };
     let steps = *STEPS.get_or_init(|| number_of_changes(&whole));
@@ -300,7 +299,7 @@ fn broken_off_after(remainder: usize) {
         let output = scene.create("acme", "one");
         assert!(
             !output.status.success(),
-            "broken off after {n} of {steps}: {}",
+            "interrupted after {n} of {steps}: {}",
             text(&output)
         );
         assert!(
@@ -313,7 +312,7 @@ fn broken_off_after(remainder: usize) {
 
         scene.double.state().break_after = None;
         scene.created("acme", "one");
-        assert_served(&scene.double.state(), "acme", "one");
+        assert_resources(&scene.double.state(), "acme", "one");
         assert_marked(&scene, "acme", "one");
         let state = scene.double.state();
         assert_eq!(
@@ -329,20 +328,21 @@ fn broken_off_after(remainder: usize) {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn a_run_that_broke_off_after_an_odd_step_is_run_again() {
-    broken_off_after(1);
+fn a_run_interrupted_after_an_odd_step_can_be_repeated() {
+    interrupted_after(1);
 }
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn a_run_that_broke_off_after_an_even_step_is_run_again() {
-    broken_off_after(0);
+fn a_run_interrupted_after_an_even_step_can_be_repeated() {
+    interrupted_after(0);
 }
 
-/// A server that the old way set up by hand: everything is there, open to all viewers, the admin token in the source.
+/// A server that was set up by hand: everything exists, visible to all viewers, with the admin token in the data
+/// source.
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn what_is_there_already_is_kept_and_closed_to_others() {
+fn existing_resources_are_kept_and_restricted() {
     let Some(scene) = Scene::new() else { return };
     {
         let mut state = scene.double.state();
@@ -366,8 +366,8 @@ fn what_is_there_already_is_kept_and_closed_to_others() {
     scene.created("acme", "one");
     scene.created("acme", "two");
     let state = scene.double.state();
-    assert_served(&state, "acme", "one");
-    assert_served(&state, "acme", "two");
+    assert_resources(&state, "acme", "one");
+    assert_resources(&state, "acme", "two");
     assert_eq!(
         state
             .folders
@@ -379,7 +379,7 @@ fn what_is_there_already_is_kept_and_closed_to_others() {
     assert_eq!(
         state.dashboards["old"].1["panels"],
         json!([{"title": "mine"}]),
-        "somebody's dashboard stays as it is"
+        "an existing dashboard is not changed"
     );
     assert_eq!(
         state.dashboards["elsewhere"].0, "",
@@ -411,7 +411,7 @@ fn created_with_url(scene: &Scene, campaign: &str, url: Option<&str>) -> String 
 fn a_data_source_keeps_its_url_unless_the_environment_names_one() {
     let Some(scene) = Scene::new() else { return };
     let url = || scene.double.state().data_sources["influxdb_acme"].0["url"].clone();
-    // As the old way made it: Grafana's container reaches InfluxDB by a name that this machine does not know.
+    // Made by hand: Grafana's container reaches InfluxDB under a name that this machine cannot resolve.
     let source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
         "url": "http://influxdb-old:8086/", "version": 3,
         "jsonData": {"version": "Flux", "organization": ORG, "defaultBucket": "acme"}});
@@ -428,7 +428,7 @@ fn a_data_source_keeps_its_url_unless_the_environment_names_one() {
     created_with_url(&scene, "one", Some("http://influxdb:8086/"));
     assert_eq!(url(), "http://influxdb:8086");
 
-    // One without a URL, and one that is not there, get the address that this machine uses.
+    // A data source without a URL, and a missing one, get the address that this machine uses.
     scene
         .double
         .state()
@@ -453,7 +453,8 @@ const OLD_SECRETS: [&str; 6] = [
     "aws-1",
 ];
 
-/// Puts a data source with these settings and secrets there, runs the create playbook, and returns what became of it.
+/// Creates a data source with these settings and secrets, runs the create playbook, and returns the new settings and
+/// secrets.
 fn taken_over(scene: &Scene, settings: Value, json_data: Value, secrets: Value) -> (Value, Value) {
     let mut source = json!({"id": 7, "uid": "src", "name": "influxdb_acme", "type": "influxdb", "access": "proxy",
         "url": "http://influxdb:8086", "version": 3});
@@ -471,7 +472,7 @@ fn taken_over(scene: &Scene, settings: Value, json_data: Value, secrets: Value) 
     scene.created("acme", "one");
     {
         let state = scene.double.state();
-        assert_served(&state, "acme", "one");
+        assert_resources(&state, "acme", "one");
         let (source, secrets) = &state.data_sources["influxdb_acme"];
         let token = secrets["token"].as_str().expect("a token");
         let sent = headers_of_a_query(source, secrets);
@@ -509,7 +510,7 @@ fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() 
     };
     assert!(names_of(&source).is_empty(), "{source}");
 
-    // In any letter case, before, between and behind others: those are sent with their own secrets, as they were before.
+    // In any letter case, before, between and after others, which keep their own secrets.
     let (source, secrets) = taken_over(
         &scene,
         json!({}),
@@ -537,7 +538,7 @@ fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() 
     let again = text(&scene.create("acme", "one"));
     assert!(again.contains("changed=0"), "{again}");
 
-    // Behind a gap Grafana sends nothing, until somebody fills the gap.
+    // Grafana sends no header after a gap in the numbers, until the gap is filled.
     let (source, secrets) = taken_over(
         &scene,
         json!({}),
@@ -551,7 +552,7 @@ fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() 
     );
     assert_eq!(headers_of_a_query(&source, &secrets)["x-org"], "org-secret");
 
-    // A name that was taken away by hand, whose secret is still there.
+    // The name was removed by hand, but the secret still exists.
     let (_, secrets) = taken_over(
         &scene,
         json!({}),
@@ -560,7 +561,7 @@ fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() 
     );
     assert_eq!(secrets["httpHeaderValue1"], "");
 
-    // Headers of another purpose alone: nothing is changed in them.
+    // Only other headers: they are not changed.
     let (source, secrets) = taken_over(
         &scene,
         json!({}),
@@ -583,7 +584,7 @@ fn a_header_with_another_token_is_removed_and_no_other_header_gets_its_secret() 
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn no_other_way_of_signing_in_is_left_in_the_data_source() {
+fn other_credentials_are_removed_from_the_data_source() {
     let Some(scene) = Scene::new() else { return };
     taken_over(
         &scene,
@@ -597,7 +598,7 @@ fn no_other_way_of_signing_in_is_left_in_the_data_source() {
         json!({"oauthPassThru": true}),
         json!({"token": ADMIN_TOKEN, "basicAuthPassword": "password-2"}),
     );
-    // A client's certificate is no token, and a server may ask for one.
+    // A client certificate is kept, because a server may require one.
     let (source, secrets) = taken_over(
         &scene,
         json!({}),
@@ -610,7 +611,7 @@ fn no_other_way_of_signing_in_is_left_in_the_data_source() {
         (&json!(true), &json!("key"))
     );
 
-    // The token is ours already: what somebody added later is taken out all the same.
+    // The token is correct already: credentials that were added later are removed too.
     let add = |change: fn(&mut Value, &mut Value)| {
         let mut state = scene.double.state();
         let (mut source, mut secrets) = state.data_sources["influxdb_acme"].clone();
@@ -637,7 +638,7 @@ fn no_other_way_of_signing_in_is_left_in_the_data_source() {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn a_token_that_may_too_much_or_is_gone_is_replaced() {
+fn a_token_with_too_many_permissions_or_a_missing_one_is_replaced() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
     for spoil in [
@@ -657,13 +658,13 @@ fn a_token_that_may_too_much_or_is_gone_is_replaced() {
         scene.created("acme", "one");
         let state = scene.double.state();
         assert!(!state.tokens.contains_key(&spoiled));
-        assert_served(&state, "acme", "one");
+        assert_resources(&state, "acme", "one");
     }
 }
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn the_master_in_grafana_comes_before_the_shipped_one_and_is_never_a_template() {
+fn the_master_dashboard_in_grafana_takes_precedence_over_the_shipped_one() {
     let Some(scene) = Scene::new() else { return };
     let canary = scene.dir.path().join("canary");
     let code = format!("{{{{ lookup('pipe', 'touch {}') }}}}", canary.display());
@@ -747,12 +748,15 @@ fn a_server_that_does_not_answer_is_named_with_the_remedy() {
     for (variable, value, words) in cases {
         let mut command = scene.command("create_grafana_resources.yml", &names("acme", "one"));
         let output = run(command.env(variable, value));
-        let said = text(&output);
-        assert!(!output.status.success(), "{variable}: {said}");
+        let printed = text(&output);
+        assert!(!output.status.success(), "{variable}: {printed}");
         for word in words {
-            assert!(said.contains(word), "{variable}: {word} is not in\n{said}");
+            assert!(
+                printed.contains(word),
+                "{variable}: {word} is not in\n{printed}"
+            );
         }
-        assert!(!said.contains("secret"), "{said}");
+        assert!(!printed.contains("secret"), "{printed}");
     }
     assert_eq!(
         scene.double.state().changes,
@@ -763,7 +767,7 @@ fn a_server_that_does_not_answer_is_named_with_the_remedy() {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn two_companies_are_made_at_once() {
+fn two_companies_are_created_concurrently() {
     let Some(scene) = Scene::new() else { return };
     let companies = ["acme", "zenith"];
     let runs: Vec<_> = companies
@@ -781,7 +785,7 @@ fn two_companies_are_made_at_once() {
         assert!(output.status.success(), "{}", text(&output));
     }
     for company in companies {
-        assert_served(&scene.double.state(), company, "one");
+        assert_resources(&scene.double.state(), company, "one");
         assert_marked(&scene, company, "one");
     }
     let state = scene.double.state();
@@ -793,7 +797,7 @@ fn two_companies_are_made_at_once() {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn delete_asks_removes_what_was_made_and_can_be_repeated() {
+fn delete_asks_removes_the_resources_and_can_be_repeated() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
     scene.created("zenith", "one");
@@ -831,7 +835,7 @@ fn delete_asks_removes_what_was_made_and_can_be_repeated() {
             "only the other company's token is left"
         );
         assert!(state.bucket_id("acme").is_some(), "the measurements stay");
-        assert_served(&state, "zenith", "one");
+        assert_resources(&state, "zenith", "one");
     }
     assert!(
         !scene
@@ -844,12 +848,12 @@ fn delete_asks_removes_what_was_made_and_can_be_repeated() {
     let again = text(&scene.deleted("acme"));
     assert!(again.contains("changed=0"), "{again}");
     scene.created("acme", "one");
-    assert_served(&scene.double.state(), "acme", "one");
+    assert_resources(&scene.double.state(), "acme", "one");
 }
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn delete_leaves_what_others_put_into_the_folder() {
+fn delete_keeps_dashboards_that_others_added_to_the_folder() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
     let folder = scene.double.state().folder_uid("acme").expect("a folder");
@@ -857,8 +861,8 @@ fn delete_leaves_what_others_put_into_the_folder() {
         .double
         .state()
         .add_dashboard("mine", &folder, json!({"title": "by hand"}));
-    let said = text(&scene.deleted("acme"));
-    assert!(said.contains("by hand"), "{said}");
+    let printed = text(&scene.deleted("acme"));
+    assert!(printed.contains("by hand"), "{printed}");
     let state = scene.double.state();
     assert_eq!(
         state.dashboards.keys().collect::<Vec<_>>(),
@@ -869,19 +873,19 @@ fn delete_leaves_what_others_put_into_the_folder() {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn a_marker_never_follows_a_link_out_of_the_campaign() {
+fn the_marker_is_not_written_through_links() {
     let Some(scene) = Scene::new() else { return };
     let outside = scene.dir.path().join("outside");
     fs::create_dir(&outside).expect("a folder");
 
-    // The marker itself is a link: it is replaced, its target untouched.
+    // The marker is a link: it is replaced, and its target is not changed.
     let campaign = scene.campaign("acme", "one");
     symlink(outside.join("planted"), campaign.join(".dashboard.created")).expect("a link");
     scene.created("acme", "one");
     assert_marked(&scene, "acme", "one");
     assert!(!outside.join("planted").exists());
 
-    // The campaign's folder is a link: nothing is written behind it.
+    // The campaign folder is a link: nothing is written below its target.
     symlink(&outside, scene.dir.path().join("data/acme/two")).expect("a link");
     let output = run(&mut scene.command("create_grafana_resources.yml", &names("acme", "two")));
     assert!(!output.status.success());
@@ -889,15 +893,15 @@ fn a_marker_never_follows_a_link_out_of_the_campaign() {
     assert_eq!(fs::read_dir(&outside).expect("a folder").count(), 0);
 }
 
-/// Names that YAML or Python take for something else.
+/// Names that YAML or Python interpret as other types.
 #[test]
 #[ignore = "slow: several runs of Ansible"]
-fn a_name_that_looks_like_another_thing_stays_a_name() {
+fn a_name_that_looks_like_another_type_is_a_string() {
     for ansible in ansibles() {
         let scene = Scene::with(ansible);
         scene.created("True", "1e9");
         let state = scene.double.state();
-        assert_served(&state, "True", "1e9");
+        assert_resources(&state, "True", "1e9");
         assert!(state.bucket_id("True").is_some());
     }
 }
@@ -924,8 +928,8 @@ fn the_playbooks_refuse_names_by_themselves() {
     assert_eq!(scene.double.state().requests, [""; 0]);
 }
 
-/// One request to a real InfluxDB with a token that is not the operator's; the status and the answer.
-fn asked(influx: &RealInflux, token: &str, path: &str, body: &str) -> (u16, String) {
+/// Sends a request to a real InfluxDB with a given token. Returns the status and the answer.
+fn request_with_token(influx: &RealInflux, token: &str, path: &str, body: &str) -> (u16, String) {
     let address = influx.url().trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(address).expect("a connection");
     let org = influx.org();
@@ -945,19 +949,19 @@ fn asked(influx: &RealInflux, token: &str, path: &str, body: &str) -> (u16, Stri
     (answer[9..12].parse().expect("a status"), answer)
 }
 
-/// The token reads its bucket, reads no other, writes neither, and makes nothing.
+/// Checks that a token can only read its bucket.
 pub fn assert_reads_only(influx: &RealInflux, token: &str, bucket: &str, other: &str) {
     let query = |bucket: &str| format!("from(bucket: \"{bucket}\") |> range(start: 0) |> first()");
-    let own = asked(influx, token, "/api/v2/query?", &query(bucket));
+    let own = request_with_token(influx, token, "/api/v2/query?", &query(bucket));
     assert!(own.0 == 200 && own.1.contains("_result"), "{own:?}");
-    let not_found = asked(influx, token, "/api/v2/query?", &query(other));
+    let not_found = request_with_token(influx, token, "/api/v2/query?", &query(other));
     assert!(
         !not_found.1.contains("_result") && not_found.0 == 404,
         "{not_found:?}"
     );
     for bucket in [bucket, other] {
         let url = url::form_urlencoded::byte_serialize(bucket.as_bytes()).collect::<String>();
-        let written = asked(
+        let written = request_with_token(
             influx,
             token,
             &format!("/api/v2/write?bucket={url}&"),
@@ -965,7 +969,7 @@ pub fn assert_reads_only(influx: &RealInflux, token: &str, bucket: &str, other: 
         );
         assert!(matches!(written.0, 401 | 403 | 404), "{written:?}");
     }
-    let made = asked(influx, token, "/api/v2/buckets?", "{\"name\": \"new\"}");
+    let made = request_with_token(influx, token, "/api/v2/buckets?", "{\"name\": \"new\"}");
     assert!(matches!(made.0, 400 | 401 | 403), "{made:?}");
 }
 
@@ -1003,7 +1007,7 @@ fn the_token_of_the_data_source_can_only_read_its_bucket_on_a_real_server() {
     );
     assert_eq!(token(), first);
 
-    // A company whose bucket is missing, and one whose token somebody took away in InfluxDB.
+    // A company whose bucket is missing, and one whose token was deleted in InfluxDB.
     create("new company");
     assert!(influx.bucket_id("new company").is_some());
     let id =
@@ -1023,7 +1027,7 @@ fn the_token_of_the_data_source_can_only_read_its_bucket_on_a_real_server() {
     let (before, output) = (token(), run(&mut command));
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(
-        asked(&influx, &before, "/api/v2/query?", "buckets()").0,
+        request_with_token(&influx, &before, "/api/v2/query?", "buckets()").0,
         401,
         "the token is taken back"
     );

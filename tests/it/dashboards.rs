@@ -1,4 +1,4 @@
-//! The dashboards, the alert rules and what provisions them: as files, against Grafana's types, and with every query run
+//! The dashboards, the alert rules and their provisioning: as files, against Grafana's types, and with each query run
 //! on a real InfluxDB that the program has filled.
 
 use crate::grafana::{self, Choice, View, panel, panels, queries, shipped};
@@ -16,7 +16,7 @@ const BOTH: [&str; 2] = ["master", "reception"];
 // ------------------------------------------------------------------------------------------------- the files
 
 #[test]
-fn the_dashboards_are_who_they_should_be() {
+fn the_dashboards_have_their_uids_titles_and_variables() {
     let master = grafana::dashboard("master");
     let reception = grafana::dashboard("reception");
     assert_eq!(master["uid"], "powerview-master");
@@ -57,7 +57,7 @@ fn the_dashboards_are_who_they_should_be() {
 }
 
 #[test]
-fn every_panel_has_a_place_a_title_a_unit_and_a_data_source() {
+fn each_panel_has_a_position_a_title_a_unit_and_a_data_source() {
     for name in BOTH {
         let dashboard = grafana::dashboard(name);
         let mut ids = BTreeSet::new();
@@ -77,14 +77,14 @@ fn every_panel_has_a_place_a_title_a_unit_and_a_data_source() {
             let [x, y, w, h] = ["x", "y", "w", "h"].map(|k| p["gridPos"][k].as_u64().expect(k));
             assert!(w > 0 && h > 0 && x + w <= 24, "{title}: outside the grid");
             for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
-                assert!(taken.insert(cell), "{title}: lies on another panel");
+                assert!(taken.insert(cell), "{title}: overlaps another panel");
             }
         }
         for p in panels(&dashboard) {
             let title = p["title"].as_str().expect("a title");
             assert!(
                 p["description"].as_str().is_some_and(|d| d.len() > 20),
-                "{title}: says nothing of itself"
+                "{title}: no description"
             );
             let columns = p["fieldConfig"]["overrides"].as_array().expect("overrides");
             let unit = p["fieldConfig"]["defaults"]["unit"].as_str();
@@ -104,9 +104,9 @@ fn every_panel_has_a_place_a_title_a_unit_and_a_data_source() {
     }
 }
 
-/// Grafana would put the data source's settings in the place of such a tag.
+/// Grafana would replace such a tag by a setting of the data source.
 #[test]
-fn no_tag_is_mistaken_for_a_setting_of_the_data_source() {
+fn no_tag_looks_like_a_setting_of_the_data_source() {
     let mut all = alert_queries();
     for name in BOTH {
         let dashboard = grafana::dashboard(name);
@@ -137,7 +137,7 @@ fn no_tag_is_mistaken_for_a_setting_of_the_data_source() {
 }
 
 #[test]
-fn nothing_is_made_for_one_installation() {
+fn nothing_is_specific_to_one_installation() {
     for name in BOTH {
         let text = grafana::dashboard(name).to_string();
         let digits = text
@@ -151,13 +151,13 @@ fn nothing_is_made_for_one_installation() {
 }
 
 #[test]
-fn the_dashboards_have_the_shape_that_grafana_publishes() {
+fn the_dashboards_conform_to_the_types_of_grafana() {
     let Some(check) = schema_check() else { return };
     for name in BOTH {
         let path = shipped(&format!("dashboards/{name}.json"));
         assert_eq!(check(&path), Ok(()), "{name}");
     }
-    // The check can say no: each of these is a mistake that Grafana swallows without a word.
+    // The check can fail: Grafana ignores each of these mistakes silently.
     let dir = tempfile::tempdir().expect("a temporary directory");
     type Spoil = fn(&mut Value);
     let wrong: [(&str, Spoil); 5] = [
@@ -190,8 +190,8 @@ fn the_dashboards_have_the_shape_that_grafana_publishes() {
     }
 }
 
-/// What holds a file against Grafana's types. None, and the calling test is skipped, where `.ci/setup-dashboards` was not
-/// run.
+/// A check of a file against Grafana's types. Returns `None` and skips the calling test if `.ci/setup-dashboards` was
+/// not run.
 fn schema_check() -> Option<impl Fn(&Path) -> Result<(), String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = std::env::var_os("GRAFANA_SCHEMA_DIR")
@@ -205,26 +205,26 @@ fn schema_check() -> Option<impl Fn(&Path) -> Result<(), String>> {
     }
     Some(move |file: &Path| {
         let script = root.join(".ci/dashboards/check.mjs");
-        let said = Command::new("node")
+        let printed = Command::new("node")
             .arg(script)
             .arg(&folder)
             .arg(file)
             .output()
             .expect("node runs");
-        if said.status.success() {
+        if printed.status.success() {
             return Ok(());
         }
         Err(format!(
             "{}{}",
-            String::from_utf8_lossy(&said.stdout),
-            String::from_utf8_lossy(&said.stderr)
+            String::from_utf8_lossy(&printed.stdout),
+            String::from_utf8_lossy(&printed.stderr)
         ))
     })
 }
 
 // ------------------------------------------------------------------------------------------------- provisioning
 
-/// A file of the provisioning folder as Grafana reads it: `$NAME` and `${NAME}` are the environment's, `$$` is a dollar.
+/// A file of the provisioning folder, read like by Grafana: `$NAME` and `${NAME}` are variables, `$$` is a dollar.
 fn provisioned(path: &str, environment: &BTreeMap<&str, &str>) -> Value {
     let text = std::fs::read_to_string(shipped("provisioning").join(path))
         .unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -283,7 +283,7 @@ fn alert_queries() -> Vec<String> {
 }
 
 #[test]
-fn the_data_source_reads_the_meta_bucket_with_a_token_of_its_own() {
+fn the_data_source_reads_the_meta_bucket_with_its_own_token() {
     let environment = BTreeMap::from([
         ("GRAFANA_INFLUXDB_URL", "http://influxdb:8086"),
         ("INFLUXDB_ORG", "org"),
@@ -304,7 +304,7 @@ fn the_data_source_reads_the_meta_bucket_with_a_token_of_its_own() {
 }
 
 #[test]
-fn the_dashboards_are_provisioned_into_a_folder_of_their_own() {
+fn the_dashboards_are_provisioned_into_their_own_folder() {
     let file = provisioned("dashboards/powerview.yaml", &BTreeMap::new());
     let provider = &file["providers"][0];
     assert_eq!(
@@ -315,13 +315,13 @@ fn the_dashboards_are_provisioned_into_a_folder_of_their_own() {
         provider["allowUiUpdates"], true,
         "an admin may change the master"
     );
-    // Grafana makes the rules' folder first, with a uid of its own: one folder of that title could not have ours.
+    // Grafana creates the folder of the rules first, with a generated uid, so this folder needs another title.
     let rules = provisioned("alerting/rules.yaml", &BTreeMap::new());
     assert_ne!(rules["groups"][0]["folder"], provider["folder"]);
 }
 
 #[test]
-fn the_alert_rules_point_at_panels_and_steps_that_exist() {
+fn the_alert_rules_refer_to_existing_panels_and_steps() {
     let rules = rules();
     let wanted = [
         (
@@ -389,7 +389,7 @@ fn the_alert_rules_point_at_panels_and_steps_that_exist() {
 }
 
 #[test]
-fn the_alerts_go_to_whom_the_environment_names() {
+fn the_alerts_are_sent_to_the_address_in_the_environment() {
     let environment = BTreeMap::from([("POWERVIEW_ALERT_EMAIL", "a@example.org;b@example.org")]);
     let file = provisioned("alerting/contact.yaml", &environment);
     let contact = &file["contactPoints"][0];
@@ -403,19 +403,19 @@ fn the_alerts_go_to_whom_the_environment_names() {
 
 // ------------------------------------------------------------------------------------------------- the client's dashboard
 
-/// Where a point was measured.
+/// The channel of a point.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Channel {
     master: &'static str,
     device: &'static str,
     name: &'static str,
     unit: &'static str,
-    /// Its place among the device's columns, from 1.
+    /// Its position among the columns of the device, from 1.
     number: u32,
 }
 
 impl Channel {
-    /// A point as the script of December 2025 wrote it: without the tag `device`.
+    /// A point of the script of December 2025: without the tag `device`.
     fn old_point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
         let escaped = |text: &str| text.replace(' ', "\\ ");
         let campaign = escaped(measurement);
@@ -443,7 +443,7 @@ impl Channel {
     }
 }
 
-/// A campaign of two masters; what was measured is kept beside the files, so that expectations come from there.
+/// A campaign of two masters: the files, and the measured values, from which the expected results follow.
 struct Campaign {
     points: BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>>,
     files: Vec<(String, String)>,
@@ -452,7 +452,7 @@ struct Campaign {
 const TRI: &str = "02001171";
 const SLAVE: &str = "04000466";
 const MONO: &str = "02001311";
-/// Local midnights in Paris; the clocks go back on the 26th.
+/// Local midnights in Paris. The clocks go back on the 26th.
 const FROM: &str = "2025-10-24T22:00:00Z";
 const TO: &str = "2025-10-27T23:00:00Z";
 
@@ -460,8 +460,8 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("a time")
 }
 
-/// Three days, a row each ten minutes; the second master is silent for four hours on the second day and for one on the
-/// third.
+/// Three days with a row each ten minutes. The second master has a gap of four hours on the second day and of one hour
+/// on the third.
 fn campaign() -> Campaign {
     let tri = [
         (TRI, "Ph 1", "V"),
@@ -485,7 +485,7 @@ fn campaign() -> Campaign {
         files: Vec::new(),
     };
     for (master, channels) in [(TRI, &tri[..]), (MONO, &mono[..])] {
-        // Above the marker stands the master's serial, above each label its device's.
+        // The serial of the master is above the marker, those of the devices above the labels.
         let serials: Vec<_> = std::iter::once(master)
             .chain(channels.iter().map(|c| c.0))
             .collect();
@@ -534,7 +534,7 @@ fn campaign() -> Campaign {
     made
 }
 
-/// A value that differs from row to row and channel to channel; powers have a sign and a daily course, counters grow.
+/// A value that differs by row and channel. Powers have a sign and a daily profile, counters grow.
 fn measured(channel: u32, row: u32, hour: u32, unit: &str) -> f64 {
     let (channel, row, hour) = (f64::from(channel), f64::from(row), f64::from(hour));
     match unit {
@@ -547,7 +547,7 @@ fn measured(channel: u32, row: u32, hour: u32, unit: &str) -> f64 {
 }
 
 impl Campaign {
-    /// The files with only those rows.
+    /// The files with these rows only.
     fn files_with(&self, keep: impl Fn(DateTime<Utc>) -> bool) -> Vec<(String, String)> {
         let time = |line: &str| {
             let stamp = line.split('\t').next().expect("a first cell");
@@ -563,7 +563,7 @@ impl Campaign {
             .collect()
     }
 
-    /// The rows of those times, as the script of December 2025 wrote them.
+    /// The rows of these times in the format of the script of December 2025.
     fn old_points(&self, keep: impl Fn(DateTime<Utc>) -> bool) -> String {
         let mut lines = String::new();
         for (channel, points) in &self.points {
@@ -584,7 +584,8 @@ impl Campaign {
             })
     }
 
-    /// Of each power the energy of each interval in kWh, with the interval's end; nothing across more than two hours.
+    /// The energy of each power in each interval in kWh, with the end of the interval. Gaps of more than two hours
+    /// count 0.
     fn energies(&self) -> BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>> {
         self.powers()
             .map(|(channel, points)| {
@@ -602,7 +603,7 @@ impl Campaign {
             .collect()
     }
 
-    /// The powers' total: the sum of the channels' means in each step of that many seconds.
+    /// The total power: the sum of the means of the channels in each step of a number of seconds.
     fn totals(&self, step: i64) -> BTreeMap<DateTime<Utc>, f64> {
         let mut totals = BTreeMap::new();
         for (_, points) in self.powers() {
@@ -650,7 +651,7 @@ fn number(text: &str) -> f64 {
     text.parse().expect("a number")
 }
 
-/// A server that the program itself has filled with `files` (path below the data folder, text).
+/// A server with the ingested `files` (path below the data folder, text).
 fn ingested(
     files: &[(String, String)],
     touch: impl Fn(&Path),
@@ -668,7 +669,7 @@ fn ingested(
     Some((server, dir))
 }
 
-/// Old enough not to be still arriving.
+/// Sets a modification time old enough for a complete upload.
 fn an_hour_old(path: &Path) {
     aged(path, Duration::hours(1));
 }
@@ -682,9 +683,9 @@ fn aged(path: &Path, age: Duration) {
         .expect("a time");
 }
 
-/// Runs the program over the data folder; it says what it likes of the files.
+/// Runs the program on the data folder. Some files may fail.
 fn run(server: &RealInflux, dir: &Path) {
-    let said = Command::new(env!("CARGO_BIN_EXE_powerview"))
+    let printed = Command::new(env!("CARGO_BIN_EXE_powerview"))
         .env_clear()
         .env("INFLUXDB_HOST", server.url())
         .env("INFLUXDB_ADMIN_TOKEN", server.token())
@@ -694,8 +695,8 @@ fn run(server: &RealInflux, dir: &Path) {
         .current_dir(dir)
         .output()
         .expect("powerview runs");
-    eprintln!("{}", String::from_utf8_lossy(&said.stderr));
-    assert_ne!(said.status.code(), Some(2), "not even a run");
+    eprintln!("{}", String::from_utf8_lossy(&printed.stderr));
+    assert_ne!(printed.status.code(), Some(2), "not even a run");
 }
 
 #[test]
@@ -717,7 +718,7 @@ fn shows_what_was_measured(server: &RealInflux, master: &Value, campaign: &Campa
     choices_and_zones(server, master, &all, campaign);
 }
 
-/// Which program wrote the points of an instant.
+/// The program that wrote the points of a time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum By {
     Old,
@@ -725,11 +726,11 @@ enum By {
     Both,
 }
 
-/// A mixture's name, and who wrote its n-th step.
+/// The name of a mixture, and the program that wrote its n-th step.
 type Mixture = (&'static str, fn(i64) -> By);
 
-/// How points of both programs stand beside one another, half hour by half hour: no half hour is written in part by each,
-/// because the mean of such a one would depend on how many points each wrote.
+/// Mixtures of the points of both programs. Each half hour is written by one program, because otherwise its mean would
+/// depend on the number of points of each.
 const MIXTURES: [Mixture; 4] = [
     ("the old script first", |half_hour| {
         if half_hour < 70 { By::Old } else { By::Ours }
@@ -747,7 +748,7 @@ const MIXTURES: [Mixture; 4] = [
     ("all points by both", |_| By::Both),
 ];
 
-/// The script of December 2025 wrote no tag `device`, so that each of its channels is a series of its own.
+/// The script of December 2025 wrote no tag `device`, so each of its channels is a separate series.
 #[test]
 fn the_master_dashboard_joins_the_points_of_the_old_script_and_ours() {
     let campaign = campaign();
@@ -764,9 +765,9 @@ fn the_master_dashboard_joins_the_points_of_the_old_script_and_ours() {
     }
 }
 
-/// One channel of 1 kW for six days, whoever wrote which of its points: 144 kWh, and 1 kW everywhere.
+/// A channel with 1 kW for six days is 144 kWh and 1 kW everywhere, for each mixture of both programs.
 #[test]
-fn a_kilowatt_for_six_days_is_144_kwh_whoever_wrote_the_points() {
+fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
     let Some(server) = RealInflux::start() else {
         return;
     };
@@ -971,7 +972,7 @@ fn series_are_the_channels(server: &RealInflux, master: &Value, all: &View, camp
                 assert_eq!(time, *start, "{name}");
                 near(value, fold(channel, of), &name);
             }
-            // A half hour without a measurement is a hole in the line, not a bridge over it.
+            // A half hour without a measurement is a gap in the line.
             assert_eq!(
                 points.len(),
                 73 * 2,
@@ -1009,7 +1010,7 @@ fn energies_are_integrated(server: &RealInflux, master: &Value, all: &View, camp
         "the largest first: {order:?}"
     );
 
-    // By position: the three voltages of one master make three phases, the one of the other a single one.
+    // By position: the three voltages of one master are three phases, the voltage of the other is one.
     let phase = |c: &Channel| match (c.device, c.name) {
         (TRI, "Voie2") | (SLAVE, "Pompe (1/2)+") => "Phase 2",
         (TRI, "Voie3") => "Phase 3",
@@ -1032,7 +1033,7 @@ fn energies_are_integrated(server: &RealInflux, master: &Value, all: &View, camp
         );
     }
 
-    // Civil days in Paris, of 24, 25 and 24 hours; what ends at midnight is of the day before.
+    // Days in Paris, of 24, 25 and 24 hours. An interval that ends at midnight belongs to the day before.
     let mut wanted: BTreeMap<(String, NaiveDate), f64> = BTreeMap::new();
     for (channel, points) in &energies {
         for (end, kwh) in points {
@@ -1200,7 +1201,7 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: 
         ]
     );
 
-    // A shorter gap allowed: the silent hour of the third day counts no more.
+    // With a shorter maximum gap, the gap of an hour on the third day does not count.
     let allowed = all.clone().with("trou", Choice::One("1800".into()));
     let energy = panel(master, "stat", "Énergie");
     let all_in = number(&all.value(server, energy).expect("an energy"));
@@ -1219,7 +1220,7 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: 
     assert!(across > 0.0);
     near(all_in - fewer, across, "energy across the silent hour");
 
-    // Another zone, other days: Grafana calls UTC "utc".
+    // Another zone has other days. Grafana's name of UTC is "utc".
     let mut utc = all.clone();
     utc.timezone = "utc".to_owned();
     let days = utc.series(
@@ -1233,7 +1234,7 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: 
         "{days:?}"
     );
 
-    // More than two months are integrated by hourly means: nearly the same, and no gap is filled either.
+    // Over more than two months hourly means are integrated. The result is nearly equal, and gaps are not filled.
     let mut long = all.clone();
     long.range.0 = "2025-07-01T00:00:00Z".to_owned();
     let hourly = number(&long.value(server, energy).expect("an energy"));
@@ -1243,14 +1244,14 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: 
     );
 }
 
-/// Every campaign lacks something; no panel may answer with an error.
+/// Each campaign lacks something. No panel may return an error.
 #[test]
 fn a_campaign_may_lack_anything() {
     let Some(server) = RealInflux::start() else {
         return;
     };
     let master = grafana::dashboard("master");
-    // Six measurements in an hour, of the value 60, tagged as an older program did it: without `device`.
+    // Six measurements of 60 in an hour, in the format of an older program: without `device`.
     let lines = |campaign: &str, number: u32, name: &str, unit: &str| {
         let unit = if unit.is_empty() {
             String::new()
@@ -1275,8 +1276,8 @@ fn a_campaign_may_lack_anything() {
         ("counters", lines("counters", 1, "Eau", "Wh")),
         ("unitless", lines("unitless", 1, "Eau", "")),
         (
-            "twins",
-            lines("twins", 1, "Voie1", "W") + &lines("twins", 2, "Voie1", "W"),
+            "duplicates",
+            lines("duplicates", 1, "Voie1", "W") + &lines("duplicates", 2, "Voie1", "W"),
         ),
         (
             "one",
@@ -1329,21 +1330,21 @@ fn a_campaign_may_lack_anything() {
         shown("unitless", "Autres mesures"),
         [format!("SN: {TRI} - Ch: Eau")]
     );
-    // Two channels of one name stay two.
+    // Two channels of the same name remain separate.
     assert_eq!(
-        shown("twins", "Consommation par voie (W)"),
+        shown("duplicates", "Consommation par voie (W)"),
         [
             format!("SN: {TRI} - Ch: Voie1"),
             format!("SN: {TRI} - Ch: Voie1")
         ]
     );
-    let total = views["twins"]
+    let total = views["duplicates"]
         .value(&server, panel(&master, "stat", "Énergie"))
         .expect("an energy");
     near(number(&total), 0.1, "two channels of 60 W in 50 minutes");
 }
 
-/// Real files, with what loggers do to them: clocks that start in 2020, the same second twice, a silent spring.
+/// Real files, with their clock errors, repeated times and gaps.
 #[test]
 fn the_master_dashboard_shows_the_channels_of_real_files() {
     let Some(samples) = samples() else { return };
@@ -1398,7 +1399,7 @@ fn the_master_dashboard_shows_the_channels_of_real_files() {
                 .collect();
             assert_eq!(found, of_unit(unit), "{company}: {title}");
         }
-        // What a channel cannot have used: its highest power over all the hours in which there is a measurement.
+        // An upper limit: the highest power of the channel in all hours with a measurement.
         let energies = view.rows(&server, panel(&master, "table", "Bilan par voie"));
         assert_eq!(energies.len(), of_unit(" W").len(), "{company}");
         let rows = f64::from(u32::try_from(text.lines().count()).expect("few lines"));
@@ -1414,7 +1415,7 @@ fn the_master_dashboard_shows_the_channels_of_real_files() {
 
 // ------------------------------------------------------------------------------------------------- the operator's dashboard
 
-/// A line of the meta bucket as the program writes it (fields that the queries do not read left out).
+/// A line of the meta bucket, without the fields that no query reads.
 struct FileLine<'a> {
     company: &'a str,
     device: &'a str,
@@ -1449,7 +1450,7 @@ impl FileLine<'_> {
 const EVENING: &str = "2025-11-20T18:00:00Z";
 const WEEK_BEFORE: &str = "2025-11-13T18:00:00Z";
 
-/// Twenty loggers that send a file a day; one stopped, one sends what cannot be read, one sends files without their end.
+/// Twenty loggers that send a file per day. One has stopped, one sends invalid files, one sends truncated files.
 fn scene() -> String {
     let good = FileLine {
         company: "alpha",
@@ -1478,17 +1479,17 @@ fn scene() -> String {
                 ..good
             };
             match i {
-                // The fourth: nothing arrived for three days, but yesterday an old file was ingested once more by hand.
+                // The fourth sent nothing for three days, but yesterday an old file was ingested again by hand.
                 3 if day == 1 => {
                     line.file = "old.tsv";
                     line.arrival_delay_s = 30.0 * 86_400.0;
                 }
                 3 if day < 3 => continue,
-                // The eighth: today's and yesterday's file cannot be read; one of long ago could be, in the end.
+                // The eighth: the files of today and yesterday are invalid. An old one was ingested later.
                 7 if day < 2 => {
                     (line.status, line.error, line.points) =
                         ("error", "the marker is \\\"X\\\"", 0);
-                    // A later run that left it alone says nothing of it.
+                    // A later run did not touch it.
                     let later = FileLine {
                         status: "skipped",
                         error: "",
@@ -1541,14 +1542,14 @@ fn reception_view(dashboard: &Value, from: &str, to: &str) -> View {
     )
 }
 
-/// The loggers that a table names.
+/// The loggers in a table.
 fn named(rows: &[BTreeMap<String, String>]) -> Vec<String> {
     rows.iter()
         .map(|r| format!("{} {}", r["Société"], r["Enregistreur"]))
         .collect()
 }
 
-/// The loggers for which a rule's condition holds: Grafana takes the last value of each series and compares.
+/// The loggers for which the condition of a rule holds for the last value of the series, as in Grafana.
 fn alarmed(server: &RealInflux, rule: &Value, to: DateTime<Utc>) -> Vec<String> {
     let step = &rule["data"][0];
     let seconds = step["relativeTimeRange"]["from"].as_i64().expect("seconds");
@@ -1588,7 +1589,7 @@ fn alarmed(server: &RealInflux, rule: &Value, to: DateTime<Utc>) -> Vec<String> 
 }
 
 #[test]
-fn the_reception_dashboard_names_the_ailing_loggers() {
+fn the_reception_dashboard_names_the_loggers_with_problems() {
     let Some(server) = RealInflux::start() else {
         return;
     };
@@ -1652,8 +1653,8 @@ fn the_reception_dashboard_names_the_ailing_loggers() {
         );
     }
 
-    // Ingested files: of twelve loggers seven days, less two silent days (the file done again is one too), less two
-    // failures; of eight loggers seven days.
+    // Ingested files: seven days of twelve loggers without two missing days (including the repeated file) and two
+    // failures, and seven days of eight loggers.
     let sum = |title: &str| {
         let series = view.series(&server, panel(&dashboard, "timeseries", title));
         let total = |p: &[(String, Option<f64>)]| p.iter().filter_map(|p| p.1).sum::<f64>();
@@ -1725,7 +1726,7 @@ fn the_reception_dashboard_names_the_ailing_loggers() {
     assert_eq!(alarmed(&server, silence, at(EVENING)), ["alpha 02000004"]);
     assert_eq!(alarmed(&server, failures, at(EVENING)), ["alpha 02000008"]);
     assert_eq!(alarmed(&server, no_run, at(EVENING)), [""; 0]);
-    // The last run was at 17:00: 26 hours later all is well, a second after that it is not, and every logger is silent.
+    // The last run was at 17:00. The alert fires after 26 hours and a second, when all loggers are silent.
     assert_eq!(
         alarmed(&server, no_run, at("2025-11-21T19:00:00Z")),
         [""; 0]
@@ -1735,16 +1736,16 @@ fn the_reception_dashboard_names_the_ailing_loggers() {
         alarmed(&server, silence, at("2025-11-21T19:00:01Z")).len(),
         20
     );
-    // An error is forgotten after a week; what nobody retried in that time was thrown away.
+    // An error is shown for a week.
     assert_eq!(
         alarmed(&server, failures, at("2025-11-28T19:00:00Z")),
         [""; 0]
     );
 }
 
-/// The scene, made by the program: what it writes of itself is what the queries read.
+/// The same with meta points that the program wrote.
 #[test]
-fn the_program_fills_the_reception_dashboard_with_three_ailing_loggers() {
+fn the_reception_dashboard_reads_the_meta_points_of_the_program() {
     let now = Utc::now();
     let rows = |n: i64| {
         let stamp = |i: i64| {
@@ -1771,7 +1772,7 @@ fn the_program_fills_the_reception_dashboard_with_three_ailing_loggers() {
         let company = if i <= 12 { "alpha" } else { "beta" };
         files.push((format!("{company}/site/{device}/T302.tsv"), text));
     }
-    // What lies too high in the tree has no company, and is shown all the same.
+    // A file too high in the tree has no company, but is shown.
     files.push(("stray.tsv".to_owned(), rows(1)));
     let touch = |path: &Path| {
         let silent = path.to_string_lossy().contains("02000004");
@@ -1811,7 +1812,7 @@ fn the_program_fills_the_reception_dashboard_with_three_ailing_loggers() {
     assert_eq!(alarmed(&server, failures, to), ["", "alpha 02000008"]);
     assert_eq!(alarmed(&server, no_run, to), [""; 0]);
 
-    // Every other panel has something to show; nothing went wrong that would fill the last two.
+    // Each other panel shows something. Nothing failed that the last two would show.
     for p in panels(&dashboard) {
         let title = p["title"].as_str().expect("a title");
         assert!(!view.frames(&server, p).is_empty(), "{title} shows nothing");
@@ -1819,7 +1820,7 @@ fn the_program_fills_the_reception_dashboard_with_three_ailing_loggers() {
 }
 
 #[test]
-fn nothing_breaks_where_there_is_no_data_yet() {
+fn dashboards_and_rules_work_without_data() {
     let Some(server) = RealInflux::start() else {
         return;
     };
@@ -1828,7 +1829,7 @@ fn nothing_breaks_where_there_is_no_data_yet() {
         server.ensure_bucket("empty");
         let view = View::of(&dashboard, "empty", "site", (WEEK_BEFORE, EVENING), 600);
         for p in panels(&dashboard) {
-            // A query that fails makes the panel red; no frame, or one that says nothing, makes it empty.
+            // A query that fails is an error of the panel. Without data, the panel is empty.
             for frame in view.frames(&server, p) {
                 assert!(
                     matches!(&frame, grafana::Frame::Rows(rows) if rows.len() <= 1),

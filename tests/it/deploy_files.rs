@@ -1,5 +1,5 @@
-//! What is copied onto a server: compose.yaml, .env.sample and the files of `deploy/`, each judged by the program that
-//! reads it there.
+//! The files of an installation: compose.yaml, .env.sample and the files of `deploy/`, each checked by the program that
+//! reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,7 +32,7 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// A copy of compose.yaml beside a `.env` of these lines.
+/// A copy of compose.yaml with a `.env` of these lines.
 fn compose_folder(env: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("compose.yaml"), read("compose.yaml")).expect("a file");
@@ -40,7 +40,7 @@ fn compose_folder(env: &str) -> tempfile::TempDir {
     dir
 }
 
-/// The sample with its secrets put in, but for one.
+/// The sample with all secrets but one.
 fn filled_in(without: &str) -> String {
     let fill = |line: &str| match SECRETS.iter().find(|s| line == format!("# {s}=")) {
         Some(secret) if *secret != without => format!("{secret}=s3cret-{}", secret.len()),
@@ -52,7 +52,7 @@ fn filled_in(without: &str) -> String {
         .collect()
 }
 
-/// `docker compose` where the client has it, else Debian's docker-compose.
+/// `docker compose` if the client has it, otherwise Debian's docker-compose.
 fn docker_compose() -> Option<Command> {
     let plugin = Command::new("docker")
         .args(["compose", "version"])
@@ -72,7 +72,7 @@ fn docker_compose() -> Option<Command> {
 }
 
 #[test]
-fn compose_is_valid_with_the_sample_filled_in_and_open_to_this_machine_alone() {
+fn compose_is_valid_with_the_sample_and_listens_on_this_machine_only() {
     let dir = compose_folder(&filled_in(""));
     let Some(mut command) = docker_compose() else {
         return;
@@ -140,7 +140,7 @@ fn compose_starts_nothing_without_a_secret() {
             "{}",
             text(&output)
         );
-        // Set to nothing is not set.
+        // An empty variable is not set.
         let empty = filled_in(missing).replace(&format!("# {missing}="), &format!("{missing}="));
         fs::write(dir.path().join(".env"), empty).expect("a file");
         let mut command = docker_compose().expect("it is there");
@@ -153,9 +153,9 @@ fn compose_starts_nothing_without_a_secret() {
     }
 }
 
-/// podman-compose has no `config`; its dry run prints the commands. A podman of ours stands in: none is needed.
+/// podman-compose has no `config`. Its dry run prints the commands. A script replaces podman.
 #[test]
-fn podman_compose_reads_it_the_same_way() {
+fn podman_compose_accepts_it() {
     if !installed("podman-compose", "podman-compose") {
         return;
     }
@@ -231,7 +231,7 @@ fn systemd_accepts_every_unit() {
         "powerview-status.service",
         "powerview-failure@.service",
     ];
-    // What the units start is not at its place on this machine; all else is judged as it stands.
+    // The programs of the units are not installed on this machine. Everything else is checked unchanged.
     let dir = tempfile::tempdir().expect("a folder");
     let tell = format!("{}/deploy/tell-failure", env!("CARGO_MANIFEST_DIR"));
     for unit in units {
@@ -290,7 +290,7 @@ fn systemd_accepts_every_unit() {
     }
 }
 
-/// Runs `deploy/tell-failure` with doubles of what it calls; returns what was logged and what was mailed.
+/// Runs `deploy/tell-failure` with doubles of the programs that it calls. Returns what was logged and mailed.
 fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String, String) {
     use std::os::unix::fs::PermissionsExt as _;
     let bin = dir.join("bin");
@@ -298,7 +298,7 @@ fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String,
     for (name, script) in [
         ("logger", "echo \"$@\" >>\"$OUT/log\""),
         ("sendmail", "cat >>\"$OUT/mail\""),
-        ("journalctl", "echo 'the journal says why'"),
+        ("journalctl", "echo 'the reason in the journal'"),
     ] {
         let path = bin.join(name);
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
@@ -320,12 +320,12 @@ fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String,
         .expect("tell-failure starts");
         assert!(output.status.success(), "{}", text(&output));
     }
-    let said = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
-    (said("log"), said("mail"))
+    let printed = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    (printed("log"), printed("mail"))
 }
 
 #[test]
-fn a_failed_unit_is_logged_each_time_and_mailed_once_where_env_has_an_address() {
+fn a_failed_unit_is_logged_each_time_and_mailed_once_if_env_has_an_address() {
     let dir = tempfile::tempdir().expect("a folder");
     let (log, mail) = tell_failure(
         dir.path(),
@@ -338,7 +338,7 @@ fn a_failed_unit_is_logged_each_time_and_mailed_once_where_env_has_an_address() 
         "{log}"
     );
     assert!(mail.contains("To: a@example.org, b@example.org"), "{mail}");
-    assert!(mail.contains("the journal says why"), "{mail}");
+    assert!(mail.contains("the reason in the journal"), "{mail}");
     assert_eq!(
         mail.matches("Subject:").count(),
         1,
@@ -360,7 +360,7 @@ fn without_an_address_a_failed_unit_is_only_logged_and_env_is_not_run() {
     assert!(!canary.exists());
 }
 
-/// A root folder in which the user sftpgo is whoever runs the tests.
+/// A root folder in which the user sftpgo is the user of the tests.
 fn with_sftpgo() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(dir.path().join("etc")).expect("a folder");
@@ -379,7 +379,7 @@ fn with_sftpgo() -> tempfile::TempDir {
 }
 
 #[test]
-fn reports_go_after_ninety_days_and_nothing_else_does() {
+fn only_reports_are_removed_after_ninety_days() {
     if !installed("systemd-tmpfiles", "systemd") {
         return;
     }
@@ -425,7 +425,7 @@ fn logrotate_accepts_its_file() {
     let logs = dir.path().join("srv/sftpgo/logs");
     fs::create_dir_all(&logs).expect("a folder");
     fs::write(logs.join("uploads.log"), "a line\n").expect("a file");
-    // Here there is no user sftpgo, and the log is elsewhere.
+    // The test has no user sftpgo, and another path of the log.
     let here = shipped
         .replace("sftpgo sftpgo", &format!("{} {}", id("-un"), id("-gn")))
         .replace("/srv/sftpgo/logs", &logs.display().to_string());
@@ -449,16 +449,16 @@ fn logrotate_accepts_its_file() {
         );
         text(&output)
     };
-    let said = rotate("--debug");
+    let printed = rotate("--debug");
     assert!(
-        said.contains("considering log") && said.contains("uploads.log"),
-        "{said}"
+        printed.contains("considering log") && printed.contains("uploads.log"),
+        "{printed}"
     );
     rotate("--force");
     assert!(logs.join("uploads.log.1").exists(), "the rotation itself");
 }
 
-/// The names that a text reads by this pattern: what stands between `before` and the first character of no name.
+/// The names after each `before` in a text.
 fn names_after<'a>(text: &'a str, before: &str) -> impl Iterator<Item = &'a str> {
     text.match_indices(before).map(|(at, found)| {
         let rest = &text[at + found.len()..];
@@ -480,7 +480,7 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     all
 }
 
-/// Every variable that the binary, the hook, the stand-in, compose and the playbooks read, and where.
+/// The variables that the binary, the hook, the wrapper script, compose and the playbooks read, with the files.
 fn variables_read() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let ours = |name: &str| {
@@ -498,7 +498,7 @@ fn variables_read() -> BTreeMap<String, String> {
             .any(|p| name.starts_with(p) && name.len() > p.len())
     };
     let mut note = |name: &str, place: &Path| {
-        // What SFTPGo says to its hook is no setting, nor is what the hook says to Ansible about temporary files.
+        // Variables from SFTPGo to its hook, and from the hook to Ansible, are not settings.
         if ours(name)
             && !name.starts_with("SFTPGO_ACTION")
             && !name.starts_with("SFTPGO_CONNECTION")
@@ -527,7 +527,7 @@ fn variables_read() -> BTreeMap<String, String> {
     found
 }
 
-/// The variables of `.env.sample`, in force or shown; each must stand below a line of comment.
+/// The variables of `.env.sample`, active or commented out. Each must be below a comment.
 fn variables_of_the_sample() -> BTreeSet<String> {
     let text = read(".env.sample");
     let name_of = |line: &str| {
@@ -555,7 +555,7 @@ fn variables_of_the_sample() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_sample_lists_every_variable_that_is_read_and_no_other() {
+fn the_sample_lists_exactly_the_variables_that_are_read() {
     let read = variables_read();
     assert!(read.len() > 25, "{read:?}");
     let listed = variables_of_the_sample();
@@ -615,7 +615,7 @@ fn commands_for_rights() -> Vec<String> {
     commands
 }
 
-/// Every file below a folder, and the folders themselves.
+/// All files and folders below a folder.
 fn everything_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = vec![folder.to_owned()];
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -629,7 +629,7 @@ fn everything_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a process of this user and group, and of no other group, can read a file or list a folder.
+/// Whether a process of this user and this group alone can read a file or list a folder.
 fn can_read(path: &Path, uid: u32, gid: u32) -> bool {
     let reads = Command::new(if path.is_dir() { "ls" } else { "cat" })
         .arg(path)
@@ -640,7 +640,7 @@ fn can_read(path: &Path, uid: u32, gid: u32) -> bool {
     reads.status.success()
 }
 
-/// Whether such a process can change a file, or what is in a folder.
+/// Whether such a process can change a file or the content of a folder.
 fn can_write(path: &Path, uid: u32, gid: u32) -> bool {
     let writes = Command::new("test")
         .arg("-w")
@@ -652,14 +652,14 @@ fn can_write(path: &Path, uid: u32, gid: u32) -> bool {
 }
 
 #[test]
-fn grafana_reads_what_compose_mounts_and_no_secret_after_the_commands_of_the_installation() {
+fn the_installation_lets_grafana_read_what_compose_mounts_but_no_secret() {
     let user = Command::new("id").arg("-u").output().expect("id starts");
     if user.stdout != b"0\n" {
         return skipped("root", "run the tests as root: owners are set");
     }
-    // In its container Grafana has no other group than root's.
+    // In its container, Grafana has the group root only.
     const GRAFANA: (u32, u32) = (472, 0);
-    // Debian's "daemon" stands for the group sftpgo, which is not everywhere.
+    // Debian's "daemon" replaces the group sftpgo, which may not exist.
     const SFTPGO: (u32, u32) = (65_533, 1);
     let compose: serde_json::Value =
         serde_yaml_ng::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
@@ -698,8 +698,8 @@ fn grafana_reads_what_compose_mounts_and_no_secret_after_the_commands_of_the_ins
             .output()
             .expect("sh starts");
         assert!(copied.status.success(), "{}", text(&copied));
-        // Copies of .env that editors and people leave behind hold the same secrets, and the address of the repository
-        // may hold a password.
+        // Copies of .env made by editors contain the same secrets, and the URL of the repository may contain a
+        // password.
         fs::write(base.join(".env.old"), "INFLUXDB_ADMIN_TOKEN=secret\n").expect("a file");
         fs::create_dir(base.join(".git")).expect("a folder");
         fs::write(
@@ -787,7 +787,7 @@ fn grafana_reads_what_compose_mounts_and_no_secret_after_the_commands_of_the_ins
 }
 
 #[test]
-fn the_files_agree_on_the_places() {
+fn the_files_agree_on_the_paths() {
     let sftpgo = read("deploy/sftpgo.env");
     let settings: Vec<&str> = sftpgo
         .lines()

@@ -1,4 +1,4 @@
-//! What a server can do to a run, end to end: requests, fate of the file, sidecar, exit status.
+//! Failures of the server: requests, outcome of the file, sidecar, exit status.
 
 use crate::harness::{
     DEVICE, Run, Site, age, bad_file, file_of, file_of_one_row, good_file, points_in, stored,
@@ -42,16 +42,16 @@ fn assert_in_error(site: &Site, retryable: bool, what: &str) -> serde_json::Valu
     entry.clone()
 }
 
-/// Faults that may pass, by name.
-fn passing() -> Vec<(&'static str, Fault)> {
+/// Temporary faults, by name.
+fn temporary_faults() -> Vec<(&'static str, Fault)> {
     vec![
         ("reset before", Fault::ResetBefore),
-        ("reset after the batch was taken", Fault::ResetAfterApply),
+        ("reset after the batch was stored", Fault::ResetAfterApply),
         ("answer cut off", Fault::CutAnswer),
         ("error body cut off", Fault::CutErrorBody(503)),
-        ("silence", Fault::Silence),
+        ("no answer", Fault::Silence),
         (
-            "silence after the batch was taken",
+            "no answer after the batch was stored",
             Fault::SilenceAfterApply,
         ),
         (
@@ -78,8 +78,8 @@ fn passing() -> Vec<(&'static str, Fault)> {
 }
 
 #[test]
-fn a_fault_that_passes_costs_one_more_request_and_nothing_else() {
-    for (what, fault) in passing() {
+fn a_temporary_fault_costs_one_more_request() {
+    for (what, fault) in temporary_faults() {
         let double = Double::start();
         double.fault_writes(1, fault);
         let site = Site::new();
@@ -105,8 +105,8 @@ fn a_fault_that_passes_costs_one_more_request_and_nothing_else() {
 
 #[test]
 #[ignore = "slow: waits for time-outs"]
-fn a_fault_that_stays_is_an_outage() {
-    for (what, fault) in passing() {
+fn a_lasting_fault_is_an_outage() {
+    for (what, fault) in temporary_faults() {
         for on_outage in ["error", "keep"] {
             let what = format!("{what}, {on_outage}");
             let double = Double::start();
@@ -130,7 +130,7 @@ fn a_fault_that_stays_is_an_outage() {
             }
             assert!(!double.data_writes().is_empty(), "{what}");
 
-            // When the server is back, the next run heals it.
+            // When the server is available again, the next run ingests the file.
             double.clear_faults();
             let mut call = site.run_to(&double);
             if on_outage == "error" {
@@ -144,7 +144,7 @@ fn a_fault_that_stays_is_an_outage() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_an_outage() {
+fn an_unreachable_server_is_an_outage() {
     let free = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("bound").port()
@@ -160,7 +160,7 @@ fn a_server_that_is_not_there_is_an_outage() {
         let run = site.call_to(&url).run().expect(1);
         let entry = assert_in_error(&site, true, &url);
         assert!(run.took < Duration::from_secs(10), "{url}: {:?}", run.took);
-        // The sentence helps: it names the server.
+        // The message names the server.
         let host = url
             .trim_start_matches("http://")
             .trim_start_matches("https://")
@@ -168,8 +168,8 @@ fn a_server_that_is_not_there_is_an_outage() {
             .next()
             .expect("a host")
             .to_owned();
-        let said = format!("{}{}", entry["error"], run.stderr);
-        assert!(said.contains(&host), "{said}");
+        let reported = format!("{}{}", entry["error"], run.stderr);
+        assert!(reported.contains(&host), "{reported}");
 
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
@@ -182,8 +182,8 @@ fn a_server_that_is_not_there_is_an_outage() {
 }
 
 #[test]
-fn a_server_that_takes_no_connection_is_an_outage() {
-    // Its queue of connections is full: a new one gets no answer at all.
+fn a_server_that_accepts_no_connection_is_an_outage() {
+    // The queue of connections is full, so a new one gets no answer.
     use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
     let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
     let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
@@ -211,8 +211,8 @@ fn a_server_that_takes_no_connection_is_an_outage() {
 }
 
 #[test]
-fn silence_from_the_start_is_an_outage() {
-    // Accepted by the kernel, answered by nobody.
+fn a_server_that_never_answers_is_an_outage() {
+    // The kernel accepts the connection, but no process answers.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let site = Site::new();
@@ -222,12 +222,12 @@ fn silence_from_the_start_is_an_outage() {
         .env("TSV_REQUEST_TIMEOUT_S", "0.2")
         .run()
         .expect(1);
-    assert_in_error(&site, true, "silence");
+    assert_in_error(&site, true, "no answer");
     assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
 }
 
 #[test]
-fn five_hundred_files_do_not_wait_five_hundred_times() {
+fn an_outage_is_waited_for_once_and_not_per_file() {
     for on_outage in ["error", "keep"] {
         let double = Double::start();
         double.fault_all(Fault::status(503, "down"));
@@ -271,7 +271,7 @@ fn five_hundred_files_do_not_wait_five_hundred_times() {
         }
         assert!(
             run.stderr.len() < 500 * 400,
-            "the log does not fill the disk: {} bytes",
+            "the log is short: {} bytes",
             run.stderr.len()
         );
     }
@@ -279,7 +279,7 @@ fn five_hundred_files_do_not_wait_five_hundred_times() {
 
 #[test]
 #[ignore = "slow: waits for time-outs"]
-fn a_server_that_says_when_to_come_back_does_not_make_the_run_hang() {
+fn retry_after_does_not_extend_the_run() {
     for (code, seconds, times) in [
         (429, "1", 1),
         (503, "1", 1),
@@ -304,7 +304,7 @@ fn a_server_that_says_when_to_come_back_does_not_make_the_run_hang() {
 }
 
 #[test]
-fn no_second_try_where_no_time_is_given_for_it() {
+fn nothing_is_retried_with_a_retry_time_of_0() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
@@ -319,7 +319,7 @@ fn no_second_try_where_no_time_is_given_for_it() {
 }
 
 #[test]
-fn a_fault_while_the_bucket_is_looked_up_or_made_passes_too() {
+fn a_temporary_fault_of_the_bucket_requests_is_retried() {
     let lookup: fn(&Request) -> bool = |r| r.path == "/api/v2/buckets" && r.method == "GET";
     let create: fn(&Request) -> bool = |r| r.path == "/api/v2/buckets" && r.method == "POST";
     for (what, stage) in [("lookup", lookup), ("create", create)] {
@@ -350,8 +350,8 @@ fn a_fault_while_the_bucket_is_looked_up_or_made_passes_too() {
 }
 
 #[test]
-fn a_bucket_that_another_process_creates_meanwhile_is_a_success() {
-    // This run is told that there is none; when it creates the bucket, there is one.
+fn a_bucket_that_another_process_creates_first_is_used() {
+    // The look-up finds no bucket, but creating it is a conflict.
     let double = Double::start();
     double.add_bucket("acme");
     let not_yet = Fault::status(404, "bucket \"acme\" not found");
@@ -400,7 +400,7 @@ fn a_batch_that_is_too_large_is_halved() {
 }
 
 #[test]
-fn a_single_line_that_is_too_large_fails_by_name() {
+fn a_single_line_that_is_too_large_fails_its_file() {
     let double = Double::start();
     double.max_body(10);
     let site = Site::new();
@@ -414,7 +414,7 @@ fn a_single_line_that_is_too_large_fails_by_name() {
 }
 
 #[test]
-fn a_refused_line_fails_its_file_with_the_servers_own_words() {
+fn a_refused_line_fails_its_file_with_the_servers_message() {
     let message = "unable to parse 'site,campaign=site value=1.5 1754006400': bad timestamp";
     for code in [400, 405, 409, 418] {
         let double = Double::start();
@@ -444,7 +444,7 @@ fn a_refused_line_fails_its_file_with_the_servers_own_words() {
 }
 
 #[test]
-fn an_answer_of_megabytes_is_cut_short_and_shown_escaped() {
+fn a_very_long_error_message_is_truncated_and_escaped() {
     let message = format!(
         "unable to parse \u{1b}[31m{}",
         "é\u{202e}\n".repeat(500_000)
@@ -493,12 +493,12 @@ fn after_a_partial_write_the_other_batches_are_still_sent() {
 }
 
 #[test]
-fn a_field_of_another_type_on_the_server_is_said_with_its_words() {
+fn a_field_type_conflict_is_reported_with_the_servers_message() {
     let double = Double::start();
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
     site.run_to(&double).ok();
-    // A measurement whose value is a text already, in another company.
+    // The measurement has a string field already.
     double.delete_bucket("acme");
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
@@ -521,7 +521,7 @@ fn a_field_of_another_type_on_the_server_is_said_with_its_words() {
 }
 
 #[test]
-fn a_wrong_token_is_the_installations_fault_and_said_once() {
+fn a_wrong_token_is_reported_once_and_the_files_are_retryable() {
     for on_outage in ["error", "keep"] {
         for code in [401, 403] {
             let double = Double::start();
@@ -541,7 +541,7 @@ fn a_wrong_token_is_the_installations_fault_and_said_once() {
             let run = call.run().expect(1);
             assert!(
                 run.took < Duration::from_secs(10),
-                "{code}: nothing to wait for: {:?}",
+                "{code}: not retried: {:?}",
                 run.took
             );
             assert!(
@@ -572,22 +572,22 @@ fn a_wrong_token_is_the_installations_fault_and_said_once() {
             } else {
                 "insufficient permissions"
             };
-            // Once in the log; the list of failures at the end and the word about the run's own points are others.
+            // Once in the log. The list of failures at the end and the warning about the meta points do not count.
             let log = run
                 .stderr
                 .lines()
                 .filter(|l| l.contains("WARN") || l.contains("ERROR"));
-            let said = log
+            let reported = log
                 .filter(|l| l.contains(word) && !l.contains("about this run"))
                 .count();
-            assert_eq!(said, 1, "said once: {}", run.stderr);
+            assert_eq!(reported, 1, "reported once: {}", run.stderr);
             assert!(double.data_writes().len() <= 2, "not tried for every file");
         }
     }
 }
 
 #[test]
-fn a_token_that_may_not_create_buckets_is_the_installations_fault() {
+fn a_file_is_retryable_if_the_token_may_not_create_buckets() {
     let double = Double::start();
     double.forbid_creating();
     let site = Site::new();
@@ -597,19 +597,19 @@ fn a_token_that_may_not_create_buckets_is_the_installations_fault() {
 }
 
 #[test]
-fn an_organisation_that_is_missing_is_the_installations_fault() {
+fn a_file_is_retryable_if_the_organisation_is_missing() {
     let double = Double::start();
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site
         .run_to(&double)
-        .env("INFLUXDB_ORG", "nobody")
+        .env("INFLUXDB_ORG", "missing-org")
         .env("TSV_RETRY_FOR", "30")
         .run()
         .expect(1);
     let entry = assert_in_error(&site, true, "no organisation");
-    let said = format!("{} {}", run.stderr, entry["error"]);
-    assert!(said.contains("nobody"), "{said}");
+    let reported = format!("{} {}", run.stderr, entry["error"]);
+    assert!(reported.contains("missing-org"), "{reported}");
     assert!(run.took < Duration::from_secs(10));
 }
 
@@ -632,7 +632,7 @@ fn a_bucket_that_is_deleted_during_the_run_is_created_again_once() {
 }
 
 #[test]
-fn a_bucket_that_stays_missing_fails_the_file_and_does_not_go_round_in_circles() {
+fn a_bucket_that_stays_missing_fails_the_file_after_a_few_writes() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(404, "bucket \"acme\" not found"));
     let site = Site::new();
@@ -648,7 +648,7 @@ fn a_bucket_that_stays_missing_fails_the_file_and_does_not_go_round_in_circles()
 }
 
 #[test]
-fn a_proxys_page_is_no_success_and_not_shown_raw() {
+fn an_html_page_of_a_proxy_is_an_error() {
     for code in [200, 403, 404] {
         let double = Double::start();
         double.fault_writes(usize::MAX, Fault::Html(code));
@@ -662,7 +662,7 @@ fn a_proxys_page_is_no_success_and_not_shown_raw() {
         );
         assert_eq!(points_in(&double, "acme"), [], "{code}");
     }
-    // A page for everything, as a captive portal has it.
+    // A page for each request, as of a captive portal.
     let double = Double::start();
     double.fault_all(Fault::Html(200));
     let site = Site::new();
@@ -689,13 +689,13 @@ fn a_redirect_is_not_followed() {
         assert_eq!(
             elsewhere.requests().len(),
             0,
-            "{code}: neither data nor token go elsewhere"
+            "{code}: neither data nor token are sent elsewhere"
         );
     }
 }
 
 #[test]
-fn failing_to_write_the_meta_points_changes_no_files_fate() {
+fn a_failed_write_of_meta_points_changes_no_outcome() {
     for fault in [
         Fault::status(400, "no"),
         Fault::status(503, "down"),
@@ -715,8 +715,8 @@ fn failing_to_write_the_meta_points_changes_no_files_fate() {
 
 #[test]
 #[ignore = "slow: waits for time-outs"]
-fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
-    // Reports of 300 columns fill a block of meta points every few files, so that it fails while files still wait.
+fn meta_points_that_fail_during_a_long_run_move_no_file_to_error() {
+    // Reports of 300 columns fill a batch of meta points after a few files, so that it fails before all files are read.
     let columns = 300;
     let text = file_of_one_row((0..columns).map(|i| format!("Une voie au nom assez long {i} W")));
     let files = 40;
@@ -726,7 +726,7 @@ fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
             Fault::status(403, "insufficient permissions for write"),
         ),
         ("500", Fault::status(500, "internal error")),
-        ("silence", Fault::Silence),
+        ("no answer", Fault::Silence),
     ] {
         let double = Double::start();
         double.fault(|r| r.is_write() && r.bucket == META, 0, usize::MAX, fault);
@@ -752,19 +752,19 @@ fn meta_points_that_fail_during_a_long_run_send_no_file_to_error() {
             first_meta.is_some() && first_meta < last_data,
             "{what}: it fails before the end"
         );
-        let said = run
+        let reported = run
             .stderr
             .lines()
             .filter(|l| l.contains("about this run"))
             .count();
-        assert_eq!(said, 1, "{what}: said once: {}", run.stderr);
+        assert_eq!(reported, 1, "{what}: reported once: {}", run.stderr);
         assert_eq!(site.report()["status"], "success", "{what}");
     }
 }
 
 #[test]
 #[ignore = "slow: waits for time-outs"]
-fn a_meta_bucket_that_hangs_holds_no_run_up_for_long() {
+fn a_run_does_not_wait_long_for_a_meta_bucket_that_hangs() {
     let double = Double::start();
     double.fault(
         |r| r.is_write() && r.bucket == META,
@@ -785,8 +785,8 @@ fn a_meta_bucket_that_hangs_holds_no_run_up_for_long() {
 }
 
 #[test]
-fn a_partial_write_shows_that_the_server_is_there() {
-    // One 503, then 422 for longer than a failing server is waited for, then one more 503: that one is tried again, too.
+fn a_partial_write_ends_the_outage() {
+    // A 503, then a 422 that takes longer than the retry time, then another 503, which must be retried too.
     let double = Double::start();
     double.fault_nth_write(1, Fault::status(503, "down"));
     let gate = Gate::new();
@@ -797,7 +797,7 @@ fn a_partial_write_shows_that_the_server_is_there() {
             good_file(1 + 10 * n, 3),
         );
     }
-    // Writes: 503, then the same again as 422; the second file's at the gate, then 422; the third's 503, then good.
+    // Writes: 503 and 422 for the first file, a delayed 422 for the second, 503 and success for the third.
     double.fault_nth_write(1, Fault::PartialWrite);
     double.fault_nth_write(
         1,
@@ -815,7 +815,7 @@ fn a_partial_write_shows_that_the_server_is_there() {
 }
 
 #[test]
-fn retry_errors_takes_what_is_retryable_and_nothing_else() {
+fn retry_errors_takes_retryable_files_only() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
@@ -841,7 +841,7 @@ fn retry_errors_takes_what_is_retryable_and_nothing_else() {
     assert!(tree.contains(&DEVICE.parsed("outage.tsv")), "{tree:?}");
     assert!(
         !tree.contains(&DEVICE.sidecar("outage.tsv")),
-        "it leaves with its file: {tree:?}"
+        "the sidecar is removed with its file: {tree:?}"
     );
     for left in [
         "by-hand.tsv",
@@ -859,8 +859,8 @@ fn retry_errors_takes_what_is_retryable_and_nothing_else() {
 }
 
 #[test]
-fn a_correction_of_the_same_name_wins_after_an_outage_as_without_one() {
-    // Both versions of x.tsv failed for the server's sake, the later one as x.1.tsv.
+fn a_correction_of_the_same_name_wins_after_an_outage() {
+    // Both versions of x.tsv failed in the outage, the later one as x.1.tsv.
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
@@ -880,7 +880,7 @@ fn a_correction_of_the_same_name_wins_after_an_outage_as_without_one() {
 }
 
 #[test]
-fn a_retry_that_meets_the_outage_again_stays_retryable_and_single() {
+fn a_retry_during_the_outage_keeps_one_retryable_file() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
@@ -905,8 +905,8 @@ fn a_retry_that_meets_the_outage_again_stays_retryable_and_single() {
 }
 
 #[test]
-fn incident_a_weeks_outage_went_unseen() {
-    // Whoever looks sees it: exit status, log, report, sidecar.
+fn incident_an_outage_of_a_week_was_not_noticed() {
+    // Exit status, log, report and sidecar show it.
     let double = Double::start();
     double.fault_all(Fault::status(502, "bad gateway"));
     for on_outage in ["error", "keep"] {
@@ -928,8 +928,8 @@ fn incident_a_weeks_outage_went_unseen() {
 }
 
 #[test]
-fn incident_an_outage_sent_files_to_error_for_ever() {
-    // A week without server, a run an hour; then it is back.
+fn incident_files_stayed_in_error_after_an_outage() {
+    // A week without the server, with a run each hour. Then it is available again.
     let double = Double::start();
     double.fault_all(Fault::status(502, "bad gateway"));
     let site = Site::new();
@@ -970,7 +970,7 @@ fn incident_an_outage_sent_files_to_error_for_ever() {
 }
 
 #[test]
-fn an_outage_in_the_middle_decides_the_rest_at_once() {
+fn an_outage_during_the_run_applies_to_the_remaining_files() {
     let double = Double::start();
     double.fault(is_data_write, 3, usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
@@ -999,7 +999,7 @@ fn an_outage_in_the_middle_decides_the_rest_at_once() {
 }
 
 #[test]
-fn killed_while_the_answer_is_due_is_run_again() {
+fn a_run_killed_before_the_answer_is_repeated_by_the_next_run() {
     let double = Double::start();
     let gate = Gate::new();
     double.fault_nth_write(1, Fault::GateAfter(gate.clone()));

@@ -10,7 +10,8 @@ pub fn bad_file() -> String {
     FileBuilder::default().line("rubbish").build()
 }
 
-/// A valid file of `rows` rows, ten minutes apart from 1 August 2025 on, with two channels. Values count up from `from`.
+/// A valid file of `rows` rows, ten minutes apart from 1 August 2025 on, with two channels. Values count up from
+/// `from`.
 pub fn good_file(from: u32, rows: u32) -> String {
     let mut file = FileBuilder::default();
     for i in 0..rows {

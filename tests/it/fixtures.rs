@@ -1,4 +1,4 @@
-//! Every folder of `fixtures/`: one file, and what has to come of it.
+//! The folders of `fixtures/`: a file and its expected result.
 
 use crate::harness::{Site, file_of, points_in, stored};
 use crate::influx_double::Double;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A fixture, read.
+/// A fixture.
 pub struct Fixture {
     pub name: String,
     pub input: Vec<u8>,
@@ -19,7 +19,7 @@ pub struct Fixture {
     pub company: String,
     pub campaign: String,
     pub device: String,
-    /// None: the variable is taken away.
+    /// `None` removes the variable.
     pub env: BTreeMap<String, Option<String>>,
 }
 
@@ -93,7 +93,7 @@ pub fn all() -> Vec<Fixture> {
     fixtures
 }
 
-/// A run of one fixture that goes on to the next where something is wrong, so that one look shows all.
+/// Checks all fixtures and reports all failures together.
 fn each(check: impl Fn(&Fixture) -> Result<(), String>) {
     let wrong: Vec<String> = all()
         .iter()
@@ -116,7 +116,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Resu
 }
 
 #[test]
-fn the_second_reader_agrees_with_what_was_written_by_hand() {
+fn the_second_reader_agrees_with_the_expected_results() {
     each(|f| {
         let read = second_reader::read(&f.input, &f.campaign, f.zone());
         match (&f.lines, read) {
@@ -189,7 +189,7 @@ fn check_report(f: &Fixture, site: &Site, run: &crate::harness::Run) -> Result<(
             }
         }
         if error.trim().is_empty() {
-            return Err("the error says nothing".into());
+            return Err("the error is empty".into());
         }
         let moved = format!("{}/error/input.tsv", f.folder());
         same(
@@ -225,12 +225,12 @@ fn check_report(f: &Fixture, site: &Site, run: &crate::harness::Run) -> Result<(
 }
 
 #[test]
-fn each_fixture_becomes_the_line_protocol_beside_it() {
+fn each_fixture_gives_its_expected_line_protocol() {
     each(|f| {
         let (site, run) = ingest(f, None);
         check_report(f, &site, &run)?;
         let got = site.lp_text(&f.company);
-        // The text up to the value is as the contract has it; the value may be spelt in any way that reads the same.
+        // The text before the value must be equal. The value may be written in any equivalent way.
         let series = |text: &str| -> Vec<String> {
             text.lines()
                 .map(|l| {
@@ -250,7 +250,7 @@ fn each_fixture_becomes_the_line_protocol_beside_it() {
 }
 
 #[test]
-fn each_fixture_arrives_at_the_server() {
+fn each_fixture_is_written_to_the_server() {
     each(|f| {
         let double = Double::start();
         let (site, run) = ingest(f, Some(&double));
@@ -264,10 +264,10 @@ fn each_fixture_arrives_at_the_server() {
 }
 
 #[test]
-fn each_refusal_has_its_own_words() {
+fn each_refusal_has_its_own_message() {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for f in all().iter().filter(|f| f.error.is_some()) {
-        // These differ in the place of the fault only.
+        // These differ in the position of the defect only.
         if f.name.contains("in-a-headed-file")
             || f.name.contains("windows-1252")
             || f.name.contains("byte-order-mark")
@@ -283,7 +283,7 @@ fn each_refusal_has_its_own_words() {
         assert!(!error.contains('\n'), "{}: one sentence: {error:?}", f.name);
         seen.insert(f.name.clone(), error);
     }
-    // One cause of each kind that the contract counts.
+    // One fixture of each cause in the specification.
     let kinds = [
         "refused-empty-file",
         "refused-header-only",

@@ -1,4 +1,4 @@
-//! The corpus of the fuzz targets, replayed. Finding new inputs is `cargo +nightly fuzz run reader` (or `header`), by hand.
+//! Replays the corpus of the fuzz targets. `cargo +nightly fuzz run reader` (or `header`) finds new inputs.
 
 use std::path::Path;
 
@@ -20,18 +20,18 @@ fn replay(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
-fn every_input_of_the_readers_corpus_holds() {
+fn the_invariants_hold_for_the_corpus_of_the_reader() {
     replay("reader", invariants::reader);
 }
 
 #[test]
-fn every_input_of_the_headers_corpus_holds() {
+fn the_invariants_hold_for_the_corpus_of_the_header() {
     replay("header", invariants::header);
 }
 
 #[test]
 #[should_panic(expected = "b=")]
 fn the_check_of_a_line_can_fail() {
-    // An empty tag value is what a server refuses.
+    // A server refuses an empty tag value.
     invariants::check_line(b"m,a=1,b= value=1 1754191200\n");
 }

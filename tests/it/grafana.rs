@@ -1,5 +1,5 @@
-//! What Grafana does with a dashboard's query before and after InfluxDB sees it, as its sources say: variables are put
-//! in by the browser, `v.…` by the data source, and the answer's tables become series or table rows.
+//! Processes a dashboard's query and its answer like Grafana's sources: the browser replaces variables, the data source
+//! replaces `v.…`, and the tables of the answer become series or table rows.
 
 use crate::real_influx::{RealInflux, Table};
 use chrono::{DateTime, Utc};
@@ -21,7 +21,7 @@ pub fn dashboard(name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// All panels, those of collapsed rows too, rows left out.
+/// All panels without rows, including those in collapsed rows.
 pub fn panels(dashboard: &Value) -> Vec<&Value> {
     let mut found = Vec::new();
     for panel in dashboard["panels"].as_array().expect("panels") {
@@ -52,10 +52,10 @@ pub fn queries(panel: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// The value that a variable has.
+/// The value of a variable.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Choice {
-    /// "All", and the text that stands for it.
+    /// "All", with the text that replaces it.
     All(String),
     /// One value of a variable with one value.
     One(String),
@@ -63,14 +63,14 @@ pub enum Choice {
     Some(Vec<String>),
 }
 
-/// A dashboard as somebody looks at it.
+/// An open dashboard.
 #[derive(Debug, Clone)]
 pub struct View {
     /// The data source's default bucket.
     pub bucket: String,
     /// The dashboard's title.
     pub title: String,
-    /// The time zone chosen: a name of IANA's, or `utc`.
+    /// The selected time zone: an IANA name, or `utc`.
     pub timezone: String,
     /// Both ends, RFC 3339 in UTC.
     pub range: (String, String),
@@ -81,7 +81,7 @@ pub struct View {
 }
 
 impl View {
-    /// As the dashboard opens: every variable with the value it is shipped with.
+    /// The dashboard with the default values of its variables.
     pub fn of(
         dashboard: &Value,
         bucket: &str,
@@ -121,7 +121,7 @@ impl View {
         self
     }
 
-    /// The query as InfluxDB gets it.
+    /// The query that InfluxDB receives.
     pub fn interpolate(&self, flux: &str) -> String {
         self.macros(&self.templates(flux))
     }
@@ -160,7 +160,7 @@ impl View {
             rest = after;
         }
         out.push_str(rest);
-        // A regular expression's end is left alone; anything else would be a variable that nobody defines.
+        // The end of a regular expression is kept. Anything else would be an undefined variable.
         assert!(
             !out.replace("$/", "/").contains('$'),
             "something is left to be replaced: {out}"
@@ -168,7 +168,7 @@ impl View {
         out
     }
 
-    /// In the data source: whatever looks like `x.timeRangeStart`, `x.bucket` and so on, whoever `x` is.
+    /// In the data source: `x.timeRangeStart`, `x.bucket` and so on, for any `x`.
     fn macros(&self, flux: &str) -> String {
         let mut out = flux.to_owned();
         for word in words_with_a_dot(flux) {
@@ -186,7 +186,7 @@ impl View {
         out
     }
 
-    /// What the panel is given to draw: the frames of all its queries.
+    /// The frames of all queries of a panel.
     pub fn frames(&self, server: &RealInflux, panel: &Value) -> Vec<Frame> {
         queries(panel)
             .into_iter()
@@ -195,7 +195,7 @@ impl View {
             .collect()
     }
 
-    /// The only table that the panel is given; no rows where the answer is empty.
+    /// The only table of a panel, without rows if the answer is empty.
     pub fn rows(&self, server: &RealInflux, panel: &Value) -> Vec<BTreeMap<String, String>> {
         let frames = self.frames(server, panel);
         assert!(
@@ -209,7 +209,7 @@ impl View {
         }
     }
 
-    /// The only value that the panel is given, none where the answer is empty.
+    /// The only value of a panel, or `None` if the answer is empty.
     pub fn value(&self, server: &RealInflux, panel: &Value) -> Option<String> {
         let rows = self.rows(server, panel);
         assert!(rows.len() <= 1, "{rows:?}");
@@ -219,7 +219,7 @@ impl View {
         })
     }
 
-    /// The series that the panel is given, by name.
+    /// The series of a panel, by name.
     pub fn series(&self, server: &RealInflux, panel: &Value) -> Vec<Series> {
         let mut found: Vec<_> = self
             .frames(server, panel)
@@ -257,25 +257,25 @@ pub type Series = (String, Vec<(String, Option<f64>)>);
 pub enum Frame {
     /// Values over time.
     Series {
-        /// What `_field` says.
+        /// The value of `_field`.
         name: String,
-        /// Every column that does not start with `_`: Grafana writes them behind the name.
+        /// The columns that do not start with `_`. Grafana appends them to the name.
         labels: BTreeMap<String, String>,
-        /// RFC 3339 and the value, none for null.
+        /// RFC 3339 and the value, or `None` for null.
         points: Vec<(String, Option<f64>)>,
     },
     /// Anything else.
     Rows(Vec<BTreeMap<String, String>>),
 }
 
-/// How Grafana reads a table: with `_value` and a time it is a series, otherwise rows.
+/// Reads a table like Grafana: with `_value` and a time it is a series, otherwise rows.
 pub fn frame(table: Table) -> Frame {
     let has = |column: &str| table.columns.iter().any(|c| c == column);
     if !has("_value") {
         return Frame::Rows(table.rows);
     }
     if !has("_time") {
-        // Grafana would take any other time (the range's ends) for the point's.
+        // Grafana would use any other time (the ends of the range) as that of the point.
         assert!(
             !has("_start") && !has("_stop") && table.columns.len() == 1,
             "{:?}",
@@ -337,7 +337,7 @@ fn escaped(value: &str) -> String {
         .collect()
 }
 
-/// A duration as Go writes it.
+/// A duration in Go's notation.
 fn go_duration(seconds: u64) -> String {
     let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match (h, m) {
@@ -348,7 +348,7 @@ fn go_duration(seconds: u64) -> String {
 }
 
 #[test]
-fn variables_are_put_in_as_grafana_does() {
+fn variables_are_replaced_like_in_grafana() {
     let dashboard = serde_json::json!({"templating": {"list": [
         {"name": "channels", "allValue": ".*", "current": {"value": ["$__all"]}},
         {"name": "pas", "current": {"value": "10m"}},

@@ -1,6 +1,6 @@
-//! A double of Grafana's HTTP API and of the part of InfluxDB's that the playbooks speak to. It keeps state, asks for
-//! credentials and refuses what the real servers refuse: 409 for a team, folder or data source that exists, 412 for a
-//! dashboard's uid or version, 404 for an unknown uid, 422 for a bucket that exists.
+//! A test double of Grafana's HTTP API and of the part of InfluxDB's API that the playbooks use. It keeps state,
+//! requires credentials and refuses what the real servers refuse: 409 for a team, folder or data source that exists,
+//! 412 for a dashboard's uid or version, 404 for an unknown uid, 422 for a bucket that exists.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,27 +16,27 @@ pub const ADMIN_TOKEN: &str = "influx-admin-secret-0815";
 pub const ORG: &str = "powerview";
 pub const ORG_ID: &str = "6f9dd2f6ebb29ea7";
 
-/// Who may do what on a folder or dashboard: (kind, name or id, level); levels are 1 view, 2 edit, 4 admin.
+/// The permissions of a folder or dashboard: (kind, name or id, level). Levels are 1 view, 2 edit, 4 admin.
 type Rights = Vec<Value>;
 
 #[derive(Default)]
 pub struct State {
     pub teams: Vec<(u64, String)>,
-    /// uid -> title, rights
+    /// uid -> title, permissions
     pub folders: BTreeMap<String, (String, Rights)>,
-    /// uid -> folder, model, own rights
+    /// uid -> folder, model, own permissions
     pub dashboards: BTreeMap<String, (String, Value, Rights)>,
-    /// name -> what Grafana shows of it, and the secrets that it never shows
+    /// name -> what Grafana returns, and the secrets, which it never returns
     pub data_sources: BTreeMap<String, (Value, Value)>,
     /// id -> name
     pub buckets: BTreeMap<String, String>,
     /// id -> authorization
     pub tokens: BTreeMap<String, Value>,
-    /// Every request that was answered with success and changed something, as "METHOD path".
+    /// All successful requests that changed something, as "METHOD path".
     pub changes: Vec<String>,
     /// All requests, as "METHOD path".
     pub requests: Vec<String>,
-    /// After so many changes the answer is lost, and the servers are gone.
+    /// The number of changes after which the answer is lost and the servers are unavailable.
     pub break_after: Option<usize>,
     next_id: u64,
 }
@@ -70,7 +70,7 @@ impl State {
     }
 
     pub fn add_folder(&mut self, uid: &str, title: &str) {
-        // What Grafana gives a new folder: its creator may do all, editors edit, viewers view.
+        // The permissions of a new folder in Grafana: its creator is admin, editors edit, viewers view.
         let rights = vec![
             json!({"userId": 1, "teamId": 0, "permission": 4}),
             json!({"userId": 0, "teamId": 0, "role": "Editor", "permission": 2}),
@@ -79,7 +79,7 @@ impl State {
         self.folders.insert(uid.into(), (title.into(), rights));
     }
 
-    /// Stores a data source, and returns it as Grafana shows it: of secrets only the names, of empty ones not even these.
+    /// Stores a data source, and returns it like Grafana: with the names of its secrets, except of empty ones.
     pub fn add_data_source(&mut self, name: &str, mut shown: Value, secrets: Value) -> Value {
         let stored = secrets.as_object().expect("secrets by name");
         let fields = stored
@@ -116,7 +116,7 @@ impl State {
     }
 }
 
-/// Both servers on one port of 127.0.0.1; they end with the value.
+/// Both servers on one port of 127.0.0.1. They stop on drop.
 pub struct Double {
     pub url: String,
     state: Arc<Mutex<State>>,
@@ -408,7 +408,7 @@ fn grafana(
             };
             let (old, secrets) = state.data_sources[&name].clone();
             let mut body = body.clone();
-            // Of the columns of its table Grafana leaves this one alone where the request has it empty.
+            // Grafana does not change this column if it is empty in the request.
             if body["basicAuthUser"]
                 .as_str()
                 .unwrap_or_default()
@@ -438,7 +438,7 @@ fn grafana(
     }
 }
 
-/// The `items` of a request for rights, refused where one has no level or no or two holders.
+/// The `items` of a permissions request. Each must have a level and exactly one holder.
 fn rights(body: &Value) -> Option<Rights> {
     let items = body["items"].as_array()?;
     for item in items {
@@ -477,8 +477,8 @@ fn save_dashboard(state: &mut State, body: &Value) -> Answer {
     (200, json!({"uid": uid, "status": "success", "version": 1}))
 }
 
-/// As Grafana's data source service does: secrets of the request are put over the stored ones, so that one is erased only
-/// by an empty text, and what the request leaves out of the settings is empty afterwards.
+/// Updates a data source like Grafana: secrets of the request replace the stored ones, so that only an empty text
+/// erases one. Settings that the request lacks are empty afterwards.
 fn save_data_source(
     state: &mut State,
     name: &str,
@@ -506,8 +506,9 @@ fn save_data_source(
     )
 }
 
-/// What Grafana sends to InfluxDB with a Flux query through this data source: its token, over which custom headers are
-/// put. They are read by number, up to the first number without a name, and sent where a secret is stored, even an empty one.
+/// The headers that Grafana sends to InfluxDB with a Flux query of this data source: its token, which custom headers
+/// may replace. They are read by number up to the first one without a name, and sent if a secret is stored, even an
+/// empty one.
 pub fn headers_of_a_query(source: &Value, secrets: &Value) -> BTreeMap<String, String> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let token = format!("Token {}", text(&secrets["token"]));
@@ -529,7 +530,7 @@ pub fn headers_of_a_query(source: &Value, secrets: &Value) -> BTreeMap<String, S
     headers
 }
 
-/// User and password that Grafana's data source proxy sends to InfluxDB for every viewer.
+/// The user and password that Grafana's data source proxy sends to InfluxDB for all viewers.
 pub fn sign_in_of_the_proxy(source: &Value, secrets: &Value) -> (String, String) {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     if source["basicAuth"] == true {

@@ -1,4 +1,4 @@
-//! A place to run the binary in: a temporary data folder, a clean environment, a time-out, the reports read back.
+//! Runs the binary with a temporary data folder, a clean environment and a time-out, and reads its reports.
 
 pub use crate::file_builder::{FileBuilder, HEADER, bad_file, file_of_one_row, good_file, headed};
 use crate::influx_double::{Double, ORG, TOKEN};
@@ -49,10 +49,10 @@ impl Display for Device {
     }
 }
 
-/// A user who may do little.
+/// An unprivileged user.
 pub const NOBODY: u32 = 65_534;
 
-/// A data folder with a place for reports beside it, in a directory of its own that goes at the end.
+/// A data folder and a report folder in a temporary directory, which is removed on drop.
 pub struct Site {
     pub dir: tempfile::TempDir,
 }
@@ -93,7 +93,7 @@ impl Site {
         path
     }
 
-    /// As `put`, last changed an hour ago: no longer an upload in progress.
+    /// Like `put`, with a modification time an hour ago, so that the file is not an upload in progress.
     pub fn put_old(&self, relative: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.put(relative, bytes);
         age(&path, 3600);
@@ -152,12 +152,12 @@ impl Site {
         paths
     }
 
-    /// The binary, to write line-protocol files.
+    /// A call that writes line-protocol files.
     pub fn lp_run(&self) -> Call<'_> {
         self.call().arg("--line-protocol-dir").arg(self.lp_dir())
     }
 
-    /// The binary, to write to a double.
+    /// A call that writes to a double.
     pub fn run_to(&self, double: &Double) -> Call<'_> {
         self.call_to(&double.url())
     }
@@ -169,12 +169,12 @@ impl Site {
             .env("INFLUXDB_ORG", ORG)
     }
 
-    /// The binary with `--dataFolder` and the settings that all tests share.
+    /// A call with `--dataFolder` and the settings that all tests share.
     pub fn call(&self) -> Call<'_> {
         self.bare().arg("--dataFolder").arg(self.data())
     }
 
-    /// The binary without an argument.
+    /// A call without arguments.
     pub fn bare(&self) -> Call<'_> {
         let copy = self.copy_of_program();
         let mut command = if copy.exists() {
@@ -195,7 +195,7 @@ impl Site {
         }
     }
 
-    /// Where `Call::without_rights` puts a copy of the binary, which the other calls use from then on.
+    /// The path of the copy of the binary that `Call::unprivileged` makes. Later calls use it.
     fn copy_of_program(&self) -> PathBuf {
         self.dir.path().join("powerview")
     }
@@ -212,7 +212,7 @@ impl Site {
         command
     }
 
-    /// All reports so far, oldest first.
+    /// All reports, oldest first.
     pub fn reports(&self) -> Vec<Value> {
         let Ok(entries) = std::fs::read_dir(self.reports_dir()) else {
             return Vec::new();
@@ -229,7 +229,7 @@ impl Site {
         reports
     }
 
-    /// The report of the only run so far.
+    /// The only report.
     pub fn report(&self) -> Value {
         let mut reports = self.reports();
         assert_eq!(reports.len(), 1, "reports of one run: {reports:#?}");
@@ -255,7 +255,7 @@ impl Site {
     }
 }
 
-/// Sets a file's time of last change back.
+/// Sets the modification time of a file to the given number of seconds ago.
 pub fn age(path: &Path, seconds: u64) {
     let file = std::fs::File::options()
         .append(true)
@@ -265,7 +265,7 @@ pub fn age(path: &Path, seconds: u64) {
         .expect("time set");
 }
 
-/// A line of measurements as a point; its time divided by `unit`.
+/// The point of a line of measurements. Its time is divided by `unit`.
 pub fn point(line: Line, unit: i64) -> Point {
     assert_eq!(line.fields.len(), 1, "one field a point: {}", line.raw);
     Point {
@@ -276,7 +276,7 @@ pub fn point(line: Line, unit: i64) -> Point {
     }
 }
 
-/// What a bucket of a double holds, as points.
+/// The points in a bucket of a double.
 pub fn points_in(double: &Double, bucket: &str) -> Vec<Point> {
     double
         .points(bucket)
@@ -285,7 +285,7 @@ pub fn points_in(double: &Double, bucket: &str) -> Vec<Point> {
         .collect()
 }
 
-/// What a database holds after these points were written in their order: the last of a second wins.
+/// The points in a database after these were written in order: the last one of a second wins.
 pub fn stored(points: &[Point]) -> Vec<Point> {
     let mut map = BTreeMap::new();
     for p in points {
@@ -303,7 +303,7 @@ pub fn file_of<'a>(report: &'a Value, name: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("{name} is not in the report: {report:#}"))
 }
 
-/// A call of the binary in the making.
+/// Builds a call of the binary.
 pub struct Call<'a> {
     site: &'a Site,
     command: Command,
@@ -342,15 +342,16 @@ impl Call<'_> {
         self
     }
 
-    /// As a user who may do little: what is the data folder's belongs to that user from now on. None, and the calling
-    /// test is skipped, where that user cannot start the binary.
-    pub fn without_rights(mut self) -> Option<Self> {
+    /// Runs as an unprivileged user, who owns the data folder from now on. Returns `None` and skips the calling test if
+    /// that user cannot start the binary.
+    pub fn unprivileged(mut self) -> Option<Self> {
         use std::os::unix::process::CommandExt;
         if !rustix::process::geteuid().is_root() {
             return Some(self);
         }
-        // A copy, since the repository may lie in a folder that only root enters. By a program, since a file that this
-        // process writes cannot be started while a child that another test has just forked still holds it open.
+        // A copy, because only root may be able to enter the folder of the repository. `cp` makes it, because a file
+        // that this process has open for writing could be inherited by a child of another test and then not be
+        // executed.
         let program = self.site.copy_of_program();
         if !program.exists() {
             let copied = Command::new("cp")
@@ -361,7 +362,7 @@ impl Call<'_> {
         }
         for entry in walkdir::WalkDir::new(self.site.dir.path()) {
             std::os::unix::fs::lchown(entry.expect("entry").path(), Some(NOBODY), Some(NOBODY))
-                .expect("given away");
+                .expect("chown");
         }
         let as_nobody = || {
             let mut command = self.site.command(&program);
@@ -387,7 +388,7 @@ impl Call<'_> {
         Some(self)
     }
 
-    /// Through another program, which is given the binary and its arguments.
+    /// Runs another program with the binary and its arguments as arguments.
     pub fn through(mut self, wrapper: &[&str]) -> Self {
         let mut command = Command::new(wrapper[0]);
         command
@@ -442,12 +443,12 @@ type Drain = std::thread::JoinHandle<Vec<u8>>;
 fn drain(mut pipe: impl Read + Send + 'static) -> Drain {
     std::thread::spawn(move || {
         let mut out = Vec::new();
-        let _what_came_is_enough = pipe.read_to_end(&mut out);
+        let _ = pipe.read_to_end(&mut out);
         out
     })
 }
 
-/// A call of the binary that is under way. It is killed when it is forgotten.
+/// A running call of the binary.
 pub struct Running {
     child: Child,
     stdout: Drain,
@@ -469,6 +470,20 @@ impl Running {
     pub fn kill(mut self) -> Run {
         let _already_gone = self.child.kill();
         self.wait()
+    }
+
+    /// The peak resident set size until the process ends, in KiB.
+    pub fn peak_kib(&mut self) -> u64 {
+        let mut peak = 0;
+        while !self.is_done() {
+            if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid())) {
+                let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+                let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
+                peak = peak.max(kib.unwrap_or(0));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        peak
     }
 
     pub fn is_done(&mut self) -> bool {
@@ -505,7 +520,7 @@ impl Running {
     }
 }
 
-/// What a call of the binary left.
+/// The result of a call of the binary.
 #[derive(Debug)]
 pub struct Run {
     pub status: ExitStatus,
@@ -515,7 +530,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The exit status; a signal counts as 128 and its number, as a shell says it.
+    /// The exit status, or 128 plus the number of the signal, as in a shell.
     pub fn code(&self) -> i32 {
         self.status
             .code()
@@ -531,15 +546,15 @@ impl Run {
             self.stdout,
             self.stderr
         );
-        // Whatever happens: no panic, no token.
+        // Neither a panic nor the token may be shown.
         self.clean()
     }
 
     #[track_caller]
     pub fn clean(self) -> Self {
         for text in [&self.stdout, &self.stderr] {
-            assert!(!text.contains("panicked"), "it panicked: {text}");
-            assert!(!text.contains(TOKEN), "the token shows: {text}");
+            assert!(!text.contains("panicked"), "a panic: {text}");
+            assert!(!text.contains(TOKEN), "the token is shown: {text}");
             let raw = text
                 .chars()
                 .find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
@@ -552,7 +567,7 @@ impl Run {
     }
 }
 
-/// The samples beside the repository, where there are any.
+/// The folder of samples beside the repository. Skips the calling test if there is none.
 pub fn samples() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples");
     if dir.is_dir() {

@@ -1,4 +1,4 @@
-//! The heartbeat: asked for after a sweep that ended well, and at no other time; it never fails or delays a run.
+//! The heartbeat: requested after a successful sweep only. It never fails or delays a run.
 
 use crate::harness::{DEVICE, Site, good_file};
 use std::io::{Read as _, Write as _};
@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Answers every request in the same way and tells its first line.
+/// Answers each request in the same way and sends its first line to the channel.
 fn listen(answer: &'static str) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!(
@@ -36,7 +36,7 @@ fn listen(answer: &'static str) -> (String, Receiver<String>) {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 #[test]
-fn a_sweep_that_ended_well_is_told() {
+fn a_successful_sweep_sends_a_heartbeat() {
     let (url, heard) = listen(OK);
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
@@ -46,7 +46,7 @@ fn a_sweep_that_ended_well_is_told() {
 }
 
 #[test]
-fn failures_dry_runs_and_named_files_are_not() {
+fn failures_dry_runs_and_named_files_send_no_heartbeat() {
     let (url, heard) = listen(OK);
     let site = Site::new();
     let named = DEVICE.file("named.tsv");
@@ -67,7 +67,7 @@ fn failures_dry_runs_and_named_files_are_not() {
 }
 
 #[test]
-fn a_heartbeat_that_nobody_hears_fails_no_run_and_its_path_is_not_shown() {
+fn a_failed_heartbeat_fails_no_run_and_does_not_show_its_path() {
     let site = Site::new();
     let (refused, _) =
         listen("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");

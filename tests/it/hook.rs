@@ -1,5 +1,5 @@
-//! `on-upload.sh`, called as SFTPGo calls it: an environment with nothing but `SFTPGO_ACTION_*` (and the places).
-//! The two programs that it starts are stood in for by scripts that write down how they were called.
+//! `on-upload.sh`, called like by SFTPGo: with nothing but `SFTPGO_ACTION_*` (and the paths) in the environment.
+//! Scripts that record their calls replace the two programs that it starts.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -15,13 +15,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-use crate::hostile_names::{HONEST, HOSTILE};
+use crate::names::{INVALID, VALID};
 use crate::skipped::installed;
 
 const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/on-upload.sh");
 
-/// Writes its arguments, each ended by NUL, and its environment into a folder of the call's own, which appears whole;
-/// then says something on both outputs. `wait` beside it makes it wait for `go`; `status` holds its exit status.
+/// Records its arguments and its environment, separated by NUL, in a new folder, which appears when it is complete.
+/// Then it writes to both outputs. With a file `wait` beside it, it waits for `go`. `status` contains its exit status.
 const RECORDER: &str = r#"#!/bin/bash
 here=${0%/*}
 [[ -e $here/wait ]] && until [[ -e $here/go ]]; do read -rt 0.02 <> <(:); done
@@ -30,7 +30,7 @@ printf '%s\0' "$@" >"$call/args"
 env -0 >"$call/env"
 pwd >"$call/pwd"
 mv "$call" "$here/calls/${call##*/.}"
-echo "said by ${0##*/}"
+echo "output of ${0##*/}"
 echo "and on stderr" >&2
 exit "$(cat "$here/status" 2>/dev/null || echo 0)"
 "#;
@@ -51,7 +51,7 @@ impl Call {
     }
 }
 
-/// A server's folders in a temporary place: `base` (POWERVIEW_BASE), `sftpgo/data`, `sftpgo/logs`.
+/// The folders of a server in a temporary folder: `base` (POWERVIEW_BASE), `sftpgo/data`, `sftpgo/logs`.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -101,7 +101,7 @@ impl Place {
         command
     }
 
-    /// The hook in the foreground, for one action.
+    /// Runs the hook in the foreground for an action.
     fn act(
         &self,
         action: &str,
@@ -147,13 +147,13 @@ impl Place {
         fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()
     }
 
-    /// Waits for what a detached hook's work brings about; it must be there within ten seconds.
+    /// Waits up to ten seconds for a result of the hook's background work.
     fn until(&self, what: &str, there: impl Fn() -> bool) {
         let start = Instant::now();
         while !there() {
             assert!(
                 start.elapsed() < Duration::from_secs(10),
-                "{what}; the log says:\n{}",
+                "{what}; the log is:\n{}",
                 self.log()
             );
             sleep(Duration::from_millis(10));
@@ -168,7 +168,7 @@ fn has_time(line: &str) -> bool {
 }
 
 #[test]
-fn an_upload_is_handed_to_powerview() {
+fn an_upload_is_passed_to_powerview() {
     let place = Place::new();
     let file = place.data("acme/été 1/02001171/a b'c$(id).tsv");
     assert!(place.act("upload", &file, "", "1").success());
@@ -190,9 +190,9 @@ fn an_upload_is_handed_to_powerview() {
     );
 }
 
-/// All that a real SFTPGo 2.7 passes for an upload.
+/// The environment that SFTPGo 2.7 passes for an upload.
 #[test]
-fn the_whole_environment_of_a_real_call_changes_nothing() {
+fn the_environment_of_a_real_call_is_accepted() {
     let place = Place::new();
     let file = place.data("acme/c/02001171/x.tsv");
     let mut hook = place.hook();
@@ -230,7 +230,7 @@ fn the_whole_environment_of_a_real_call_changes_nothing() {
 }
 
 #[test]
-fn a_session_s_end_starts_a_sweep() {
+fn the_end_of_a_session_starts_a_sweep() {
     let place = Place::new();
     let mut hook = place.hook();
     hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
@@ -250,7 +250,7 @@ fn a_session_s_end_starts_a_sweep() {
 }
 
 #[test]
-fn only_whole_measurement_files_are_taken() {
+fn only_complete_measurement_files_are_ingested() {
     for (action, path, target, status, taken) in [
         ("upload", "a/c/d/x.tsv", "", "1", true),
         ("upload", "a/c/d/x.tsv", "", "", true),
@@ -348,11 +348,11 @@ fn only_a_new_campaign_gets_a_dashboard() {
 }
 
 #[test]
-fn honest_names_reach_ansible_as_one_json_document() {
+fn valid_names_reach_ansible_as_one_json_document() {
     if !installed("python3", "python3") {
         return;
     }
-    for name in HONEST {
+    for name in VALID {
         let place = Place::new();
         assert!(
             place
@@ -383,14 +383,14 @@ fn honest_names_reach_ansible_as_one_json_document() {
 
 #[test]
 #[ignore = "slow: hundreds of calls of the hook"]
-fn hostile_names_are_refused_and_none_of_them_runs() {
+fn invalid_names_are_refused_and_none_of_them_runs() {
     if !installed("python3", "python3") {
         return;
     }
     let place = Place::new();
     let canary = place.path("canary");
-    assert!(HOSTILE.len() >= 60);
-    for (at, name) in HOSTILE.iter().enumerate() {
+    assert!(INVALID.len() >= 60);
+    for (at, name) in INVALID.iter().enumerate() {
         let canary_name = canary.to_string_lossy().replace('/', "%");
         let name = String::from_utf8(name.to_vec())
             .map(|n| n.replace("CANARY", &canary_name).into_bytes())
@@ -403,19 +403,15 @@ fn hostile_names_are_refused_and_none_of_them_runs() {
             let before = place.log().lines().count();
             assert!(place.act("mkdir", &path, "", "1").success());
             if name.as_bytes().contains(&b'/') || matches!(name.as_bytes(), b"." | b"..") {
-                continue; // no name of one folder: the path leads elsewhere, and nothing is to be done for it
+                continue; // not the name of one folder: the path is another one, for which nothing is done
             }
             let log = place.log();
             let new: Vec<&str> = log.lines().skip(before).collect();
-            assert_eq!(
-                new.len(),
-                1,
-                "name {at} has one line, and forges none: {new:?}"
-            );
+            assert_eq!(new.len(), 1, "name {at} has exactly one line: {new:?}");
             assert!(new[0].contains("name is refused"), "name {at}: {new:?}");
             assert!(new[0].is_ascii() && !new[0].contains('\x1b'), "{new:?}");
         }
-        // The same name reaches the binary as it is, and nothing else does.
+        // The binary gets the same name unchanged.
         let file = place
             .data("acme/c/d")
             .join([name.as_bytes(), b".tsv"].concat().to_os());
@@ -471,10 +467,10 @@ fn a_failing_program_is_logged_and_its_status_returned() {
     );
     let log = place.log();
     for line in [
-        "said by powerview",
+        "output of powerview",
         "and on stderr",
         "powerview failed with exit status 7",
-        "said by ansible-playbook",
+        "output of ansible-playbook",
         "ansible-playbook failed with exit status 4",
     ] {
         assert!(
@@ -505,7 +501,7 @@ fn a_program_that_is_missing_is_logged() {
 }
 
 #[test]
-fn the_hook_returns_at_once_and_its_work_outlives_it() {
+fn the_hook_returns_at_once_and_its_work_continues() {
     if !installed("setsid", "util-linux") {
         return;
     }
@@ -521,7 +517,7 @@ fn the_hook_returns_at_once_and_its_work_outlives_it() {
         start.elapsed() < Duration::from_secs(5),
         "the hook waited for its work"
     );
-    // What SFTPGo does after its time-out, and more: the whole group of the hook is killed, if there is one left.
+    // Like SFTPGo after its time-out, kill the process group of the hook, if it still exists.
     let group = Pid::from_child(&child);
     let killed = kill_process_group(group, Signal::KILL);
     assert!(
@@ -534,13 +530,13 @@ fn the_hook_returns_at_once_and_its_work_outlives_it() {
     );
     fs::write(place.path("powerview/go"), "").expect("a file");
     place.until("the work is finished", || {
-        place.log().contains("said by powerview")
+        place.log().contains("output of powerview")
     });
     assert_eq!(place.calls("powerview").len(), 1);
 }
 
 #[test]
-fn twenty_uploads_at_once_are_all_taken_and_their_lines_stay_whole() {
+fn twenty_concurrent_uploads_are_ingested_and_logged_line_by_line() {
     if !installed("setsid", "util-linux") {
         return;
     }
@@ -568,14 +564,12 @@ fn twenty_uploads_at_once_are_all_taken_and_their_lines_stay_whole() {
     files.dedup();
     assert_eq!(files.len(), 20);
     let log = place.log();
-    assert!(
-        log.lines()
-            .all(|l| has_time(l)
-                && (l.ends_with("said by powerview") || l.ends_with("and on stderr")))
-    );
+    assert!(log.lines().all(
+        |l| has_time(l) && (l.ends_with("output of powerview") || l.ends_with("and on stderr"))
+    ));
 }
 
-/// A client that makes ten campaigns must not start ten Ansibles at once.
+/// A client that creates ten campaigns must not start ten concurrent runs of Ansible.
 #[test]
 fn ansible_runs_one_at_a_time() {
     if !installed("python3", "python3") || !installed("flock", "util-linux") {
@@ -610,7 +604,7 @@ fn an_upload_is_ingested_even_if_nothing_can_be_logged() {
         |logs: PathBuf| fs::remove_dir(logs),
         |logs: PathBuf| fs::create_dir(logs.join("uploads.log")),
         |logs: PathBuf| fs::remove_dir(&logs).and_then(|()| fs::write(logs, "a file")),
-        // A disk that is full.
+        // A full disk.
         |logs: PathBuf| std::os::unix::fs::symlink("/dev/full", logs.join("uploads.log")),
     ] {
         let place = Place::new();
@@ -681,8 +675,8 @@ fn dot_env_is_data() {
     assert!(!canary.exists(), "a value ran");
 }
 
-/// Hook and binary must not read one file in two ways: of a variable that stands twice the last line counts, one that is
-/// empty in the environment is not set, and a comment's encoding is nobody's business.
+/// Hook and binary must read the file in the same way: the last line of a variable counts, an empty variable of the
+/// environment is not set, and comments may have any encoding.
 #[test]
 fn dot_env_is_read_as_the_binary_reads_it() {
     let place = Place::new();
@@ -721,7 +715,7 @@ fn dot_env_is_read_as_the_binary_reads_it() {
     };
     let site = crate::harness::Site::new();
     for (key, value) in variables {
-        // The binary shows what a variable holds where it cannot use it.
+        // The error about an invalid value shows the value.
         let text = String::from_utf8_lossy(text).replace(key, "TSV_TIMEZONE");
         assert!(text.starts_with('\u{feff}'));
         fs::write(site.dir.path().join("cwd/.env"), text).expect("a file");
@@ -736,7 +730,7 @@ fn dot_env_is_read_as_the_binary_reads_it() {
 }
 
 #[test]
-fn a_place_may_be_written_with_a_slash_at_its_end() {
+fn paths_may_end_in_a_slash() {
     if !installed("python3", "python3") {
         return;
     }
@@ -764,7 +758,7 @@ fn a_place_may_be_written_with_a_slash_at_its_end() {
 }
 
 #[test]
-fn a_playbook_that_is_missing_is_told_in_the_log() {
+fn a_missing_playbook_is_logged() {
     if !installed("python3", "python3") {
         return;
     }
@@ -786,7 +780,7 @@ fn a_playbook_that_is_missing_is_told_in_the_log() {
 }
 
 #[test]
-fn the_binary_of_the_base_folder_comes_before_the_path() {
+fn the_binary_of_the_base_folder_takes_precedence_over_the_path() {
     let place = Place::new();
     fs::create_dir_all(place.path("base/bin")).expect("a folder");
     fs::rename(
@@ -804,7 +798,7 @@ fn the_binary_of_the_base_folder_comes_before_the_path() {
 }
 
 #[test]
-fn shellcheck_has_nothing_to_say() {
+fn shellcheck_passes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if !installed("shellcheck", "shellcheck") {
         return;
@@ -827,9 +821,9 @@ fn shellcheck_has_nothing_to_say() {
     );
 }
 
-/// The call of the hook that the old system had, word for word what it did; the file behind it is ours now.
+/// The commands of the old system's hook. `tsv_parser.py` now starts the binary.
 #[test]
-fn the_old_hook_drives_the_stand_in() {
+fn the_old_hook_works_with_the_wrapper_script() {
     if !installed("python3", "python3") {
         return;
     }
@@ -885,7 +879,8 @@ fn the_old_hook_drives_the_stand_in() {
     );
     assert_eq!(calls[0].env("INFLUXDB_ORG").as_deref(), Some("power view"));
 
-    // The exit status is the binary's; POWERVIEW_BIN comes first; without any, the message names the remedy.
+    // The exit status is the binary's, POWERVIEW_BIN takes precedence, and without a binary the message names the
+    // remedy.
     fs::write(base.join("bin/status"), "1").expect("a file");
     assert_eq!(old_hook().status().expect("bash starts").code(), Some(1));
     assert_eq!(
@@ -903,9 +898,9 @@ fn the_old_hook_drives_the_stand_in() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("POWERVIEW_BIN"));
 }
 
-/// The old script read the `.env` in its own folder, so a hook that sourced none, called from anywhere, worked too.
+/// The old script read the `.env` in its own folder, in any working directory.
 #[test]
-fn the_stand_in_finds_the_dot_env_beside_it() {
+fn the_wrapper_script_finds_the_dot_env_beside_it() {
     if !installed("python3", "python3") {
         return;
     }
@@ -915,7 +910,7 @@ fn the_stand_in_finds_the_dot_env_beside_it() {
     fs::copy(root.join("tsv_parser.py"), base.join("tsv_parser.py")).expect("a copy");
     fs::write(base.join(".env"), "INFLUXDB_HOST=ftp://beside\n").expect("a file");
     fs::write(place.path("named"), "INFLUXDB_HOST=ftp://named\n").expect("a file");
-    let stand_in = |args: &[&str], org: &str| {
+    let wrapper = |args: &[&str], org: &str| {
         let mut command = Command::new("python3");
         command
             .arg(base.join("tsv_parser.py"))
@@ -937,24 +932,24 @@ fn the_stand_in_finds_the_dot_env_beside_it() {
         (&[][..], "", "ftp://beside"),
         (&["--env-file", &named], "", "ftp://named"),
         (&[&format!("--env-file={named}")], "", "ftp://named"),
-        // Whoever has the settings in the environment got them from there: nothing is passed but what was given.
+        // With settings in the environment, no `.env` file is passed.
         (&[], "o", "INFLUXDB_HOST is not set"),
     ] {
-        let said = stand_in(args, org);
-        assert!(said.contains(words), "{args:?}: {said}");
+        let printed = wrapper(args, org);
+        assert!(printed.contains(words), "{args:?}: {printed}");
     }
     fs::write(
         place.path("sftpgo/.env"),
         "INFLUXDB_HOST=ftp://working-directory\n",
     )
     .expect("a file");
-    let said = stand_in(&[], "");
-    assert!(said.contains("ftp://working-directory"), "{said}");
+    let printed = wrapper(&[], "");
+    assert!(printed.contains("ftp://working-directory"), "{printed}");
 }
 
-/// The real binary in the hook's bare environment, its settings from `.env` alone; the server is away.
+/// The real binary in the hook's minimal environment, with its settings from `.env`. The server is unreachable.
 #[test]
-fn the_real_binary_finds_its_settings_and_its_words_reach_the_log() {
+fn the_real_binary_finds_its_settings_and_its_messages_are_logged() {
     let place = Place::new();
     let device = place.data("acme/c/02001171");
     fs::create_dir_all(&device).expect("a folder");

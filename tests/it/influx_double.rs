@@ -1,5 +1,5 @@
-//! A server that answers as InfluxDB 2.8 does, and on demand as no server should: it cuts answers, keeps silent, resets
-//! connections before or after it took a batch. Plain sockets and threads, because a framework would be too polite.
+//! A test double of InfluxDB 2.8. On request it truncates answers, does not answer, or resets connections before or
+//! after it stored a batch. It uses plain sockets and threads, because a framework does not allow that.
 
 use crate::line_protocol::{self, Line, Value};
 use serde_json::json;
@@ -14,7 +14,7 @@ pub const ORG_ID: &str = "6f9dd2f6ebb29ea7";
 pub const META: &str = "powerview_meta";
 pub const TOKEN: &str = "a-token-that-must-not-show";
 
-/// A request as it came, its body unpacked.
+/// A request with its decompressed body.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
@@ -26,7 +26,7 @@ pub struct Request {
     pub bucket: String,
     /// Bytes of the body on the wire.
     pub wire: usize,
-    /// What it was answered; 0 for none at all.
+    /// The status of the answer, or 0 without one.
     pub status: u16,
 }
 
@@ -51,36 +51,36 @@ impl Request {
     }
 }
 
-/// What happens to a request instead of the right answer.
+/// A fault of the server in reply to a request.
 #[derive(Clone)]
 pub enum Fault {
     /// This status with this body; nothing is applied.
     Status(u16, String),
-    /// As `Status` with more headers.
+    /// Like `Status` with more headers.
     StatusWith(u16, Vec<(&'static str, String)>, String),
     /// Connection reset before the body is read.
     ResetBefore,
     /// The batch is applied, then the connection is reset.
     ResetAfterApply,
-    /// The batch is applied, the answer breaks off in its head.
+    /// The batch is applied, and the head of the answer is truncated.
     CutAnswer,
-    /// The batch is applied, an error answer promises more body than it sends.
+    /// The body of an error answer is shorter than its Content-Length.
     CutErrorBody(u16),
-    /// Nothing is applied, nothing is answered.
+    /// Nothing is applied, and there is no answer.
     Silence,
-    /// The batch is applied, nothing is answered.
+    /// The batch is applied, and there is no answer.
     SilenceAfterApply,
-    /// A proxy's page.
+    /// An HTML page of a proxy.
     Html(u16),
-    /// To another place.
+    /// A redirect.
     Redirect(u16, String),
-    /// All lines but the first are kept, then 422 as the server words it.
+    /// All lines but the first are stored. The answer is 422 with the server's message.
     PartialWrite,
-    /// As ever, but before that all wait at the gate.
+    /// Waits at the gate, then answers normally.
     Gate(Arc<Gate>),
-    /// All wait at the gate, then this status with this message.
+    /// Waits at the gate, then answers with this status and message.
     GateThen(Arc<Gate>, u16, &'static str),
-    /// As ever, and after it was applied but before it is answered all wait at the gate.
+    /// Applies the batch, waits at the gate, then answers normally.
     GateAfter(Arc<Gate>),
 }
 
@@ -100,7 +100,7 @@ impl Fault {
     }
 }
 
-/// Holds requests until it is opened; says when one has come.
+/// Blocks requests until it is opened, and counts them.
 #[derive(Default)]
 pub struct Gate {
     state: Mutex<(usize, bool)>,
@@ -112,7 +112,7 @@ impl Gate {
         Arc::default()
     }
 
-    /// Blocks until `n` requests stand at the gate.
+    /// Blocks until `n` requests wait at the gate.
     pub fn wait_for(&self, n: usize) {
         let state = self.state.lock().unwrap();
         let (state, timeout) = self
@@ -146,7 +146,7 @@ type Matcher = Box<dyn Fn(&Request) -> bool + Send>;
 
 struct Rule {
     matches: Matcher,
-    /// How many matching requests pass first.
+    /// The number of matching requests that pass first.
     skip: usize,
     times: usize,
     fault: Fault,
@@ -161,21 +161,21 @@ pub struct Bucket {
 /// Measurement and tags.
 pub type SeriesKey = (String, BTreeMap<String, String>);
 
-/// Time in ns, fields.
+/// Time in nanoseconds, and fields.
 type Times = BTreeMap<i64, BTreeMap<String, Value>>;
 
 #[derive(Default)]
 struct State {
     buckets: Vec<Bucket>,
     next_id: u64,
-    /// By bucket's id.
+    /// By the id of the bucket.
     points: BTreeMap<String, BTreeMap<SeriesKey, Times>>,
     requests: Vec<Request>,
     rules: Vec<Rule>,
     max_wire: Option<usize>,
     may_create: bool,
     may_write: bool,
-    /// By the client's address.
+    /// By the address of the client.
     open: BTreeMap<SocketAddr, TcpStream>,
     forgets_requests: bool,
     stopped: bool,
@@ -248,12 +248,12 @@ impl Double {
         state.buckets.iter().map(|b| b.name.clone()).collect()
     }
 
-    /// From now on requests are not kept: for tests that send many.
+    /// Stops recording requests, for tests that send many.
     pub fn forget_requests(&self) {
         self.state.lock().unwrap().forgets_requests = true;
     }
 
-    /// Bodies longer than this on the wire are answered 413.
+    /// Answers 413 to bodies that are longer than this on the wire.
     pub fn max_body(&self, bytes: usize) {
         self.state.lock().unwrap().max_wire = Some(bytes);
     }
@@ -266,7 +266,7 @@ impl Double {
         self.state.lock().unwrap().may_write = false;
     }
 
-    /// The next `times` requests that match, after `skip` that pass, meet `fault`.
+    /// Applies `fault` to the next `times` matching requests after `skip` of them.
     pub fn fault(
         &self,
         matches: impl Fn(&Request) -> bool + Send + 'static,
@@ -282,7 +282,7 @@ impl Double {
         });
     }
 
-    /// Writes of measurements (not those of the program's own report) meet the fault.
+    /// Applies the fault to writes of measurements (not of meta points).
     pub fn fault_writes(&self, times: usize, fault: Fault) {
         self.fault(is_data_write, 0, times, fault);
     }
@@ -308,7 +308,7 @@ impl Double {
         self.requests().into_iter().filter(is_data_write).collect()
     }
 
-    /// All points of a bucket, sorted by series and time; times in the unit of the server, nanoseconds.
+    /// All points of a bucket, sorted by series and time, with times in nanoseconds.
     pub fn points(&self, bucket: &str) -> Vec<Line> {
         let state = self.state.lock().unwrap();
         let Some(bucket) = state.buckets.iter().find(|b| b.name == bucket) else {
@@ -344,13 +344,13 @@ impl Drop for Double {
     }
 }
 
-/// A write of measurements, not of the program's own report.
+/// A write of measurements, not of meta points.
 pub fn is_data_write(request: &Request) -> bool {
     request.is_write() && request.bucket != META
 }
 
 impl State {
-    /// An id goes before a name: a bucket that is named like another's id is not reached by its name.
+    /// Ids take precedence over names: a bucket that is named like the id of another cannot be addressed by its name.
     fn find(&self, asked: &str) -> Option<&Bucket> {
         let by_id = self.buckets.iter().find(|b| b.id == asked);
         by_id.or_else(|| self.buckets.iter().find(|b| b.name == asked))
@@ -412,7 +412,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 .find(asked)
                 .map_or(asked.to_owned(), |b| b.name.clone());
         }
-        // Before the body is read only the head can tell: rules that look at the body see it empty here.
+        // Only the head is known here. The body is empty for the rules.
         if let Some(Fault::ResetBefore) = take_fault(state, &request, true) {
             record(state, &request, 0);
             reset(stream);
@@ -565,8 +565,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// The rule that this request meets. Before the body is read only resets are looked for, and only by rules that do not
-/// need the body; a rule counts a request once.
+/// The fault for a request. Before the body is read, only resets of rules that do not need the body apply. A rule
+/// counts a request once.
 fn take_fault(state: &Mutex<State>, request: &Request, before_body: bool) -> Option<Fault> {
     let mut state = state.lock().unwrap();
     for rule in &mut state.rules {
@@ -595,7 +595,7 @@ fn record(state: &Mutex<State>, request: &Request, status: u16) {
     }
 }
 
-/// A reset, not a polite end: what was sent and not read makes the kernel answer RST, and so does a linger of zero.
+/// Resets the connection: unread data and a linger time of zero make the kernel send RST.
 fn reset(stream: &TcpStream) {
     let _best_effort = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
@@ -717,7 +717,7 @@ fn orgs(request: &Request) -> Answer {
     }
 }
 
-/// None where the organisation is the right one, by name or by id.
+/// `None` if the organisation is correct, by name or by id.
 fn wrong_org(request: &Request) -> Option<Answer> {
     if request.param("orgID").is_some_and(|id| id == ORG_ID) {
         return None;
@@ -867,7 +867,7 @@ fn write(state: &mut State, request: &Request) -> Answer {
                 .flat_map(|(_, times)| times.values())
                 .find_map(|f| f.get(name).map(Value::kind))
         };
-        // Looking through everything is slow; the series itself is enough nearly always.
+        // Searching all series is slow. The series itself suffices almost always.
         let key = (line.measurement.clone(), line.tags.clone());
         let conflict = line.fields.iter().find_map(|(name, value)| {
             let here = store.get(&key).and_then(|times| times.values().next()).and_then(|f| f.get(name));

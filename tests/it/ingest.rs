@@ -1,4 +1,4 @@
-//! Folders, moves, reports and the meta bucket: what an operator sees of a run that goes well.
+//! Folders, moves, reports and the meta bucket of runs without failures of the server.
 
 use crate::harness::{
     DEVICE, FileBuilder, Site, bad_file, file_of, file_of_one_row, good_file, headed, points_in,
@@ -172,7 +172,7 @@ fn a_file_is_written_moved_and_reported() {
     assert_eq!(channel["min"], -3.25);
     assert_eq!(channel["max"], -1.25);
     assert_eq!(channel["mean"], -2.25);
-    // One line for a person: files, points, where the report is.
+    // The summary names the path of the report.
     let reports = site.reports_dir().to_string_lossy().into_owned();
     assert!(
         run.stderr.contains(&reports),
@@ -221,7 +221,7 @@ fn incident_two_runs_in_the_same_second_overwrote_each_others_report() {
 }
 
 #[test]
-fn reports_lie_beside_the_data_folder_where_nothing_else_is_said() {
+fn reports_are_beside_the_data_folder_by_default() {
     let site = Site::new();
     site.lp_run().no_env("TSV_REPORT_DIR").ok();
     let reports = std::fs::read_dir(site.dir.path().join("logs/reports"))
@@ -231,7 +231,7 @@ fn reports_lie_beside_the_data_folder_where_nothing_else_is_said() {
 }
 
 #[test]
-fn a_sweep_takes_what_is_raw_and_nothing_else() {
+fn a_sweep_ingests_raw_files_only() {
     let site = Site::new();
     let good = good_file(1, 1);
     site.put_old(DEVICE.file("b.tsv"), &good);
@@ -347,7 +347,7 @@ fn failed_files_of_one_name_keep_their_own_sidecars() {
 }
 
 #[test]
-fn a_named_file_alone_is_taken() {
+fn only_named_files_are_ingested() {
     let site = Site::new();
     for name in ["a.tsv", "b.tsv", "c.tsv"] {
         site.put_old(DEVICE.file(name), good_file(1, 1));
@@ -384,13 +384,13 @@ fn a_named_file_in_parsed_is_ingested_again_and_stays() {
 }
 
 #[test]
-fn a_named_file_in_error_that_succeeds_leaves_with_its_sidecar() {
+fn a_named_file_in_error_that_succeeds_is_moved_and_its_sidecar_removed() {
     let site = Site::new();
     let file = DEVICE.error("a.tsv");
     site.put_old(DEVICE.file("a.tsv"), bad_file());
     site.lp_run().run().expect(1);
     assert!(site.exists(format!("{file}.error.json")));
-    site.put_old(&file, good_file(1, 1)); // the operator mended it
+    site.put_old(&file, good_file(1, 1)); // corrected by the operator
     site.lp_run().named(&file).ok();
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
@@ -405,7 +405,7 @@ fn a_named_file_in_error_that_fails_again_stays_with_one_sidecar() {
 }
 
 #[test]
-fn a_dry_run_leaves_even_a_sidecar_without_a_file() {
+fn a_dry_run_does_not_remove_a_sidecar_without_a_file() {
     let site = Site::new();
     site.put_old(DEVICE.parsed("a.tsv"), good_file(1, 1));
     site.put_old(DEVICE.sidecar("a.tsv"), "{}");
@@ -418,7 +418,7 @@ fn a_dry_run_leaves_even_a_sidecar_without_a_file() {
 }
 
 #[test]
-fn folders_named_like_sidecars_hinder_no_file() {
+fn folders_named_like_sidecars_do_not_stop_a_file() {
     let site = Site::new();
     for name in [
         "a.tsv.error.json",
@@ -450,7 +450,7 @@ fn a_named_file_in_parsed_that_fails_goes_to_error() {
 }
 
 #[test]
-fn a_named_file_that_was_dealt_with_meanwhile_is_no_error() {
+fn a_named_file_that_was_already_processed_is_no_error() {
     let site = Site::new();
     site.put_old(DEVICE.parsed("a.tsv"), good_file(1, 1));
     site.lp_run().named(DEVICE.file("a.tsv")).ok();
@@ -526,7 +526,7 @@ fn a_campaign_that_looks_like_a_comment_is_refused() {
 }
 
 #[test]
-fn a_campaign_that_ends_in_a_backslash_swallows_no_separator() {
+fn a_campaign_that_ends_in_a_backslash_escapes_no_separator() {
     let site = Site::new();
     site.put_old("acme/site\\/02001171/a.tsv", good_file(1, 1));
     site.put_old("acme/si\\te/02001171/a.tsv", good_file(1, 1));
@@ -561,7 +561,7 @@ fn a_company_named_like_another_buckets_id_gets_its_own_bucket() {
 
 #[test]
 fn old_script_failed_25_buckets() {
-    // It paged through the first twenty only, and created what it did not see.
+    // The script listed the first twenty buckets only and created those that it did not find.
     let double = Double::start();
     for i in 0..25 {
         double.add_bucket(&format!("company{i:02}"));
@@ -586,12 +586,12 @@ fn old_script_failed_25_buckets() {
     assert_eq!(
         unnamed.filter(|r| r.param("name").is_none()).count(),
         0,
-        "never by paging"
+        "the list is never paged"
     );
 }
 
 #[test]
-fn a_bucket_is_looked_up_once_a_run() {
+fn a_bucket_is_looked_up_once_per_run() {
     let double = Double::start();
     let site = Site::new();
     for n in 0..5 {
@@ -616,10 +616,10 @@ fn a_bucket_is_looked_up_once_a_run() {
 }
 
 #[test]
-fn a_named_file_costs_no_request_that_is_not_needed() {
+fn a_named_file_makes_no_needless_request() {
     let site = Site::new();
     let double = Double::start();
-    // The first file finds neither its bucket nor that of the reports.
+    // For the first file, neither its bucket nor the meta bucket exists.
     for (name, expected) in [
         (
             "a.tsv",
@@ -658,7 +658,7 @@ fn a_named_file_costs_no_request_that_is_not_needed() {
 }
 
 #[test]
-fn bodies_are_gzip_by_default_and_seconds() {
+fn bodies_are_compressed_by_default_and_have_times_in_seconds() {
     for (gzip, expected) in [(None, Some("gzip")), (Some("0"), None)] {
         let double = Double::start();
         let site = Site::new();
@@ -704,7 +704,7 @@ fn batch_size_changes_nothing() {
             .map(|w| w.nb_lines())
             .max()
             .expect("some");
-        // A row of two values is not torn.
+        // A row of two values is not split.
         assert!(
             most <= lines.parse::<usize>().expect("a number") + 1,
             "{most} lines in batches of {lines}"
@@ -713,8 +713,8 @@ fn batch_size_changes_nothing() {
 }
 
 #[test]
-fn rows_of_one_second_in_different_batches_end_as_the_last_one_says() {
-    // The same second again and again, batches of two lines: they must not overtake each other.
+fn the_last_row_of_a_second_wins_across_batches() {
+    // Batches of two lines with the same times must arrive in order.
     let rows = (0..200).map(|i| format!("03/08/25 03:20:{:02}\t{i}\t{}", i % 5, i * 2));
     let text = FileBuilder::default().lines(rows).build();
     let whole =
@@ -757,8 +757,8 @@ fn a_batch_that_is_sent_again_does_not_overtake_a_later_one() {
 }
 
 #[test]
-fn files_that_are_tried_again_keep_their_place_among_the_others() {
-    // f0 met an outage; f1, with the same times, has arrived meanwhile: the later name wins.
+fn retried_files_keep_their_order() {
+    // One file failed in an outage, and the other with the same times arrived since. The later name wins.
     for (failed, raw) in [("f0.tsv", "f1.tsv"), ("f1.tsv", "f0.tsv")] {
         let site = Site::new();
         let double = Double::start();
@@ -792,7 +792,7 @@ fn files_that_are_tried_again_keep_their_place_among_the_others() {
 }
 
 #[test]
-fn a_sidecar_without_a_file_is_not_taken_for_that_of_a_new_one() {
+fn a_sidecar_without_a_file_does_not_apply_to_a_new_file() {
     let site = Site::new();
     let file = DEVICE.error("a.tsv");
     site.put_old(
@@ -809,11 +809,11 @@ fn a_sidecar_without_a_file_is_not_taken_for_that_of_a_new_one() {
     assert_eq!(failed.len(), 1);
     assert_eq!(site.sidecar(&failed[0])["retryable"], false, "{failed:?}");
     site.lp_run().arg("--retry-errors").ok();
-    assert!(site.exists(&failed[0]), "its own fault: not tried again");
+    assert!(site.exists(&failed[0]), "not retryable");
 }
 
 #[test]
-fn a_file_that_is_named_twice_is_taken_once() {
+fn a_file_that_is_named_twice_is_ingested_once() {
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.lp_run()
@@ -890,7 +890,7 @@ fn memory_does_not_grow_with_the_file() {
             site.run_to(&double)
         };
         let mut run = call.start();
-        let peak = crate::hostile::peak_kib(&mut run);
+        let peak = run.peak_kib();
         run.wait().expect(0);
         assert_eq!(site.report()["nb_points_total"], 600_000);
         assert!(peak < 20 * 1024, "{peak} KiB");
@@ -898,7 +898,7 @@ fn memory_does_not_grow_with_the_file() {
 }
 
 #[test]
-fn different_devices_go_side_by_side() {
+fn devices_are_ingested_in_parallel() {
     let site = Site::new();
     let double = Double::start();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
@@ -912,7 +912,7 @@ fn different_devices_go_side_by_side() {
 }
 
 #[test]
-fn files_of_one_device_are_in_flight_together_where_their_times_do_not_touch() {
+fn files_of_one_device_are_in_flight_together_if_their_times_do_not_overlap() {
     let of_day = |day: u32| good_file(day, 3).replace("01/08/25", &format!("{day:02}/08/25"));
     let site = Site::new();
     let double = Double::start();
@@ -925,7 +925,7 @@ fn files_of_one_device_are_in_flight_together_where_their_times_do_not_touch() {
     gate.wait_for(3);
     assert!(
         site.tree().iter().all(|path| !path.contains("/parsed/")),
-        "none is moved before its points have arrived: {:?}",
+        "no file is moved before its points are stored: {:?}",
         site.tree()
     );
     gate.open();
@@ -942,7 +942,7 @@ fn files_of_one_device_are_in_flight_together_where_their_times_do_not_touch() {
 }
 
 #[test]
-fn a_file_waits_for_the_one_before_it_where_their_times_touch() {
+fn a_file_waits_for_the_previous_one_if_their_times_overlap() {
     let site = Site::new();
     let double = Double::start();
     for n in 1..=3 {
@@ -953,7 +953,7 @@ fn a_file_waits_for_the_one_before_it_where_their_times_touch() {
     let run = site.run_to(&double).args(["--jobs", "1"]).start();
     gate.wait_for(1);
     std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(double.data_writes().len(), 0, "no other has overtaken it");
+    assert_eq!(double.data_writes().len(), 0, "no other file was sent");
     gate.open();
     run.wait().expect(0);
     let last = second_reader::read(good_file(3, 3).as_bytes(), "site", chrono_tz::Europe::Paris)
@@ -962,7 +962,7 @@ fn a_file_waits_for_the_one_before_it_where_their_times_touch() {
 }
 
 #[test]
-fn each_of_the_files_in_flight_has_its_own_fate() {
+fn each_file_in_flight_has_its_own_outcome() {
     let of_day = |day: u32| good_file(day, 3).replace("01/08/25", &format!("{day:02}/08/25"));
     let site = Site::new();
     let double = Double::start();
@@ -1029,7 +1029,7 @@ fn only<'a>(lines: &'a [Line], measurement: &str) -> Vec<&'a Line> {
 }
 
 #[test]
-fn the_meta_bucket_has_a_point_a_run_and_a_point_a_file() {
+fn the_meta_bucket_has_a_point_per_run_and_per_file() {
     let site = Site::new();
     let double = Double::start();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
@@ -1125,7 +1125,7 @@ fn the_meta_buckets_report_stays_below_64_kib() {
             .as_object()
             .map(|c| c.len()),
         Some(columns),
-        "whole on disk"
+        "complete on disk"
     );
 }
 
@@ -1143,7 +1143,7 @@ fn the_meta_buckets_report_has_its_channels_up_to_64_kib() {
             other => panic!("{other:?}"),
         }
     };
-    // A channel takes a little over a hundred bytes: the largest report that fits is found from both sides.
+    // A channel takes a little over a hundred bytes. A binary search finds the largest report that fits.
     let (mut fits, mut too_large) = (400, 800);
     assert!(report_of(fits)["channels"].is_object());
     assert!(report_of(too_large)["channels"].is_null());
@@ -1177,17 +1177,13 @@ fn the_meta_bucket_may_have_another_name() {
     assert_eq!(
         only(&double.points("runs"), "site").len(),
         0,
-        "no company writes into the meta bucket"
+        "no company writes to the meta bucket"
     );
-    assert_eq!(
-        points_in(&double, META).len(),
-        2,
-        "a company like any other now"
-    );
+    assert_eq!(points_in(&double, META).len(), 2, "an ordinary company now");
 }
 
 #[test]
-fn a_half_line_that_a_killed_run_left_is_cut_off() {
+fn an_incomplete_line_of_a_killed_run_is_removed() {
     let site = Site::new();
     std::fs::create_dir(site.lp_dir()).expect("made");
     let whole = "site,campaign=site value=1 1754184000\n";
@@ -1225,7 +1221,7 @@ fn a_damaged_file_does_not_fill_the_log() {
 }
 
 #[test]
-fn damage_that_does_not_stop_a_file_is_a_warning_each() {
+fn each_kind_of_damage_to_a_file_is_a_warning() {
     let good = good_file(1, 2);
     for (what, text, expected) in [
         // The value that is cut off is missing too.
@@ -1253,7 +1249,7 @@ fn damage_that_does_not_stop_a_file_is_a_warning_each() {
     }
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good);
-    // A database of its own: a machine without one is warned of it.
+    // A time zone database of the test, because there is a warning if the machine has none.
     let zones = site.dir.path().join("zones");
     ZoneFile::of_rule("CET-1CEST,M3.5.0,M10.5.0/3").write(&zones, "Europe/Paris");
     let run = site.lp_run().env("TZDIR", &zones).ok();
@@ -1261,7 +1257,7 @@ fn damage_that_does_not_stop_a_file_is_a_warning_each() {
 }
 
 #[test]
-fn of_a_file_whose_header_is_refused_the_report_says_what_is_known() {
+fn the_report_of_a_refused_header_has_the_known_values() {
     for (what, text, truncated, meta) in [
         (
             "cut in the serials",
@@ -1313,7 +1309,7 @@ fn of_a_file_whose_header_is_refused_the_report_says_what_is_known() {
 }
 
 #[test]
-fn errors_in_a_header_name_the_line_that_an_editor_shows() {
+fn errors_in_a_header_have_the_line_number_of_an_editor() {
     for (text, line) in [
         ("1\t1\n\n\nMV_T302_V009\tA W\n", 4),
         ("\n\n1\t1\n\r\n\n\nMV_T302_V002\tA\x01 W\n", 7),
@@ -1341,7 +1337,7 @@ fn errors_in_a_header_name_the_line_that_an_editor_shows() {
 }
 
 #[test]
-fn a_header_of_any_json_is_read_or_warned_of() {
+fn a_file_with_any_json_in_its_header_is_ingested() {
     let deep = "[".repeat(200_000);
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(100_000));
     for json in [
@@ -1428,16 +1424,16 @@ fn the_meta_buckets_file_has_nanoseconds() {
 }
 
 #[test]
-fn a_folder_that_differs_from_the_header_is_said_once() {
+fn a_folder_that_differs_from_the_header_is_a_single_warning() {
     let site = Site::new();
     site.put_old("acme/site/02009999/a.tsv", good_file(1, 50));
     let run = site.lp_run().ok();
-    let said = run
+    let reported = run
         .stderr
         .lines()
         .filter(|l| l.contains("02009999") && l.contains("02001171"))
         .count();
-    assert_eq!(said, 1, "{}", run.stderr);
+    assert_eq!(reported, 1, "{}", run.stderr);
     assert_eq!(
         site.lp_points("acme")[0].tags["device_master_sn"],
         "02001171"

@@ -42,7 +42,7 @@ pub struct Line {
     pub raw: String,
 }
 
-/// All lines of a body; the first bad one is the error, in the server's words.
+/// Parses all lines of a body, or returns the server's message about the first invalid one.
 pub fn parse(body: &[u8]) -> Result<Vec<Line>, String> {
     let text =
         std::str::from_utf8(body).map_err(|_| "unable to parse: invalid UTF-8".to_owned())?;
@@ -61,7 +61,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-/// Lines of a file or a request that must all be good.
+/// Parses the lines of a file or a request, which must be valid.
 pub fn all(text: &str) -> Vec<Line> {
     parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -106,7 +106,7 @@ fn agrees_with_the_crate(line: &Line) -> Result<(), String> {
     }
 }
 
-/// At line breaks, but not at those within a quoted field.
+/// Splits at line breaks outside of quoted fields.
 fn split(text: &str) -> Vec<&str> {
     let b = text.as_bytes();
     let mut lines = Vec::new();
@@ -135,7 +135,7 @@ fn split(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Where the first of `stops` stands that no backslash precedes.
+/// The position of the first of `stops` that no backslash precedes.
 fn unescaped(text: &str, from: usize, stops: &[u8]) -> Option<usize> {
     let b = text.as_bytes();
     (from..b.len()).find(|i| stops.contains(&b[*i]) && (*i == 0 || b[*i - 1] != b'\\'))

@@ -14,20 +14,20 @@ mod skipped;
 mod zone_files;
 
 mod cli;
-mod crowd_and_kill;
+mod concurrency_and_kill;
 mod docs;
 mod faults;
 mod fixtures;
 mod fuzz_corpus;
 mod heartbeat;
-mod hostile;
 mod ingest;
-mod on_a_real_server;
 mod properties;
+mod real_server;
 mod samples;
 mod skipping;
 mod status;
 mod time_zone;
+mod untrusted_input;
 mod uploads;
 
 mod dashboards;
@@ -35,8 +35,8 @@ mod grafana;
 
 mod ansible;
 mod deploy_files;
+mod end_to_end;
 mod grafana_double;
 mod hook;
-mod hostile_names;
+mod names;
 mod upload_storm;
-mod whole_way;

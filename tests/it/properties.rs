@@ -1,7 +1,7 @@
-//! Properties of reading that hold for any bytes, through the library; the second reader is the judge.
+//! Properties of the library's reader for arbitrary bytes, compared with the second reader.
 
 use crate::harness::{FileBuilder, HEADER, headed};
-use crate::line_protocol as judge;
+use crate::line_protocol;
 use crate::second_reader::{self, Point};
 use chrono_tz::Tz;
 use powerview::data_dir::Campaign;
@@ -14,13 +14,13 @@ use proptest::prelude::*;
 const ZONE: Tz = chrono_tz::Europe::Paris;
 const CAMPAIGN: &str = "site, nord=1";
 
-/// What the program makes of bytes.
+/// The result of reading bytes with the library.
 struct Read {
     lines: String,
     stats: RowStats,
     channels: u64,
     truncated: bool,
-    /// It came to the end without an error.
+    /// There was no error up to the end.
     good: bool,
 }
 
@@ -64,7 +64,7 @@ fn program(bytes: &[u8]) -> Option<Read> {
 }
 
 fn points(lines: &str) -> Vec<Point> {
-    judge::all(lines)
+    line_protocol::all(lines)
         .into_iter()
         .map(|l| crate::harness::point(l, 1))
         .collect()
@@ -74,7 +74,7 @@ fn points_of(bytes: &[u8]) -> Vec<Point> {
     program(bytes).map(|r| points(&r.lines)).unwrap_or_default()
 }
 
-/// A cell of a header line, a time or a value, mostly good.
+/// A cell of a header line, a time or a value. Most are valid.
 fn label() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         6 => "(Ph [1-3] V|Voie[0-9] W|minipince W|Compteur)".prop_map(String::into_bytes),
@@ -90,7 +90,7 @@ fn serial() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Wall times around the autumn change, so that the doubled hour is met often.
+/// Wall times around the autumn change, many of them in the doubled hour.
 fn time() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         12 => (0u32..4, 0u32..60).prop_map(|(h, m)| format!("26/10/25 0{h}:{m:02}:00").into_bytes()),
@@ -114,7 +114,7 @@ fn joined(cells: Vec<Vec<u8>>) -> Vec<u8> {
     cells.join(&b'\t')
 }
 
-/// A file that is mostly like a logger's.
+/// A file similar to a logger's.
 fn file() -> impl Strategy<Value = Vec<u8>> {
     let columns = prop_oneof![9 => 1usize..5, 1 => 0usize..2];
     columns.prop_flat_map(|n| {
@@ -171,14 +171,14 @@ fn counts_add_up(read: &Read) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The same file with CRLF for LF, a byte-order mark, blanks at the ends of all lines.
-fn dressed(bytes: &[u8]) -> Vec<u8> {
+/// The same file with a byte-order mark, CRLF line ends and trailing blanks.
+fn with_blanks_and_crlf(bytes: &[u8]) -> Vec<u8> {
     let mut out = b"\xef\xbb\xbf".to_vec();
     for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
         match line.strip_suffix(b"\n") {
             Some(line) => {
                 out.extend_from_slice(line);
-                // Spaces after anything; tabs too, where they are no cell of a row that is already too long.
+                // Spaces at the end of each line, and tabs unless they would add a cell to a row that is too long.
                 out.extend_from_slice(if i % 2 == 0 { b"  \r\n" } else { b"\t \t\r\n" });
             }
             None => out.extend_from_slice(line),
@@ -187,7 +187,7 @@ fn dressed(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Cases a property; `PROPTEST_CASES` asks for more.
+/// The number of cases per property, which `PROPTEST_CASES` sets.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()
@@ -236,7 +236,7 @@ proptest! {
 
     #[test]
     fn a_file_cut_at_any_byte_gives_a_prefix_of_the_whole_files_points(bytes in file(), at in any::<prop::sample::Index>()) {
-        // A row that is too long looks like a good one while its end has not arrived: no reader can know.
+        // The beginning of a row that is too long looks like a valid row.
         if program(&bytes).is_some_and(|r| r.stats.malformed_rows > 0) {
             return Ok(());
         }
@@ -248,9 +248,9 @@ proptest! {
 
     #[test]
     fn line_ends_a_mark_and_trailing_blanks_change_nothing(bytes in file()) {
-        // Of files without a mark, with LF; END_DATA and the like may have blanks behind them as any line.
+        // Starts from files without a byte-order mark and with LF.
         let plain: Vec<u8> = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).iter().copied().filter(|b| *b != b'\r').collect();
-        prop_assert_eq!(points_of(&dressed(&plain)), points_of(&plain));
+        prop_assert_eq!(points_of(&with_blanks_and_crlf(&plain)), points_of(&plain));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A real InfluxDB for the tests that need one: `INFLUXD_BIN` names the server's program. Each server has a free port
-//! of 127.0.0.1 and a temporary folder of its own, and ends with the value that started it.
+//! A real InfluxDB. `INFLUXD_BIN` is the path of its program. Each server has a free port of 127.0.0.1 and a temporary
+//! folder, and stops on drop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::skipped::skipped;
 
-/// How long the server may take to answer for the first time: a busy machine with a cold disk is slow.
+/// The longest wait for the server's first answer.
 const START: Duration = Duration::from_secs(90);
 const ORG: &str = "powerview";
-/// An operator token that `setup` accepts as it stands.
+/// An operator token that `setup` accepts.
 const TOKEN: &str = "token-of-a-test-server";
 
 /// A running server, set up with one organisation and an operator token.
@@ -22,27 +22,27 @@ pub struct RealInflux {
     dir: tempfile::TempDir,
 }
 
-/// One table of a query's answer: what its series share (the group key), and its rows.
+/// A table in the answer to a query: its group key and its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
-    /// The name that `yield` gave, `_result` without one.
+    /// The name in `yield`, or `_result` without one.
     pub result: String,
     /// The columns of the group key and their values.
     pub key: BTreeMap<String, String>,
-    /// All columns of the answer, in its order, those without a value too.
+    /// All columns of the answer in order, including those without values.
     pub columns: Vec<String>,
-    /// Column to value; a column without a value (null) is left out.
+    /// Column to value, without columns that are null.
     pub rows: Vec<BTreeMap<String, String>>,
 }
 
 impl RealInflux {
-    /// Starts and sets up a server; `None`, and the calling test is skipped, where no program is named.
+    /// Starts and sets up a server. Returns `None` and skips the calling test without `INFLUXD_BIN`.
     pub fn start() -> Option<Self> {
         let Some(program) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
             skipped("INFLUXD_BIN", "set it to the path of an influxd");
             return None;
         };
-        // Another process may take the free port between our look and the server's: then another one is tried.
+        // Another process may take the free port before the server does. Then another one is tried.
         for _ in 0..5 {
             let dir = tempfile::Builder::new()
                 .prefix("powerview-influxd-")
@@ -84,7 +84,7 @@ impl RealInflux {
         panic!("influxd did not stay up at five ports");
     }
 
-    /// Where it listens, `http://127.0.0.1:<port>`.
+    /// The URL, `http://127.0.0.1:<port>`.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -99,7 +99,7 @@ impl RealInflux {
         ORG
     }
 
-    /// Makes the bucket (no retention) unless it is there.
+    /// Creates the bucket without retention if it is missing.
     pub fn ensure_bucket(&self, bucket: &str) {
         if self.bucket_id(bucket).is_some() {
             return;
@@ -111,7 +111,7 @@ impl RealInflux {
         assert_eq!(status, 201, "bucket {bucket}: {answer}");
     }
 
-    /// The bucket's id, where there is one of that name.
+    /// The id of the bucket of that name, if it exists.
     pub fn bucket_id(&self, bucket: &str) -> Option<String> {
         let (_, found) = self.request(
             "GET",
@@ -123,7 +123,7 @@ impl RealInflux {
         found["buckets"][0]["id"].as_str().map(str::to_owned)
     }
 
-    /// Writes line protocol with that precision (`ns`, `us`, `ms`, `s`); the bucket is made if missing.
+    /// Writes line protocol with a precision (`ns`, `us`, `ms`, `s`). Creates the bucket if it is missing.
     pub fn write(&self, bucket: &str, line_protocol: &str, precision: &str) {
         self.ensure_bucket(bucket);
         let path = format!(
@@ -135,7 +135,7 @@ impl RealInflux {
         assert_eq!(status, 204, "write to {bucket}: {answer}");
     }
 
-    /// Runs Flux; the status and the answer as they came, annotated CSV or the server's complaint in JSON.
+    /// Runs Flux. Returns the status and the answer: annotated CSV, or an error in JSON.
     pub fn query(&self, flux: &str) -> (u16, String) {
         let body = serde_json::json!({
             "query": flux, "type": "flux",
@@ -149,24 +149,24 @@ impl RealInflux {
         )
     }
 
-    /// Runs Flux that must succeed; the annotated CSV.
+    /// Runs Flux, which must succeed. Returns the annotated CSV.
     pub fn query_csv(&self, flux: &str) -> String {
         let (status, csv) = self.query(flux);
         assert_eq!(status, 200, "{csv}\nfor\n{flux}");
         csv
     }
 
-    /// Runs Flux that must succeed; its tables.
+    /// Runs Flux, which must succeed. Returns its tables.
     pub fn tables(&self, flux: &str) -> Vec<Table> {
         parse(&self.query_csv(flux)).unwrap_or_else(|e| panic!("{e}\nfor\n{flux}"))
     }
 
-    /// Runs Flux that must succeed; the rows of all tables, columns without a value left out.
+    /// Runs Flux, which must succeed. Returns the rows of all tables, without columns that are null.
     pub fn rows(&self, flux: &str) -> Vec<BTreeMap<String, String>> {
         self.tables(flux).into_iter().flat_map(|t| t.rows).collect()
     }
 
-    /// One request with the operator token; the status and the body.
+    /// Sends a request with the operator token. Returns the status and the body.
     pub fn request(
         &self,
         method: &str,
@@ -178,7 +178,7 @@ impl RealInflux {
             .unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
 
-    /// HTTP/1.0, so that the answer ends with the connection and is never sent in chunks.
+    /// Uses HTTP/1.0, so that the answer ends with the connection and is not chunked.
     fn try_request(
         &self,
         method: &str,
@@ -213,12 +213,12 @@ impl RealInflux {
         ))
     }
 
-    /// Waits for the first good answer; false where the program ended before it.
+    /// Waits for the first successful answer. Returns false if the program ended before.
     fn answers(&mut self) -> bool {
         let from = Instant::now();
         loop {
             if matches!(self.try_request("GET", "/health", "", ""), Ok((200, _))) {
-                // Something else could have the port; our child must be alive to be the one that answered.
+                // The child must be alive, because another process could have the port.
                 return self.child.try_wait().expect("state of influxd").is_none();
             }
             if self.child.try_wait().expect("state of influxd").is_some() {
@@ -255,13 +255,13 @@ impl RealInflux {
 
 impl Drop for RealInflux {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The tables of annotated CSV; the server's words where it broke off in the middle of an answer.
+/// The tables of annotated CSV, or the error in the middle of the answer.
 pub fn parse(csv: &str) -> Result<Vec<Table>, String> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)

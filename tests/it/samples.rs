@@ -1,4 +1,4 @@
-//! Real files of loggers, all in one sweep, against the second reader.
+//! Compares a sweep over real files of loggers with the second reader.
 
 use crate::harness::{Site, file_of, points_in, samples, stored};
 use crate::influx_double::Double;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A sample and what the second reader makes of it.
+/// A sample and its content according to the second reader.
 pub struct Sample {
     /// company/campaign/device/file
     pub path: PathBuf,
@@ -115,7 +115,7 @@ fn check(site: &Site, samples: &[Sample]) {
         );
         assert_eq!(file["nb_invalid_values"], whole.nb_invalid_values, "{name}");
         assert_eq!(file["nb_malformed_rows"], whole.nb_malformed_rows, "{name}");
-        // The report has the folder's serial, the points that of the header.
+        // The report has the serial number of the folder, the points that of the header.
         let folder = sample.path.iter().nth(2).expect("deep").to_string_lossy();
         assert_eq!(file["device_master_sn"], *folder, "{name}");
         assert_eq!(
@@ -162,7 +162,7 @@ fn check(site: &Site, samples: &[Sample]) {
 }
 
 #[test]
-fn all_samples_in_one_sweep_are_right_to_the_point_in_line_protocol_files() {
+fn a_sweep_over_all_samples_writes_exact_line_protocol() {
     let Some(dir) = samples() else { return };
     let samples = read_all(&dir);
     let site = Site::new();
@@ -183,7 +183,7 @@ fn all_samples_in_one_sweep_are_right_to_the_point_in_line_protocol_files() {
 
 #[test]
 #[ignore = "slow: ingests all samples"]
-fn all_samples_in_one_sweep_are_right_to_the_point_on_the_server() {
+fn a_sweep_over_all_samples_writes_exact_points_to_the_server() {
     let Some(dir) = samples() else { return };
     let samples = read_all(&dir);
     let site = Site::new();
@@ -197,8 +197,8 @@ fn all_samples_in_one_sweep_are_right_to_the_point_on_the_server() {
 }
 
 #[test]
-fn the_samples_hold_what_they_were_picked_for() {
-    // A guard for the test above: a reader that refuses everything would agree with a program that does.
+fn the_samples_contain_the_cases_that_they_were_chosen_for() {
+    // Guards the tests above: a reader that refuses everything would agree with a program that does.
     let Some(dir) = samples() else { return };
     let samples = read_all(&dir);
     assert_eq!(samples.len(), 12);

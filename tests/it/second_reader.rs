@@ -1,5 +1,5 @@
-//! A second, plain and slow reader of loggers' files, written from the contract alone: it reads a whole file into
-//! memory, splits it and looks at each part. What the program makes of a file is compared with what this reader says.
+//! A second, simple reader of logger files, written from the specification alone. It reads a whole file into memory.
+//! The tests compare the program's results with those of this reader.
 
 use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, Offset, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
     pub measurement: String,
-    /// Sorted by key, values as a person reads them (nothing escaped).
+    /// Sorted by key, not escaped.
     pub tags: BTreeMap<String, String>,
     pub value: f64,
     pub epoch: i64,
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub struct Whole {
     pub points: Vec<Point>,
@@ -40,17 +40,17 @@ pub struct Channel {
 }
 
 impl Whole {
-    /// First and last instant that has a point.
+    /// The first and last times of the points.
     pub fn time_range(&self) -> Option<(i64, i64)> {
         let epochs = || self.points.iter().map(|p| p.epoch);
         Some((epochs().min()?, epochs().max()?))
     }
 }
 
-/// Why a file has no points at all. For people: the program's words are its own.
+/// Why a file has no points. The program's messages differ.
 pub type Refusal = &'static str;
 
-/// A zone to fall back to when the file's header names none.
+/// The zone to use if the file's header names none.
 pub fn read(bytes: &[u8], campaign: &str, fallback: Tz) -> Result<Whole, Refusal> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if bytes.is_empty() {
@@ -159,11 +159,11 @@ pub fn read(bytes: &[u8], campaign: &str, fallback: Tz) -> Result<Whole, Refusal
     for line in &lines[2..] {
         let mut cells: Vec<&[u8]> = line.bytes.split(|b| *b == b'\t').map(trim_spaces).collect();
         if !line.ended {
-            // Whatever follows the last tab may be half of something.
+            // The text after the last tab may be incomplete.
             *cells.last_mut().expect("split gives at least one") = b"";
             whole.truncated = true;
         } else if cells.iter().all(|c| c.is_empty()) {
-            continue; // a blank line is no row
+            continue; // blank lines are skipped
         }
         if cells.iter().filter(|c| !c.is_empty()).count() > columns + 1 {
             whole.nb_malformed_rows += 1;
@@ -199,7 +199,7 @@ pub fn read(bytes: &[u8], campaign: &str, fallback: Tz) -> Result<Whole, Refusal
 
 struct Line {
     bytes: Vec<u8>,
-    /// A line break ends it.
+    /// The line ends in a line break.
     ended: bool,
 }
 
@@ -250,7 +250,7 @@ fn trim_spaces(mut cell: &[u8]) -> &[u8] {
     cell
 }
 
-/// `DD/MM/YY HH:MM:SS` and nothing else.
+/// Parses `DD/MM/YY HH:MM:SS`.
 fn wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
     let shape = b"00/00/00 00:00:00";
     let fits = |(c, s): (&u8, &u8)| {
@@ -293,7 +293,7 @@ pub fn number(cell: &[u8]) -> Option<f64> {
     text.parse::<f64>().ok().filter(|v| v.is_finite())
 }
 
-/// Turns a file's wall times into instants, row after row.
+/// Converts the wall times of a file into instants, row by row.
 struct Clock {
     /// None: the file's times are UTC.
     zone: Option<Tz>,
@@ -331,7 +331,7 @@ impl Clock {
         };
         let step = self.steps.iter().rev().take(2).min().copied();
         let due = previous + step.unwrap_or_default();
-        // min_by_key gives the first, the earlier, of equals
+        // min_by_key returns the first of equals, which is the earlier one
         *candidates
             .iter()
             .min_by_key(|c| (**c - due).abs())

@@ -1,5 +1,5 @@
-//! An SFTP client (version 3 of the protocol, over OpenSSH's `ssh`) that sends one request at a time. It knows which upload was
-//! acknowledged, can pause in the middle of a file, and can die with nothing on its way to the server.
+//! An SFTP client (version 3 of the protocol, over OpenSSH's `ssh`) that sends one request at a time. It knows which
+//! uploads were acknowledged, can pause within a file, and can be killed without unacknowledged requests.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -39,7 +39,7 @@ pub struct Handle {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has ended already.
         let _ = self.ssh.kill();
         let _ = self.ssh.wait();
     }
@@ -82,13 +82,13 @@ impl Session {
         };
         session.send(INIT, &3_u32.to_be_bytes())?;
         session.receive()?;
-        // Starting a session is not what is measured.
+        // The start of the session is not measured.
         session.longest = Duration::ZERO;
         Ok(session)
     }
 
-    /// Opens a file for writing and truncates it. None where the server says that there is no such file: its atomic mode renames a
-    /// file that is there already, and fails if that has been moved between its look and the renaming.
+    /// Opens a file for writing and truncates it. Returns `None` if the server reports a missing file: in atomic mode
+    /// it renames an existing file, which fails if the file was moved just before.
     pub fn open(&mut self, path: &str) -> io::Result<Option<Handle>> {
         const WRITE_CREATE_TRUNCATE: u32 = 0x1a;
         let mut body = string(path.as_bytes());
@@ -128,7 +128,7 @@ impl Session {
         self.done("mkdir", path, MKDIR, &body)
     }
 
-    /// Ends the session politely.
+    /// Ends the session in order.
     pub fn end(mut self) -> io::Result<()> {
         drop(self.to.take());
         let start = Instant::now();
@@ -150,7 +150,7 @@ impl Session {
         }
     }
 
-    /// Sends a request and waits for its answer: its type, and what follows the request's number.
+    /// Sends a request and waits for its answer. Returns the type, and the data after the number of the request.
     fn ask(&mut self, kind: u8, body: &[u8]) -> io::Result<(u8, Vec<u8>)> {
         self.last_id += 1;
         let id = self.last_id.to_be_bytes();

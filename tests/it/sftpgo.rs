@@ -1,4 +1,4 @@
-//! A real SFTPGo on a free port: a temporary folder with its users' homes, our hook and the hook's `.env`.
+//! A real SFTPGo on a free port, with a temporary folder for the users' homes, the hook and the hook's `.env`.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -13,9 +13,9 @@ use serde_json::json;
 /// The password of all users.
 pub const PASSWORD: &str = "s3cret-pw";
 
-/// What a server is started with.
+/// The configuration of a server.
 pub struct Setup<'a> {
-    /// SFTPGo itself; its templates are in `share/sftpgo` beside its `bin` folder, or in `/usr/share/sftpgo`.
+    /// The program. Its templates are in `share/sftpgo` beside its `bin` folder, or in `/usr/share/sftpgo`.
     pub program: &'a Path,
     /// Its settings, as in `deploy/sftpgo.env`, with HOOK in place of the hook's path.
     pub settings: &'a [(&'a str, &'a str)],
@@ -25,8 +25,7 @@ pub struct Setup<'a> {
     pub companies: &'a [&'a str],
     /// A public key that all users may log in with.
     pub public_key: Option<&'a str>,
-    /// The user and group that SFTPGo runs as, with the capability that its systemd unit gives it. The caller's own where
-    /// there is none.
+    /// The user and group that SFTPGo runs as, with the capability of its systemd unit. By default those of the caller.
     pub user: Option<u32>,
 }
 
@@ -39,7 +38,7 @@ pub struct Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has ended already.
         let _ = self.sftpgo.kill();
         let _ = self.sftpgo.wait();
     }
@@ -62,7 +61,7 @@ impl Site {
             path("base/grafana-automation"),
         )
         .expect("a link");
-        // SFTPGo passes no variables on; on a real server the hook's defaults are the places.
+        // SFTPGo passes on no variables. On a real server the hook uses its default paths.
         let hook = format!(
             "#!/bin/bash\nexport POWERVIEW_BASE='{base}' SFTPGO_BASE='{}'\nexec '{base}/on-upload.sh' \"$@\"\n",
             path("sftpgo").display(),
@@ -87,8 +86,7 @@ impl Site {
         let log = File::create(path("sftpgo.log")).expect("a file");
         if let Some(user) = setup.user {
             for entry in walkdir::WalkDir::new(dir.path()) {
-                lchown(entry.expect("an entry").path(), Some(user), Some(user))
-                    .expect("given away");
+                lchown(entry.expect("an entry").path(), Some(user), Some(user)).expect("chown");
             }
         }
 
@@ -127,13 +125,13 @@ impl Site {
         self.sftpgo.id()
     }
 
-    /// What the hook has logged.
+    /// The log of the hook.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("sftpgo/logs/uploads.log")).unwrap_or_default()
     }
 }
 
-/// SFTPGo as it is to be started, without the port.
+/// The command that starts SFTPGo, without the port.
 fn server(setup: &Setup, dir: &tempfile::TempDir) -> Command {
     let prefix = setup
         .program
@@ -176,8 +174,8 @@ fn server(setup: &Setup, dir: &tempfile::TempDir) -> Command {
     command
 }
 
-/// A command that runs its arguments as a systemd unit with `User=` and `AmbientCapabilities=CAP_NET_BIND_SERVICE` does. Other
-/// processes of that user, without the capability, cannot look into `/proc/PID/fd` of such a process.
+/// A command that runs its arguments as a systemd unit with `User=` and `AmbientCapabilities=CAP_NET_BIND_SERVICE`
+/// does. Other processes of that user, without the capability, cannot look into `/proc/PID/fd` of such a process.
 pub fn with_capability(user: u32) -> Command {
     let mut command = Command::new("/usr/bin/setpriv");
     command
@@ -191,7 +189,7 @@ pub fn with_capability(user: u32) -> Command {
     command
 }
 
-/// Waits until something is there; panics after so many seconds, with what `otherwise` has to say.
+/// Waits for a condition. Panics after a number of seconds, with the text of `otherwise`.
 pub fn wait_for(
     what: &str,
     seconds: u64,

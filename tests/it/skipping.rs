@@ -1,16 +1,16 @@
-//! Skipped tests are seen and counted, and fail where they must not be skipped.
+//! Skipped tests are reported and counted, and fail if they must not be skipped.
 
 use std::process::{Command, Output};
 
 use crate::skipped::{MAY_SKIP, Run, skipped};
 
-const THIS: &str = "skipping::a_skipped_test_is_seen_counted_and_can_be_forbidden";
+const THIS: &str = "skipping::a_skipped_test_is_reported_counted_and_can_be_forbidden";
 
-/// Set in the process that the test starts: there it is a test that is skipped.
+/// Set in the process that the test starts, where it is a skipped test.
 const INNER: &str = "POWERVIEW_TEST_IS_SKIPPED";
 
 #[test]
-fn a_skipped_test_is_seen_counted_and_can_be_forbidden() {
+fn a_skipped_test_is_reported_counted_and_can_be_forbidden() {
     if std::env::var_os(INNER).is_some() {
         return skipped("sundial", "apt install sun");
     }
@@ -24,7 +24,7 @@ fn a_skipped_test_is_seen_counted_and_can_be_forbidden() {
             command.env(MAY_SKIP, list);
         }
         let output = command.output().expect("this program starts");
-        // To the program that was just started this process is what `cargo test` is to this one.
+        // This process is the parent of that program, as `cargo test` is of this one.
         (output, Run::of(std::process::id()).summary())
     };
     let counted =

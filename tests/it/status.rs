@@ -1,4 +1,4 @@
-//! `powerview status`: a scene of loggers, well and ailing, each told apart by the folders alone.
+//! `powerview status`: healthy devices and devices with problems, recognised by their folders alone.
 
 use crate::harness::{FileBuilder, Site, age};
 use chrono::{Duration, TimeDelta, Utc};
@@ -22,11 +22,11 @@ fn put(site: &Site, path: &str, text: &str, hours: u64) {
     age(&site.put(path, text), hours * HOUR);
 }
 
-/// One device well, and one with each ailment that status knows.
+/// A healthy device, and one with each problem that status knows.
 fn scene() -> Site {
     let site = Site::new();
-    put(&site, "acme/site/well/parsed/b.tsv", &file(3), 3);
-    put(&site, "acme/site/well/parsed/a.tsv", &file(27), 27);
+    put(&site, "acme/site/healthy/parsed/b.tsv", &file(3), 3);
+    put(&site, "acme/site/healthy/parsed/a.tsv", &file(27), 27);
     put(&site, "acme/site/silent/parsed/a.tsv", &file(50), 50);
     put(&site, "acme/site/ahead/parsed/a.tsv", &file(-30), 2);
     put(&site, "acme/site/behind/parsed/a.tsv", &file(24 * 200), 2);
@@ -61,7 +61,7 @@ fn status(site: &Site) -> crate::harness::Call<'_> {
 }
 
 #[test]
-fn each_ailment_is_named_and_only_the_well_device_has_none() {
+fn each_problem_is_named_and_the_healthy_device_has_none() {
     let site = scene();
     let run = status(&site).arg("--json").run().expect(1);
     let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
@@ -85,7 +85,7 @@ fn each_ailment_is_named_and_only_the_well_device_has_none() {
             .collect()
     };
     for (name, expected) in [
-        ("well", vec![]),
+        ("healthy", vec![]),
         ("silent", vec!["silent"]),
         ("ahead", vec!["clock"]),
         ("behind", vec!["clock"]),
@@ -103,9 +103,13 @@ fn each_ailment_is_named_and_only_the_well_device_has_none() {
         errors["errors_other"], 2,
         "neither a missing nor a broken sidecar makes a file retryable"
     );
-    let well = devices.iter().find(|d| d["device"] == "well").unwrap();
-    assert_eq!(well["last_file"], "parsed/b.tsv");
-    let last: chrono::DateTime<Utc> = well["last_measurement"].as_str().unwrap().parse().unwrap();
+    let healthy = devices.iter().find(|d| d["device"] == "healthy").unwrap();
+    assert_eq!(healthy["last_file"], "parsed/b.tsv");
+    let last: chrono::DateTime<Utc> = healthy["last_measurement"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(
         (Utc::now() - Duration::hours(3) - last).num_seconds().abs() < 60,
         "{last}"
@@ -113,7 +117,7 @@ fn each_ailment_is_named_and_only_the_well_device_has_none() {
 }
 
 #[test]
-fn the_worst_comes_first_and_says_what_to_do() {
+fn the_most_severe_problem_comes_first_with_its_remedy() {
     let site = scene();
     let run = status(&site).run().expect(1);
     assert!(!run.stdout.contains('\u{1b}'), "a pipe gets no colours");
@@ -154,7 +158,7 @@ fn the_time_after_which_a_logger_is_silent_is_a_setting() {
 }
 
 #[test]
-fn names_of_strangers_are_shown_escaped_and_links_are_not_followed() {
+fn names_are_escaped_and_links_are_not_followed() {
     let site = Site::new();
     put(&site, "acme/site/a\u{1b}[2Jb/parsed/a.tsv", &file(50), 50);
     put(&site, "other/site/1/parsed/a.tsv", &file(1), 1);
@@ -168,14 +172,14 @@ fn names_of_strangers_are_shown_escaped_and_links_are_not_followed() {
 }
 
 #[test]
-fn nothing_yet_is_well() {
+fn an_empty_data_folder_is_healthy() {
     let site = Site::new();
     let run = status(&site).run().expect(0);
     assert!(run.stdout.contains("no device yet"), "{}", run.stdout);
 }
 
 #[test]
-fn status_touches_nothing() {
+fn status_changes_nothing() {
     let site = scene();
     let before = site.tree();
     status(&site).run().expect(1);

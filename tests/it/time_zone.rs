@@ -1,5 +1,5 @@
-//! The system's time zone database decides over the built-in tables, which stand in where it is missing. The databases here
-//! are the tests' own, so that the outcome does not depend on how old the machine's is.
+//! The system's time zone database takes precedence over the built-in tables, which are used if it is missing. The
+//! tests make their own databases, so that the result does not depend on the version of the machine's.
 
 use crate::harness::{Call, DEVICE, FileBuilder, Run, Site, headed};
 use crate::zone_files::{ZoneFile, write};
@@ -18,7 +18,7 @@ const PARIS_WITHOUT_SUMMER: ZoneFile<'_> = ZoneFile {
     rule: "CET-1",
 };
 
-/// As of 2026c: Morocco stays on UTC from 20 September 2026, 01:00 UTC.
+/// Rules of version 2026c: Morocco stays on UTC from 20 September 2026, 01:00 UTC.
 const CASABLANCA_OF_2026: ZoneFile<'_> = ZoneFile {
     kinds: &[(3_600, false, "+01"), (0, true, "+00"), (0, false, "+00")],
     changes: &[
@@ -34,7 +34,7 @@ const CASABLANCA_OF_2026: ZoneFile<'_> = ZoneFile {
 const JULY_2027: i64 = 1_814_443_200;
 const OCTOBER_2026: i64 = 1_790_856_000;
 
-/// A site with a zone folder of its own.
+/// A site with its own zone folder.
 struct Zones {
     site: Site,
     dir: PathBuf,
@@ -48,7 +48,7 @@ impl Zones {
         Self { site, dir }
     }
 
-    /// An ingestion into files, with this zone folder and without a zone.
+    /// A call that writes line-protocol files with this zone folder and without a zone setting.
     fn run(&self) -> Call<'_> {
         self.site
             .lp_run()
@@ -56,7 +56,7 @@ impl Zones {
             .no_env("TSV_TIMEZONE")
     }
 
-    /// `powerview check`, to which only the zone matters.
+    /// A call of `powerview check`.
     fn check(&self) -> Call<'_> {
         self.site
             .bare()
@@ -97,7 +97,7 @@ fn built_in_version() -> String {
 }
 
 #[test]
-fn the_systems_rules_decide_however_the_zone_is_named() {
+fn the_systems_rules_are_used_for_each_source_of_the_zone() {
     type Setting = fn(Call<'_>) -> Call<'_>;
     let settings: [(&str, Setting); 5] = [
         ("--timezone", |call| {
@@ -112,7 +112,7 @@ fn the_systems_rules_decide_however_the_zone_is_named() {
     ];
     for (name, setting) in settings {
         for (time, epoch) in [
-            // Daylight saving until 2026, as everywhere.
+            // Daylight saving until 2026, as in all tables.
             ("01/07/26 14:00:00", 1_782_907_200),
             ("01/07/27 13:00:00", JULY_2027),
         ] {
@@ -130,7 +130,7 @@ fn the_systems_rules_decide_however_the_zone_is_named() {
 }
 
 #[test]
-fn a_change_of_law_that_the_tables_lack_is_followed() {
+fn a_change_of_rules_that_the_tables_lack_is_used() {
     let zones = Zones::new();
     CASABLANCA_OF_2026.write(&zones.dir, "Africa/Casablanca");
     let file = with_zone("Africa/Casablanca", "01/10/26 12:00:00");
@@ -151,10 +151,10 @@ fn an_alias_within_the_folder_is_followed() {
     assert_eq!(zones.only_epoch(), JULY_2027);
 }
 
-/// Without a database, without the zone in it, with one that is cut off and with one that is something else: the built-in rules
-/// are used, check says why, and so does the log in one line, however many files there are.
+/// Without a database, without the zone in it, with one that is cut off and with one that is something else: the
+/// built-in rules are used, check says why, and so does the log in one line, however many files there are.
 #[test]
-fn the_built_in_rules_stand_in_and_it_is_said_once() {
+fn the_built_in_rules_are_used_with_a_single_warning() {
     let cut_off = PARIS_WITHOUT_SUMMER.bytes();
     let cut_off = &cut_off[..cut_off.len() - 5];
     for (case, reason) in [
@@ -190,14 +190,18 @@ fn the_built_in_rules_stand_in_and_it_is_said_once() {
         epochs.sort_unstable();
         let days: Vec<_> = (0..4).map(|day| JULY_2027 + day * 86_400).collect();
         assert_eq!(epochs, days, "{case}");
-        let said: Vec<_> = run
+        let reported: Vec<_> = run
             .stderr
             .lines()
             .filter(|line| line.contains("built-in rules"))
             .collect();
-        assert_eq!(said.len(), 1, "{case}: {}", run.stderr);
+        assert_eq!(reported.len(), 1, "{case}: {}", run.stderr);
         for word in ["WARN", "Europe/Paris", &built_in_version(), reason] {
-            assert!(said[0].contains(word), "{case}: {word}: {}", said[0]);
+            assert!(
+                reported[0].contains(word),
+                "{case}: {word}: {}",
+                reported[0]
+            );
         }
         let check = zones.check().env("TSV_TIMEZONE", "Europe/Paris").run();
         let line = zone_line(&check);
@@ -226,13 +230,14 @@ fn check_names_the_database_and_its_version() {
     expect("2031c");
     write(&zones.dir, "tzdata.zi", b"# version 2032a\n# This zic input file is in the public domain.\nR A 1916 o - Jun 14 23s 1 S\n");
     expect("2032a");
-    // A zone of its own rules: files may still name others.
+    // A POSIX rule as the zone: files may still name others.
     let rules = line(zones.check().env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3"));
     let expected = format!("rules of zones named in files from {dir} (2032a)");
     assert!(rules.ends_with(&expected), "{rules}");
 }
 
-/// A header comes with an upload: its zone's name does not lead out of the zone folder, nor to what is no zone in it. The default zone is taken, as for any name that is unknown.
+/// A header comes with an upload: its zone's name does not lead out of the zone folder, nor to what is no zone in it.
+/// The default zone is taken, as for any name that is unknown.
 #[test]
 fn the_name_in_a_header_stays_in_the_zone_folder() {
     let tokyo = ZoneFile::of_rule("JST-9");
@@ -283,14 +288,14 @@ fn the_name_in_a_header_stays_in_the_zone_folder() {
     let points = zones.site.lp_points("acme");
     assert_eq!(points.len(), names.len());
     assert!(points.iter().all(|p| p.epoch == JULY_2027), "{points:?}");
-    // The same file by its proper name is Tokyo's.
+    // With the correct name, the zone is Tokyo's.
     let file = with_zone("Asia/Tokyo", "01/07/27 21:00:00");
     zones.site.put("tokyo/site/1/x.tsv", file);
     zones.run().env("TZ", "UTC0").ok();
     assert_eq!(zones.site.lp_points("tokyo")[0].epoch, JULY_2027);
 }
 
-/// Files are read with the same rules where no row becomes a point.
+/// `status` reads files with the same rules.
 #[test]
 fn status_reads_the_last_measurement_with_the_systems_rules() {
     let zones = Zones::new();
@@ -312,9 +317,9 @@ fn status_reads_the_last_measurement_with_the_systems_rules() {
     );
 }
 
-/// `TZDIR` may stand in `.env`, as `TZ` may.
+/// `TZDIR` may be set in `.env`, like `TZ`.
 #[test]
-fn the_folder_may_be_set_in_env() {
+fn the_zone_folder_may_be_set_in_env() {
     let zones = Zones::new();
     PARIS_WITHOUT_SUMMER.write(&zones.dir, "Europe/Paris");
     zones

@@ -1,7 +1,7 @@
-//! Many uploads through a real SFTPGo that runs as its systemd unit starts it, with names sent again, stalled and cut
-//! connections, and a sweep every second beside them. Afterwards the database must hold every row of every file, and the whole
-//! of every name's last acknowledged upload. `UPLOADS` is the number of acknowledged uploads of all four tests together,
-//! `SEED` makes the clients choose as they did before.
+//! Many uploads through a real SFTPGo, started like by its systemd unit, with repeated names, stalled and cut
+//! connections, and a sweep every second. Afterwards the database must contain each row of each file, and the last
+//! acknowledged upload of each name. `UPLOADS` is the number of acknowledged uploads of the four tests together, `SEED`
+//! repeats a run's choices.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -25,17 +25,17 @@ use crate::skipped::{installed, skipped};
 const DEFAULT_UPLOADS: usize = 240;
 const COMPANIES: [&str; 3] = ["acme", "globex", "initech"];
 const DEVICES: [&str; 2] = ["02001171", "02001172"];
-/// Clients of each company at the same time. They share the devices, never a file's name.
+/// Concurrent clients of each company. They share the devices, but not the names of files.
 const CLIENTS: usize = 2;
-/// Processes of SFTPGo's user above which no client begins another upload, so that hooks do not pile up.
+/// The number of processes of SFTPGo's user above which no client begins an upload, so that hooks do not accumulate.
 const MANY_PROCESSES: usize = 60;
 
-/// 1 June 2025, 00:00 UTC: the time of the first row of all.
+/// 1 June 2025, 00:00 UTC: the time of the first row.
 const FIRST_ROW: i64 = 1_748_736_000;
-/// The seconds of a slot, and more than the rows of an upload.
+/// The seconds per slot, more than the rows of an upload.
 const SLOT: usize = 100;
 
-// --- what is sent ----------------------------------------------------------------------------------------------
+// --- uploads ---------------------------------------------------------------------------------------------------
 
 /// A file's name, sent once or several times by one client.
 struct Name {
@@ -52,17 +52,17 @@ impl Name {
     }
 }
 
-/// One upload. Its number is part of all its values, so that each value tells which upload it is from.
+/// An upload. Its number is part of each value, so that the upload follows from a value.
 struct Upload {
     name: usize,
-    /// Its first row is `slot * SLOT` seconds after `FIRST_ROW`. A correction has the slot of an earlier upload of its name.
+    /// Its first row is `slot * SLOT` seconds after `FIRST_ROW`. A correction has the slot of an earlier upload of its
+    /// name.
     slot: usize,
     rows: usize,
     /// The server has opened, and so truncated, its file.
     opened: bool,
     acknowledged: bool,
-    /// How many rows, from the first one on, have been sent so far that the value of the first and of the second channel is
-    /// complete.
+    /// The number of rows sent so far with a complete value of the first and of the second channel.
     sent: [usize; 2],
 }
 
@@ -77,7 +77,7 @@ fn values_of(upload: usize, row: usize) -> [f64; 2] {
     [number, -number - 0.5]
 }
 
-/// The upload and the row that a value of a channel is from.
+/// The upload and the row of a value of a channel.
 fn origin_of(value: f64, channel: usize) -> Option<(usize, usize)> {
     let number = if channel == 0 { value } else { -value - 0.5 };
     (number >= 0.0 && number.fract() == 0.0).then(|| {
@@ -97,7 +97,7 @@ fn row(upload: usize, slot: usize, row: usize) -> String {
     format!("{}\t{first}\t{second}\n", time.format("%d/%m/%y %H:%M:%S"))
 }
 
-/// How many rows of a beginning of a file have complete values.
+/// The number of complete values per channel in the beginning of a file.
 fn complete_cells(beginning: &str) -> [usize; 2] {
     let rows = beginning.split_inclusive('\n').skip(2);
     let mut complete = [0, 0];
@@ -108,7 +108,7 @@ fn complete_cells(beginning: &str) -> [usize; 2] {
     complete
 }
 
-/// Everything that was sent, in the order in which it was begun.
+/// All uploads, in the order of their beginning.
 #[derive(Default)]
 struct UploadLog {
     names: Vec<Name>,
@@ -152,7 +152,7 @@ impl Random {
         self.below(100) < percent
     }
 
-    /// A pause in the middle of an upload: mostly short, sometimes long enough for several sweeps.
+    /// A pause within an upload: usually short, sometimes long enough for several sweeps.
     fn stall(&mut self) -> Duration {
         let milliseconds = if self.percent(10) {
             2000 + self.below(3000)
@@ -168,17 +168,17 @@ enum UploadKind {
     Plain,
     /// With pauses.
     Stalled,
-    /// Under a temporary name that is then changed.
+    /// Under a temporary name, then renamed.
     Renamed,
-    /// The client is killed in the middle.
+    /// The client is killed during the upload.
     Cut,
-    /// The connection stays open in the middle of the upload and is cut later, after the name was sent again on another one.
+    /// The connection stalls during the upload and is cut after the name was sent again over another connection.
     Abandoned,
 }
 
 struct Client<'a> {
     company: usize,
-    /// Makes its files' names its own.
+    /// Makes the names of its files unique.
     prefix: String,
     book: &'a Mutex<UploadLog>,
     site: &'a Site,
@@ -189,7 +189,7 @@ struct Client<'a> {
     session: Option<Session>,
     /// Uploads until the session ends.
     left: usize,
-    /// Names it sent lately, the last one at the end.
+    /// Recently sent names, the last one at the end.
     recent: VecDeque<usize>,
     /// The last upload was cut, so its name is sent again first.
     must_retry: bool,
@@ -243,7 +243,7 @@ impl Client<'_> {
         Ok(self.session.as_mut().expect("connected"))
     }
 
-    /// The next name: one that was sent lately, or a new one.
+    /// The next name: a recent or a new one.
     fn pick_name(&mut self) -> usize {
         if let Some(&last) = self.recent.back() {
             let must_retry = std::mem::take(&mut self.must_retry) && self.random.percent(80);
@@ -313,7 +313,7 @@ impl Client<'_> {
         } else {
             text.len()
         };
-        // In one piece or several, which end anywhere or at a row's end.
+        // In one or more pieces, which end anywhere or at the end of a row.
         let mut cuts = Vec::new();
         let pieces = if kind == UploadKind::Stalled { 2 } else { 1 } + self.random.below(3);
         for _ in 1..pieces {
@@ -330,7 +330,7 @@ impl Client<'_> {
 
         let mut session = self.session.take().expect("connected");
         let Some(mut handle) = session.open(&as_name)? else {
-            // Nothing of it reached the server.
+            // The server received nothing of it.
             locked(self.book).counts.refused += 1;
             self.session = Some(session);
             self.must_retry = true;
@@ -390,7 +390,7 @@ enum Database {
 type Instance = (usize, usize, i64);
 
 impl Database {
-    /// A real server where INFLUXD_BIN names one, else the double.
+    /// A real server with `INFLUXD_BIN`, otherwise the double.
     fn start() -> Self {
         if std::env::var_os("INFLUXD_BIN").is_some_and(|p| !p.is_empty()) {
             return Self::Real(RealInflux::start().expect("INFLUXD_BIN is set"));
@@ -455,30 +455,30 @@ impl Database {
 
 // --- the comparison --------------------------------------------------------------------------------------------
 
-/// What is wrong, and what there is.
+/// The result of the comparison.
 #[derive(Default)]
 struct Findings {
     files: usize,
     files_left: usize,
     rows: usize,
     points: usize,
-    /// Rows of files that are not in the database, and the files that hold them.
+    /// Rows of files that are missing in the database, with their files.
     missing_rows: usize,
     files_with_missing_rows: usize,
-    /// Rows of files in whose place the database has those of an earlier upload.
+    /// Rows of files for which the database has the rows of an earlier upload.
     outdated_rows: usize,
-    /// Rows in files that no upload sent like that.
+    /// Rows in files that differ from all uploads.
     foreign_rows: usize,
     /// Points in the database that no upload sent.
     invented_points: usize,
     /// Names whose last acknowledged upload must be in the database, and those where it is not.
     last_uploads: usize,
     last_uploads_not_whole: usize,
-    /// Names whose last acknowledged upload may be gone: a later one of that name broke off, and in both modes SFTPGo had
-    /// truncated the file for it.
+    /// Names whose last acknowledged upload may be lost: a later one was interrupted, for which SFTPGo had truncated
+    /// the file.
     last_uploads_cut_later: usize,
-    /// Acknowledged uploads, none the last of its name, of which neither a file nor the database holds all rows: their client
-    /// sent the name again before they were taken.
+    /// Acknowledged uploads that neither a file nor the database has completely, because their client sent the name
+    /// again before they were ingested.
     overwritten: usize,
     examples: Vec<String>,
 }
@@ -502,7 +502,7 @@ impl Findings {
     }
 }
 
-/// The files below a folder with this ending.
+/// The files below a folder with this extension.
 fn tsv_files(folder: &Path) -> Vec<PathBuf> {
     let entries = walkdir::WalkDir::new(folder)
         .into_iter()
@@ -542,7 +542,7 @@ fn compare(book: &UploadLog, site: &Site, database: &Database) -> Findings {
             }
         }
 
-        // Whether the database has this row of an upload, or that of a later upload of the same name. None: no row at all.
+        // Whether the database has this row of this or of a later upload of the name. `None`: it has no row.
         let is_current = |upload: usize, r: usize| {
             let at = |channel| {
                 let time = time_of(book.uploads[upload].slot, r);
@@ -648,10 +648,10 @@ fn compare(book: &UploadLog, site: &Site, database: &Database) -> Findings {
 /// Keeps the four tests from running at the same time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// What the sweeps beside the uploads say.
+/// The log of the concurrent sweeps.
 const SWEEPS_LOG: &str = "sweeps.log";
 
-/// How SFTPGo calls the hook.
+/// When SFTPGo calls the hook.
 #[derive(Debug, Clone, Copy)]
 enum Hook {
     /// For each file.
@@ -665,7 +665,7 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
 }
 
-/// SFTPGo, where all is there that these tests need.
+/// The path of SFTPGo. Skips the calling test if a requirement is missing.
 fn requirements(user: u32) -> Option<PathBuf> {
     let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
         skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
@@ -737,11 +737,11 @@ fn sweep(site: &Site, user: u32, grace: Option<&str>) {
         command.env("TSV_INCOMPLETE_GRACE_S", grace);
     }
     let status = command.status().expect("powerview starts");
-    // 1: an upload that was cut before its first row is no logger's file.
+    // 1: an upload that was cut before its first row is not a logger file.
     assert!(matches!(status.code(), Some(0 | 1)), "{status:?}");
 }
 
-/// Copies the logs to where they outlive the test; where that is.
+/// Copies the logs to a folder that is kept. Returns its path.
 fn keep_logs(site: &Site, hook: Hook, mode: &str) -> PathBuf {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("upload_storm")
@@ -876,7 +876,7 @@ fn send_and_compare(hook: Hook, mode: &str) {
                 .expect("an SFTP server that answers");
         }
     });
-    // Only SFTPGo itself is left, and stays alone: the hooks have ended.
+    // Only SFTPGo itself is left, so the hooks have ended.
     let is_quiet = || {
         (0..20).all(|_| {
             sleep(Duration::from_millis(100));
@@ -899,7 +899,7 @@ fn send_and_compare(hook: Hook, mode: &str) {
         [sent_in, start.elapsed()],
         sweeps.into_inner(),
     );
-    // Not with `eprint`, which libtest captures: the figures of a run that succeeds are to be seen, too.
+    // `eprint` would be captured by libtest. The figures of a successful run must be shown too.
     std::io::stderr()
         .write_all(report.as_bytes())
         .expect("written");

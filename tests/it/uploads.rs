@@ -1,5 +1,5 @@
-//! Files that are still being uploaded, or uploaded again while they are worked on. SFTPGo's default mode writes an upload
-//! of an existing name into the same inode, wherever that has been moved meanwhile.
+//! Files that are being uploaded, or uploaded again during their ingestion. In its default mode, SFTPGo writes an
+//! upload of an existing name into the same inode, even if the file has been moved since.
 
 use crate::harness::{
     Call, DEVICE, FileBuilder, NOBODY, Site, age, file_of, good_file, headed, points_in,
@@ -22,7 +22,7 @@ fn points_of(file: &str) -> Vec<Point> {
 }
 
 #[track_caller]
-fn assert_holds(double: &Double, files: &[&str]) {
+fn assert_contains(double: &Double, files: &[&str]) {
     let got = points_in(double, "acme");
     for file in files {
         for point in points_of(file) {
@@ -31,7 +31,7 @@ fn assert_holds(double: &Double, files: &[&str]) {
     }
 }
 
-/// Two contents whose times do not touch, so that both can be looked for.
+/// The first of two contents whose times do not overlap, so that the database can hold both.
 fn first() -> String {
     good_file(1, 10)
 }
@@ -50,7 +50,7 @@ fn begin_overwrite(path: &Path) -> File {
 }
 
 #[test]
-fn a_file_that_is_open_for_writing_stays_in_a_sweep() {
+fn a_sweep_skips_a_file_that_is_open_for_writing() {
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
@@ -67,7 +67,7 @@ fn a_file_that_is_open_for_writing_stays_in_a_sweep() {
 }
 
 #[test]
-fn a_file_that_is_open_for_reading_is_taken() {
+fn a_file_that_is_open_for_reading_is_ingested() {
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let _reader = File::open(&path).expect("opened");
@@ -76,7 +76,7 @@ fn a_file_that_is_open_for_reading_is_taken() {
 }
 
 #[test]
-fn a_truncated_file_stays_while_it_is_young() {
+fn a_recent_truncated_file_is_skipped() {
     let cut = good_file(1, 3).trim_end().to_owned();
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), &cut);
@@ -112,7 +112,7 @@ fn a_truncated_file_stays_while_it_is_young() {
 }
 
 #[test]
-fn the_grace_is_a_setting() {
+fn the_grace_period_is_a_setting() {
     let cut = good_file(1, 3).trim_end().to_owned();
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), &cut);
@@ -124,8 +124,8 @@ fn the_grace_is_a_setting() {
 }
 
 #[test]
-fn a_file_from_the_future_is_taken_one_day() {
-    // A server whose clock was set back: the age of such a file is no reason to leave it for ever.
+fn a_file_with_a_modification_time_in_the_future_is_ingested() {
+    // The server's clock was set back. The file must not be left for ever.
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
     let file = File::options().append(true).open(&path).expect("opened");
@@ -137,7 +137,7 @@ fn a_file_from_the_future_is_taken_one_day() {
 }
 
 #[test]
-fn a_named_file_is_whole_by_the_hooks_word() {
+fn a_recent_truncated_file_is_ingested_if_it_is_named() {
     let site = Site::new();
     site.put(DEVICE.file("a.tsv"), good_file(1, 3).trim_end());
     site.lp_run().named(DEVICE.file("a.tsv")).ok();
@@ -158,14 +158,14 @@ fn incident_files_were_read_while_they_were_still_being_uploaded() {
     site.run_to(&double).ok();
     drop(writer);
     site.run_to(&double).ok();
-    assert_holds(&double, &[&whole]);
+    assert_contains(&double, &[&whole]);
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
-/// Whether the program is called with the name of the file; otherwise it sweeps.
+/// Whether the program is called with the name of the file, or sweeps.
 const CALLS: [bool; 2] = [true, false];
 
-/// A call of the program for `a.tsv`.
+/// A run that names `a.tsv`, or a sweep.
 fn call<'a>(site: &'a Site, double: &Double, named: bool) -> Call<'a> {
     let call = site.run_to(double);
     if named {
@@ -188,14 +188,14 @@ fn overwritten_before_it_is_read() {
         };
         call(&site, &double, named).ok();
         assert!(!path.exists());
-        assert_holds(&double, &[&first(), &second()]);
+        assert_contains(&double, &[&first(), &second()]);
         assert_eq!(site.tree(), ["a.1.tsv", "a.tsv"].map(|n| DEVICE.parsed(n)));
     }
 }
 
 #[test]
 fn overwritten_between_read_and_move() {
-    // The first content has been read and is being written to the server; the upload comes and goes meanwhile.
+    // The upload happens after the first content was read, while it is written to the server.
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
@@ -211,19 +211,19 @@ fn overwritten_between_read_and_move() {
         run.wait().expect(0);
         assert!(
             path.exists(),
-            "given back, named {named}: {:?}",
+            "moved back, named {named}: {:?}",
             site.tree()
         );
         age(&path, 3600);
         site.run_to(&double).ok();
-        assert_holds(&double, &[&first(), &second()]);
+        assert_contains(&double, &[&first(), &second()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "named {named}");
     }
 }
 
 #[test]
 fn overwritten_during_the_read() {
-    // A file larger than a batch: what was read is written, the rest is replaced under the reader.
+    // The file is larger than a batch. Its end is replaced after its beginning was read.
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
@@ -245,16 +245,16 @@ fn overwritten_during_the_read() {
         let run = run.wait().expect(0);
         assert!(
             path.exists(),
-            "given back, named {named}: {:?}, {}",
+            "moved back, named {named}: {:?}, {}",
             site.tree(),
             run.stderr
         );
         drop(writer);
         age(&path, 3600);
         site.run_to(&double).ok();
-        assert_holds(&double, &[&second()]);
+        assert_contains(&double, &[&second()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "named {named}");
-        // Nothing that neither content holds got in.
+        // Each point is from one of the two contents.
         let both: Vec<Point> = points_of(&long)
             .into_iter()
             .chain(points_of(&second()))
@@ -269,8 +269,8 @@ fn overwritten_during_the_read() {
 }
 
 #[test]
-fn an_upload_that_goes_on_after_the_move_is_taken_by_the_next_run() {
-    // The upload has begun when the file is moved, and ends when the program has left.
+fn an_upload_that_ends_after_the_move_is_ingested_by_the_next_run() {
+    // The upload begins before the file is moved and ends after the run.
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
@@ -289,19 +289,19 @@ fn an_upload_that_goes_on_after_the_move_is_taken_by_the_next_run() {
         drop(writer);
         assert!(
             path.exists(),
-            "given back, named {named}: {:?}",
+            "moved back, named {named}: {:?}",
             site.tree()
         );
-        // The upload's own hook.
+        // The hook of the upload.
         site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
-        assert_holds(&double, &[&first(), &second()]);
+        assert_contains(&double, &[&first(), &second()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
 #[test]
-fn an_upload_that_holds_a_named_file_open_all_the_time_loses_nothing() {
-    // The hook of the first upload runs late: the second one has the file open already and goes on after the program left.
+fn an_upload_that_keeps_a_named_file_open_during_the_run_is_not_lost() {
+    // The hook of the first upload runs late, when the second upload has opened the file. That one ends after the run.
     let double = Double::start();
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), first());
@@ -315,12 +315,12 @@ fn an_upload_that_holds_a_named_file_open_all_the_time_loses_nothing() {
     drop(writer);
     site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
-    assert_holds(&double, &[&second()]);
+    assert_contains(&double, &[&second()]);
 }
 
 #[test]
-fn given_back_beside_a_new_file_of_its_name() {
-    // While the old inode goes on being written, a client renames a new file to the name.
+fn a_file_that_is_replaced_by_a_rename_during_the_run_is_ingested() {
+    // A client renames a new file to the name of the one that is being ingested.
     let double = Double::start();
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), first());
@@ -328,14 +328,14 @@ fn given_back_beside_a_new_file_of_its_name() {
     double.fault_nth_write(1, Fault::Gate(gate.clone()));
     let run = site.run_to(&double).named(DEVICE.file("a.tsv")).start();
     gate.wait_for(1);
-    // The inode that is being read goes away under another name, and is changed there.
+
     let new = site.put_old(DEVICE.file("new.tmp"), second());
     std::fs::rename(&new, &path).expect("renamed over it");
     gate.open();
     run.wait().expect(0);
-    // The old inode has no name any more; the new file must still be there and be taken.
+    // The old inode has no name any more. The new file must be ingested by the next run.
     site.run_to(&double).run().expect(0);
-    assert_holds(&double, &[&first(), &second()]);
+    assert_contains(&double, &[&first(), &second()]);
     let tree = site.tree();
     assert!(
         tree.iter()
@@ -360,11 +360,11 @@ fn appended_to_between_read_and_move() {
     drop(writer);
     gate.open();
     run.wait().expect(0);
-    assert!(path.exists(), "given back: {:?}", site.tree());
+    assert!(path.exists(), "moved back: {:?}", site.tree());
     age(&path, 3600);
     site.run_to(&double).ok();
     let whole = first() + "05/11/25 10:00:00\t7\t8\n";
-    assert_holds(&double, &[&whole]);
+    assert_contains(&double, &[&whole]);
     assert_eq!(site.read(DEVICE.parsed("a.tsv")), whole.as_bytes());
 }
 
@@ -380,15 +380,15 @@ fn touched_between_read_and_move() {
     age(&path, 1800);
     gate.open();
     run.wait().expect(0);
-    assert!(path.exists(), "given back: {:?}", site.tree());
+    assert!(path.exists(), "moved back: {:?}", site.tree());
     site.run_to(&double).ok();
-    assert_holds(&double, &[&first()]);
+    assert_contains(&double, &[&first()]);
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
 fn overwritten_before_it_goes_to_error() {
-    // The first content is refused by the server, or the server goes away; the second one is good.
+    // The server refuses the first content, or is unavailable. The second content is valid.
     for (status, message) in [(400, "unable to parse"), (503, "down")] {
         let double = Double::start();
         let site = Site::new();
@@ -401,17 +401,17 @@ fn overwritten_before_it_goes_to_error() {
         writer.write_all(second().as_bytes()).expect("written");
         gate.open();
         run.wait().expect(0);
-        assert!(path.exists(), "{status}: given back: {:?}", site.tree());
+        assert!(path.exists(), "{status}: moved back: {:?}", site.tree());
         drop(writer);
         age(&path, 3600);
         site.run_to(&double).ok();
-        assert_holds(&double, &[&second()]);
+        assert_contains(&double, &[&second()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")], "{status}");
     }
 }
 
 #[test]
-fn a_file_of_error_that_is_given_back_is_tried_again() {
+fn a_file_that_is_moved_back_to_error_is_retried() {
     for named in CALLS {
         let double = Double::start();
         double.fault_writes(usize::MAX, Fault::status(503, "down"));
@@ -433,7 +433,7 @@ fn a_file_of_error_that_is_given_back_is_tried_again() {
         }
         .start();
         gate.wait_for(1);
-        // Opened now, written to when the run is over.
+        // Opened during the run, written to after it.
         let mut writer = File::options().append(true).open(&path).expect("opened");
         gate.open();
         run.wait().expect(0);
@@ -446,20 +446,20 @@ fn a_file_of_error_that_is_given_back_is_tried_again() {
         drop(writer);
         assert!(
             path.exists(),
-            "given back, named {named}: {:?}",
+            "moved back, named {named}: {:?}",
             site.tree()
         );
         assert_eq!(site.sidecar(&DEVICE.error("a.tsv"))["retryable"], true);
         age(&path, 3600);
         site.run_to(&double).arg("--retry-errors").ok();
-        assert_holds(&double, &[&first(), &second()]);
+        assert_contains(&double, &[&first(), &second()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
 #[test]
-fn a_named_file_that_is_open_for_writing_is_left_to_its_own_hook() {
-    // The hook of an earlier upload meets the file as the next one has just emptied it.
+fn a_named_file_that_is_open_for_writing_is_left_to_the_hook_of_its_upload() {
+    // The hook of an earlier upload runs after the next upload has truncated the file.
     let double = Double::start();
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), first());
@@ -472,13 +472,13 @@ fn a_named_file_that_is_open_for_writing_is_left_to_its_own_hook() {
     writer.write_all(second().as_bytes()).expect("written");
     drop(writer);
     site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
-    assert_holds(&double, &[&second()]);
+    assert_contains(&double, &[&second()]);
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
-fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
-    // A client found the file by its old name, and wrote it after the move: into parsed/ or error/, under any number.
+fn an_upload_that_ended_in_a_moved_file_is_ingested_by_its_hook() {
+    // A client opened the file before the move and wrote it afterwards, in parsed/ or error/, under any number.
     for (place, moved_as) in [
         ("parsed", "a.tsv"),
         ("parsed", "a.1.tsv"),
@@ -488,7 +488,7 @@ fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
     ] {
         let double = Double::start();
         let site = Site::new();
-        // Versions of the name, moved as the program moves: ingested, and not written to since.
+        // Versions of the name, moved like ingested files and not written to since.
         for name in ["a.tsv", "a.1.tsv", "a.7.tsv"] {
             let raw = site.put(DEVICE.file("raw.tmp"), first());
             age(&raw, 7200);
@@ -499,14 +499,14 @@ fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
             .write_all(second().as_bytes())
             .expect("written");
         site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
-        assert_holds(&double, &[&second()]);
+        assert_contains(&double, &[&second()]);
         let points = points_in(&double, "acme").len();
         assert_eq!(
             points,
             points_of(&second()).len(),
-            "{place}/{moved_as}: what was not written to is not taken"
+            "{place}/{moved_as}: versions without a new upload are not ingested"
         );
-        // Once more: now all of it is processed.
+        // In the second run everything is processed.
         let writes = double.data_writes().len();
         let run = site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
         assert_eq!(double.data_writes().len(), writes, "{place}/{moved_as}");
@@ -515,7 +515,7 @@ fn an_upload_that_ended_in_a_moved_file_is_taken_by_its_hook() {
 }
 
 #[test]
-fn several_uploads_that_ended_in_moved_files_are_taken_in_their_order() {
+fn several_uploads_that_ended_in_moved_files_are_ingested_in_order() {
     let double = Double::start();
     let site = Site::new();
     let file = |value: usize| {
@@ -553,13 +553,13 @@ fn an_upload_that_ended_in_a_moved_file_is_not_hidden_by_a_later_one_of_its_name
                 .expect("written");
             site.put(DEVICE.file("a.tsv"), first());
             call(&site, &double, named).ok();
-            assert_holds(&double, &[&first(), &second()]);
+            assert_contains(&double, &[&first(), &second()]);
         }
     }
 }
 
 #[test]
-fn an_upload_that_goes_on_in_a_moved_file_gets_its_name_back() {
+fn a_moved_file_that_is_being_written_is_moved_back() {
     let double = Double::start();
     let site = Site::new();
     let raw = site.put(DEVICE.file("raw.tmp"), first());
@@ -571,13 +571,13 @@ fn an_upload_that_goes_on_in_a_moved_file_gets_its_name_back() {
     writer.write_all(second().as_bytes()).expect("written");
     drop(writer);
     site.run_to(&double).named(DEVICE.file("a.tsv")).ok();
-    assert_holds(&double, &[&second()]);
+    assert_contains(&double, &[&second()]);
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
 }
 
 #[test]
 fn a_second_upload_into_the_inode_of_the_first_is_not_lost() {
-    // parsed/a.tsv is there; the second upload has opened the inode of the first before the first one's hook runs.
+    // parsed/a.tsv exists. The second upload opens the inode of the first before the hook of the first runs.
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
@@ -599,7 +599,7 @@ fn a_second_upload_into_the_inode_of_the_first_is_not_lost() {
         writer.write_all(b.as_bytes()).expect("written");
         drop(writer);
         call().ok();
-        assert_holds(&double, &[&second()]);
+        assert_contains(&double, &[&second()]);
         assert_eq!(
             site.tree(),
             ["a.1.tsv", "a.tsv"].map(|n| DEVICE.parsed(n)),
@@ -609,7 +609,7 @@ fn a_second_upload_into_the_inode_of_the_first_is_not_lost() {
 }
 
 #[test]
-fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
+fn an_upload_does_not_wait_for_a_slow_write_to_the_server() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
@@ -622,7 +622,7 @@ fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
         let mut writer = begin_overwrite(&path);
         assert!(
             asked.elapsed() < Duration::from_secs(1),
-            "the uploader waits for {:?}",
+            "the upload waits for {:?}",
             asked.elapsed()
         );
         gate.open();
@@ -635,8 +635,8 @@ fn a_writer_that_comes_during_a_slow_write_is_let_in_at_once() {
 }
 
 #[test]
-fn a_file_whose_rights_are_changed_meanwhile_is_taken_all_the_same() {
-    // A client that sets mode or time after its upload: nobody writes, nothing is left for an hour.
+fn a_file_whose_mode_changes_during_the_run_is_ingested() {
+    // A client may set mode or time after its upload. The content does not change.
     use std::os::unix::fs::PermissionsExt;
     for named in CALLS {
         let double = Double::start();
@@ -649,16 +649,16 @@ fn a_file_whose_rights_are_changed_meanwhile_is_taken_all_the_same() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("set");
         gate.open();
         run.wait().expect(0);
-        assert_holds(&double, &[&first()]);
+        assert_contains(&double, &[&first()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
         let report = site.report();
-        assert_eq!(report["nb_files_total"], 1, "it is told once: {report:#}");
+        assert_eq!(report["nb_files_total"], 1, "reported once: {report:#}");
         assert_eq!(report["nb_files_success"], 1);
     }
 }
 
 #[test]
-fn a_write_of_the_same_size_with_its_time_set_back_is_seen() {
+fn a_write_of_the_same_size_with_the_same_time_is_noticed() {
     for named in CALLS {
         let double = Double::start();
         let site = Site::new();
@@ -679,12 +679,12 @@ fn a_write_of_the_same_size_with_its_time_set_back_is_seen() {
         gate.open();
         run.wait().expect(0);
         site.run_to(&double).ok();
-        assert_holds(&double, &[&other]);
+        assert_contains(&double, &[&other]);
         assert_eq!(site.read(DEVICE.parsed("a.tsv")), other.as_bytes());
     }
 }
 
-/// A process that has `path` open for writing until it is dropped.
+/// A process that has a file open for writing until it is dropped.
 struct Writer(std::process::Child);
 
 impl Writer {
@@ -713,8 +713,8 @@ impl Drop for Writer {
 }
 
 #[test]
-fn a_file_stays_that_a_process_with_a_capability_writes() {
-    // As systemd starts SFTPGo: the sweep is of the same user, and may not look at the files of that process.
+fn a_file_that_a_process_with_a_capability_writes_is_skipped() {
+    // As SFTPGo under systemd: the sweep has the same user, but cannot see the open files of that process.
     if !rustix::process::geteuid().is_root() {
         return skipped(
             "root",
@@ -732,15 +732,15 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
         "--inh-caps=+net_bind_service",
         "--ambient-caps=+net_bind_service",
     ];
-    // Its own file, of which a lease can be asked for; and another user's, where only /proc is left.
+    // The user's own file, for which a lease is possible, and another user's, for which only /proc is.
     for (owner, mode) in [(NOBODY, 0o644), (0, 0o666)] {
         use std::os::unix::fs::PermissionsExt;
         let site = Site::new();
         let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
-        let Some(call) = site.lp_run().without_rights() else {
+        let Some(call) = site.lp_run().unprivileged() else {
             return;
         };
-        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("chown");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
         let writer = Writer::start(&with_capability, &path);
         call.ok();
@@ -752,24 +752,24 @@ fn a_file_stays_that_a_process_with_a_capability_writes() {
         );
         drop(writer);
         age(&path, 601);
-        site.lp_run().without_rights().expect("as before");
-        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
+        site.lp_run().unprivileged().expect("as before");
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("chown");
         site.lp_run().ok();
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
 #[test]
-fn a_named_file_of_another_user_stays_while_it_is_young() {
-    // No lease, and processes that cannot be looked at: the hook's word alone does not do.
+fn a_recent_named_file_of_another_user_is_skipped() {
+    // There is no lease, and some processes cannot be inspected. Being named does not suffice.
     if !rustix::process::geteuid().is_root() {
         return skipped("root", "run the tests as root: this one needs two users");
     }
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
     let call = || {
-        let call = site.lp_run().named(DEVICE.file("a.tsv")).without_rights()?;
-        std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
+        let call = site.lp_run().named(DEVICE.file("a.tsv")).unprivileged()?;
+        std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("chown");
         Some(call)
     };
     let Some(first) = call() else {
@@ -783,7 +783,7 @@ fn a_named_file_of_another_user_stays_while_it_is_young() {
 }
 
 #[test]
-fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
+fn a_file_that_a_process_outside_of_the_pid_namespace_writes_is_skipped() {
     let isolated = ["unshare", "--pid", "--fork", "--mount-proc"];
     let works = std::process::Command::new(isolated[0])
         .args(&isolated[1..])
@@ -799,15 +799,15 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
         if by_lease {
             site.lp_run().through(&isolated).ok();
         } else {
-            // As another user, who gets no lease.
+            // Another user gets no lease.
             let nobody = NOBODY.to_string();
             let mut wrapper = isolated.to_vec();
             wrapper.extend(["setpriv", "--reuid", &nobody, "--regid", &nobody]);
             wrapper.extend(["--clear-groups"]);
-            let Some(call) = site.lp_run().without_rights() else {
+            let Some(call) = site.lp_run().unprivileged() else {
                 return;
             };
-            std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
+            std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("chown");
             call.through(&wrapper).ok();
         }
         assert_eq!(
@@ -821,7 +821,7 @@ fn a_file_stays_that_a_process_outside_of_the_pid_namespace_writes() {
 }
 
 #[test]
-fn a_file_stays_whose_writer_hidepid_hides() {
+fn a_file_whose_writer_is_hidden_by_hidepid_is_skipped() {
     if !rustix::process::geteuid().is_root() {
         return skipped("root", "run the tests as root: this one mounts /proc");
     }
@@ -837,15 +837,15 @@ fn a_file_stays_whose_writer_hidepid_hides() {
     if !works.is_ok_and(|out| out.status.success()) {
         return skipped("mount", "run the tests as a user who may mount /proc");
     }
-    // Its own file, of which a lease can be asked for; and another user's, where only /proc is left.
+    // The user's own file, for which a lease is possible, and another user's, for which only /proc is.
     for owner in [NOBODY, 0] {
         let site = Site::new();
         let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
         let writer = File::options().append(true).open(&path).expect("opened");
-        let Some(call) = site.lp_run().without_rights() else {
+        let Some(call) = site.lp_run().unprivileged() else {
             return;
         };
-        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("given away");
+        std::os::unix::fs::lchown(&path, Some(owner), Some(owner)).expect("chown");
         call.through(&wrapper).ok();
         assert_eq!(
             site.tree(),
@@ -858,15 +858,15 @@ fn a_file_stays_whose_writer_hidepid_hides() {
 }
 
 #[test]
-fn a_mapped_file_stays_when_its_descriptor_is_closed() {
-    // A writer that nothing in /proc/PID/fd shows.
+fn a_mapped_file_without_an_open_descriptor_is_skipped() {
+    // /proc/PID/fd does not show this writer.
     if !installed("python3", "python3") {
         return;
     }
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let size = std::fs::metadata(&path).expect("a size").len();
-    // Not python's own mmap, which keeps a descriptor.
+    // Python's own mmap would keep a descriptor.
     let script = format!(
         "import ctypes, os, sys\n\
          fd = os.open(sys.argv[1], os.O_RDWR)\n\
@@ -897,8 +897,8 @@ fn a_mapped_file_stays_when_its_descriptor_is_closed() {
 }
 
 #[test]
-fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
-    // An atomic upload of the same name: a rename over it.
+fn a_new_file_of_the_same_name_is_not_moved_instead() {
+    // An atomic upload of the same name renames a file over it.
     for (fault_status, retry) in [(None, "20"), (Some(400), "20"), (Some(503), "0")] {
         let double = Double::start();
         let site = Site::new();
@@ -918,7 +918,7 @@ fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
         assert_eq!(
             site.tree(),
             [DEVICE.file("a.tsv")],
-            "{fault_status:?}: it stays, without ever having been moved"
+            "{fault_status:?}: it is never moved"
         );
         let report = site.report();
         let entry = file_of(&report, "a.tsv");
@@ -931,13 +931,13 @@ fn a_file_that_takes_the_name_meanwhile_is_not_moved_in_the_others_stead() {
         );
         double.clear_faults();
         site.run_to(&double).ok();
-        assert_holds(&double, &[&second()]);
+        assert_contains(&double, &[&second()]);
         assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);
     }
 }
 
 #[test]
-fn a_young_headed_file_without_its_end_stays_whatever_stands_before_it() {
+fn a_recent_headed_file_without_its_end_is_skipped_whatever_precedes_it() {
     let site = Site::new();
     let text = headed("{}", &good_file(9, 2)).replace("END_DATA\n", "");
     for (n, before) in ["\n", "\r\n \n", "\u{feff}\n\n", "\u{feff}\u{feff}"]
@@ -957,7 +957,7 @@ fn a_young_headed_file_without_its_end_stays_whatever_stands_before_it() {
 }
 
 #[test]
-fn a_process_that_hangs_does_not_block_the_others_for_ever() {
+fn a_process_that_hangs_does_not_block_others_for_ever() {
     let double = Double::start();
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), first());
@@ -984,13 +984,13 @@ fn a_process_that_hangs_does_not_block_the_others_for_ever() {
     );
     assert!(
         site.exists("other/site/02001171/parsed/c.tsv"),
-        "others go on"
+        "other devices are ingested"
     );
     assert!(site.exists(DEVICE.file("a.tsv")) && site.exists(DEVICE.file("b.tsv")));
     gate.open();
     hanging.wait().expect(0);
     site.run_to(&double).ok();
-    assert_holds(&double, &[&first(), &second()]);
+    assert_contains(&double, &[&first(), &second()]);
 }
 
 #[test]
@@ -1011,9 +1011,9 @@ fn removed_by_the_client_while_it_is_read() {
 
 #[test]
 fn the_last_upload_of_each_name_is_never_lost() {
-    // Clients overwrite the same names again and again, in pieces, into the same inode; each upload is followed by its
-    // hook, some hooks are killed, sweeps go on all the time, the server comes and goes. What a client overwrites before
-    // anybody has read it is gone by the client's will; the last upload of a name is not.
+    // Clients overwrite the same names repeatedly, in pieces, in the same inode. Each upload is followed by its hook.
+    // Some hooks are killed, sweeps run at the same time, and the server is unreliable. An upload may be overwritten
+    // before it is read, but the last upload of a name must not be lost.
     let random = RandomState::new();
     let double = Double::start();
     for fault in [
@@ -1032,7 +1032,7 @@ fn the_last_upload_of_each_name_is_never_lost() {
     let uploads = 12;
     let content = |name: usize, upload: usize| {
         let rows = (0..20).map(|row| {
-            // Every row of every upload has its own second and its own value.
+            // Each row of each upload has a unique time and value.
             let second = (name * uploads + upload) * 20 + row;
             format!(
                 "07/11/25 {:02}:{:02}:{:02}\t{second}.5\t{second}",
@@ -1079,7 +1079,7 @@ fn the_last_upload_of_each_name_is_never_lost() {
                         if random.hash_one((n, upload)) % 3 == 0 {
                             hook.kill();
                         } else {
-                            // It goes on beside the next upload.
+                            // It runs at the same time as the next upload.
                             scope.spawn(move || hook.wait().clean());
                         }
                     }
@@ -1099,18 +1099,18 @@ fn the_last_upload_of_each_name_is_never_lost() {
     let tree = site.tree();
     for (n, name) in names.iter().enumerate() {
         let last = content(n, uploads - 1);
-        assert_holds(&double, &[&last]);
+        assert_contains(&double, &[&last]);
         assert!(
             tree.iter()
                 .any(|p| p.contains("/parsed/") && site.read(p) == last.as_bytes()),
-            "{name}: its last upload is accounted for: {tree:?}"
+            "{name}: the last upload is not in parsed/: {tree:?}"
         );
     }
     assert!(
         tree.iter().all(|p| p.contains("/parsed/")),
-        "nothing is left to do: {tree:?}"
+        "files are left: {tree:?}"
     );
-    // Nothing was invented: every point is one of an upload's.
+    // Each point is from one of the uploads.
     let all: Vec<Point> = (0..names.len())
         .flat_map(|n| (0..uploads).flat_map(move |u| points_of(&content(n, u))))
         .collect();
@@ -1122,7 +1122,7 @@ fn the_last_upload_of_each_name_is_never_lost() {
 }
 
 #[test]
-fn a_first_signal_ends_the_run_in_order() {
+fn the_first_signal_ends_the_run_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let double = Double::start();
         let site = Site::new();
@@ -1143,13 +1143,13 @@ fn a_first_signal_ends_the_run_in_order() {
         assert!(tree.iter().all(|p| !p.contains("/error/")), "{tree:?}");
         assert!(
             tree.iter().filter(|p| !p.contains("/parsed/")).count() >= 4,
-            "it does not go on: {tree:?}"
+            "the run continues after the signal: {tree:?}"
         );
         assert_eq!(site.reports().len(), 1, "the report is written");
         double.clear_faults();
         site.run_to(&double).ok();
         for n in 0..5 {
-            assert_holds(&double, &[&of(n)]);
+            assert_contains(&double, &[&of(n)]);
             assert!(site.exists(format!("acme/site/0200117{n}/parsed/a.tsv")));
         }
     }
@@ -1174,13 +1174,13 @@ fn a_signal_ends_a_run_over_many_named_files() {
     run.signal(Signal::TERM);
     run.wait().expect(1);
     let done = std::fs::read_dir(&parsed).expect("parsed").count();
-    assert!(done < files as usize, "it goes on to the end");
+    assert!(done < files as usize, "the run continues after the signal");
     assert_eq!(site.tree().len(), files as usize, "none is lost");
     assert_eq!(site.report()["nb_files_total"], done);
 }
 
 #[test]
-fn a_signal_during_the_wait_for_a_dead_server_does_not_wait_on() {
+fn a_signal_ends_the_wait_for_an_unavailable_server() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();
@@ -1194,12 +1194,12 @@ fn a_signal_during_the_wait_for_a_dead_server_does_not_wait_on() {
     run.signal(Signal::TERM);
     let run = run.wait().expect(1);
     assert!(run.took < Duration::from_secs(25), "{:?}", run.took);
-    assert_eq!(site.tree(), [DEVICE.file("a.tsv")], "given back");
+    assert_eq!(site.tree(), [DEVICE.file("a.tsv")], "left in place");
     assert_eq!(site.reports().len(), 1);
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_run_at_once() {
     let double = Double::start();
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), first());
@@ -1220,5 +1220,5 @@ fn a_second_signal_ends_at_once() {
     gate.open();
     assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
     site.run_to(&double).ok();
-    assert_holds(&double, &[&first()]);
+    assert_contains(&double, &[&first()]);
 }

@@ -1,7 +1,8 @@
-//! Skipping a test visibly: the one way for the unit tests, the integration tests and the summary at the end of a run.
+//! Skips tests visibly, for the unit tests, the integration tests and the summary at the end of a run.
 //!
-//! libtest hides what a passing test prints with `println!` and `eprintln!`, but not what it writes to the stream itself.
-//! A skip is therefore written to standard error directly, and recorded for `tests/zz_skipped.rs`, which counts them.
+//! libtest hides the output of `println!` and `eprintln!` in a passing test, but not writes to the stream itself. A
+//! skip is therefore written to standard error directly, and recorded for `tests/zz_skipped.rs`, which counts the
+//! skips.
 #![allow(
     dead_code,
     reason = "each of the targets that include this module uses a part of it"
@@ -12,14 +13,15 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Lists what a test may lack, separated by spaces. Where it is set, a test that lacks anything else fails.
+/// Lists the requirements that may be missing, separated by spaces. If it is set, a test that lacks anything else
+/// fails.
 pub const MAY_SKIP: &str = "POWERVIEW_TESTS_MAY_SKIP";
 
-/// Says on standard error that the calling test is skipped because `missing` is not there and that `remedy` provides it.
-/// The caller returns afterwards.
+/// Reports on standard error that the calling test is skipped because `missing` is missing, and how to provide it. The
+/// caller must return afterwards.
 ///
 /// # Panics
-/// If the environment says that this must not be skipped.
+/// If the environment does not allow this test to be skipped.
 #[track_caller]
 pub fn skipped(missing: &str, remedy: &str) {
     let thread = std::thread::current();
@@ -36,10 +38,10 @@ pub fn skipped(missing: &str, remedy: &str) {
     Run::of(std::os::unix::process::parent_id()).record(test, missing, remedy);
 }
 
-/// Whether `program` is installed; says that the calling test is skipped where it is not. `package` is Debian's.
+/// Whether `program` is installed. Reports the calling test as skipped if not. `package` is the Debian package.
 #[track_caller]
 pub fn installed(program: &str, package: &str) -> bool {
-    // The folders that the tests put into the PATH of what they start, and those of administrators' programs.
+    // The folders in the PATH of the programs that the tests start, and those of administrators' programs.
     let there = [
         "/usr/local/sbin",
         "/usr/local/bin",
@@ -64,7 +66,7 @@ pub struct Run {
 impl Run {
     /// The run whose processes were started by `cargo`, a process id.
     pub fn of(cargo: u32) -> Self {
-        // A process id is used again one day; with the time of its start it is not.
+        // Process ids are reused. Together with the start time they are unique.
         let started = fs::read_to_string(format!("/proc/{cargo}/stat"))
             .ok()
             .and_then(|stat| {
@@ -79,7 +81,7 @@ impl Run {
 
     fn record(&self, test: &str, missing: &str, remedy: &str) {
         let line = format!("{test}\t{missing}\t{remedy}\n");
-        // A test program that is run by hand may not be allowed to write here; nothing counts its skips then.
+        // A test program that is run by hand may not be able to write here. Its skips are not counted then.
         let _ = fs::create_dir_all(folder());
         if let Ok(mut file) = fs::File::options()
             .append(true)
@@ -90,7 +92,7 @@ impl Run {
         }
     }
 
-    /// What to print at the end: the tests by what they lack, and last their number. The record is removed.
+    /// The summary: the skipped tests by missing requirement, and their number. Removes the record.
     pub fn summary(self) -> String {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         let _ = fs::remove_file(&self.file);

@@ -1,6 +1,6 @@
-//! What the other tests ask of the double, asked of a real InfluxDB where `INFLUXD_BIN` names one.
+//! Tests with a real InfluxDB that otherwise use the double. They need `INFLUXD_BIN`.
 
-use crate::crowd_and_kill;
+use crate::concurrency_and_kill;
 use crate::fixtures;
 use crate::harness::{Call, DEVICE, Site, good_file, samples, stored};
 use crate::real_influx::RealInflux;
@@ -106,7 +106,7 @@ fn all_samples_arrive_at_a_real_server() {
     for (bucket, expected) in all_samples::expected(&samples) {
         assert_same(points(&server, &bucket), stored(&expected), &bucket);
     }
-    // The run's own report can be asked for.
+    // The meta points can be queried.
     let files = server.rows(
         r#"from(bucket: "powerview_meta") |> range(start: -1h)
            |> filter(fn: (r) => r._measurement == "tsv_parser_file" and r._field == "nb_points")"#,
@@ -129,11 +129,11 @@ fn a_company_named_like_a_real_buckets_id_gets_its_own_bucket() {
 }
 
 #[test]
-fn a_real_server_refuses_in_words_that_reach_the_operator() {
+fn the_messages_of_a_real_server_are_reported() {
     let Some(server) = RealInflux::start() else {
         return;
     };
-    // A value that is a text already.
+    // The field `value` is a string already.
     server.write(
         "acme",
         "site,campaign=site,x=y value=\"text\" 1754184000",
@@ -152,7 +152,7 @@ fn a_real_server_refuses_in_words_that_reach_the_operator() {
     // A wrong token, a wrong organisation.
     for (key, value) in [
         ("INFLUXDB_ADMIN_TOKEN", "wrong"),
-        ("INFLUXDB_ORG", "nobody"),
+        ("INFLUXDB_ORG", "missing-org"),
     ] {
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
@@ -187,16 +187,16 @@ fn a_run_over_25_real_buckets_finds_its_own() {
 }
 
 #[test]
-fn killed_at_any_instant_beside_a_real_server() {
+fn after_a_kill_a_real_server_has_the_points_of_an_uninterrupted_run() {
     let Some(server) = RealInflux::start() else {
         return;
     };
-    crowd_and_kill::kill_and_look(
+    concurrency_and_kill::kill_and_check(
         |site| call(site, &server),
         |load, _, what| {
             for company in load.companies() {
                 assert_same(points(&server, &company), load.points(&company), what);
-                // Emptied for the next round: it writes the same series.
+                // The next round writes the same series.
                 let id = server.bucket_id(&company).expect("there");
                 let (status, answer) =
                     server.request("DELETE", &format!("/api/v2/buckets/{id}"), "", "");

@@ -1,4 +1,4 @@
-//! Many processes at once, and processes that die at any instant.
+//! Concurrent processes, and processes that are killed at random times.
 
 use crate::harness::{Call, DEVICE, FileBuilder, HEADER, Site, bad_file, points_in, stored};
 use crate::influx_double::{Double, Fault, is_data_write};
@@ -9,15 +9,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
-/// Files of several companies and devices; every value stands in one place only. Some are broken.
+/// Files of several companies and devices, one of them invalid. Each value occurs once.
 pub struct Load {
-    /// path below the data folder, content
+    /// The path below the data folder, and the content.
     files: Vec<(String, String)>,
 }
 
 impl Load {
-    /// `overlap`: each file of a device begins in the middle of the one before it, so the later one has to win. That
-    /// holds where one sweep after another comes by, not for hooks that name files in any order.
+    /// With `overlap`, each file of a device begins in the middle of the one before it, so that the later file must
+    /// win. This holds for sweeps, but not for hooks that name files in any order.
     fn new(companies: u32, devices: u32, files: u32, rows: u32, overlap: bool) -> Self {
         let mut out = Vec::new();
         let mut value = 0;
@@ -49,7 +49,7 @@ impl Load {
         }
     }
 
-    /// What an undisturbed run leaves in a company's bucket.
+    /// The points in a company's bucket after an uninterrupted run.
     pub fn points(&self, company: &str) -> Vec<Point> {
         let of = self
             .files
@@ -122,7 +122,7 @@ impl Load {
 }
 
 #[test]
-fn a_crowd_of_sweeps_and_hooks_loses_nothing_and_moves_nothing_twice() {
+fn concurrent_sweeps_and_hooks_ingest_and_move_each_file_once() {
     let load = Load::new(3, 4, 6, 40, false);
     let double = Double::start();
     let site = Site::new();
@@ -161,14 +161,14 @@ fn a_crowd_of_sweeps_and_hooks_loses_nothing_and_moves_nothing_twice() {
     assert_eq!(
         successes,
         load.files.len() as u64 - 1,
-        "every file was dealt with once"
+        "each file was processed once"
     );
-    load.assert_moved(&site, "crowd");
-    load.assert_arrived(&double, "crowd");
+    load.assert_moved(&site, "concurrent runs");
+    load.assert_arrived(&double, "concurrent runs");
 }
 
 #[test]
-fn a_crowd_to_line_protocol_files_leaves_whole_lines() {
+fn concurrent_runs_write_complete_lines_to_line_protocol_files() {
     let load = Load::new(2, 3, 4, 40, true);
     let site = Site::new();
     load.put(&site);
@@ -191,7 +191,7 @@ fn a_crowd_to_line_protocol_files_leaves_whole_lines() {
 
 #[test]
 fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
-    // Somebody holds every lock there can be on this device's folder, and on all above it.
+    // This process holds a lock on the device's folder and on each folder above it.
     let site = Site::new();
     site.put_old(
         DEVICE.file("a.tsv"),
@@ -232,14 +232,14 @@ fn kills() -> u32 {
         .unwrap_or(40)
 }
 
-/// Kills runs at random instants until so many were killed; each time a few files are there. Then runs once in peace and
-/// has a look at the points.
-pub fn kill_and_look(
+/// Kills runs at random times until `kills()` were killed. Each tree of files is finished by an uninterrupted run and
+/// then checked.
+pub fn kill_and_check(
     call: impl for<'a> Fn(&'a Site) -> Call<'a>,
-    mut look: impl FnMut(&Load, &Site, &str),
+    mut check: impl FnMut(&Load, &Site, &str),
 ) {
     let random = RandomState::new();
-    let mut litter: Vec<String> = Vec::new();
+    let mut left_over: Vec<String> = Vec::new();
     let mut killed = 0;
     let mut round = 0;
     let mut longest = Duration::from_millis(60);
@@ -247,7 +247,7 @@ pub fn kill_and_look(
         round += 1;
         assert!(
             round < 20 + 4 * kills(),
-            "the program is too quick to be killed: {killed} in {round} rounds"
+            "the program is too fast to be killed: {killed} in {round} rounds"
         );
         let load = Load::new(2, 2, 3, 60, true);
         let site = Site::new();
@@ -258,7 +258,7 @@ pub fn kill_and_look(
                 .env("TSV_RETRY_FOR", "20")
                 .env("TSV_LOCK_WAIT_S", "20")
         };
-        // Up to five kills a tree, then a run in peace.
+        // Up to five kills per tree, then an uninterrupted run.
         let mut done = false;
         for _ in 0..5 {
             let micros = random.hash_one((round, killed))
@@ -272,8 +272,8 @@ pub fn kill_and_look(
             }
             run.kill();
             killed += 1;
-            // A file and its sidecar never part, at whatever instant. (The sidecar is there first: one whose file has
-            // not come yet may be half.)
+            // A file in `error/` has a complete sidecar at any time. The sidecar is written first, so one without a
+            // file may be incomplete.
             for path in site
                 .tree()
                 .iter()
@@ -296,32 +296,32 @@ pub fn kill_and_look(
         }
         for path in site.tree().into_iter().filter(|p| p.contains("/.")) {
             std::fs::remove_file(site.path(&path)).expect("removed");
-            litter.push(path);
+            left_over.push(path);
         }
         let reports = std::fs::read_dir(site.reports_dir())
             .into_iter()
             .flatten()
             .map(|e| e.expect("entry").file_name());
-        litter.extend(
+        left_over.extend(
             reports
                 .map(|n| n.to_string_lossy().into_owned())
                 .filter(|n| !n.ends_with(".json")),
         );
         load.assert_moved(&site, &what);
-        look(&load, &site, &what);
+        check(&load, &site, &what);
     }
     eprintln!("{killed} kills in {round} rounds");
     assert_eq!(
-        litter,
+        left_over,
         Vec::<String>::new(),
-        "temporary files that nobody removes"
+        "temporary files are left over"
     );
 }
 
 #[test]
-fn killed_at_any_instant_running_again_gives_the_undisturbed_result() {
+fn after_a_kill_another_run_gives_the_points_of_an_uninterrupted_run() {
     let double = Double::start();
-    kill_and_look(
+    kill_and_check(
         |site| site.run_to(&double),
         |load, _, what| {
             load.assert_arrived(&double, what);
@@ -334,8 +334,8 @@ fn killed_at_any_instant_running_again_gives_the_undisturbed_result() {
 }
 
 #[test]
-fn killed_at_any_instant_line_protocol_files_stay_whole() {
-    kill_and_look(Site::lp_run, |load, site, what| {
+fn after_a_kill_line_protocol_files_are_complete() {
+    kill_and_check(Site::lp_run, |load, site, what| {
         for company in load.companies() {
             assert!(
                 stored(&site.lp_points(&company)) == load.points(&company),
@@ -346,8 +346,8 @@ fn killed_at_any_instant_line_protocol_files_stay_whole() {
 }
 
 #[test]
-fn killed_at_any_instant_of_an_outage_nothing_is_lost_or_left_over() {
-    // Runs die while files go to error/ and their sidecars are written; then the server is back.
+fn after_a_kill_during_an_outage_nothing_is_lost_or_left_over() {
+    // Runs are killed while they move files to error/ and write sidecars. Then the server is available again.
     let random = RandomState::new();
     let double = Double::start();
     let mut killed = 0;
@@ -397,10 +397,10 @@ fn killed_at_any_instant_of_an_outage_nothing_is_lost_or_left_over() {
 }
 
 #[test]
-fn a_crowd_before_a_server_that_comes_and_goes_loses_nothing() {
+fn concurrent_runs_with_an_unreliable_server_lose_nothing() {
     let load = Load::new(3, 3, 5, 30, false);
     let double = Double::start();
-    // Every third write meets something.
+    // About every third write fails.
     let faults = [
         Fault::status(503, "down"),
         Fault::ResetBefore,
@@ -438,12 +438,12 @@ fn a_crowd_before_a_server_that_comes_and_goes_loses_nothing() {
         .arg("--retry-errors")
         .run()
         .expect(expected);
-    load.assert_moved(&site, "flapping");
-    load.assert_arrived(&double, "flapping");
+    load.assert_moved(&site, "unreliable server");
+    load.assert_arrived(&double, "unreliable server");
 }
 
 #[test]
-fn no_lock_file_stays_behind() {
+fn no_lock_file_is_left_over() {
     let site = Site::new();
     site.put_old(
         DEVICE.file("a.tsv"),
@@ -464,8 +464,8 @@ fn no_lock_file_stays_behind() {
 }
 
 #[test]
-fn across_file_systems_nothing_is_copied_and_the_error_is_clear() {
-    // `parsed` on another file system: only where this machine lets a test mount one.
+fn a_move_to_another_file_system_fails_with_a_clear_error() {
+    // `parsed` is on another file system. This needs the right to mount one.
     let site = Site::new();
     let path = site.put_old(
         DEVICE.file("a.tsv"),

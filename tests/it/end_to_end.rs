@@ -1,5 +1,5 @@
-//! The whole way with real servers: an SFTP client, SFTPGo with both configurations, the hook, the binary, InfluxDB (and
-//! Ansible, with a double of Grafana). Where `INFLUXD_BIN` and `SFTPGO_BIN` do not name them, the tests are skipped.
+//! End-to-end tests with real servers: an SFTP client, SFTPGo with both configurations, the hook, the binary, InfluxDB
+//! and Ansible with a double of Grafana. They need `INFLUXD_BIN` and `SFTPGO_BIN`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ use crate::skipped::{installed, skipped};
 const COMPANIES: [&str; 3] = ["base", "client_v003", "company1"];
 
 impl Site {
-    /// An SFTP session of a company that does these commands.
+    /// Starts an SFTP session of a company with these commands.
     fn session(&self, company: &str, commands: &str, options: &[&str]) -> Child {
         let batch = tempfile::NamedTempFile::new_in(self.dir.path()).expect("a file");
         fs::write(batch.path(), commands).expect("a file");
@@ -47,13 +47,13 @@ impl Site {
             .expect("sshpass starts")
     }
 
-    fn does(&self, company: &str, commands: &str) {
+    fn run_commands(&self, company: &str, commands: &str) {
         let status = self.session(company, commands, &[]).wait().expect("an end");
         assert!(status.success(), "{company}: {commands}");
     }
 }
 
-/// Everything that lies below a folder as a measurement file: its path in the folder.
+/// The relative paths of the measurement files below a folder.
 fn measurement_files(folder: &Path) -> BTreeSet<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -75,7 +75,7 @@ fn measurement_files(folder: &Path) -> BTreeSet<PathBuf> {
 
 type Points = BTreeMap<(String, String, i64), f64>;
 
-/// What the samples become without any of this around them: ingested in one undisturbed sweep, into files.
+/// The files and points of the samples after one uninterrupted sweep to line-protocol files.
 fn undisturbed(samples: &Path) -> (BTreeSet<PathBuf>, BTreeMap<String, Points>) {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
@@ -132,7 +132,7 @@ fn undisturbed(samples: &Path) -> (BTreeSet<PathBuf>, BTreeMap<String, Points>) 
     (measurement_files(&data), all)
 }
 
-/// What the database holds of a company.
+/// The points of a company in the database.
 fn stored(influx: &RealInflux, company: &str) -> Points {
     let flux = format!(
         "from(bucket: \"{company}\") |> range(start: 0) |> filter(fn: (r) => r._field == \"value\")"
@@ -202,8 +202,8 @@ impl Servers {
         )
     }
 
-    /// Sends all samples as a careful client would and a careless one: half of them under a temporary name that is then
-    /// changed, each company's folders made first, two sessions of one company at once.
+    /// Sends all samples, half of them under temporary names that are then renamed, in two concurrent sessions per
+    /// company.
     fn send_samples(&self, site: &Site) {
         let mut sessions = Vec::new();
         for company in COMPANIES {
@@ -213,7 +213,7 @@ impl Servers {
             for folder in folders.into_iter().filter(|f| !f.as_os_str().is_empty()) {
                 mkdirs += &format!("-mkdir \"{}\"\n", folder.display());
             }
-            site.does(company, &mkdirs);
+            site.run_commands(company, &mkdirs);
             let mut batches = [String::new(), String::new()];
             for (at, file) in files.iter().enumerate() {
                 let local = self.samples.join(company).join(file);
@@ -237,12 +237,12 @@ impl Servers {
         let (files, points) = undisturbed(&self.samples);
         let data = site.path("sftpgo/data");
         wait_for(
-            "every file's fate",
+            "the moves of all files",
             180,
             || measurement_files(&data) == files,
             || {
                 format!(
-                    "there are {:#?}\nand the log says\n{}",
+                    "there are {:#?}\nand the log is\n{}",
                     measurement_files(&data),
                     site.log()
                 )
@@ -258,7 +258,7 @@ impl Servers {
 }
 
 #[test]
-fn the_recommended_configuration_brings_every_sample_into_the_database() {
+fn the_recommended_configuration_ingests_all_samples() {
     let Some(servers) = servers() else { return };
     let double = Double::start();
     let with_ansible = ansible::Scene::new();
@@ -278,11 +278,11 @@ fn the_recommended_configuration_brings_every_sample_into_the_database() {
         &more,
     );
 
-    // A client that is cut off in the middle leaves nothing, and the hook hears of it.
+    // An interrupted upload leaves no file, and the hook is called.
     let sample = servers
         .samples
         .join("company1/campaign1/02001084/T302_251012_031720.tsv");
-    site.does("company1", "mkdir campaign1\nmkdir campaign1/02001084\n");
+    site.run_commands("company1", "mkdir campaign1\nmkdir campaign1/02001084\n");
     let put = format!("put \"{}\" campaign1/02001084/cut.tsv\n", sample.display());
     let mut cut = site.session("company1", &put, &["-l", "16", "-B", "1024"]);
     let device = site.path("sftpgo/data/company1/campaign1/02001084");
@@ -330,7 +330,7 @@ fn the_recommended_configuration_brings_every_sample_into_the_database() {
 }
 
 #[test]
-fn the_configuration_in_use_today_brings_every_sample_into_the_database() {
+fn the_configuration_in_use_today_ingests_all_samples() {
     let Some(servers) = servers() else { return };
     let site = servers.start(
         &[
@@ -341,7 +341,7 @@ fn the_configuration_in_use_today_brings_every_sample_into_the_database() {
             ("SFTPGO_COMMAND__COMMANDS__0__ENV", "SFTPGO_ACTION=upload"),
             ("SFTPGO_COMMAND__COMMANDS__0__HOOK", "post_disconnect"),
         ],
-        // Some samples are cut off, and no later run comes to this test.
+        // Some samples are truncated, and there is no later run.
         "ANSIBLE_PLAYBOOK_BIN=/bin/true\nTSV_INCOMPLETE_GRACE_S=0\n",
     );
     servers.send_samples(&site);

@@ -1,8 +1,8 @@
-//! What an SFTP user can make, by accident or on purpose. Nothing of it may write to another company's bucket, read
+//! Input that an SFTP user can create by accident or on purpose. It must not write to another company's bucket, read
 //! outside its folder, stop a sweep or fill the log.
 
 use crate::harness::{
-    DEVICE, Device, FileBuilder, Running, Site, bad_file, file_of, good_file, name, points_in,
+    DEVICE, Device, FileBuilder, Site, bad_file, file_of, good_file, name, points_in,
 };
 use crate::influx_double::{Double, META};
 use crate::skipped::{installed, skipped};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A good file in another company; the sweep must get to it whatever lies beside it.
+/// A device of another company, whose file must be ingested in any case.
 const OTHER: Device = Device("zzz/site/02001171");
 
 fn with_other(site: &Site) {
@@ -27,20 +27,6 @@ fn assert_other_done(site: &Site) {
         "the sweep stopped: {:?}",
         site.tree()
     );
-}
-
-/// The greatest resident size of a process until it ends, in KiB.
-pub fn peak_kib(run: &mut Running) -> u64 {
-    let mut peak = 0;
-    while !run.is_done() {
-        if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", run.pid())) {
-            let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
-            peak = peak.max(kib.unwrap_or(0));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    peak
 }
 
 #[test]
@@ -60,7 +46,7 @@ fn a_symbolic_link_that_is_named_like_a_file_is_not_followed() {
     assert_eq!(points_in(&double, "victim").len(), 4);
     assert!(secret.exists());
 
-    // By name it is refused.
+    // A link that is named is refused.
     let site = Site::new();
     site.link(&secret, DEVICE.file("x.tsv"));
     site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
@@ -93,7 +79,7 @@ fn a_device_folder_that_is_a_link_into_another_company_is_not_entered() {
 }
 
 #[test]
-fn a_named_file_behind_a_linked_folder_never_reaches_the_bucket_of_the_link() {
+fn a_named_file_behind_a_linked_folder_is_not_written_to_the_bucket_of_the_link() {
     let site = Site::new();
     site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
     site.link("../../victim/site/02001171", DEVICE.0);
@@ -126,7 +112,7 @@ fn parsed_or_error_as_a_link_into_another_company_moves_nothing_there() {
             text.as_bytes(),
             "{folder}: left where it was"
         );
-        // A run later nothing of it is in the victim's bucket.
+        // After another run, the victim's bucket is empty.
         site.run_to(&double).run().expect(1);
         assert_eq!(points_in(&double, "victim"), [], "{folder}");
     }
@@ -176,7 +162,7 @@ fn parsed_that_is_a_file_leaves_the_input_raw_with_a_clear_error() {
 }
 
 #[test]
-fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
+fn a_line_of_a_gigabyte_is_a_clear_error_with_little_memory() {
     for (n, head) in [
         (
             "in-the-data",
@@ -198,7 +184,7 @@ fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
         crate::harness::age(&path, 3600);
         with_other(&site);
         let mut run = site.lp_run().start();
-        let peak = peak_kib(&mut run);
+        let peak = run.peak_kib();
         let run = run.wait().expect(1);
         assert_other_done(&site);
         assert!(peak < 64 * 1024, "{peak} KiB");
@@ -218,7 +204,7 @@ fn one_line_of_a_gigabyte_is_a_clear_error_and_flat_memory() {
 }
 
 #[test]
-fn a_header_block_that_never_ends_is_a_clear_error_and_flat_memory() {
+fn a_header_block_that_never_ends_is_a_clear_error_with_little_memory() {
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), "START_HEADER\n");
     let mut file = std::fs::File::options()
@@ -233,7 +219,7 @@ fn a_header_block_that_never_ends_is_a_clear_error_and_flat_memory() {
     crate::harness::age(&path, 3600);
     with_other(&site);
     let mut run = site.lp_run().start();
-    let peak = peak_kib(&mut run);
+    let peak = run.peak_kib();
     run.wait().expect(1);
     assert_other_done(&site);
     assert!(peak < 64 * 1024, "{peak} KiB");
@@ -241,7 +227,7 @@ fn a_header_block_that_never_ends_is_a_clear_error_and_flat_memory() {
 }
 
 #[test]
-fn a_company_whose_name_leaves_no_room_for_lp_stops_nothing() {
+fn a_company_name_too_long_for_a_line_protocol_file_stops_no_sweep() {
     let long = "c".repeat(254);
     let site = Site::new();
     site.put_old(format!("{long}/site/02001171/a.tsv"), good_file(1, 1));
@@ -267,7 +253,7 @@ fn a_hundred_thousand_columns_do_not_stop_a_sweep() {
     site.put_old(DEVICE.file("a.tsv"), text);
     with_other(&site);
     let mut run = site.lp_run().start();
-    let peak = peak_kib(&mut run);
+    let peak = run.peak_kib();
     run.wait().expect(1);
     assert_other_done(&site);
     assert!(peak < 400 * 1024, "{peak} KiB");
@@ -290,7 +276,7 @@ fn thousands_of_empty_files_do_not_fill_the_log() {
 }
 
 #[test]
-fn file_names_of_all_kinds_are_files_like_others() {
+fn files_with_unusual_names_are_ingested() {
     let names: [&[u8]; 12] = [
         b"line\nbreak.tsv",
         b"quote\"s.tsv",
@@ -322,9 +308,9 @@ fn file_names_of_all_kinds_are_files_like_others() {
     }
     assert!(
         !run.stderr.contains('\u{202e}'),
-        "what reorders text is shown escaped"
+        "bidirectional controls are escaped"
     );
-    // The report was written, and its meta points can be read.
+    // The report is written, and the meta points are valid.
     assert_eq!(site.report()["nb_files_success"], 12);
     let files = double
         .points(META)
@@ -335,7 +321,7 @@ fn file_names_of_all_kinds_are_files_like_others() {
 }
 
 #[test]
-fn names_of_all_kinds_fail_like_others() {
+fn files_with_unusual_names_can_fail() {
     let names: [&[u8]; 4] = [
         b"line\nbreak.tsv",
         b"\xff\xfe\xe9.tsv",
@@ -378,7 +364,7 @@ fn a_named_file_may_have_any_name() {
 }
 
 #[test]
-fn folders_of_invalid_utf_8_are_refused_and_stop_nothing() {
+fn folders_of_invalid_utf_8_are_refused_and_stop_no_sweep() {
     let site = Site::new();
     for folder in [&b"ac\xffme/site/02001171"[..], b"acme/si\xffte/02001171"] {
         site.put_old(
@@ -391,17 +377,17 @@ fn folders_of_invalid_utf_8_are_refused_and_stop_nothing() {
     site.run_to(&double).run().expect(1);
     assert_other_done(&site);
     assert_eq!(site.report()["nb_files_failed"], 2);
-    // The company of the second is valid, but a refused file makes no bucket.
+    // The second company is valid, but no bucket is created for a refused file.
     let mut buckets = double.bucket_names();
     buckets.sort();
     assert_eq!(buckets, ["_monitoring", "_tasks", META, "zzz"]);
 }
 
 #[test]
-fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
+fn a_file_with_a_name_of_255_bytes_is_not_lost() {
     let long = format!("{}.tsv", "x".repeat(251));
     assert_eq!(long.len(), 255);
-    // Good, and good again: the second one finds the name taken.
+    // Two valid files: the name is taken for the second.
     let site = Site::new();
     with_other(&site);
     for from in [1, 2] {
@@ -430,7 +416,7 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
         1
     );
 
-    // Bad: a sidecar's name would have more than 255 bytes.
+    // An invalid file: the name of its sidecar would be longer than 255 bytes.
     let site = Site::new();
     with_other(&site);
     let text = bad_file();
@@ -445,7 +431,7 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
         .collect();
     assert!(kept.contains(&text.into_bytes()), "{:?}", site.tree());
 
-    // An outage: it comes back.
+    // A file that fails in an outage and is retried.
     let double = Double::start();
     double.fault_writes(usize::MAX, crate::influx_double::Fault::status(503, "down"));
     let site = Site::new();
@@ -457,7 +443,7 @@ fn a_name_of_255_bytes_is_neither_lost_nor_stops_a_sweep() {
 }
 
 #[test]
-fn a_file_replaced_by_a_link_between_look_and_open_is_not_read() {
+fn a_link_that_replaces_a_file_before_it_is_opened_is_not_followed() {
     let site = Site::new();
     let secret = site.put_old("victim/site/02001171/v.tsv", good_file(7000, 2));
     let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
@@ -557,7 +543,7 @@ fn a_full_disk_for_the_log_does_not_stop_the_run() {
             .expect("started")
             .code()
     };
-    // No panic, which would be 101.
+    // A panic would be exit status 101.
     let dry = run(&["--dry-run"], full().into());
     assert_eq!(dry, Some(1));
     assert_eq!(run(&[], std::process::Stdio::null()), Some(1));
@@ -567,7 +553,7 @@ fn a_full_disk_for_the_log_does_not_stop_the_run() {
 }
 
 #[test]
-fn a_line_protocol_folder_that_cannot_be_made_leaves_the_input_raw() {
+fn a_line_protocol_folder_that_cannot_be_created_leaves_the_input_raw() {
     let site = Site::new();
     std::fs::write(site.lp_dir(), "a file where the folder should be").expect("written");
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
@@ -590,10 +576,10 @@ fn a_company_cannot_write_out_of_the_line_protocol_folder() {
     assert_eq!(beside, Vec::<String>::new());
 }
 
-/// Runs as a user without rights after `closed` got `mode`.
-fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::harness::Run> {
+/// Runs as an unprivileged user with `closed` having the mode `mode`.
+fn run_unprivileged(site: &Site, closed: &Path, mode: u32) -> Option<crate::harness::Run> {
     use std::os::unix::fs::PermissionsExt;
-    let call = site.lp_run().without_rights()?;
+    let call = site.lp_run().unprivileged()?;
     std::fs::set_permissions(closed, std::fs::Permissions::from_mode(mode)).expect("closed");
     let run = call.run().clean();
     std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o755)).expect("opened");
@@ -601,12 +587,12 @@ fn run_without_rights(site: &Site, closed: &Path, mode: u32) -> Option<crate::ha
 }
 
 #[test]
-fn a_folder_that_may_not_be_read_stops_nothing() {
+fn an_unreadable_folder_stops_no_sweep() {
     for folder in [DEVICE.0, "acme/site", "acme"] {
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
         with_other(&site);
-        let Some(run) = run_without_rights(&site, &site.path(folder), 0o000) else {
+        let Some(run) = run_unprivileged(&site, &site.path(folder), 0o000) else {
             return;
         };
         assert_eq!(run.code(), 1, "{run:?}");
@@ -617,12 +603,12 @@ fn a_folder_that_may_not_be_read_stops_nothing() {
 }
 
 #[test]
-fn a_folder_below_a_device_that_may_not_be_read_is_an_error() {
+fn an_unreadable_folder_below_a_device_is_an_error() {
     let site = Site::new();
     site.put_old(DEVICE.file("deeper/still/a.tsv"), good_file(1, 1));
     site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
     with_other(&site);
-    let Some(run) = run_without_rights(&site, &site.path(DEVICE.file("deeper")), 0o000) else {
+    let Some(run) = run_unprivileged(&site, &site.path(DEVICE.file("deeper")), 0o000) else {
         return;
     };
     assert_eq!(run.code(), 1, "{run:?}");
@@ -633,10 +619,10 @@ fn a_folder_below_a_device_that_may_not_be_read_is_an_error() {
 }
 
 #[test]
-fn a_folder_of_errors_that_may_not_be_read_is_an_error_when_they_are_to_be_retried() {
+fn an_unreadable_error_folder_is_an_error_of_retry_errors() {
     let site = Site::new();
     site.put_old(DEVICE.error("a.tsv"), good_file(1, 1));
-    let Some(call) = site.lp_run().arg("--retry-errors").without_rights() else {
+    let Some(call) = site.lp_run().arg("--retry-errors").unprivileged() else {
         return;
     };
     use std::os::unix::fs::PermissionsExt;
@@ -648,7 +634,7 @@ fn a_folder_of_errors_that_may_not_be_read_is_an_error_when_they_are_to_be_retri
     assert!(run.stderr.contains("/error"), "{}", run.stderr);
 }
 
-/// Wrapper with which listing `folder` gives EIO, as on a disk that fails; none where it cannot be had.
+/// A wrapper that makes listing `folder` fail with EIO. `None` if it is not available.
 fn failing_disk(folder: &Path) -> Option<Vec<String>> {
     if !installed("strace", "strace") {
         return None;
@@ -672,7 +658,7 @@ fn failing_disk(folder: &Path) -> Option<Vec<String>> {
 }
 
 #[test]
-fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
+fn a_folder_that_a_failing_disk_cannot_list_is_an_error() {
     for folder in ["", "acme", "acme/site", DEVICE.0, &DEVICE.file("deeper")] {
         let site = Site::new();
         site.put_old(DEVICE.file("deeper/a.tsv"), good_file(1, 1));
@@ -707,7 +693,7 @@ fn a_folder_that_a_failing_disk_cannot_list_is_an_error_and_never_empty() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_listed_is_an_error_also_while_another_process_has_the_device() {
+fn a_folder_that_cannot_be_listed_is_an_error_while_the_device_is_locked() {
     use rustix::fs::{FlockOperation, flock};
     let site = Site::new();
     site.put_old(DEVICE.file("deeper/a.tsv"), good_file(1, 1));
@@ -729,7 +715,7 @@ fn a_folder_that_cannot_be_listed_is_an_error_also_while_another_process_has_the
 }
 
 #[test]
-fn status_names_what_may_not_be_read() {
+fn status_names_unreadable_files_and_folders() {
     use std::os::unix::fs::PermissionsExt;
     for (file, closed) in [
         ("a.tsv", "a.tsv"),
@@ -746,7 +732,7 @@ fn status_names_what_may_not_be_read() {
             .bare()
             .args(["status", "--dataFolder"])
             .arg(site.data());
-        let Some(call) = call.without_rights() else {
+        let Some(call) = call.unprivileged() else {
             return;
         };
         let path = site.path(DEVICE.file(closed));
@@ -763,8 +749,8 @@ fn status_names_what_may_not_be_read() {
 }
 
 #[test]
-fn a_file_below_thousands_of_folders_is_taken() {
-    // Its path is longer than any that the system opens at once.
+fn a_file_below_thousands_of_folders_is_ingested() {
+    // Its path is longer than PATH_MAX.
     use rustix::fs::{Mode, OFlags, mkdirat, openat};
     let site = Site::new();
     site.make_dir(DEVICE.0);
@@ -790,17 +776,17 @@ fn a_file_below_thousands_of_folders_is_taken() {
     rustix::io::write(&file, good_file(1, 1).as_bytes()).expect("written");
     drop(file);
     site.lp_run().ok();
-    assert!(site.exists(DEVICE.parsed("a.tsv")), "it is taken");
+    assert!(site.exists(DEVICE.parsed("a.tsv")), "not ingested");
     assert_eq!(site.lp_points("acme").len(), 2);
 }
 
 #[test]
-fn a_file_that_may_not_be_read_stops_nothing() {
+fn an_unreadable_file_stops_no_sweep() {
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));
     with_other(&site);
-    let Some(run) = run_without_rights(&site, &path, 0o000) else {
+    let Some(run) = run_unprivileged(&site, &path, 0o000) else {
         return;
     };
     assert_eq!(run.code(), 1, "{run:?}");
@@ -816,11 +802,11 @@ fn a_file_that_may_not_be_read_stops_nothing() {
 }
 
 #[test]
-fn a_folder_that_may_not_be_written_leaves_the_input_raw() {
+fn an_unwritable_folder_leaves_the_input_raw() {
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     with_other(&site);
-    let Some(run) = run_without_rights(&site, &site.path(DEVICE.0), 0o555) else {
+    let Some(run) = run_unprivileged(&site, &site.path(DEVICE.0), 0o555) else {
         return;
     };
     assert_eq!(run.code(), 1, "{run:?}");
@@ -834,17 +820,17 @@ fn a_folder_that_may_not_be_written_leaves_the_input_raw() {
         "{}",
         run.stderr
     );
-    // The rights mended, it heals.
+    // With write access, the next run ingests the file.
     site.lp_run().ok();
     assert!(site.exists(DEVICE.parsed("a.tsv")));
 }
 
 #[test]
-fn a_report_folder_that_may_not_be_written_is_a_warning() {
+fn an_unwritable_report_folder_is_a_warning() {
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     std::fs::create_dir(site.reports_dir()).expect("made");
-    let Some(run) = run_without_rights(&site, &site.reports_dir(), 0o555) else {
+    let Some(run) = run_unprivileged(&site, &site.reports_dir(), 0o555) else {
         return;
     };
     assert_eq!(run.code(), 0, "{run:?}");
@@ -853,12 +839,12 @@ fn a_report_folder_that_may_not_be_written_is_a_warning() {
 }
 
 #[test]
-fn a_whole_young_file_of_our_own_user_is_taken_by_a_sweep_without_rights() {
-    // SFTPGo's own sweep after a session: root's processes are closed to it, but root did not upload.
+fn an_unprivileged_sweep_ingests_a_recent_complete_file_of_its_own_user() {
+    // SFTPGo's sweep after a session cannot inspect root's processes, but root did not upload the file.
     let site = Site::new();
     site.put(DEVICE.file("whole.tsv"), good_file(1, 3));
     site.put(DEVICE.file("cut.tsv"), good_file(9, 3).trim_end());
-    let Some(call) = site.lp_run().without_rights() else {
+    let Some(call) = site.lp_run().unprivileged() else {
         return;
     };
     call.ok();
@@ -869,18 +855,18 @@ fn a_whole_young_file_of_our_own_user_is_taken_by_a_sweep_without_rights() {
 }
 
 #[test]
-fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
+fn a_recent_file_of_another_user_is_skipped_if_its_processes_are_hidden() {
     if !rustix::process::geteuid().is_root() {
         return skipped("root", "run the tests as root: this one needs two users");
     }
-    // The writer is this test, which is root; the program runs as somebody who may not look into it.
+    // The writer is this test, which is root. The program's user cannot inspect it.
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
-    let call = || site.lp_run().without_rights();
+    let call = || site.lp_run().unprivileged();
     if call().is_none() {
         return;
     }
-    let mine = || std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("taken back");
+    let mine = || std::os::unix::fs::lchown(&path, Some(0), Some(0)).expect("chown");
     let mut writer = std::fs::File::options()
         .append(true)
         .open(&path)
@@ -894,7 +880,7 @@ fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
         .expect("written");
     drop(writer);
     crate::harness::age(&path, 601);
-    let call = site.lp_run().without_rights().expect("as before");
+    let call = site.lp_run().unprivileged().expect("as before");
     mine();
     call.ok();
     assert!(site.exists(DEVICE.parsed("a.tsv")), "{:?}", site.tree());
@@ -902,8 +888,8 @@ fn a_young_file_of_another_user_stays_where_its_processes_are_closed() {
 }
 
 #[test]
-fn labels_in_the_report_and_the_log_are_harmless() {
-    // C1 control characters and text that turns direction come as valid UTF-8.
+fn labels_with_control_characters_are_refused_and_not_shown() {
+    // C1 control characters are valid UTF-8.
     let site = Site::new();
     site.put_old(
         DEVICE.file("a.tsv"),

@@ -1,7 +1,7 @@
-//! Folder names as a stranger with SFTP access might choose them, and names that honest people choose.
+//! Folder names that are refused, and unusual ones that are valid.
 
-/// None of these may reach Ansible. `CANARY` stands for a file that the name, if it ran, would make.
-pub const HOSTILE: &[&[u8]] = &[
+/// None of these may reach Ansible. `CANARY` is a file that the name would create if a shell ran it.
+pub const INVALID: &[&[u8]] = &[
     // Templates
     b"{{ lookup('pipe','touch CANARY') }}",
     b"{{lookup(\"pipe\",\"touch CANARY\")}}",
@@ -74,7 +74,7 @@ pub const HOSTILE: &[&[u8]] = &[
     b"a\xc2\x85b",
     b"a\xe2\x80\xa8b",
     b"a\xe2\x80\xa9b",
-    // What cannot be seen, or is seen in another order
+    // Invisible characters and bidirectional controls
     "a\u{202e}b".as_bytes(),
     "a\u{202d}b".as_bytes(),
     "a\u{2066}b\u{2069}".as_bytes(),
@@ -103,7 +103,7 @@ pub const HOSTILE: &[&[u8]] = &[
     b"a\xc3",
     b"\xed\xa0\x80",
     b"caf\xe9",
-    // Beginnings, ends, length
+    // Invalid start, end or length
     b".hidden",
     b"...",
     b"-x",
@@ -120,8 +120,8 @@ pub const HOSTILE: &[&[u8]] = &[
     b"a/../../b",
 ];
 
-/// These must work as they stand.
-pub const HONEST: &[&str] = &[
+/// These must be used unchanged.
+pub const VALID: &[&str] = &[
     "acme",
     "campaign1",
     "Société Générale",

@@ -53,7 +53,7 @@ fn convert(input: impl Read) -> Option<Converted> {
 /// Checks that points and invalid values add up, that every line is valid line protocol, and that the block size of
 /// the input has no effect.
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
-pub fn reader(bytes: &[u8]) {
+pub(super) fn reader(bytes: &[u8]) {
     let whole = convert(bytes);
     let in_small_reads = convert(SmallReads(bytes, 3));
     assert_eq!(whole.is_some(), in_small_reads.is_some());
@@ -79,7 +79,7 @@ pub fn reader(bytes: &[u8]) {
 }
 
 /// Checks that a line has at most nine tags, each `key=value` with all separators escaped, one field and one timestamp.
-pub fn check_line(line: &[u8]) {
+pub(super) fn check_line(line: &[u8]) {
     let line = std::str::from_utf8(line).expect("UTF-8");
     assert!(
         !line.chars().any(|c| c.is_control() && c != '\n'),
@@ -133,7 +133,7 @@ fn split_unescaped(text: &str, separator: u8) -> Vec<&str> {
 /// Checks that channels are numbered per device, that ids follow from the serials, and that the first serial is the
 /// master's.
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
-pub fn header(bytes: &[u8]) {
+pub(super) fn header(bytes: &[u8]) {
     let text = [bytes, b"\n03/08/25 03:20:00\t1\n"].concat();
     let Ok(file) = LoggerFile::open(
         text.as_slice(),

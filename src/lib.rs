@@ -18,7 +18,7 @@
 //!   follows.
 //!
 //! [`sanitize`] and [`shutdown`] are used by all layers. See docs/specification.md for the behaviour.
-#![deny(unsafe_code)]
+#![deny(unsafe_code, unreachable_pub)]
 
 #[allow(
     rustdoc::invalid_html_tags,
@@ -28,15 +28,15 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod data_dir;
-pub mod exit_code;
+mod exit_code;
 pub mod logger_file;
-pub mod logging;
-pub mod pipeline;
+mod logging;
+mod pipeline;
 pub mod points;
-pub mod report;
-pub mod sanitize;
-pub mod shutdown;
-pub mod sink;
+mod report;
+mod sanitize;
+mod shutdown;
+mod sink;
 pub mod time_zone;
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl From<LogLevel> for LevelFilter {
 ///
 /// # Errors
 /// The value of `TSV_LOG_LEVEL` is unknown.
-pub fn init_logging(
+pub(crate) fn init_logging(
     common: &Common,
     env: &Environment,
     progress: &Progress,

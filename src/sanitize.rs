@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 const MAX_CHARS: usize = 1_000;
 
 /// Whether a character is a control character, is invisible or changes the text direction.
-pub fn needs_escape(c: char) -> bool {
+pub(crate) fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -20,7 +20,7 @@ pub fn needs_escape(c: char) -> bool {
 
 /// Returns `text` with control and invisible characters escaped as `\n`, `\t` or `\u{..}` and invalid UTF-8 as `\xNN`,
 /// cut after 1,000 characters.
-pub fn sanitize(text: impl AsRef<OsStr>) -> String {
+pub(crate) fn sanitize(text: impl AsRef<OsStr>) -> String {
     let mut out = String::new();
     let mut count = 0;
     for chunk in text.as_ref().as_bytes().utf8_chunks() {

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 /// A shutdown request, shared by all clones.
 #[derive(Debug, Clone, Default)]
-pub struct Shutdown(Arc<AtomicBool>);
+pub(crate) struct Shutdown(Arc<AtomicBool>);
 
 /// Interval at which waiting code checks for a shutdown request.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Shutdown {
     /// Registers handlers for both signals. A second signal ends the process with exit code 1.
     ///
     /// # Errors
     /// A handler cannot be registered.
-    pub fn on_signals() -> std::io::Result<Self> {
+    pub(crate) fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
         for signal in [SIGINT, SIGTERM] {
             // The order matters: the conditional handler runs first, so the first signal finds the flag unset and the
@@ -29,17 +29,18 @@ impl Shutdown {
     }
 
     /// Whether a shutdown was requested.
-    pub fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Requests a shutdown, as a signal does.
-    pub fn request(&self) {
+    #[cfg(test)]
+    pub(crate) fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
     /// Waits until a shutdown is requested.
-    pub async fn requested(&self) {
+    pub(crate) async fn requested(&self) {
         while !self.is_requested() {
             tokio::time::sleep(POLL_INTERVAL).await;
         }

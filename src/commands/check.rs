@@ -74,7 +74,7 @@ impl<'a> Installation<'a> {
 ///
 /// # Errors
 /// The `.env` file or the log level is unusable, so that no check can run.
-pub fn check(args: &Check) -> anyhow::Result<ExitCode> {
+pub(super) fn check(args: &Check) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let installation = Installation::new(args, &env)?;

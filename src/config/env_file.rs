@@ -9,7 +9,7 @@ use std::path::Path;
 /// A missing or unusable setting: message with remedy. Exit status 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ConfigError(pub String);
+pub(crate) struct ConfigError(pub String);
 
 /// Returns a [`ConfigError`].
 pub(crate) fn config_error<T>(message: impl Into<String>) -> Result<T, ConfigError> {
@@ -18,14 +18,14 @@ pub(crate) fn config_error<T>(message: impl Into<String>) -> Result<T, ConfigErr
 
 /// The variables of the process and of `.env`. Those of the process take precedence.
 #[derive(Debug, Default, Clone)]
-pub struct Environment(HashMap<String, String>);
+pub(crate) struct Environment(HashMap<String, String>);
 
 impl Environment {
     /// Reads `env_file`, or `.env` in the working directory if it exists, and the variables of the process.
     ///
     /// # Errors
     /// `env_file` is missing, or the file cannot be read or parsed.
-    pub fn load(env_file: Option<&Path>) -> Result<Self, ConfigError> {
+    pub(crate) fn load(env_file: Option<&Path>) -> Result<Self, ConfigError> {
         let default = Path::new(".env");
         let path = env_file.unwrap_or(default);
         let mut variables = HashMap::new();
@@ -97,8 +97,9 @@ impl Environment {
         parse(value).map_err(|reason| var.invalid(value, &reason))
     }
 
-    /// Creates an environment from the given variables, for tests.
-    pub fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+    /// Creates an environment from the given variables.
+    #[cfg(test)]
+    pub(crate) fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
         Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
     }
 }

@@ -5,7 +5,7 @@ pub mod env_vars;
 mod parse;
 mod time_zone;
 
-pub use self::env_file::{ConfigError, Environment};
+pub(crate) use self::env_file::{ConfigError, Environment};
 pub(crate) use self::parse::{DURATION_FORMS, parse_choice, parse_duration, parse_number};
 
 use self::env_file::config_error;
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// The settings of an ingestion.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Data folder, absolute, with symbolic links resolved.
     pub data_folder: PathBuf,
     /// Data folder as given, made absolute.
@@ -63,7 +63,7 @@ impl Settings {
     ///
     /// # Errors
     /// The first setting that is missing or unusable.
-    pub fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
+    pub(crate) fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
         let data_folder = data_folder(args.data_folder.as_deref())?;
         if let Some(empty) = args.tsv_file.iter().find(|f| f.as_os_str().is_empty()) {
             return config_error(format!(
@@ -113,7 +113,7 @@ impl Settings {
 
 /// The part of [`Settings`] that `check` validates too; see its fields.
 #[derive(Debug)]
-pub struct Tuning {
+pub(crate) struct Tuning {
     on_outage: OnOutage,
     jobs: NonZeroUsize,
     grace: Duration,
@@ -128,7 +128,7 @@ impl Tuning {
     ///
     /// # Errors
     /// The first setting that is unusable.
-    pub fn resolve(
+    pub(crate) fn resolve(
         jobs: Option<u32>,
         server: &ServerOptions,
         env: &Environment,
@@ -181,7 +181,7 @@ fn jobs(given: Option<u32>, env: &Environment) -> Result<NonZeroUsize, ConfigErr
 ///
 /// # Errors
 /// The folder is not given, cannot be opened, or is not a folder.
-pub fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
+pub(crate) fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let Some(given) = given else {
         return config_error("no data folder given; set it with --dataFolder DIR");
     };
@@ -199,7 +199,7 @@ pub fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
 }
 
 /// The folder of the run reports: `TSV_REPORT_DIR`, else `logs/reports` beside the data folder.
-pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
+pub(crate) fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
     match env.get(&env_vars::TSV_REPORT_DIR) {
         Some(dir) => PathBuf::from(dir),
         None => data_folder
@@ -213,7 +213,7 @@ pub fn report_dir(data_folder: &Path, env: &Environment) -> PathBuf {
 ///
 /// # Errors
 /// The name is not valid for a bucket.
-pub fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
+pub(crate) fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
     env.parse(
         &env_vars::TSV_META_BUCKET,
         |name| match crate::data_dir::Company::new(name.as_ref(), "") {
@@ -224,7 +224,7 @@ pub fn meta_bucket(env: &Environment) -> Result<String, ConfigError> {
 }
 
 /// The time zone database that libc uses: the folder `TZDIR`.
-pub fn zone_database(env: &Environment) -> Result<ZoneDatabase, ConfigError> {
+pub(crate) fn zone_database(env: &Environment) -> Result<ZoneDatabase, ConfigError> {
     env.value(&env_vars::TZDIR).map(ZoneDatabase::new)
 }
 
@@ -232,7 +232,10 @@ pub fn zone_database(env: &Environment) -> Result<ZoneDatabase, ConfigError> {
 ///
 /// # Errors
 /// See [`zone`].
-pub fn file_zones(timezone: Option<&str>, env: &Environment) -> Result<FileZones, ConfigError> {
+pub(crate) fn file_zones(
+    timezone: Option<&str>,
+    env: &Environment,
+) -> Result<FileZones, ConfigError> {
     let database = zone_database(env)?;
     let default = zone(timezone, env, &database)?.zone;
     Ok(FileZones::new(default, Arc::new(database)))
@@ -242,7 +245,7 @@ pub fn file_zones(timezone: Option<&str>, env: &Environment) -> Result<FileZones
 ///
 /// # Errors
 /// The name is not an IANA time zone, or the zone of the machine cannot be determined.
-pub fn zone(
+pub(crate) fn zone(
     timezone: Option<&str>,
     env: &Environment,
     database: &ZoneDatabase,
@@ -273,7 +276,10 @@ pub fn zone(
 ///
 /// # Errors
 /// A variable is missing or unusable.
-pub fn influx(options: &ServerOptions, env: &Environment) -> Result<ServerSettings, ConfigError> {
+pub(crate) fn influx(
+    options: &ServerOptions,
+    env: &Environment,
+) -> Result<ServerSettings, ConfigError> {
     let host = match env.get(&env_vars::INFLUXDB_HOST) {
         None if env.get(&env_vars::INFLUXDB_URL).is_some() => &env_vars::INFLUXDB_URL,
         _ => &env_vars::INFLUXDB_HOST,

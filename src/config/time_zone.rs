@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// Paths of the system's time zone settings.
 #[derive(Debug, Clone)]
-pub struct ZonePaths {
+pub(super) struct ZonePaths {
     /// The zone file or a link to it.
     pub localtime: PathBuf,
     /// A text file with the zone's name, as on Debian.
@@ -33,7 +33,7 @@ impl Default for ZonePaths {
 
 /// A time zone and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundZone {
+pub(crate) struct FoundZone {
     /// The zone.
     pub zone: TimeZone,
     /// The variable, option or file, for people.
@@ -44,7 +44,7 @@ pub struct FoundZone {
 ///
 /// # Errors
 /// The source, if it contains neither rules nor a known name.
-pub fn machine_zone(
+pub(super) fn machine_zone(
     tz: Option<&str>,
     paths: &ZonePaths,
     database: &ZoneDatabase,

@@ -10,18 +10,18 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
 /// Sub-folder of a device for ingested files. A sweep never enters it.
-pub const PARSED: &str = "parsed";
+pub(crate) const PARSED: &str = "parsed";
 /// Sub-folder of a device for failed files. A sweep never enters it.
-pub const ERROR: &str = "error";
+pub(crate) const ERROR: &str = "error";
 
 /// Whether a folder of this name holds processed files (`parsed/` or `error/`).
-pub fn is_processed_dir(name: &OsStr) -> bool {
+pub(crate) fn is_processed_dir(name: &OsStr) -> bool {
     name == PARSED || name == ERROR
 }
 
 /// A company's folder name, valid as an InfluxDB bucket name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Company(String);
+pub(crate) struct Company(String);
 
 /// A campaign's folder name, valid as a measurement and as a tag value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +29,7 @@ pub struct Campaign(String);
 
 /// A device folder's name. It should be the master's serial number, but may differ from the one in the file's header.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Device(String);
+pub(crate) struct Device(String);
 
 /// A folder name that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +56,7 @@ impl Company {
     /// # Errors
     /// If the name is empty or not UTF-8, contains control characters, line breaks or `"`, begins with `_`, or equals
     /// `meta_bucket`.
-    pub fn new(name: &OsStr, meta_bucket: &str) -> Result<Self, NameError> {
+    pub(crate) fn new(name: &OsStr, meta_bucket: &str) -> Result<Self, NameError> {
         let reject = |reason| Err(NameError::new("company", name, reason));
         let text = match validate_bucket_or_measurement(name) {
             Ok(text) => text,
@@ -96,7 +96,7 @@ impl Device {
     ///
     /// # Errors
     /// If the name is empty or not UTF-8, or contains control characters or line breaks.
-    pub fn new(name: &OsStr) -> Result<Self, NameError> {
+    pub(crate) fn new(name: &OsStr) -> Result<Self, NameError> {
         match validate_text(name) {
             Ok(text) => Ok(Self(text.to_owned())),
             Err(reason) => Err(NameError::new("device", name, reason)),
@@ -135,7 +135,7 @@ macro_rules! impl_name {
     ($($name:ident),*) => {$(
         impl $name {
             /// The name of the folder, unescaped.
-            pub fn as_str(&self) -> &str {
+            pub(crate) fn as_str(&self) -> &str {
                 &self.0
             }
         }
@@ -158,7 +158,7 @@ impl_name!(Company, Campaign, Device);
 
 /// The device folder that a file belongs to, parsed from the file's path below the data folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DevicePath {
+pub(crate) struct DevicePath {
     /// The company, which names the bucket.
     pub company: Company,
     /// The campaign, which names the measurement and a tag.
@@ -169,7 +169,7 @@ pub struct DevicePath {
 
 /// Why a path below the data folder does not belong to a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DevicePathError {
+pub(crate) enum DevicePathError {
     /// Fewer than three folders above the file.
     #[error("file is not in a device folder; move it to <company>/<campaign>/<device>/")]
     TooHigh,
@@ -183,7 +183,7 @@ impl DevicePath {
     ///
     /// # Errors
     /// If there are fewer than three components above `parsed/` or `error/`, or if a name is not valid.
-    pub fn of_folder(relative: &Path, meta_bucket: &str) -> Result<Self, DevicePathError> {
+    pub(crate) fn of_folder(relative: &Path, meta_bucket: &str) -> Result<Self, DevicePathError> {
         let mut folders = relative.components().filter_map(|part| match part {
             Component::Normal(name) => Some(name),
             _ => None,

@@ -12,7 +12,7 @@ const DEVICE_DEPTH: usize = 3;
 
 /// Something that was found down to the level of the device folders. Paths are relative to the data folder.
 #[derive(Debug)]
-pub enum DeviceItem {
+pub(crate) enum DeviceItem {
     /// A device folder.
     Device(PathBuf),
     /// A company without a campaign, or a campaign without a device.
@@ -26,7 +26,7 @@ pub enum DeviceItem {
 }
 
 /// Iterates over the device folders in the order of their paths.
-pub fn devices(data: &Arc<Dir>) -> impl Iterator<Item = DeviceItem> {
+pub(crate) fn devices(data: &Arc<Dir>) -> impl Iterator<Item = DeviceItem> {
     let wants = |name: &_, kind| kind == EntryKind::Dir || is_tsv(name);
     let enters = |depth, name: &_| depth < DEVICE_DEPTH && !is_processed_dir(name);
     SortedWalk::new(data, wants, enters).map(|item| match item {

@@ -22,7 +22,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why a lease was not granted.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
+pub(crate) enum LeaseError {
     /// The file is open for writing in this or another process.
     #[error("the file is open for writing")]
     Writer,
@@ -33,7 +33,7 @@ pub enum LeaseError {
 
 /// A read lease on an open file. Dropping it releases it.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     id: u64,
     held: Arc<Held>,
 }
@@ -75,7 +75,7 @@ impl Lease {
     }
 
     /// Whether no process has opened the file for writing since the lease was taken.
-    pub fn is_intact(&self) -> bool {
+    pub(crate) fn is_intact(&self) -> bool {
         match *self.held.phase() {
             Phase::Guarding | Phase::Moving => self.held.has_lease(),
             Phase::Broken | Phase::Released => false,
@@ -83,7 +83,7 @@ impl Lease {
     }
 
     /// Makes new writers wait until [`Lease::release`]. Returns whether the lease is intact.
-    pub fn begin_move(&self) -> bool {
+    pub(crate) fn begin_move(&self) -> bool {
         let mut phase = self.held.phase();
         if *phase == Phase::Guarding && self.held.has_lease() {
             *phase = Phase::Moving;
@@ -93,7 +93,7 @@ impl Lease {
     }
 
     /// Releases the lease. A waiting writer continues.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         let mut phase = self.held.phase();
         if matches!(*phase, Phase::Guarding | Phase::Moving) {
             *phase = Phase::Released;
@@ -102,7 +102,7 @@ impl Lease {
     }
 
     /// Whether a process has the file open for writing now. For use after the release.
-    pub fn has_writer(&self) -> bool {
+    pub(crate) fn has_writer(&self) -> bool {
         let file = self.held.file.as_fd();
         match set_read_lease(file) {
             Ok(()) => {

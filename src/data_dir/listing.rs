@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 /// The type of a folder entry, as recorded in the folder itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EntryKind {
+pub(crate) enum EntryKind {
     /// A regular file.
     File,
     /// A folder.
@@ -19,7 +19,7 @@ pub enum EntryKind {
 
 /// A folder entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The name without the folder.
     pub name: OsString,
     /// The type. Links, pipes and devices are never listed.
@@ -30,7 +30,7 @@ pub struct Entry {
 pub(super) const PAGE_SIZE: usize = 4096;
 
 /// Chooses the entries of a folder by name and type.
-pub type Filter = fn(&OsStr, EntryKind) -> bool;
+pub(super) type Filter = fn(&OsStr, EntryKind) -> bool;
 
 /// A position in the sorted listing of a folder, which is read in pages.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl SortedListing {
 
 impl Dir {
     /// The entries that match `wants`, in the order of their names.
-    pub fn sorted_entries(&self, wants: Filter) -> impl Iterator<Item = io::Result<Entry>> {
+    pub(crate) fn sorted_entries(&self, wants: Filter) -> impl Iterator<Item = io::Result<Entry>> {
         let mut listing = SortedListing::default();
         std::iter::from_fn(move || listing.next(|after| self.read_page(after, PAGE_SIZE, wants)))
     }
@@ -82,7 +82,7 @@ impl Dir {
     ///
     /// # Errors
     /// If the folder cannot be read to its end, so that no name is missed silently.
-    pub fn for_each_entry(&self, mut each: impl FnMut(&OsStr, EntryKind)) -> io::Result<()> {
+    pub(crate) fn for_each_entry(&self, mut each: impl FnMut(&OsStr, EntryKind)) -> io::Result<()> {
         // A descriptor of its own has a read position of its own.
         let fd = openat(&self.fd, ".", DIR_FLAGS, Mode::empty())?;
         for entry in DirStream::new(fd)? {

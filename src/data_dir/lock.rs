@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 /// The lock on a device folder. Dropping it releases it.
 #[derive(Debug)]
-pub struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);
+pub(crate) struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);
 
 /// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// Another process held the lock until the time limit.
     #[error("device folder is locked by {holder} (waited {} s); file left in place, check that process", .waited.as_secs())]
     Held {
@@ -37,7 +37,7 @@ pub enum LockError {
 
 impl Dir {
     /// Acquires the lock. Waits for it for `wait` at most.
-    pub fn lock(&self, wait: Duration, stop: &Shutdown) -> Result<DeviceLock, LockError> {
+    pub(crate) fn lock(&self, wait: Duration, stop: &Shutdown) -> Result<DeviceLock, LockError> {
         let start = Instant::now();
         // The lock needs its own open file description: a duplicate of the descriptor would share the lock.
         let own_fd = openat(&self.fd, ".", super::DIR_FLAGS, Mode::empty())

@@ -10,23 +10,21 @@ mod lease;
 mod listing;
 mod lock;
 mod open_writers;
-pub mod pending_files;
+pub(crate) mod pending_files;
 mod rename;
 mod sidecar;
 mod walk;
 
-pub use device_path::{
-    Campaign, Company, Device, DevicePath, DevicePathError, ERROR, NameError, PARSED,
-    is_processed_dir,
-};
-pub use devices::{DeviceItem, devices};
-pub use lease::{Lease, LeaseError};
-pub use listing::{Entry, EntryKind};
-pub use lock::{DeviceLock, LockError};
-pub use open_writers::OpenWriters;
-pub use rename::MoveError;
-pub use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
-pub use walk::is_no_folder;
+pub use device_path::Campaign;
+pub(crate) use device_path::{Company, DevicePath, ERROR, PARSED, is_processed_dir};
+pub(crate) use devices::{DeviceItem, devices};
+pub(crate) use lease::{Lease, LeaseError};
+pub(crate) use listing::{Entry, EntryKind};
+pub(crate) use lock::{DeviceLock, LockError};
+pub(crate) use open_writers::OpenWriters;
+pub(crate) use rename::MoveError;
+pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
+pub(crate) use walk::is_no_folder;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, statat};
 use std::ffi::{OsStr, OsString};
@@ -45,20 +43,20 @@ const DIR_FLAGS: OFlags = OFlags::DIRECTORY
 
 /// An open folder, with its path for messages. Operations use the descriptor and do not depend on the path.
 #[derive(Debug)]
-pub struct Dir {
+pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 /// Bytes that a file name in `error/` must leave free for the suffix of its sidecar.
-pub const SIDECAR_NAME_ROOM: usize = SIDECAR_SUFFIX.len();
+pub(crate) const SIDECAR_NAME_ROOM: usize = SIDECAR_SUFFIX.len();
 
 /// Device and inode number, which identify a file independently of its name.
-pub type Inode = (u64, u64);
+pub(crate) type Inode = (u64, u64);
 
 /// Size and times of a file at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Size in bytes.
     pub size: u64,
     /// `mtime` in nanoseconds since 1970. SFTP clients can set it.
@@ -69,7 +67,7 @@ pub struct Stamp {
 
 /// An open file, with its size and times at the time of opening.
 #[derive(Debug)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     /// The file, opened for reading.
     pub file: Arc<File>,
     /// Device and inode number.
@@ -80,7 +78,7 @@ pub struct OpenFile {
 
 /// Why a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// The file does not exist, for example because another process has moved it.
     #[error("no such file; check the path")]
     Gone,
@@ -94,7 +92,7 @@ pub enum OpenError {
 
 impl Dir {
     /// Opens a folder by a path from the configuration or the command line. Links in the path are followed.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         Ok(Self {
             fd: openat(CWD, path, flags, Mode::empty())?,
@@ -103,7 +101,7 @@ impl Dir {
     }
 
     /// Opens a folder below this one. Every component must be a real folder: a link is an error (`ELOOP` or `ENOTDIR`).
-    pub fn open_below(&self, relative: &Path) -> io::Result<Self> {
+    pub(crate) fn open_below(&self, relative: &Path) -> io::Result<Self> {
         let mut fd = self.fd.try_clone()?;
         for part in relative.components() {
             let Component::Normal(name) = part else {
@@ -118,7 +116,7 @@ impl Dir {
     }
 
     /// Opens a folder directly in this one and creates it if it is missing. Fails if it is not a folder.
-    pub fn open_or_make(&self, name: &str) -> io::Result<Self> {
+    pub(crate) fn open_or_make(&self, name: &str) -> io::Result<Self> {
         match self.open_below(Path::new(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match mkdirat(&self.fd, name, Mode::from_raw_mode(0o775)) {
@@ -132,12 +130,12 @@ impl Dir {
     }
 
     /// The path under which the folder was opened.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Opens a regular file for reading. Does not follow links and does not block on pipes.
-    pub fn open_file(&self, name: &OsStr) -> Result<OpenFile, OpenError> {
+    pub(crate) fn open_file(&self, name: &OsStr) -> Result<OpenFile, OpenError> {
         use rustix::io::Errno;
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
@@ -163,7 +161,7 @@ impl Dir {
     }
 
     /// The inode that `name` currently refers to, or `None` if there is none. Links are not followed.
-    pub fn inode_of(&self, name: &OsStr) -> io::Result<Option<Inode>> {
+    pub(crate) fn inode_of(&self, name: &OsStr) -> io::Result<Option<Inode>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
             Err(rustix::io::Errno::NOENT) => Ok(None),
@@ -172,7 +170,7 @@ impl Dir {
     }
 
     /// Size and times of a regular file, or `None` if `name` is missing or something else.
-    pub fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
+    pub(crate) fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
                 Ok(Some(Stamp::of(&stat)))
@@ -185,7 +183,7 @@ impl Dir {
     /// Time of the last change of a regular file's content, or `None` if `name` is missing or something else.
     ///
     /// See [`Stamp::uploaded_ns`] for times in the future.
-    pub fn modified(&self, name: &OsStr) -> io::Result<Option<SystemTime>> {
+    pub(crate) fn modified(&self, name: &OsStr) -> io::Result<Option<SystemTime>> {
         let since_1970 = |stamp: Stamp| {
             Duration::from_nanos(u64::try_from(stamp.uploaded_ns()).unwrap_or_default())
         };
@@ -197,24 +195,24 @@ impl Dir {
 
 impl OpenFile {
     /// Takes a read lease, which is granted only if no process has the file open for writing.
-    pub fn lease(&self) -> Result<Lease, LeaseError> {
+    pub(crate) fn lease(&self) -> Result<Lease, LeaseError> {
         Lease::take(&self.file)
     }
 
     /// Current size and times.
-    pub fn stamp_now(&self) -> io::Result<Stamp> {
+    pub(crate) fn stamp_now(&self) -> io::Result<Stamp> {
         Ok(Stamp::of(&fstat(&self.file)?))
     }
 
     /// Whether size or times have changed since the file was opened.
-    pub fn has_changed(&self) -> io::Result<bool> {
+    pub(crate) fn has_changed(&self) -> io::Result<bool> {
         Ok(self.stamp_now()? != self.stamp)
     }
 
     /// Updates `ctime` so that it is later than `mtime`, which marks the current content as ingested.
     ///
     /// Fails if the file belongs to another user.
-    pub fn mark_as_read(&self) -> io::Result<()> {
+    pub(crate) fn mark_as_read(&self) -> io::Result<()> {
         let mode = Mode::from_raw_mode(fstat(&self.file)?.st_mode);
         Ok(fchmod(&self.file, mode)?)
     }
@@ -230,18 +228,18 @@ impl Stamp {
     }
 
     /// Whether size and `mtime` are equal. `ctime` is ignored because a move changes it.
-    pub fn has_same_content(&self, other: &Self) -> bool {
+    pub(crate) fn has_same_content(&self, other: &Self) -> bool {
         (self.size, self.modified_ns) == (other.size, other.modified_ns)
     }
 
     /// Whether the content was written after the file was moved. A move sets `ctime` only, a write sets both.
-    pub fn is_written_after_its_move(&self) -> bool {
+    pub(crate) fn is_written_after_its_move(&self) -> bool {
         self.modified_ns >= self.changed_ns
     }
 
     /// Time of the upload, in nanoseconds since 1970. `ctime` is the upper limit because clients may set `mtime` to a
     /// time in the future.
-    pub fn uploaded_ns(&self) -> i128 {
+    pub(crate) fn uploaded_ns(&self) -> i128 {
         self.modified_ns.min(self.changed_ns)
     }
 }
@@ -253,7 +251,7 @@ fn nanoseconds(seconds: impl Into<i128>, nanoseconds: impl Into<i128>) -> i128 {
 /// Returns `<stem>.<n>.<extension>`, or the name itself for 0.
 ///
 /// The stem is shortened so that the name and `room` more bytes fit into the 255 bytes that file systems allow.
-pub fn numbered_name(name: &OsStr, n: u32, room: usize) -> OsString {
+pub(crate) fn numbered_name(name: &OsStr, n: u32, room: usize) -> OsString {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let bytes = name.as_bytes();
     let dot = memchr::memrchr(b'.', bytes)

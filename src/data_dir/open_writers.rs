@@ -20,7 +20,7 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// The files that other processes had open for writing at the time of a scan.
 #[derive(Debug, Default)]
-pub struct OpenWriters {
+pub(crate) struct OpenWriters {
     open: HashMap<Inode, Vec<u32>>,
     /// Whether a process, or some of its files, could not be inspected.
     incomplete: bool,
@@ -28,12 +28,12 @@ pub struct OpenWriters {
 
 impl OpenWriters {
     /// Scans `/proc/*/fd` for all files.
-    pub fn scan() -> Self {
+    pub(crate) fn scan() -> Self {
         Self::scan_where(|_| true)
     }
 
     /// Scans `/proc/*/fd` for the given files.
-    pub fn scan_for(files: &[Inode]) -> Self {
+    pub(crate) fn scan_for(files: &[Inode]) -> Self {
         Self::scan_where(|inode| files.contains(&inode))
     }
 
@@ -92,12 +92,12 @@ impl OpenWriters {
     }
 
     /// The process ids that have this file open for writing.
-    pub fn of(&self, inode: Inode) -> &[u32] {
+    pub(crate) fn of(&self, inode: Inode) -> &[u32] {
         self.open.get(&inode).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the scan may have missed a writer.
-    pub fn is_incomplete(&self) -> bool {
+    pub(crate) fn is_incomplete(&self) -> bool {
         self.incomplete
     }
 }

@@ -15,7 +15,7 @@ use walkdir::WalkDir;
 
 /// Something to process in a device folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Item {
+pub(crate) enum Item {
     /// A pending file: its folder relative to the device folder (mostly empty) and its name.
     File(PathBuf, OsString),
     /// A file in `error/`, to be retried if its sidecar marks it as retryable.
@@ -30,13 +30,13 @@ pub enum Item {
 const EXTENSION: &[u8] = b".tsv";
 
 /// Whether a sweep takes a file of this name for a logger file. Hidden files are uploads in progress.
-pub fn is_tsv(name: &OsStr) -> bool {
+pub(crate) fn is_tsv(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.ends_with(EXTENSION) && !name.starts_with(b".")
 }
 
 /// Whether a file of this name may be named on the command line: in upper case and hidden too.
-pub fn may_be_named(name: &OsStr) -> bool {
+pub(crate) fn may_be_named(name: &OsStr) -> bool {
     let name = name.as_bytes().to_ascii_lowercase();
     name.ends_with(EXTENSION)
 }
@@ -45,7 +45,7 @@ pub fn may_be_named(name: &OsStr) -> bool {
 /// requested meanwhile.
 ///
 /// It does not sort and ignores errors, so it is much faster than [`PendingFiles`].
-pub fn count(data_folder: &Path, shutdown: &Shutdown) -> Option<(u64, u64)> {
+pub(crate) fn count(data_folder: &Path, shutdown: &Shutdown) -> Option<(u64, u64)> {
     let entries = WalkDir::new(data_folder)
         .into_iter()
         .filter_entry(|entry| !(entry.file_type().is_dir() && is_processed_dir(entry.file_name())));
@@ -63,14 +63,14 @@ pub fn count(data_folder: &Path, shutdown: &Shutdown) -> Option<(u64, u64)> {
 }
 
 /// Iterator over the items of a device folder.
-pub struct PendingFiles {
+pub(crate) struct PendingFiles {
     waiting: Peekable<Waiting>,
     errors: Option<Peekable<Errors>>,
 }
 
 impl PendingFiles {
     /// Iterates over the device folder `folder`, and over `error/` as well if `with_errors` is set.
-    pub fn new(folder: &Arc<Dir>, with_errors: bool) -> Self {
+    pub(crate) fn new(folder: &Arc<Dir>, with_errors: bool) -> Self {
         let waiting = Waiting(SortedWalk::new(folder, is_waiting, |_, _| true));
         let errors = Errors {
             root: Arc::clone(folder),

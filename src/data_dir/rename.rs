@@ -8,7 +8,7 @@ use std::io;
 
 /// Why a file cannot be moved.
 #[derive(Debug, thiserror::Error)]
-pub enum MoveError {
+pub(crate) enum MoveError {
     /// The file no longer exists.
     #[error("the file no longer exists")]
     Gone,
@@ -28,7 +28,7 @@ impl Dir {
     ///
     /// Returns the new name. It leaves `room` bytes free for a suffix. Names that `accept` rejects are skipped. After
     /// an error the file is still in its old place.
-    pub fn move_into(
+    pub(crate) fn move_into(
         &self,
         name: &OsStr,
         target: &Dir,
@@ -54,7 +54,7 @@ impl Dir {
 
     /// Moves a file like [`Dir::move_into`] into a device's `error/`. The sidecar is written first, so that the file
     /// always has one.
-    pub fn move_into_error(
+    pub(crate) fn move_into_error(
         &self,
         name: &OsStr,
         errors: &Dir,
@@ -84,7 +84,7 @@ impl Dir {
     ///
     /// # Errors
     /// [`MoveError::Gone`] or [`MoveError::Replaced`] if it does not.
-    pub fn ensure_same_file(&self, name: &OsStr, inode: Inode) -> Result<(), MoveError> {
+    pub(crate) fn ensure_same_file(&self, name: &OsStr, inode: Inode) -> Result<(), MoveError> {
         match self.inode_of(name)? {
             Some(found) if found == inode => Ok(()),
             Some(_) => Err(MoveError::Replaced),
@@ -93,7 +93,7 @@ impl Dir {
     }
 
     /// Whether `name` refers to the file `inode`.
-    pub fn is_same_file(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
+    pub(crate) fn is_same_file(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
         Ok(self.inode_of(name)? == Some(inode))
     }
 }

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 /// Suffix that is appended to the file's name.
-pub const SUFFIX: &str = ".error.json";
+pub(crate) const SUFFIX: &str = ".error.json";
 
 /// Temporary name for replacing a sidecar. It is constant, so that the next run removes what a killed run left.
 const TEMPORARY: &str = ".powerview-sidecar.tmp";
@@ -23,7 +23,7 @@ const MAX_SIZE: u64 = 64 * 1024;
 
 /// The content of a sidecar.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sidecar {
+pub(crate) struct Sidecar {
     /// Error message.
     pub error: String,
     /// Whether the file itself is valid, so that it can be retried.
@@ -38,7 +38,7 @@ pub struct Sidecar {
 }
 
 /// The name of the sidecar of `file`.
-pub fn name_for(file: &OsStr) -> OsString {
+pub(super) fn name_for(file: &OsStr) -> OsString {
     let mut name = file.to_owned();
     name.push(SUFFIX);
     name
@@ -48,7 +48,7 @@ impl Dir {
     /// Writes the sidecar of a file before it is moved in. An existing sidecar of a killed run is replaced.
     ///
     /// The caller must hold the device lock.
-    pub fn write_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
+    pub(crate) fn write_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         self.remove_sidecar(file)?;
         self.write_new(&name_for(file), sidecar)
     }
@@ -56,7 +56,7 @@ impl Dir {
     /// Atomically replaces the sidecar of a file that stays in the folder, and keeps its time of arrival.
     ///
     /// The caller must hold the device lock.
-    pub fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
+    pub(crate) fn replace_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         let mut sidecar = sidecar.clone();
         if let Ok(Some(previous)) = self.read_sidecar(file) {
             sidecar.arrived = previous.arrived;
@@ -69,7 +69,7 @@ impl Dir {
     /// Removes the sidecar that a file left when it was moved to `parsed/`, under the name `file` or a numbered one.
     ///
     /// The caller must hold the device lock.
-    pub fn remove_leftover_sidecars(&self, file: &OsStr) -> io::Result<()> {
+    pub(crate) fn remove_leftover_sidecars(&self, file: &OsStr) -> io::Result<()> {
         self.remove_unfinished_sidecar()?;
         for n in 0.. {
             let candidate = super::numbered_name(file, n, super::SIDECAR_NAME_ROOM);
@@ -83,7 +83,7 @@ impl Dir {
     /// Removes the temporary file of a run that was killed while it replaced a sidecar.
     ///
     /// The caller must hold the device lock.
-    pub fn remove_unfinished_sidecar(&self) -> io::Result<()> {
+    pub(crate) fn remove_unfinished_sidecar(&self) -> io::Result<()> {
         match unlinkat(&self.fd, TEMPORARY, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
@@ -107,7 +107,7 @@ impl Dir {
     ///
     /// # Errors
     /// If the sidecar exists but cannot be read.
-    pub fn read_sidecar(&self, file: &OsStr) -> io::Result<Option<Sidecar>> {
+    pub(crate) fn read_sidecar(&self, file: &OsStr) -> io::Result<Option<Sidecar>> {
         let open = match self.open_file(&name_for(file)) {
             Ok(open) => open,
             Err(OpenError::Io(error)) => return Err(error),
@@ -119,7 +119,7 @@ impl Dir {
     }
 
     /// Removes the sidecar of `file`, if it exists.
-    pub fn remove_sidecar(&self, file: &OsStr) -> io::Result<()> {
+    pub(crate) fn remove_sidecar(&self, file: &OsStr) -> io::Result<()> {
         match unlinkat(&self.fd, name_for(file), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(()),
             Err(error) => Err(error.into()),
@@ -127,7 +127,7 @@ impl Dir {
     }
 
     /// Removes the sidecar of `file` if the file itself does not exist.
-    pub fn remove_orphan_sidecar(&self, file: &OsStr) -> io::Result<()> {
+    pub(crate) fn remove_orphan_sidecar(&self, file: &OsStr) -> io::Result<()> {
         match self.inode_of(file)? {
             Some(_) => Ok(()),
             None => self.remove_sidecar(file),

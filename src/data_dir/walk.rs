@@ -143,7 +143,7 @@ impl DirCursor {
 }
 
 /// Whether the error means that a folder was removed or replaced by something else.
-pub fn is_no_folder(error: &io::Error) -> bool {
+pub(crate) fn is_no_folder(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
         Errno::from_io_error(error),

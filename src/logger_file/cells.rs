@@ -4,7 +4,7 @@
 ///
 /// The grammar is `[+-]? (digits [. digits?] | . digits) ([eE] [+-]? digits)?`. This is the grammar of the standard
 /// library without `inf` and `nan`. A number that overflows to infinity is rejected.
-pub fn parse(cell: &[u8]) -> Option<f64> {
+pub(super) fn parse(cell: &[u8]) -> Option<f64> {
     if !cell
         .iter()
         .all(|b| matches!(b, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'))
@@ -16,7 +16,7 @@ pub fn parse(cell: &[u8]) -> Option<f64> {
 }
 
 /// Trims spaces, but no other white space, from both ends of a cell.
-pub fn trim_spaces(mut cell: &[u8]) -> &[u8] {
+pub(super) fn trim_spaces(mut cell: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] = cell {
         cell = rest;
     }

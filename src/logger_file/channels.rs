@@ -8,7 +8,7 @@ use crate::sanitize::sanitize;
 use std::collections::HashMap;
 
 /// The supported format markers. To support a new marker with the same table format, add it here.
-pub const MARKERS: [&str; 2] = ["MV_T302_V002", "MV_T302_V003"];
+pub(crate) const MARKERS: [&str; 2] = ["MV_T302_V002", "MV_T302_V003"];
 
 /// The maximum length of a label in bytes. With it, a series key stays below the server's limit of 65,535 bytes.
 const MAX_LABEL: usize = 10_000;

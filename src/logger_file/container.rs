@@ -83,7 +83,7 @@ impl HeaderMeta {
 }
 
 /// The part of a file before its table, and a reader for the rest.
-pub struct Preamble<R> {
+pub(super) struct Preamble<R> {
     pub container: Container,
     pub meta: HeaderMeta,
     /// The number of lines before the first line of the table.
@@ -93,7 +93,7 @@ pub struct Preamble<R> {
 }
 
 /// A reader that starts at the first line of the table.
-pub type Table<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
+pub(super) type Table<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
 
 /// The size of the read buffer, in bytes.
 const BLOCK: usize = 64 * 1024;
@@ -102,7 +102,7 @@ const BLOCK: usize = 64 * 1024;
 ///
 /// # Errors
 /// An empty file, a header block without `END_HEADER`, a missing `START_DATA`, or a line that is too long.
-pub fn read_preamble<R: Read>(input: R) -> Result<Preamble<R>, HeaderError> {
+pub(super) fn read_preamble<R: Read>(input: R) -> Result<Preamble<R>, HeaderError> {
     let mut input = BufReader::with_capacity(BLOCK, input);
     let mut lines_before = 0;
     let line = first_line(&mut input, &mut lines_before)?;
@@ -202,7 +202,7 @@ fn parse_meta(json: &[u8]) -> HeaderMeta {
 }
 
 /// Decodes bytes as UTF-8. Invalid sequences are decoded as Windows-1252, because loggers are configured in French.
-pub fn decode(bytes: &[u8]) -> String {
+pub(super) fn decode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -216,7 +216,7 @@ pub fn decode(bytes: &[u8]) -> String {
 }
 
 /// Trims the line break and ASCII white space from a line.
-pub fn trimmed(mut line: &[u8]) -> &[u8] {
+pub(super) fn trimmed(mut line: &[u8]) -> &[u8] {
     line = line.strip_suffix(b"\n").unwrap_or(line);
     line = line.strip_suffix(b"\r").unwrap_or(line);
     line.trim_ascii()

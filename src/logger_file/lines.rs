@@ -3,19 +3,19 @@
 use std::io::{self, Read};
 
 /// The maximum length of a line, in bytes. A row of 30 channels has about 250.
-pub const MAX_LINE: usize = 1 << 20;
+pub(crate) const MAX_LINE: usize = 1 << 20;
 
 /// A line is longer than [`MAX_LINE`].
 #[derive(Debug, thiserror::Error)]
 #[error("line {line} is too long")]
-pub struct LineTooLong {
+pub(super) struct LineTooLong {
     /// The 1-based number of the line.
     pub line: u64,
 }
 
 /// Passes bytes through, and counts lines and bytes.
 #[derive(Debug)]
-pub struct LineTracker<R> {
+pub(super) struct LineTracker<R> {
     inner: R,
     breaks: u64,
     in_line: usize,
@@ -25,7 +25,7 @@ pub struct LineTracker<R> {
 }
 
 impl<R> LineTracker<R> {
-    pub fn new(inner: R) -> Self {
+    pub(super) fn new(inner: R) -> Self {
         Self {
             inner,
             breaks: 0,
@@ -37,17 +37,17 @@ impl<R> LineTracker<R> {
     }
 
     /// Whether the file has ended within a line.
-    pub fn ended_inside_line(&self) -> bool {
+    pub(super) fn ended_inside_line(&self) -> bool {
         self.ended && self.in_line > 0
     }
 
     /// Whether the last byte read so far is not a line break. True for an empty file.
-    pub fn lacks_final_break(&self) -> bool {
+    pub(super) fn lacks_final_break(&self) -> bool {
         self.in_line > 0 || self.bytes == 0
     }
 
     /// The number of bytes read so far.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 }

@@ -10,14 +10,15 @@ mod lines;
 mod tables;
 mod timestamps;
 
-pub use channels::{Channel, Channels, MARKERS, Role};
+pub(crate) use channels::MARKERS;
+pub use channels::{Channel, Channels, Role};
 pub use container::{Container, HeaderMeta};
-pub use lines::MAX_LINE;
+pub(crate) use lines::MAX_LINE;
 pub use tables::{HeaderError, LoggerFile, Row, RowStats};
-pub use timestamps::{TimestampResolver, Zone, last_instant};
+pub(crate) use timestamps::last_instant;
 
 /// The maximum number of channels in a file. Real loggers have about 30.
-pub const MAX_CHANNELS: usize = 10_000;
+pub(crate) const MAX_CHANNELS: usize = 10_000;
 
 /// Why a file cannot be ingested. All variants but [`FormatError::Read`] mean that the file is invalid.
 #[derive(Debug, thiserror::Error)]

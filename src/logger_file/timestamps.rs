@@ -6,7 +6,7 @@ use chrono::{NaiveDate, NaiveDateTime};
 
 /// The time zone of the times in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Zone {
+pub(super) enum Zone {
     /// UTC.
     Utc,
     /// Local time with daylight saving.
@@ -15,7 +15,7 @@ pub enum Zone {
 
 impl Zone {
     /// Selects the zone of a file: UTC if its header says so, else the zone that its header names, else the default.
-    pub fn of_file(meta: &HeaderMeta, zones: &FileZones) -> Self {
+    pub(super) fn of_file(meta: &HeaderMeta, zones: &FileZones) -> Self {
         if meta.text("DataTimeSettings") == Some("UTC") {
             return Self::Utc;
         }
@@ -27,7 +27,7 @@ impl Zone {
 }
 
 /// Parses `DD/MM/YY HH:MM:SS`, where YY is a year of this century. Returns `None` for anything else.
-pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
+pub(super) fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
     let cell: &[u8; 17] = cell.try_into().ok()?;
     let separators = [(2, b'/'), (5, b'/'), (8, b' '), (11, b':'), (14, b':')];
     if separators.into_iter().any(|(at, byte)| cell[at] != byte) {
@@ -45,7 +45,7 @@ pub fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
 /// Converts the times of the rows of one file, in order. It keeps state, because a local time that occurs twice is
 /// resolved by the time at which the row is expected.
 #[derive(Debug, Clone)]
-pub struct TimestampResolver {
+pub(super) struct TimestampResolver {
     zone: Zone,
     /// The timestamp of the previous row, in seconds since 1970.
     previous: Option<i64>,
@@ -55,7 +55,7 @@ pub struct TimestampResolver {
 
 impl TimestampResolver {
     /// Creates a resolver for one file.
-    pub fn new(zone: Zone) -> Self {
+    pub(super) fn new(zone: Zone) -> Self {
         Self {
             zone,
             previous: None,
@@ -64,7 +64,7 @@ impl TimestampResolver {
     }
 
     /// Returns the timestamp of the next row, in seconds since 1970. Rows are never sorted, dropped or corrected.
-    pub fn resolve(&mut self, wall: NaiveDateTime) -> i64 {
+    pub(super) fn resolve(&mut self, wall: NaiveDateTime) -> i64 {
         let timestamp = match &self.zone {
             Zone::Utc => wall.and_utc().timestamp(),
             Zone::Local(zone) => match zone.instants(wall) {
@@ -100,7 +100,12 @@ impl TimestampResolver {
 /// Returns the timestamp of the last row, in seconds since 1970, from the first and last bytes of a file. `whole`
 /// means that `tail` starts at the start of a line. In the repeated hour of autumn the result may be an hour too
 /// early.
-pub fn last_instant(head: &[u8], tail: &[u8], whole: bool, zones: &FileZones) -> Option<i64> {
+pub(crate) fn last_instant(
+    head: &[u8],
+    tail: &[u8],
+    whole: bool,
+    zones: &FileZones,
+) -> Option<i64> {
     let meta = super::container::read_preamble(head)
         .map(|file| file.meta)
         .unwrap_or_default();

@@ -33,7 +33,7 @@ const MAX_HOLD: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(40);
 
 /// An open device folder.
-pub struct Device<'a> {
+pub(super) struct Device<'a> {
     pub(super) context: &'a RunContext<'a>,
     pub(super) location: DevicePath,
     pub(super) folder: Arc<Dir>,
@@ -44,7 +44,7 @@ impl<'a> Device<'a> {
     ///
     /// # Errors
     /// If the path contains a symbolic link or the folder does not exist.
-    pub fn open(
+    pub(super) fn open(
         context: &'a RunContext<'a>,
         location: DevicePath,
         relative: &Path,
@@ -57,7 +57,7 @@ impl<'a> Device<'a> {
     }
 
     /// Processes all pending files, and retryable files in `error/` if the settings ask for it.
-    pub fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let mut pending = PendingFiles::new(&self.folder, self.context.settings.retry_errors);
         let mut sender = self.sender();
         let mut held = Duration::ZERO;
@@ -110,7 +110,7 @@ impl<'a> Device<'a> {
     }
 
     /// Processes a file named on the command line. `sub` is its folder relative to the device folder.
-    pub fn ingest_named(&self, sub: &Path, name: &OsStr) {
+    pub(super) fn ingest_named(&self, sub: &Path, name: &OsStr) {
         let _lock = match self.lock() {
             Ok(lock) => lock,
             Err(error) => {

@@ -14,7 +14,7 @@ use std::io::Read;
 const SHUTDOWN_CHECK_ROWS: u64 = 256;
 
 /// Everything that ingesting a file needs besides its content.
-pub struct IngestContext<'a> {
+pub(super) struct IngestContext<'a> {
     /// Device folder of the file.
     pub location: &'a DevicePath,
     /// Time zones of the files.
@@ -31,7 +31,7 @@ pub struct IngestContext<'a> {
 
 /// Why a file was not ingested completely.
 #[derive(Debug, thiserror::Error)]
-pub enum IngestError {
+pub(super) enum IngestError {
     /// The file is not valid.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -45,7 +45,7 @@ pub enum IngestError {
 
 /// The result of parsing a file, as far as it was read.
 #[derive(Debug, Default)]
-pub struct ParsedFile {
+pub(super) struct ParsedFile {
     /// Plain or headed, once known.
     pub container: Option<Container>,
     /// Format marker, once the header was read.
@@ -68,7 +68,7 @@ pub struct ParsedFile {
 
 impl ParsedFile {
     /// The details for the report.
-    pub fn into_details(self, location: &DevicePath) -> FileDetails {
+    pub(super) fn into_details(self, location: &DevicePath) -> FileDetails {
         let instant = |seconds: i64| DateTime::from_timestamp(seconds, 0).map(iso);
         let span = self.span.as_ref();
         FileDetails {
@@ -98,7 +98,7 @@ impl ParsedFile {
 ///
 /// `is_unchanged` is checked before each batch, so that nothing is sent of a file that has changed since it was opened.
 /// After success the batches have been submitted, but not necessarily written.
-pub fn ingest(
+pub(super) fn ingest(
     input: impl Read,
     ingest_context: &IngestContext<'_>,
     is_unchanged: &impl Fn() -> bool,

@@ -49,7 +49,11 @@ impl RunContext<'_> {
 ///
 /// # Errors
 /// If the run cannot start. Errors of single files are part of the summary.
-pub fn run(settings: &Settings, stop: &Shutdown, progress: &Progress) -> anyhow::Result<Summary> {
+pub(crate) fn run(
+    settings: &Settings,
+    stop: &Shutdown,
+    progress: &Progress,
+) -> anyhow::Result<Summary> {
     let data = Dir::open(&settings.data_folder)
         .map(Arc::new)
         .map_err(|error| {

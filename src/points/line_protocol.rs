@@ -54,18 +54,18 @@ pub fn append_row(out: &mut Vec<u8>, prefixes: &[SeriesPrefix], row: &Row<'_>) -
 
 /// Builds a line of line protocol: measurement and tags.
 #[derive(Debug)]
-pub struct Line(Vec<u8>);
+pub(crate) struct Line(Vec<u8>);
 
 impl Line {
     /// Starts a line with its measurement. Trailing backslashes are removed.
-    pub fn new(measurement: &str) -> Self {
+    pub(crate) fn new(measurement: &str) -> Self {
         let mut bytes = Vec::with_capacity(256);
         escape_into(&mut bytes, measurement, b", ");
         Self(bytes)
     }
 
     /// Adds a tag. An empty value is left out, because the server rejects it.
-    pub fn tag(&mut self, key: &str, value: &str) {
+    pub(crate) fn tag(&mut self, key: &str, value: &str) {
         let value = value.trim_end_matches('\\');
         if value.is_empty() {
             return;
@@ -77,7 +77,7 @@ impl Line {
     }
 
     /// Ends the tags and starts the fields.
-    pub fn fields(self) -> Fields {
+    pub(crate) fn fields(self) -> Fields {
         Fields {
             bytes: self.0,
             separator: b' ',
@@ -87,7 +87,7 @@ impl Line {
 
 /// Builds a line of line protocol: fields and timestamp.
 #[derive(Debug)]
-pub struct Fields {
+pub(crate) struct Fields {
     bytes: Vec<u8>,
     separator: u8,
 }
@@ -101,7 +101,7 @@ impl Fields {
     }
 
     /// Adds an integer field.
-    pub fn integer(&mut self, key: &str, value: i64) {
+    pub(crate) fn integer(&mut self, key: &str, value: i64) {
         self.key(key);
         self.bytes
             .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -109,7 +109,7 @@ impl Fields {
     }
 
     /// Adds a float field. A value that is not finite is left out.
-    pub fn float(&mut self, key: &str, value: f64) {
+    pub(crate) fn float(&mut self, key: &str, value: f64) {
         if value.is_finite() {
             self.key(key);
             self.bytes
@@ -118,14 +118,14 @@ impl Fields {
     }
 
     /// Adds a boolean field.
-    pub fn boolean(&mut self, key: &str, value: bool) {
+    pub(crate) fn boolean(&mut self, key: &str, value: bool) {
         self.key(key);
         self.bytes
             .extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// Adds a string field of at most `max` bytes. Line breaks are replaced by spaces.
-    pub fn text(&mut self, key: &str, value: &str, max: usize) {
+    pub(crate) fn text(&mut self, key: &str, value: &str, max: usize) {
         self.key(key);
         self.bytes.push(b'"');
         for c in value[..value.floor_char_boundary(max)].chars() {
@@ -142,7 +142,7 @@ impl Fields {
     }
 
     /// Ends the line with its timestamp, in the precision of the request.
-    pub fn at(mut self, time: i64) -> Vec<u8> {
+    pub(crate) fn at(mut self, time: i64) -> Vec<u8> {
         self.bytes.push(b' ');
         self.bytes
             .extend_from_slice(itoa::Buffer::new().format(time).as_bytes());
@@ -161,7 +161,7 @@ fn escape_into(out: &mut Vec<u8>, text: &str, special: &[u8]) {
 }
 
 /// The time range of a batch, in seconds since 1970, both ends included.
-pub type TimeRange = RangeInclusive<i64>;
+pub(crate) type TimeRange = RangeInclusive<i64>;
 
 #[cfg(test)]
 mod tests {

@@ -3,5 +3,6 @@
 mod batch;
 mod line_protocol;
 
-pub use batch::*;
-pub use line_protocol::*;
+pub use batch::{Batch, BatchBuilder, BatchOptions, compressed};
+pub(crate) use line_protocol::{Line, TimeRange};
+pub use line_protocol::{SeriesPrefix, append_row};

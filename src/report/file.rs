@@ -8,7 +8,7 @@ use serde::Serialize;
 /// The final status of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub(crate) enum Status {
     /// All points are written.
     Success,
     /// The file failed.
@@ -19,7 +19,7 @@ pub enum Status {
 
 impl Status {
     /// The value in the report.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Error => "error",
@@ -30,7 +30,7 @@ impl Status {
 
 /// The report on a file.
 #[derive(Debug, Clone, Serialize)]
-pub struct FileReport {
+pub(crate) struct FileReport {
     /// Absolute path from which the file was ingested.
     pub file_path: String,
     /// What became of the file.
@@ -43,7 +43,7 @@ pub struct FileReport {
 
 /// What became of a file.
 #[derive(Debug, Clone, Serialize)]
-pub struct FileResult {
+pub(crate) struct FileResult {
     /// Final status.
     pub status: Status,
     /// Why the file failed or was skipped.
@@ -59,7 +59,7 @@ pub struct FileResult {
 
 /// What is known about a file. All counts of a file that was not read are 0.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct FileDetails {
+pub(crate) struct FileDetails {
     /// Company.
     pub bucket: Option<String>,
     /// Campaign.
@@ -104,7 +104,7 @@ pub struct FileDetails {
 
 impl FileDetails {
     /// The details of a file that was not read; `location` is `None` if it is not in a device folder.
-    pub fn unread(location: Option<&DevicePath>) -> Self {
+    pub(crate) fn unread(location: Option<&DevicePath>) -> Self {
         Self {
             bucket: location.map(|l| l.company.as_str().to_owned()),
             campaign: location.map(|l| l.campaign.as_str().to_owned()),
@@ -133,11 +133,11 @@ impl FileReport {
 
 /// The channels of a file in column order.
 #[derive(Debug, Clone, Default)]
-pub struct Channels(pub Vec<ChannelStats>);
+pub(crate) struct Channels(pub Vec<ChannelStats>);
 
 /// Statistics of one channel of a file.
 #[derive(Debug, Clone)]
-pub struct ChannelStats {
+pub(crate) struct ChannelStats {
     channel: Channel,
     points: u64,
     min: f64,
@@ -153,7 +153,7 @@ const SCALE: f64 = 1.0 / (1_u64 << 40) as f64;
 
 impl ChannelStats {
     /// The statistics of a channel without values.
-    pub fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel) -> Self {
         Self {
             channel,
             points: 0,
@@ -165,7 +165,7 @@ impl ChannelStats {
     }
 
     /// Adds a value.
-    pub fn add(&mut self, value: f64) {
+    pub(crate) fn add(&mut self, value: f64) {
         self.points += 1;
         self.min = self.min.min(value);
         self.max = self.max.max(value);

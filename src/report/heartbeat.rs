@@ -7,7 +7,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests the URL. A failure is only a warning. The message names the host alone, because the path is often a secret.
-pub fn ping(url: &url::Url) {
+pub(crate) fn ping(url: &url::Url) {
     let request = || -> anyhow::Result<u16> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -10,7 +10,7 @@ const MAX_FIELD: usize = 65_535;
 const MAX_ERROR: usize = 4_000;
 
 /// Encodes the meta point of a file. Removes parts of the report that do not fit.
-pub fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
+pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
     let (result, details) = (&file.result, &file.details);
     let mut line = Line::new("tsv_parser_file");
     line.tag("bucket", details.bucket.as_deref().unwrap_or_default());
@@ -54,7 +54,7 @@ pub fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
 }
 
 /// Encodes the meta point of a run.
-pub fn run_point(head: &RunHead, totals: &RunTotals, time_ns: i64) -> Vec<u8> {
+pub(crate) fn run_point(head: &RunHead, totals: &RunTotals, time_ns: i64) -> Vec<u8> {
     let mut line = Line::new("tsv_parser_run");
     line.tag("status", totals.status);
     let mut fields = line.fields();

@@ -9,16 +9,16 @@ mod progress;
 mod recorder;
 mod run;
 
-pub use file::{ChannelStats, Channels, FileDetails, FileReport, FileResult, Status};
-pub use heartbeat::ping;
-pub use metrics::{file_point, run_point};
-pub use progress::{Progress, StderrWriter};
-pub use recorder::{ReportTarget, RunRecorder, Summary};
-pub use run::{Counts, RunHead, RunTotals};
+pub(crate) use file::{ChannelStats, Channels, FileDetails, FileReport, FileResult, Status};
+pub(crate) use heartbeat::ping;
+pub(crate) use metrics::{file_point, run_point};
+pub(crate) use progress::{Progress, StderrWriter};
+pub(crate) use recorder::{ReportTarget, RunRecorder, Summary};
+pub(crate) use run::{Counts, RunHead, RunTotals};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 /// Formats a time as ISO 8601 in UTC, with fractions of a second if there are any.
-pub fn iso(time: DateTime<Utc>) -> String {
+pub(crate) fn iso(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

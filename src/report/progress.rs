@@ -18,7 +18,7 @@ const REFRESH_RATE: u8 = 5;
 
 /// The progress of a run; inactive if there is no terminal. Clones share their state.
 #[derive(Debug, Clone)]
-pub struct Progress(Option<Arc<State>>);
+pub(crate) struct Progress(Option<Arc<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -33,22 +33,22 @@ struct State {
 
 impl Progress {
     /// Shows progress on stderr if it is a terminal and `wanted` is set.
-    pub fn on_terminal(wanted: bool) -> Self {
+    pub(crate) fn on_terminal(wanted: bool) -> Self {
         Self((wanted && io::stderr().is_terminal()).then(|| Arc::new(State::new())))
     }
 
     /// Shows nothing.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self(None)
     }
 
     /// Whether progress is shown.
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.0.is_some()
     }
 
     /// Sets the number of files to be ingested and their size in bytes, from which the remaining time is estimated.
-    pub fn set_total(&self, files: u64, bytes: u64) {
+    pub(crate) fn set_total(&self, files: u64, bytes: u64) {
         if let Some(state) = &self.0 {
             state.files_total.store(files, Ordering::Relaxed);
             state.bar.set_length(bytes);
@@ -56,7 +56,7 @@ impl Progress {
     }
 
     /// Wraps a reader to count the bytes read.
-    pub fn reading<R: Read>(&self, inner: R) -> CountingReader<R> {
+    pub(crate) fn reading<R: Read>(&self, inner: R) -> CountingReader<R> {
         CountingReader {
             inner,
             bar: self.0.as_ref().map(|state| state.bar.clone()),
@@ -64,7 +64,7 @@ impl Progress {
     }
 
     /// Adds to the number of points sent.
-    pub fn points(&self, count: u32) {
+    pub(crate) fn points(&self, count: u32) {
         if let Some(state) = &self.0 {
             state.points.fetch_add(u64::from(count), Ordering::Relaxed);
             state.update();
@@ -72,7 +72,7 @@ impl Progress {
     }
 
     /// Adds a finished file.
-    pub fn file_done(&self) {
+    pub(crate) fn file_done(&self) {
         if let Some(state) = &self.0 {
             state.files.fetch_add(1, Ordering::Relaxed);
             state.update();
@@ -80,7 +80,7 @@ impl Progress {
     }
 
     /// Removes the progress bar.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(state) = &self.0 {
             state.bar.finish_and_clear();
         }
@@ -161,7 +161,7 @@ fn write_time(state: &ProgressState, out: &mut dyn fmt::Write) {
 /// A reader that counts bytes; see [`Progress::reading`].
 ///
 /// [`ProgressBar::wrap_read`] gets and sets the position in two steps, which loses bytes if several threads read.
-pub struct CountingReader<R> {
+pub(crate) struct CountingReader<R> {
     inner: R,
     bar: Option<ProgressBar>,
 }
@@ -177,7 +177,7 @@ impl<R: Read> Read for CountingReader<R> {
 }
 
 /// Stderr writer that hides the progress bar while it writes.
-pub struct StderrWriter(pub Progress);
+pub(crate) struct StderrWriter(pub Progress);
 
 impl Write for StderrWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -15,7 +15,7 @@ const MAX_FAILURES: usize = 20;
 
 /// Where the report is written.
 #[derive(Debug, Clone)]
-pub enum ReportTarget {
+pub(crate) enum ReportTarget {
     /// To stdout: a dry run.
     Stdout,
     /// To a new file in this folder, which is created if it is missing.
@@ -23,7 +23,7 @@ pub enum ReportTarget {
 }
 
 /// Records the results of a run. Shared by all device workers.
-pub struct RunRecorder {
+pub(crate) struct RunRecorder {
     target: ReportTarget,
     warnings: AtomicU32,
     inner: Mutex<Inner>,
@@ -37,7 +37,7 @@ struct Inner {
 
 /// The result of a run.
 #[derive(Debug)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Totals.
     pub totals: RunTotals,
     /// The first failures: file and reason.
@@ -50,7 +50,7 @@ pub struct Summary {
 
 impl RunRecorder {
     /// Starts recording. If the report cannot be created, a warning is logged and the run goes on.
-    pub fn open(target: ReportTarget, head: &RunHead) -> Self {
+    pub(crate) fn open(target: ReportTarget, head: &RunHead) -> Self {
         let report = match &target {
             ReportTarget::Stdout => Some(ReportWriter::on_stdout(head)),
             ReportTarget::Dir(dir) => ReportWriter::in_dir(dir, head)
@@ -69,7 +69,7 @@ impl RunRecorder {
     }
 
     /// Logs a warning about a file, up to a maximum per run.
-    pub fn warn(&self, path: &Path, message: &str) {
+    pub(crate) fn warn(&self, path: &Path, message: &str) {
         match self.warnings.fetch_add(1, Ordering::Relaxed) {
             n if n < MAX_WARNINGS => tracing::warn!("{}: {message}", sanitize(path)),
             MAX_WARNINGS => {
@@ -80,7 +80,7 @@ impl RunRecorder {
     }
 
     /// Records the result of a file.
-    pub fn add(&self, file: &FileReport) {
+    pub(crate) fn add(&self, file: &FileReport) {
         let result = &file.result;
         let path = sanitize(&file.file_path);
         let error = result.error.as_deref().map(sanitize).unwrap_or_default();
@@ -108,12 +108,12 @@ impl RunRecorder {
     }
 
     /// What was counted so far.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.inner().counts
     }
 
     /// Completes the report and returns the summary. A failure to write the report is logged.
-    pub fn finish(&self, totals: RunTotals) -> Summary {
+    pub(crate) fn finish(&self, totals: RunTotals) -> Summary {
         let (failures, report) = {
             let mut inner = self.inner();
             (std::mem::take(&mut inner.failures), inner.report.take())

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// Keys of a run that are known at its start.
 #[derive(Debug, Clone, Serialize)]
-pub struct RunHead {
+pub(crate) struct RunHead {
     /// Unique id.
     pub run_id: String,
     /// Start time, ISO 8601 in UTC.
@@ -26,7 +26,7 @@ pub struct RunHead {
 impl RunHead {
     /// Creates the head of a run that starts now. The id contains the process id, because runs may start at the same
     /// time.
-    pub fn now(base_folder: &Path, dry_run: bool) -> Self {
+    pub(crate) fn now(base_folder: &Path, dry_run: bool) -> Self {
         let now: DateTime<Utc> = Utc::now();
         let time = now.to_rfc3339_opts(SecondsFormat::Micros, true);
         Self {
@@ -39,7 +39,7 @@ impl RunHead {
     }
 
     /// The totals of the run, which ends now.
-    pub fn totals(&self, counts: Counts, nb_retries: u64, outage: bool) -> RunTotals {
+    pub(crate) fn totals(&self, counts: Counts, nb_retries: u64, outage: bool) -> RunTotals {
         RunTotals {
             end_time: iso(Utc::now()),
             duration_s: self.started.elapsed().as_secs_f64(),
@@ -57,7 +57,7 @@ impl RunHead {
 
 /// Keys of a run that are known at its end.
 #[derive(Debug, Clone, Serialize)]
-pub struct RunTotals {
+pub(crate) struct RunTotals {
     /// End time, ISO 8601 in UTC.
     pub end_time: String,
     /// Duration in seconds.
@@ -75,7 +75,7 @@ pub struct RunTotals {
 
 /// What is counted over all files of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Number of files.
     pub nb_files_total: u64,
     /// Number of ingested files.

@@ -11,21 +11,21 @@ use std::path::{Path, PathBuf};
 
 /// A folder with one file `<bucket>.lp` per bucket.
 #[derive(Debug)]
-pub struct LineProtocolDir {
+pub(crate) struct LineProtocolDir {
     dir: PathBuf,
 }
 
 /// The folder cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot create the folder {}: {error}; correct --line-protocol-dir", sanitize(.dir))]
-pub struct CreateDirError {
+pub(crate) struct CreateDirError {
     dir: PathBuf,
     error: io::Error,
 }
 
 impl LineProtocolDir {
     /// Creates the folder if it is missing.
-    pub fn new(dir: &Path) -> Result<Self, CreateDirError> {
+    pub(crate) fn new(dir: &Path) -> Result<Self, CreateDirError> {
         std::fs::create_dir_all(dir).map_err(|error| CreateDirError {
             dir: dir.to_owned(),
             error,
@@ -40,7 +40,7 @@ impl LineProtocolDir {
     ///
     /// # Errors
     /// [`WriteError::Storage`]; the file then has the same end as before.
-    pub fn append(&self, bucket: &str, batch: &Batch) -> Result<(), WriteError> {
+    pub(crate) fn append(&self, bucket: &str, batch: &Batch) -> Result<(), WriteError> {
         let path = self.path(bucket);
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
@@ -72,7 +72,7 @@ impl LineProtocolDir {
     ///
     /// # Errors
     /// [`WriteError::Storage`].
-    pub fn sync(&self, bucket: &str) -> Result<(), WriteError> {
+    pub(crate) fn sync(&self, bucket: &str) -> Result<(), WriteError> {
         let path = self.path(bucket);
         let sync = || -> io::Result<()> {
             let file = File::open(&path)?;

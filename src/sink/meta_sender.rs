@@ -12,7 +12,7 @@ const BLOCK: usize = 256 * 1024;
 /// Collects the meta points of all devices and sends them. A failure is logged once and has no other effect.
 ///
 /// A dry run has no meta points.
-pub struct MetaSender<'a> {
+pub(crate) struct MetaSender<'a> {
     sink: &'a Sink,
     bucket: Arc<str>,
     lines: Mutex<Lines>,
@@ -47,7 +47,7 @@ impl MonotonicNanos {
 
 impl<'a> MetaSender<'a> {
     /// Creates a sender to a bucket.
-    pub fn new(sink: &'a Sink, bucket: &str) -> Self {
+    pub(crate) fn new(sink: &'a Sink, bucket: &str) -> Self {
         Self {
             sink,
             bucket: bucket.into(),
@@ -58,7 +58,7 @@ impl<'a> MetaSender<'a> {
     }
 
     /// Adds the point that `encode` makes for a timestamp in nanoseconds, as one line.
-    pub fn push(&self, encode: impl FnOnce(i64) -> Vec<u8>) {
+    pub(crate) fn push(&self, encode: impl FnOnce(i64) -> Vec<u8>) {
         if self.sink.is_discard() {
             return;
         }
@@ -72,7 +72,7 @@ impl<'a> MetaSender<'a> {
     }
 
     /// Sends the blocks that are full, each after the one before it is written.
-    pub fn send_full_blocks(&self) {
+    pub(crate) fn send_full_blocks(&self) {
         let ready = std::mem::take(&mut locked(&self.lines).ready);
         for block in ready {
             let mut in_flight = locked(&self.in_flight);
@@ -82,13 +82,13 @@ impl<'a> MetaSender<'a> {
     }
 
     /// Sends all points that are left.
-    pub fn send_rest(&self) {
+    pub(crate) fn send_rest(&self) {
         locked(&self.lines).close_block();
         self.send_full_blocks();
     }
 
     /// Waits until all points that were sent are written or lost.
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         self.await_block(&mut locked(&self.in_flight));
     }
 

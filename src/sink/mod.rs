@@ -3,12 +3,12 @@
 mod influx2;
 mod line_protocol_dir;
 mod meta_sender;
-pub mod ordered_sender;
+pub(crate) mod ordered_sender;
 mod retry;
 
-pub use influx2::{Influx, Probe};
-pub use line_protocol_dir::{CreateDirError, LineProtocolDir};
-pub use meta_sender::MetaSender;
+pub(crate) use influx2::{Influx, Probe};
+pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
+pub(crate) use meta_sender::MetaSender;
 
 use crate::points::Batch;
 use crate::shutdown::Shutdown;
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 /// A configured destination of points.
 #[derive(Debug, Clone)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// An InfluxDB server.
     Influx(ServerSettings),
     /// Line protocol files in this folder.
@@ -30,7 +30,7 @@ pub enum Destination {
 
 /// The address, credentials and timeouts of an InfluxDB server.
 #[derive(Clone)]
-pub struct ServerSettings {
+pub(crate) struct ServerSettings {
     /// Scheme, host and port; no path.
     pub url: url::Url,
     /// The API token. It must never appear in output.
@@ -53,7 +53,7 @@ impl std::fmt::Debug for ServerSettings {
 
 /// Why a batch was not written, or only in part. The variant decides the outcome of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// The server is unavailable for the rest of the run. The file is valid and can be retried later.
     #[error("{0}")]
     Outage(String),
@@ -73,7 +73,7 @@ pub enum WriteError {
 
 /// What the points of a batch are about. It decides the unit of their timestamps and how long they are retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Measurements of loggers, with timestamps in seconds.
     Measurements,
     /// Points about runs and files, with timestamps in nanoseconds, so that two runs never share one. Their failures
@@ -82,7 +82,7 @@ pub enum Stream {
 }
 
 /// An open destination of points.
-pub enum Sink {
+pub(crate) enum Sink {
     /// InfluxDB 2.
     Influx(Influx),
     /// One line protocol file per bucket.
@@ -92,7 +92,7 @@ pub enum Sink {
 }
 
 /// A batch that was handed to a sink.
-pub enum PendingWrite {
+pub(crate) enum PendingWrite {
     /// The write has already succeeded or failed.
     Done(Result<(), WriteError>),
     /// The request is in flight; the result arrives on this channel.
@@ -101,7 +101,7 @@ pub enum PendingWrite {
 
 impl PendingWrite {
     /// Blocks until the write has succeeded or failed.
-    pub fn wait(self) -> Result<(), WriteError> {
+    pub(crate) fn wait(self) -> Result<(), WriteError> {
         match self {
             Self::Done(result) => result,
             Self::InFlight(receiver) => {
@@ -116,7 +116,7 @@ impl Sink {
     ///
     /// # Errors
     /// The folder cannot be created ([`CreateDirError`]), or the HTTP client cannot be set up.
-    pub fn open(destination: &Destination, stop: &Shutdown) -> anyhow::Result<Self> {
+    pub(crate) fn open(destination: &Destination, stop: &Shutdown) -> anyhow::Result<Self> {
         Ok(match destination {
             Destination::Influx(server) => Self::Influx(Influx::new(server, stop.clone())?),
             Destination::LineProtocolDir(dir) => Self::LineProtocolDir(LineProtocolDir::new(dir)?),
@@ -125,7 +125,7 @@ impl Sink {
     }
 
     /// Starts writing a batch. A server takes it in the background; a line protocol file is written before this returns.
-    pub fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
+    pub(crate) fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
         match self {
             Self::Influx(server) => server.send(bucket, batch, stream),
             Self::LineProtocolDir(dir) => PendingWrite::Done(dir.append(bucket, &batch)),
@@ -134,7 +134,7 @@ impl Sink {
     }
 
     /// Looks up a bucket in the background, so that the first write does not wait for the lookup.
-    pub fn prefetch_bucket(&self, bucket: &Arc<str>) {
+    pub(crate) fn prefetch_bucket(&self, bucket: &Arc<str>) {
         if let Self::Influx(server) = self {
             server.prefetch_bucket(bucket);
         }
@@ -144,7 +144,7 @@ impl Sink {
     ///
     /// # Errors
     /// [`WriteError::Storage`].
-    pub fn sync(&self, bucket: &str) -> Result<(), WriteError> {
+    pub(crate) fn sync(&self, bucket: &str) -> Result<(), WriteError> {
         match self {
             Self::LineProtocolDir(dir) => dir.sync(bucket),
             // InfluxDB writes its write-ahead log before it responds.
@@ -153,7 +153,7 @@ impl Sink {
     }
 
     /// The outage that ended the use of the server for this run, if there was one.
-    pub fn outage(&self) -> Option<WriteError> {
+    pub(crate) fn outage(&self) -> Option<WriteError> {
         match self {
             Self::Influx(server) => server.outage(),
             Self::LineProtocolDir(_) | Self::Discard => None,
@@ -161,7 +161,7 @@ impl Sink {
     }
 
     /// The number of retries so far.
-    pub fn retries(&self) -> u64 {
+    pub(crate) fn retries(&self) -> u64 {
         match self {
             Self::Influx(server) => server.retries(),
             Self::LineProtocolDir(_) | Self::Discard => 0,
@@ -169,12 +169,12 @@ impl Sink {
     }
 
     /// Whether request bodies should be compressed, given the setting.
-    pub fn wants_gzip(&self, gzip: bool) -> bool {
+    pub(crate) fn wants_gzip(&self, gzip: bool) -> bool {
         gzip && matches!(self, Self::Influx(_))
     }
 
     /// Whether all points are discarded, so that no line protocol needs to be built.
-    pub fn is_discard(&self) -> bool {
+    pub(crate) fn is_discard(&self) -> bool {
         matches!(self, Self::Discard)
     }
 }

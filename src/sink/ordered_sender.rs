@@ -12,7 +12,7 @@ const WINDOW: usize = 3;
 
 /// Sends the batches of one device. Batches whose time ranges do not overlap may be in flight together, whichever files
 /// they belong to; a batch that overlaps an earlier one waits for it.
-pub struct OrderedSender<'a> {
+pub(crate) struct OrderedSender<'a> {
     sink: &'a Sink,
     bucket: Arc<str>,
     in_flight: VecDeque<InFlight>,
@@ -32,11 +32,11 @@ struct InFlight {
 
 /// The batches of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileId(usize);
+pub(crate) struct FileId(usize);
 
 impl<'a> OrderedSender<'a> {
     /// Creates a sender for the files of one device, which go to one bucket.
-    pub fn new(sink: &'a Sink, bucket: &str) -> Self {
+    pub(crate) fn new(sink: &'a Sink, bucket: &str) -> Self {
         Self {
             sink,
             bucket: bucket.into(),
@@ -48,12 +48,12 @@ impl<'a> OrderedSender<'a> {
     }
 
     /// Looks up the bucket in the background, before the first batch is ready.
-    pub fn prefetch_bucket(&self) {
+    pub(crate) fn prefetch_bucket(&self) {
         self.sink.prefetch_bucket(&self.bucket);
     }
 
     /// Begins the next file.
-    pub fn begin(&mut self) -> FileId {
+    pub(crate) fn begin(&mut self) -> FileId {
         self.files += 1;
         let file = FileId(self.files);
         self.results.insert(file, Ok(()));
@@ -64,7 +64,7 @@ impl<'a> OrderedSender<'a> {
     ///
     /// # Errors
     /// An earlier error of the same file or a storage error of the device, if it makes further batches useless.
-    pub fn send(&mut self, file: FileId, batch: Batch) -> Result<(), WriteError> {
+    pub(crate) fn send(&mut self, file: FileId, batch: Batch) -> Result<(), WriteError> {
         let span = batch.span.clone();
         while self.in_flight.len() >= WINDOW
             || self.in_flight.iter().any(|f| overlaps(&f.span, &span))
@@ -86,7 +86,7 @@ impl<'a> OrderedSender<'a> {
     ///
     /// # Errors
     /// The first error that ended the file, else its first [`WriteError::Partial`].
-    pub fn wait(&mut self, file: FileId) -> Result<(), WriteError> {
+    pub(crate) fn wait(&mut self, file: FileId) -> Result<(), WriteError> {
         while self
             .in_flight
             .iter()

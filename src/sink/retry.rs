@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// Why one request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ApiError {
+pub(super) enum ApiError {
     /// No connection, a timeout, a reset, or a status such as 429 or 503. The request can be retried.
     Transient(String),
     /// 401, 403, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
@@ -27,7 +27,7 @@ pub enum ApiError {
 
 /// Why [`RetryPolicy::run`] failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RetryError {
+pub(super) enum RetryError {
     /// The server is unavailable for the rest of the run, or a shutdown was requested.
     GaveUp(WriteError),
     /// An error that a retry cannot change. The caller decides what it means.
@@ -45,7 +45,7 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The retry policy of one run for one kind of points. All its requests share one deadline, so that a failing server
 /// delays the run once and not once per request.
 #[derive(Debug)]
-pub struct RetryPolicy {
+pub(super) struct RetryPolicy {
     retry_for: Duration,
     request_timeout: Duration,
     /// The start of the first failed request since the last successful write.
@@ -58,7 +58,7 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    pub fn new(
+    pub(super) fn new(
         retry_for: Duration,
         request_timeout: Duration,
         stop: Shutdown,
@@ -76,23 +76,23 @@ impl RetryPolicy {
     }
 
     /// The outage, once the server counts as unavailable.
-    pub fn outage(&self) -> Option<WriteError> {
+    pub(super) fn outage(&self) -> Option<WriteError> {
         locked(&self.outage).clone().map(WriteError::Outage)
     }
 
     /// The number of retries so far.
-    pub fn retries(&self) -> u64 {
+    pub(super) fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
 
     /// Records a successful write, which resets the deadline. Other requests do not reset it: a server may list buckets
     /// and still fail to write.
-    pub fn record_success(&self) {
+    pub(super) fn record_success(&self) {
         *locked(&self.failing_since) = None;
     }
 
     /// Repeats a request until it succeeds, fails permanently, or reaches the deadline.
-    pub async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, RetryError>
+    pub(super) async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, RetryError>
     where
         F: Future<Output = Result<T, ApiError>>,
     {

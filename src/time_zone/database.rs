@@ -132,7 +132,7 @@ impl ZoneDatabase {
 
 /// Whether a name has the form of an IANA zone name: up to three parts that start with a capital letter. This excludes
 /// the other files of the folder (`posix/`, `right/`, `localtime`, `tzdata.zi`) and paths that leave the folder.
-pub fn is_zone_name(name: &str) -> bool {
+pub(crate) fn is_zone_name(name: &str) -> bool {
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_uppercase())
             && part
@@ -148,7 +148,7 @@ pub fn is_zone_name(name: &str) -> bool {
 
 /// The content of a zone file.
 #[derive(Debug)]
-pub struct ZoneFile {
+pub(crate) struct ZoneFile {
     /// The offsets from UTC.
     pub offsets: Offsets,
     /// The rule for later years, such as `CET-1CEST,M3.5.0,M10.5.0/3`, if there is one.
@@ -157,7 +157,7 @@ pub struct ZoneFile {
 
 /// Why a file cannot be used as a zone file.
 #[derive(Debug, thiserror::Error)]
-pub enum ZoneFileError {
+pub(crate) enum ZoneFileError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -167,7 +167,7 @@ pub enum ZoneFileError {
 }
 
 /// Reads a zone file. Only regular files are opened.
-pub fn read_zone_file(path: &Path) -> Result<ZoneFile, ZoneFileError> {
+pub(crate) fn read_zone_file(path: &Path) -> Result<ZoneFile, ZoneFileError> {
     let bytes = read_regular(path)?;
     let rules =
         tz::TimeZone::from_tz_data(&bytes).map_err(|e| ZoneFileError::Format(e.to_string()))?;
@@ -188,7 +188,7 @@ pub fn read_zone_file(path: &Path) -> Result<ZoneFile, ZoneFileError> {
 }
 
 /// Reads a regular file, up to `MAX_FILE` bytes.
-pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)

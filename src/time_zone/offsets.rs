@@ -28,7 +28,7 @@ struct Change {
 
 /// The offsets of a zone from UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offsets {
+pub(crate) struct Offsets {
     /// Seconds east of UTC before the first change.
     first: i32,
     /// Sorted by time.
@@ -37,7 +37,7 @@ pub struct Offsets {
 
 impl Offsets {
     /// Computes the offsets of a zone file or POSIX string; none if an offset is out of range.
-    pub fn of_rules(rules: &tz::TimeZone) -> Option<Self> {
+    pub(crate) fn of_rules(rules: &tz::TimeZone) -> Option<Self> {
         let mut instants = listed_changes(rules);
         if let Some(TransitionRule::Alternate(rule)) = rules.as_ref().extra_rule() {
             instants.extend(YEARS.flat_map(|year| changes_of_year(rule, year)).flatten());
@@ -58,7 +58,7 @@ impl Offsets {
     }
 
     /// Seconds east of UTC at an instant.
-    pub fn at(&self, instant: i64) -> i32 {
+    pub(crate) fn at(&self, instant: i64) -> i32 {
         self.of_span(self.changes.partition_point(|change| change.at <= instant))
     }
 
@@ -72,7 +72,7 @@ impl Offsets {
 
     /// Converts a wall time, in seconds since 1970 as if it were UTC, to instants: one, or two where clocks are set
     /// back (earlier first). A skipped wall time is read with the offset in force before the change.
-    pub fn instants(&self, wall: i64) -> (i64, Option<i64>) {
+    pub(crate) fn instants(&self, wall: i64) -> (i64, Option<i64>) {
         let mut span = self
             .changes
             .partition_point(|change| change.at <= wall - MAX_OFFSET);
@@ -172,7 +172,7 @@ fn offset_at(rules: &tz::TimeZone, at: i64) -> Option<i32> {
 }
 
 /// Seconds since 1970 of a UTC time.
-pub fn seconds(time: NaiveDateTime) -> i64 {
+pub(super) fn seconds(time: NaiveDateTime) -> i64 {
     time.and_utc().timestamp()
 }
 

@@ -7,18 +7,18 @@ use super::{FileZones, Offsets, RulesSource, TimeZone, ZoneDatabase};
 use chrono::{DateTime, Offset as _, TimeZone as _};
 use chrono_tz::Tz;
 use std::sync::Arc;
-pub use zone_files::{ZoneFile, write};
+pub(crate) use zone_files::{ZoneFile, write};
 
-pub const PARIS: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
+pub(crate) const PARIS: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
 
 /// The offset from UTC by the built-in tables.
-pub fn built_in_offset(zone: Tz, at: i64) -> i32 {
+pub(crate) fn built_in_offset(zone: Tz, at: i64) -> i32 {
     let time = DateTime::from_timestamp(at, 0).unwrap().naive_utc();
     zone.offset_from_utc_datetime(&time).fix().local_minus_utc()
 }
 
 /// The changes of the built-in tables from 1999 to 2100, and the offset before the first.
-pub fn built_in_changes(zone: Tz) -> (i32, Vec<(i64, i32)>) {
+pub(crate) fn built_in_changes(zone: Tz) -> (i32, Vec<(i64, i32)>) {
     const DAY: i64 = 86_400;
     const FROM: i64 = 915_148_800;
     const UNTIL: i64 = 4_102_444_800;
@@ -45,12 +45,12 @@ pub fn built_in_changes(zone: Tz) -> (i32, Vec<(i64, i32)>) {
 }
 
 /// The offsets in a zone file.
-pub fn offsets_of(file: &[u8]) -> Option<Offsets> {
+pub(crate) fn offsets_of(file: &[u8]) -> Option<Offsets> {
     Offsets::of_rules(&tz::TimeZone::from_tz_data(file).ok()?)
 }
 
 /// A zone read from a zone file with the changes of the built-in tables.
-pub fn zone_from_a_file(zone: Tz) -> TimeZone {
+pub(crate) fn zone_from_a_file(zone: Tz) -> TimeZone {
     let (first, changes) = built_in_changes(zone);
     let mut offsets = vec![first];
     let mut changes_by_kind = Vec::new();
@@ -75,7 +75,11 @@ pub fn zone_from_a_file(zone: Tz) -> TimeZone {
 }
 
 /// Creates a database with the given zones, and a default zone.
-pub fn file_zones(dir: &std::path::Path, rules: &[(&str, &str)], default: &str) -> FileZones {
+pub(crate) fn file_zones(
+    dir: &std::path::Path,
+    rules: &[(&str, &str)],
+    default: &str,
+) -> FileZones {
     for (name, rule) in rules {
         ZoneFile::of_rule(rule).write(dir, name);
     }

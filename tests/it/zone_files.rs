@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// What a zone file says.
 #[derive(Clone, Copy, Default)]
-pub struct ZoneFile<'a> {
+pub(crate) struct ZoneFile<'a> {
     /// Seconds east of UTC, whether it is daylight saving, abbreviation. The first holds before the first change.
     pub kinds: &'a [(i32, bool, &'a str)],
     /// From when on, in seconds since 1970 (and leap seconds, if there are any), which of `kinds` holds.
@@ -17,7 +17,7 @@ pub struct ZoneFile<'a> {
 
 impl<'a> ZoneFile<'a> {
     /// A file with nothing but a rule.
-    pub fn of_rule(rule: &'a str) -> Self {
+    pub(crate) fn of_rule(rule: &'a str) -> Self {
         Self {
             kinds: &[(0, false, "UTC")],
             rule,
@@ -26,7 +26,7 @@ impl<'a> ZoneFile<'a> {
     }
 
     /// The bytes of the file: version 2, with an empty block of version 1.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let header = |leaps: usize, changes: usize, kinds: usize, chars: usize| {
             let mut header = b"TZif2".to_vec();
             header.extend([0; 15]);
@@ -66,13 +66,13 @@ impl<'a> ZoneFile<'a> {
     }
 
     /// Writes the file as that of a zone below a zone folder.
-    pub fn write(&self, dir: &Path, name: &str) {
+    pub(crate) fn write(&self, dir: &Path, name: &str) {
         write(dir, name, &self.bytes());
     }
 }
 
 /// Writes a file below a zone folder, whatever it holds.
-pub fn write(dir: &Path, name: &str, bytes: &[u8]) {
+pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) {
     let path = dir.join(name);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
     std::fs::write(path, bytes).expect("written");

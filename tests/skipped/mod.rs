@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 /// Lists the requirements that may be missing, separated by spaces. If it is set, a test that lacks anything else
 /// fails.
-pub const MAY_SKIP: &str = "POWERVIEW_TESTS_MAY_SKIP";
+pub(crate) const MAY_SKIP: &str = "POWERVIEW_TESTS_MAY_SKIP";
 
 /// Reports on standard error that the calling test is skipped because `missing` is missing, and how to provide it. The
 /// caller must return afterwards.
@@ -23,7 +23,7 @@ pub const MAY_SKIP: &str = "POWERVIEW_TESTS_MAY_SKIP";
 /// # Panics
 /// If the environment does not allow this test to be skipped.
 #[track_caller]
-pub fn skipped(missing: &str, remedy: &str) {
+pub(crate) fn skipped(missing: &str, remedy: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     if let Ok(allowed) = std::env::var(MAY_SKIP) {
@@ -40,7 +40,7 @@ pub fn skipped(missing: &str, remedy: &str) {
 
 /// Whether `program` is installed. Reports the calling test as skipped if not. `package` is the Debian package.
 #[track_caller]
-pub fn installed(program: &str, package: &str) -> bool {
+pub(crate) fn installed(program: &str, package: &str) -> bool {
     // The folders in the PATH of the programs that the tests start, and those of administrators' programs.
     let there = [
         "/usr/local/sbin",
@@ -59,13 +59,13 @@ pub fn installed(program: &str, package: &str) -> bool {
 }
 
 /// The skipped tests of one run of `cargo test`, which starts one process for each target.
-pub struct Run {
+pub(crate) struct Run {
     file: PathBuf,
 }
 
 impl Run {
     /// The run whose processes were started by `cargo`, a process id.
-    pub fn of(cargo: u32) -> Self {
+    pub(crate) fn of(cargo: u32) -> Self {
         // Process ids are reused. Together with the start time they are unique.
         let started = fs::read_to_string(format!("/proc/{cargo}/stat"))
             .ok()
@@ -93,7 +93,7 @@ impl Run {
     }
 
     /// The summary: the skipped tests by missing requirement, and their number. Removes the record.
-    pub fn summary(self) -> String {
+    pub(crate) fn summary(self) -> String {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         let _ = fs::remove_file(&self.file);
         let mut tests = BTreeSet::new();
@@ -119,7 +119,7 @@ impl Run {
 }
 
 /// Removes the records of runs that ended early, before they were counted.
-pub fn remove_old_records() {
+pub(crate) fn remove_old_records() {
     let Ok(entries) = fs::read_dir(folder()) else {
         return;
     };

@@ -18,7 +18,7 @@ const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(3600);
 const MAX_CLOCK_BEHIND: Duration = Duration::from_secs(3 * 86_400);
 
 /// Derives the status of a device from its scan.
-pub fn diagnose(
+pub(super) fn diagnose(
     scan: DeviceScan,
     data: &Path,
     now: DateTime<Utc>,

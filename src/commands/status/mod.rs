@@ -19,7 +19,7 @@ use std::time::Duration;
 ///
 /// Serialized as an entry of `devices` in the output of `--json`. Its keys are stable; new ones may be added.
 #[derive(Debug, Clone, Serialize)]
-pub struct DeviceStatus {
+pub(super) struct DeviceStatus {
     /// Name of the company folder, sanitized.
     pub company: String,
     /// Name of the campaign folder; empty if the company has none or cannot be read.
@@ -44,7 +44,7 @@ pub struct DeviceStatus {
 
 /// A problem of a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Problem {
+pub(super) struct Problem {
     /// The kind, for programs.
     pub kind: Kind,
     /// Description, for people.
@@ -56,7 +56,7 @@ pub struct Problem {
 /// Kinds of problems, most severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(super) enum Kind {
     /// A folder or file cannot be read.
     Unreadable,
     /// No file for longer than `--silent-after`.
@@ -92,7 +92,7 @@ struct Report<'a> {
 ///
 /// # Errors
 /// The data folder or a setting is unusable.
-pub fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
+pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;

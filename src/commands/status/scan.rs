@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Number of newest files per device that are opened.
-pub const NEWEST_FILES: usize = 3;
+pub(super) const NEWEST_FILES: usize = 3;
 
 /// Number of bytes read at each end of a file.
 const BLOCK: usize = 16 * 1024;
 
 /// The files of a device.
 #[derive(Debug, Default)]
-pub struct DeviceScan {
+pub(super) struct DeviceScan {
     /// Path relative to the data folder: company, campaign, device; shorter if there is no device.
     pub path: PathBuf,
     /// Why the folder could not be read.
@@ -41,7 +41,7 @@ pub struct DeviceScan {
 
 /// One of the newest files.
 #[derive(Debug)]
-pub struct NewestFile {
+pub(super) struct NewestFile {
     /// File name.
     pub name: OsString,
     /// Folder, relative to the device folder.
@@ -55,7 +55,7 @@ pub struct NewestFile {
 }
 
 /// Scans all devices below the data folder. Companies and campaigns without devices are listed too.
-pub fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
+pub(super) fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
     let data = match Dir::open(data) {
         Ok(data) => Arc::new(data),
         Err(error) => return vec![DeviceScan::unreadable(PathBuf::new(), &error)],

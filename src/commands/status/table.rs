@@ -23,7 +23,7 @@ const GREEN: &str = "\x1b[32m";
 const RESET: &str = "\x1b[0m";
 
 /// Formats one line per device, its problems below it, and a summary line.
-pub fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> String {
+pub(super) fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> String {
     let rows: Vec<[String; 8]> = devices.iter().map(|device| row(device, now)).collect();
     let mut widths = HEADER.map(|head| head.width());
     for row in &rows {

@@ -9,7 +9,7 @@ use influxdb2::RequestError;
 
 /// The results of the server checks: a confirmation, or the reason of the failure and the remedy.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Whether the server responds and is ready.
     pub health: Result<String, String>,
     /// Whether the token is accepted and the organisation exists.

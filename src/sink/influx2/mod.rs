@@ -15,7 +15,7 @@ mod health;
 mod redact;
 mod response;
 
-pub use health::Probe;
+pub(crate) use health::Probe;
 
 use self::client::Client;
 use super::{PendingWrite, ServerSettings, Stream, WriteError};
@@ -27,7 +27,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
 /// The connection to an InfluxDB server, shared by all devices of a run.
-pub struct Influx {
+pub(crate) struct Influx {
     /// `Some` until the value is dropped.
     runtime: Option<Runtime>,
     handle: Handle,
@@ -48,7 +48,7 @@ impl Influx {
     ///
     /// # Errors
     /// The network thread cannot be started, or TLS cannot be set up.
-    pub fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
+    pub(crate) fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
         // One thread suffices, because requests only wait. Parsing and compression run on the threads of the devices.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -65,7 +65,7 @@ impl Influx {
     }
 
     /// Sends a batch in the background.
-    pub fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
+    pub(crate) fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
         if let Some(outage) = self.client.retry(stream).outage() {
             return PendingWrite::Done(Err(outage));
         }
@@ -80,24 +80,24 @@ impl Influx {
     }
 
     /// Looks up a bucket in the background. It does not create the bucket, because the file may turn out to be invalid.
-    pub fn prefetch_bucket(&self, bucket: &Arc<str>) {
+    pub(crate) fn prefetch_bucket(&self, bucket: &Arc<str>) {
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle
             .spawn(async move { client.prefetch_bucket(&bucket).await });
     }
 
     /// The outage, once the server counts as unavailable.
-    pub fn outage(&self) -> Option<WriteError> {
+    pub(crate) fn outage(&self) -> Option<WriteError> {
         self.client.retry.outage()
     }
 
     /// The number of retries so far.
-    pub fn retries(&self) -> u64 {
+    pub(crate) fn retries(&self) -> u64 {
         self.client.retry.retries() + self.client.meta_retry.retries()
     }
 
     /// Checks server, organisation and token with one request each, without retries.
-    pub fn probe(&self, meta_bucket: &str) -> Probe {
+    pub(crate) fn probe(&self, meta_bucket: &str) -> Probe {
         self.handle.block_on(self.client.probe(meta_bucket))
     }
 }

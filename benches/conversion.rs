@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench conversion
 
+#![allow(missing_docs, reason = "`criterion_group!` makes a public function")]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use powerview::data_dir::Campaign;
 use powerview::logger_file::LoggerFile;
@@ -126,14 +128,14 @@ fn conversion(c: &mut Criterion) {
             b.iter(|| lines(black_box(&input), &prefixes, &mut buffer));
         });
         group.bench_function("whole, plain bodies", |b| {
-            b.iter(|| batches(black_box(&input), false))
+            b.iter(|| batches(black_box(&input), false));
         });
         group.bench_function("whole, gzip bodies", |b| {
-            b.iter(|| batches(black_box(&input), true))
+            b.iter(|| batches(black_box(&input), true));
         });
         group.throughput(Throughput::Bytes(out.len() as u64));
         group.bench_function("compression alone", |b| {
-            b.iter(|| compressed(black_box(&out)))
+            b.iter(|| compressed(black_box(&out)));
         });
         group.bench_function("baseline: copying the lines", |b| {
             let mut buffer = vec![0_u8; out.len()];

@@ -3,6 +3,7 @@
 use crate::config::env_vars::{self, DefaultValue, EnvVar};
 use crate::config::{DURATION_FORMS, parse_duration, parse_number};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,17 +30,21 @@ Exit status:
 
 /// The text after the options: examples, environment variables and exit statuses.
 fn after_help() -> String {
-    let variables: String = env_vars::ALL
-        .iter()
-        .map(|var| {
-            let default = match &var.default {
-                DefaultValue::Unset => String::new(),
-                DefaultValue::Required => " (required)".to_owned(),
-                default => format!(" (default: {default})"),
-            };
-            format!("  {:22}  {}{default}\n", var.name, var.description())
-        })
-        .collect();
+    let mut variables = String::new();
+    for var in env_vars::ALL {
+        let default = match &var.default {
+            DefaultValue::Unset => String::new(),
+            DefaultValue::Required => " (required)".to_owned(),
+            default => format!(" (default: {default})"),
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            variables,
+            "  {:22}  {}{default}",
+            var.name,
+            var.description()
+        );
+    }
     format!(
         "{EXAMPLES}\n\n\
          Environment (read from .env too; the environment takes precedence over .env, and options over both):\n\

@@ -19,6 +19,14 @@
 //!
 //! [`sanitize`] and [`shutdown`] are used by all layers. See docs/specification.md for the behaviour.
 #![deny(unsafe_code, unreachable_pub)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the numbers of the tests are small"
+    )
+)]
 
 #[allow(
     rustdoc::invalid_html_tags,

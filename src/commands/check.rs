@@ -1,5 +1,7 @@
 //! `powerview check`: checks the installation. See docs/specification.md, section 8.
 
+#![expect(clippy::unnecessary_wraps, reason = "all checks have the same type")]
+
 use crate::cli::Check;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
 use crate::exit_code::ExitCode;

@@ -102,6 +102,7 @@ macro_rules! env_vars {
     ($($name:ident, $kind:expr, $default:expr, $help:expr;)*) => {
         $(
             #[doc = $help]
+            #[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "`--help` prints this text")]
             pub static $name: EnvVar = EnvVar {
                 name: stringify!($name),
                 kind: $kind,

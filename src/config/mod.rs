@@ -65,10 +65,10 @@ impl Settings {
     /// The first setting that is missing or unusable.
     pub(crate) fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
         let data_folder = data_folder(args.data_folder.as_deref())?;
-        if let Some(empty) = args.tsv_file.iter().find(|f| f.as_os_str().is_empty()) {
-            return config_error(format!(
-                "--tsvFile {empty:?} is empty; name a file, or omit the option for a sweep"
-            ));
+        if args.tsv_file.iter().any(|file| file.as_os_str().is_empty()) {
+            return config_error(
+                "--tsvFile \"\" is empty; name a file, or omit the option for a sweep",
+            );
         }
         let destination = if args.dry_run {
             Destination::Discard

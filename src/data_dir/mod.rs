@@ -136,6 +136,7 @@ impl Dir {
 
     /// Opens a regular file for reading. Does not follow links and does not block on pipes.
     pub(crate) fn open_file(&self, name: &OsStr) -> Result<OpenFile, OpenError> {
+        use rustix::fs::FileType;
         use rustix::io::Errno;
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
@@ -147,7 +148,6 @@ impl Dir {
             Err(error) => return Err(OpenError::Io(error.into())),
         };
         let stat = fstat(&fd).map_err(|e| OpenError::Io(e.into()))?;
-        use rustix::fs::FileType;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(OpenFile {
                 inode: (stat.st_dev, stat.st_ino),

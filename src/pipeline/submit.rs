@@ -133,7 +133,7 @@ impl Device<'_> {
                 Incomplete::Young(reason) => reason,
                 Incomplete::Written(reason) => match &request.kind {
                     // The upload continues under its original name, for its own hook or the next sweep.
-                    RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, reason),
+                    RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, &reason),
                     RequestKind::Sweep | RequestKind::Named => reason,
                 },
             };
@@ -300,7 +300,7 @@ impl Device<'_> {
 
     /// Moves a file in `parsed/` or `error/` that is open for writing back to the device folder, under its original
     /// name `wanted`. Returns the message for the report.
-    fn restore_name(&self, from: &Dir, name: &OsStr, wanted: &OsStr, reason: String) -> String {
+    fn restore_name(&self, from: &Dir, name: &OsStr, wanted: &OsStr, reason: &str) -> String {
         match from.move_into(name, &self.folder, wanted, 0, |_| Ok(true)) {
             Ok(as_name) => {
                 if let Err(error) = from.remove_orphan_sidecar(name) {
@@ -376,6 +376,10 @@ fn looks_truncated(open: &OpenFile) -> io::Result<bool> {
 }
 
 /// Sets the seconds since the last measurement and since the upload.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 are below 2^53"
+)]
 fn set_delays(details: &mut FileDetails, open: &OpenFile) {
     let now = Utc::now().timestamp_millis() as f64 / 1e3;
     details.delay_s = details.last_measurement.map(|last| now - last as f64);

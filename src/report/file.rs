@@ -148,8 +148,8 @@ pub(crate) struct ChannelStats {
     scaled_sum: f64,
 }
 
-/// Scale factor of `scaled_sum`. As a power of two it does not change the precision.
-const SCALE: f64 = 1.0 / (1_u64 << 40) as f64;
+/// Scale factor of `scaled_sum`. As a power of two (2^-40) it does not change the precision.
+const SCALE: f64 = 1.0 / 1_099_511_627_776.0;
 
 impl ChannelStats {
     /// The statistics of a channel without values.

@@ -37,7 +37,7 @@ pub(crate) fn ping(url: &url::Url) {
             "heartbeat to {host} failed with status {status}; check TSV_HEARTBEAT_URL"
         ),
         Err(error) => {
-            tracing::warn!("heartbeat to {host} failed: {error:#}; check TSV_HEARTBEAT_URL")
+            tracing::warn!("heartbeat to {host} failed: {error:#}; check TSV_HEARTBEAT_URL");
         }
     }
 }

@@ -34,15 +34,14 @@ impl ReportFile {
             .mode(MODE)
             .custom_flags(OFlags::TMPFILE.bits().cast_signed())
             .open(dir);
-        let (file, temporary) = match unnamed {
-            Ok(file) => (file, None),
-            Err(_) => {
-                let (file, path) = tempfile::Builder::new()
-                    .permissions(Permissions::from_mode(MODE))
-                    .tempfile_in(dir)?
-                    .into_parts();
-                (file, Some(path))
-            }
+        let (file, temporary) = if let Ok(file) = unnamed {
+            (file, None)
+        } else {
+            let (file, path) = tempfile::Builder::new()
+                .permissions(Permissions::from_mode(MODE))
+                .tempfile_in(dir)?
+                .into_parts();
+            (file, Some(path))
         };
         Ok(Self {
             dir: dir.to_owned(),

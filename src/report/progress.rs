@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn the_elapsed_time_is_shown_while_the_total_is_unknown() {
         let (state, term) = shown(100);
-        state.bar.set_elapsed(Duration::from_secs(120));
+        state.bar.set_elapsed(Duration::from_mins(2));
         state.bar.set_message(state.message(state.bar.elapsed()));
         assert_eq!(term.contents(), "2 minutes, 0/0 files, 0 points/s, 0 B/0 B");
     }
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_narrow_terminal_cuts_off_the_end() {
         let (state, term) = shown(30);
-        state.bar.set_elapsed(Duration::from_secs(120));
+        state.bar.set_elapsed(Duration::from_mins(2));
         state.bar.set_message(state.message(state.bar.elapsed()));
         assert_eq!(term.contents(), "2 minutes, 0/0 files, 0 points");
     }

@@ -73,7 +73,7 @@ impl RunRecorder {
         match self.warnings.fetch_add(1, Ordering::Relaxed) {
             n if n < MAX_WARNINGS => tracing::warn!("{}: {message}", sanitize(path)),
             MAX_WARNINGS => {
-                tracing::warn!("more than {MAX_WARNINGS} warnings; see the report for the rest")
+                tracing::warn!("more than {MAX_WARNINGS} warnings; see the report for the rest");
             }
             _ => {}
         }

@@ -77,7 +77,9 @@ impl<'a> OrderedSender<'a> {
         }
         match self.sink.send(&self.bucket, batch, Stream::Measurements) {
             PendingWrite::Done(result) => self.record(file, result),
-            write => self.in_flight.push_back(InFlight { file, span, write }),
+            write @ PendingWrite::InFlight(_) => {
+                self.in_flight.push_back(InFlight { file, span, write });
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! A zone file lists changes and may end with a rule for all later years. Both become entries of the table, so that a
 //! lookup is one binary search.
 
-use chrono::{Datelike as _, Days, NaiveDate, NaiveDateTime, Weekday};
+use chrono::{Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Weekday};
 use tz::timezone::{AlternateTime, RuleDay, TransitionRule};
 
 /// Years for which changes are computed: one more on each side than a row can have.
@@ -112,7 +112,7 @@ fn listed_changes(rules: &tz::TimeZone) -> Vec<i64> {
     rules
         .transitions()
         .iter()
-        .map(|change| change.unix_leap_time())
+        .map(tz::timezone::Transition::unix_leap_time)
         .map(|at| at.saturating_sub(leap_seconds(at)))
         .collect()
 }
@@ -120,7 +120,7 @@ fn listed_changes(rules: &tz::TimeZone) -> Vec<i64> {
 /// The instants at which daylight saving time starts and ends in a year by a rule such as `CET-1CEST,M3.5.0,M10.5.0/3`.
 fn changes_of_year(rule: &AlternateTime, year: i32) -> [Option<i64>; 2] {
     let at = |day: &RuleDay, time: i32, offset: i32| {
-        let midnight = date(day, year)?.and_time(Default::default());
+        let midnight = date(*day, year)?.and_time(NaiveTime::default());
         Some(seconds(midnight) + i64::from(time) - i64::from(offset))
     };
     [
@@ -134,7 +134,7 @@ fn changes_of_year(rule: &AlternateTime, year: i32) -> [Option<i64>; 2] {
 }
 
 /// The date of a rule's day in a year.
-fn date(day: &RuleDay, year: i32) -> Option<NaiveDate> {
+fn date(day: RuleDay, year: i32) -> Option<NaiveDate> {
     match day {
         // 1 to 365; 29 February is never counted.
         RuleDay::Julian1WithoutLeap(day) => {
@@ -159,14 +159,13 @@ fn date(day: &RuleDay, year: i32) -> Option<NaiveDate> {
 
 /// Seconds east of UTC by the rules themselves; none if out of range.
 fn offset_at(rules: &tz::TimeZone, at: i64) -> Option<i32> {
-    let offset = match rules.find_local_time_type(at) {
-        Ok(kind) => kind.ut_offset(),
-        Err(_) => {
-            // Without a rule for later years, the last offset stays in force.
-            let rules = rules.as_ref();
-            let last = rules.transitions().last()?.local_time_type_index();
-            rules.local_time_types().get(last)?.ut_offset()
-        }
+    let offset = if let Ok(kind) = rules.find_local_time_type(at) {
+        kind.ut_offset()
+    } else {
+        // Without a rule for later years, the last offset stays in force.
+        let rules = rules.as_ref();
+        let last = rules.transitions().last()?.local_time_type_index();
+        rules.local_time_types().get(last)?.ut_offset()
     };
     (i64::from(offset).abs() < MAX_OFFSET).then_some(offset)
 }

@@ -30,7 +30,7 @@ pub(crate) fn built_in_changes(zone: Tz) -> (i32, Vec<(i64, i32)>) {
         if after != last {
             let (mut low, mut high) = (day, day + DAY);
             while high - low > 1 {
-                let middle = (low + high) / 2;
+                let middle = i64::midpoint(low, high);
                 if built_in_offset(zone, middle) == last {
                     low = middle;
                 } else {

@@ -305,7 +305,7 @@ fn an_option_takes_precedence_over_the_environment() {
     assert_eq!(site.lp_points("acme")[0].epoch, 1_753_999_200 - 7 * 3600);
 }
 
-/// `TZ` is a name, a file or rules, as in libc. The first row is at 1 August 2025 00:00, in Paris 1_753_999_200.
+/// `TZ` is a name, a file or rules, as in libc. The first row is at 1 August 2025 00:00, in Paris `1_753_999_200`.
 #[test]
 fn the_machines_zone_is_read_as_libc_reads_it() {
     for (tz, hours) in [

@@ -133,7 +133,7 @@ fn concurrent_sweeps_and_hooks_ingest_and_move_each_file_once() {
             .run_to(&double)
             .env("TSV_BATCH_LINES", "20")
             .env("TSV_RETRY_FOR", "20")
-            .timeout(Duration::from_secs(120));
+            .timeout(Duration::from_mins(2));
         if i % 7 != 0 && i % 7 != 3 {
             let (path, _) = &load.files[(i * 7) % (load.files.len() - 1)];
             call = call.named(path);
@@ -357,7 +357,12 @@ fn after_a_kill_during_an_outage_nothing_is_lost_or_left_over() {
         load.files.retain(|(_, text)| !text.contains("rubbish"));
         let site = Site::new();
         load.put(&site);
-        double.fault(|r| r.is_write(), 0, usize::MAX, Fault::status(503, "down"));
+        double.fault(
+            super::influx_double::Request::is_write,
+            0,
+            usize::MAX,
+            Fault::status(503, "down"),
+        );
         for round in 0..4 {
             let call = site
                 .run_to(&double)
@@ -424,7 +429,7 @@ fn concurrent_runs_with_an_unreliable_server_lose_nothing() {
                     ])
                     .env("TSV_BATCH_LINES", "20")
                     .env("TSV_RETRY_FOR", if i % 3 == 0 { "0" } else { "0.5" })
-                    .timeout(Duration::from_secs(120))
+                    .timeout(Duration::from_mins(2))
                     .start()
             })
             .collect();

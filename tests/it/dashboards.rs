@@ -163,10 +163,10 @@ fn the_dashboards_conform_to_the_types_of_grafana() {
     let wrong: [(&str, Spoil); 5] = [
         ("an unknown key", |d| d["panels"][0]["titel"] = json!("x")),
         ("a number for a text", |d| {
-            d["panels"][0]["title"] = json!(5)
+            d["panels"][0]["title"] = json!(5);
         }),
         ("an unknown time picker setting", |d| {
-            d["timepicker"]["refresh"] = json!(5)
+            d["timepicker"]["refresh"] = json!(5);
         }),
         ("a style of drawing that there is not", |d| {
             let i = d["panels"]
@@ -178,7 +178,7 @@ fn the_dashboards_conform_to_the_types_of_grafana() {
                 json!("stairs");
         }),
         ("an option of another kind of panel", |d| {
-            d["panels"][0]["options"]["xField"] = json!("x")
+            d["panels"][0]["options"]["xField"] = json!("x");
         }),
     ];
     for (what, spoil) in wrong {
@@ -595,7 +595,7 @@ impl Campaign {
                 let kwh = pairs.map(|p| {
                     (
                         p[1].0,
-                        (p[0].1 + p[1].1) / 2.0 * hours(p[1].0 - p[0].0) / 1000.0,
+                        f64::midpoint(p[0].1, p[1].1) * hours(p[1].0 - p[0].0) / 1000.0,
                     )
                 });
                 (channel.clone(), kwh.collect())
@@ -883,7 +883,9 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
             };
             let shown: Vec<_> = line.iter().filter_map(|p| p.1).collect();
             assert_eq!(shown.len(), 145, "{what}: an hour each, and the last point");
-            shown.iter().for_each(|v| near(*v, 1000.0, &what));
+            for value in &shown {
+                near(*value, 1000.0, &what);
+            }
             let latest = view.value(&server, panel(&master, "stat", "Dernière mesure"));
             assert_eq!(at(&latest.expect("a time")), from + Duration::days(days));
         }

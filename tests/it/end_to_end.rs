@@ -111,7 +111,7 @@ fn undisturbed(samples: &Path) -> (BTreeSet<PathBuf>, BTreeMap<String, Points>) 
             let line = line.expect("a valid line");
             let tag = |key: &str| {
                 line.tag_value(key)
-                    .map(|v| v.to_string())
+                    .map(std::string::ToString::to_string)
                     .unwrap_or_default()
             };
             let value = match line.field_value("value").expect("a value") {

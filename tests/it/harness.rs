@@ -191,7 +191,7 @@ impl Site {
         Call {
             site: self,
             command,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
         }
     }
 

@@ -51,7 +51,7 @@ impl Call {
     }
 }
 
-/// The folders of a server in a temporary folder: `base` (POWERVIEW_BASE), `sftpgo/data`, `sftpgo/logs`.
+/// The folders of a server in a temporary folder: `base` (`POWERVIEW_BASE`), `sftpgo/data`, `sftpgo/logs`.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -393,8 +393,9 @@ fn invalid_names_are_refused_and_none_of_them_runs() {
     for (at, name) in INVALID.iter().enumerate() {
         let canary_name = canary.to_string_lossy().replace('/', "%");
         let name = String::from_utf8(name.to_vec())
-            .map(|n| n.replace("CANARY", &canary_name).into_bytes())
-            .unwrap_or_else(|e| e.into_bytes());
+            .map_or_else(std::string::FromUtf8Error::into_bytes, |n| {
+                n.replace("CANARY", &canary_name).into_bytes()
+            });
         let name = OsStr::from_bytes(&name);
         for path in [
             place.data("acme").join(name),

@@ -137,7 +137,7 @@ impl Gate {
         self.changed.notify_all();
         let _unused = self
             .changed
-            .wait_timeout_while(state, Duration::from_secs(60), |s| !s.1)
+            .wait_timeout_while(state, Duration::from_mins(1), |s| !s.1)
             .unwrap();
     }
 }

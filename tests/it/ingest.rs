@@ -574,7 +574,7 @@ fn old_script_failed_25_buckets() {
     let created: Vec<String> = requests
         .iter()
         .filter(|r| r.path == "/api/v2/buckets" && r.method == "POST")
-        .map(|r| r.text())
+        .map(super::influx_double::Request::text)
         .collect();
     assert!(
         created.iter().all(|c| !c.contains("company24")),
@@ -701,7 +701,7 @@ fn batch_size_changes_nothing() {
         let most = double
             .data_writes()
             .iter()
-            .map(|w| w.nb_lines())
+            .map(super::influx_double::Request::nb_lines)
             .max()
             .expect("some");
         // A row of two values is not split.
@@ -1123,7 +1123,7 @@ fn the_meta_buckets_report_stays_below_64_kib() {
     assert_eq!(
         site.report()["files"][0]["channels"]
             .as_object()
-            .map(|c| c.len()),
+            .map(serde_json::Map::len),
         Some(columns),
         "complete on disk"
     );
@@ -1148,7 +1148,7 @@ fn the_meta_buckets_report_has_its_channels_up_to_64_kib() {
     assert!(report_of(fits)["channels"].is_object());
     assert!(report_of(too_large)["channels"].is_null());
     while too_large - fits > 1 {
-        let middle = (fits + too_large) / 2;
+        let middle = usize::midpoint(fits, too_large);
         if report_of(middle)["channels"].is_object() {
             fits = middle;
         } else {

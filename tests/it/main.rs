@@ -1,4 +1,26 @@
 //! Tests of the product from outside: the binary, the hook, the playbooks, the dashboards.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "the numbers of the tests are small"
+)]
+#![allow(
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::float_cmp,
+    reason = "the tests ask for exact names and values"
+)]
+#![allow(
+    clippy::assigning_clones,
+    clippy::items_after_statements,
+    clippy::naive_bytecount,
+    clippy::needless_pass_by_value,
+    clippy::struct_excessive_bools,
+    clippy::too_many_lines,
+    clippy::unused_self,
+    reason = "plain code is worth more than speed in a test, which reads from top to bottom"
+)]
 #![forbid(unsafe_code)]
 
 mod file_builder;

@@ -187,7 +187,7 @@ impl RealInflux {
         body: &str,
     ) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(3)))?;
         let kind = if content_type.is_empty() {
             String::new()
         } else {

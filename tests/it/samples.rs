@@ -92,14 +92,11 @@ fn check(site: &Site, samples: &[Sample]) {
         };
         assert_eq!(file["bucket"], sample.company.as_str(), "{name}");
         assert_eq!(file["campaign"], sample.campaign.as_str(), "{name}");
-        let whole = match &sample.read {
-            Err(_) => {
-                assert_eq!(file["status"], "error", "{name}");
-                tree.push(at("error"));
-                tree.push(at("error") + ".error.json");
-                continue;
-            }
-            Ok(whole) => whole,
+        let Ok(whole) = &sample.read else {
+            assert_eq!(file["status"], "error", "{name}");
+            tree.push(at("error"));
+            tree.push(at("error") + ".error.json");
+            continue;
         };
         tree.push(at("parsed"));
         total += whole.points.len();

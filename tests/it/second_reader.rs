@@ -28,7 +28,7 @@ pub struct Whole {
     pub truncated: bool,
     pub headed: bool,
     pub file_header_meta: Option<Value>,
-    /// Per channel_id.
+    /// Per `channel_id`.
     pub channels: BTreeMap<String, Channel>,
 }
 

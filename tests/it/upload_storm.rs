@@ -136,7 +136,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 // --- the clients -----------------------------------------------------------------------------------------------
 
-/// A small generator of random numbers (SplitMix64) that can be seeded.
+/// A small generator of random numbers (`SplitMix64`) that can be seeded.
 struct Random(u64);
 
 impl Random {
@@ -865,7 +865,10 @@ fn send_and_compare(hook: Hook, mode: &str) {
             };
             clients.push(threads.spawn(move || client.run()));
         }
-        let results: Vec<_> = clients.into_iter().map(|c| c.join()).collect();
+        let results: Vec<_> = clients
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
         sent_in = start.elapsed();
         over.store(true, Ordering::Relaxed);
         watch.join().expect("no panic");

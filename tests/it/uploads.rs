@@ -129,7 +129,7 @@ fn a_file_with_a_modification_time_in_the_future_is_ingested() {
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), good_file(1, 3));
     let file = File::options().append(true).open(&path).expect("opened");
-    file.set_modified(SystemTime::now() + Duration::from_secs(86_400))
+    file.set_modified(SystemTime::now() + Duration::from_hours(24))
         .expect("set");
     drop(file);
     site.lp_run().ok();

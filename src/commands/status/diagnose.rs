@@ -9,17 +9,17 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Maximum waiting time of a file. The hook or a sweep should have ingested it by then.
-const MAX_WAITING: Duration = Duration::from_secs(2 * 3600);
+const MAX_WAITING: Duration = Duration::from_hours(2);
 
 /// Maximum time by which the last measurement may be after the file's arrival. More means a wrong clock.
-const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(3600);
+const MAX_CLOCK_AHEAD: Duration = Duration::from_hours(1);
 
 /// Maximum time by which the last measurement may be before the file's arrival. More means a wrong clock.
-const MAX_CLOCK_BEHIND: Duration = Duration::from_secs(3 * 86_400);
+const MAX_CLOCK_BEHIND: Duration = Duration::from_hours(72);
 
 /// Derives the status of a device from its scan.
 pub(super) fn diagnose(
-    scan: DeviceScan,
+    scan: &DeviceScan,
     data: &Path,
     now: DateTime<Utc>,
     silent_after: Duration,
@@ -47,7 +47,7 @@ pub(super) fn diagnose(
             kind,
             message,
             remedy,
-        })
+        });
     };
 
     if let Some(error) = &scan.unreadable {
@@ -136,7 +136,7 @@ pub(super) fn diagnose(
         let remedy = "correct the logger's clock and time zone, or TSV_TIMEZONE".to_owned();
         match (last - arrival).to_std() {
             Ok(ahead) if ahead > MAX_CLOCK_AHEAD => {
-                problem(Kind::Clock, message(true, ahead), remedy)
+                problem(Kind::Clock, message(true, ahead), remedy);
             }
             Err(_) => {
                 let behind = (arrival - last).to_std().unwrap_or_default();
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    fn kinds(scan: DeviceScan) -> Vec<Kind> {
+    fn kinds(scan: &DeviceScan) -> Vec<Kind> {
         let status = diagnose(
             scan,
             Path::new("/data"),
@@ -211,33 +211,33 @@ mod tests {
 
     #[test]
     fn a_logger_that_uploads_every_day_is_healthy() {
-        assert_eq!(kinds(device(&[(3, 3, false), (27, 27, false)])), []);
+        assert_eq!(kinds(&device(&[(3, 3, false), (27, 27, false)])), []);
     }
 
     #[test]
     fn a_logger_is_silent_after_the_given_time() {
-        assert_eq!(kinds(device(&[(27, 27, false)])), [Kind::Silent]);
-        assert_eq!(kinds(device(&[(25, 25, false)])), []);
+        assert_eq!(kinds(&device(&[(27, 27, false)])), [Kind::Silent]);
+        assert_eq!(kinds(&device(&[(25, 25, false)])), []);
     }
 
     #[test]
     fn a_clock_that_is_ahead_or_behind_is_a_problem() {
-        assert_eq!(kinds(device(&[(1, -2, false)])), [Kind::Clock]);
-        assert_eq!(kinds(device(&[(1, 80, false)])), [Kind::Clock]);
-        assert_eq!(kinds(device(&[(1, 60, false)])), []);
+        assert_eq!(kinds(&device(&[(1, -2, false)])), [Kind::Clock]);
+        assert_eq!(kinds(&device(&[(1, 80, false)])), [Kind::Clock]);
+        assert_eq!(kinds(&device(&[(1, 60, false)])), []);
     }
 
     #[test]
     fn only_repeated_truncation_is_a_problem() {
         assert_eq!(
-            kinds(device(&[(1, 1, true), (2, 2, true), (3, 3, true)])),
+            kinds(&device(&[(1, 1, true), (2, 2, true), (3, 3, true)])),
             [Kind::Truncated]
         );
         assert_eq!(
-            kinds(device(&[(1, 1, true), (2, 2, false), (3, 3, true)])),
+            kinds(&device(&[(1, 1, true), (2, 2, false), (3, 3, true)])),
             []
         );
-        assert_eq!(kinds(device(&[(1, 1, true), (2, 2, true)])), []);
+        assert_eq!(kinds(&device(&[(1, 1, true), (2, 2, true)])), []);
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
         scan.waiting = 3;
         scan.oldest_waiting = Some((now() - Duration::from_secs(3 * HOUR)).into());
         let status = diagnose(
-            scan,
+            &scan,
             Path::new("/da'ta"),
             now(),
             Duration::from_secs(26 * HOUR),
@@ -267,7 +267,7 @@ mod tests {
             path: path.into(),
             ..DeviceScan::default()
         };
-        assert_eq!(kinds(at("acme/site")), [Kind::Empty]);
-        assert_eq!(kinds(at("acme/site/0200")), [Kind::Empty]);
+        assert_eq!(kinds(&at("acme/site")), [Kind::Empty]);
+        assert_eq!(kinds(&at("acme/site/0200")), [Kind::Empty]);
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let silent_after = args.silent_after;
     let mut devices: Vec<_> = scan::all(&folder, &zones)
         .into_iter()
-        .map(|device| diagnose::diagnose(device, &folder, now, silent_after))
+        .map(|device| diagnose::diagnose(&device, &folder, now, silent_after))
         .collect();
     devices.sort_by(by_severity);
     let healthy = devices.iter().all(|device| device.problems.is_empty());

@@ -25,7 +25,7 @@ const RESET: &str = "\x1b[0m";
 /// Formats one line per device, its problems below it, and a summary line.
 pub(super) fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> String {
     let rows: Vec<[String; 8]> = devices.iter().map(|device| row(device, now)).collect();
-    let mut widths = HEADER.map(|head| head.width());
+    let mut widths = HEADER.map(unicode_width::UnicodeWidthStr::width);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.width());
@@ -41,7 +41,7 @@ pub(super) fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool)
     let mut text = line(HEADER);
     for (device, row) in devices.iter().zip(&rows) {
         let line = line(row.each_ref().map(String::as_str));
-        match colour(device).filter(|_| colours) {
+        match colours.then(|| colour(device)) {
             Some(colour) => {
                 let _ = writeln!(text, "{colour}{}{RESET}", line.trim_end());
             }
@@ -104,11 +104,11 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
     ]
 }
 
-fn colour(device: &DeviceStatus) -> Option<&'static str> {
+fn colour(device: &DeviceStatus) -> &'static str {
     match device.problems.first().map(|problem| problem.kind) {
-        None => Some(GREEN),
-        Some(Kind::Unreadable | Kind::Silent | Kind::Errors) => Some(RED),
-        Some(_) => Some(YELLOW),
+        None => GREEN,
+        Some(Kind::Unreadable | Kind::Silent | Kind::Errors) => RED,
+        Some(_) => YELLOW,
     }
 }
 

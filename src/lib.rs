@@ -37,6 +37,7 @@ pub mod commands;
 pub mod config;
 pub mod data_dir;
 mod exit_code;
+mod http;
 pub mod logger_file;
 mod logging;
 mod pipeline;

@@ -1,6 +1,7 @@
 //! The heartbeat: a URL requested after each successful sweep, so that an external monitor can detect when sweeps stop
 //! or fail.
 
+use crate::http;
 use std::time::Duration;
 
 /// Timeout of the request.
@@ -13,12 +14,7 @@ pub(crate) fn ping(url: &url::Url) {
             .enable_all()
             .build()?;
         let status = runtime.block_on(async {
-            let client = reqwest::Client::builder()
-                .use_rustls_tls()
-                .tls_built_in_root_certs(url.scheme() == "https")
-                .no_proxy()
-                .timeout(TIMEOUT)
-                .build()?;
+            let client = http::client_builder(url).timeout(TIMEOUT).build()?;
             let response = client
                 .get(url.clone())
                 .send()

@@ -49,6 +49,7 @@ mod samples;
 mod skipping;
 mod status;
 mod time_zone;
+mod tls;
 mod untrusted_input;
 mod uploads;
 

@@ -2,6 +2,7 @@
 
 use super::redact::Token;
 use super::response::status_of;
+use crate::http;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
@@ -46,14 +47,10 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
         let client = |headers: HeaderMap| {
-            let http = reqwest::Client::builder()
-                .use_rustls_tls()
-                // Loading the root certificates takes longer than ingesting a day file, so plain HTTP does without.
-                .tls_built_in_root_certs(settings.url.scheme() == "https")
+            let http = http::client_builder(&settings.url)
                 .connect_timeout(settings.connect_timeout)
                 .timeout(settings.request_timeout)
-                // Data and token go only to the configured server: no proxy from the environment, no redirects.
-                .no_proxy()
+                // Data and token go only to the configured server.
                 .redirect(reqwest::redirect::Policy::none())
                 .tcp_nodelay(true)
                 .user_agent(concat!("powerview/", env!("CARGO_PKG_VERSION")))

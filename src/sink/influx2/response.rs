@@ -67,7 +67,7 @@ impl Client {
 
     /// The innermost cause of a request without a response.
     pub(super) fn reason(&self, error: &RequestError) -> String {
-        let mut reason: &dyn std::error::Error = match error {
+        let mut reason: &(dyn std::error::Error + 'static) = match error {
             RequestError::ReqwestProcessing { source } if source.is_timeout() => {
                 return if source.is_connect() {
                     "no connection within the timeout".to_owned()
@@ -81,7 +81,24 @@ impl Client {
         while let Some(inner) = reason.source() {
             reason = inner;
         }
-        self.redact(&reason.to_string())
+        let mut message = self.redact(&reason.to_string());
+        if is_invalid_certificate(reason) {
+            message.push_str(
+                "; the certificate must name this host and come from an authority among the system's root certificates or in SSL_CERT_FILE",
+            );
+        }
+        message
+    }
+}
+
+/// Whether the cause is a server certificate that does not verify. The TLS libraries wrap it in I/O errors.
+fn is_invalid_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => error.get_ref().is_some_and(|e| is_invalid_certificate(e)),
+        None => matches!(
+            cause.downcast_ref(),
+            Some(rustls::Error::InvalidCertificate(_))
+        ),
     }
 }
 

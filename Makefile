@@ -8,12 +8,13 @@ binary = target/release/powerview
 bindir = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: help build test lint fmt bench demo ci install clean
+.PHONY: help build test lint deny fmt bench demo ci install clean
 
 help:
 	@echo "build    release build, $(binary)"
 	@echo "test     all tests"
 	@echo "lint     formatter and clippy, as CI runs them"
+	@echo "deny     advisories, licences, versions and sources of the dependencies; needs cargo-deny"
 	@echo "fmt      format the code"
 	@echo "bench    benchmarks"
 	@echo "demo     ingest a small tree into files of line protocol, without a server"
@@ -30,6 +31,9 @@ test:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+deny:
+	$(CARGO) deny --locked check
 
 fmt:
 	$(CARGO) fmt --all

@@ -1,7 +1,7 @@
 //! The heartbeat: a URL requested after each successful sweep, so that an external monitor can detect when sweeps stop
 //! or fail.
 
-use crate::http;
+use crate::http::HttpSettings;
 use std::time::Duration;
 
 /// Timeout of the request.
@@ -14,7 +14,10 @@ pub(crate) fn ping(url: &url::Url) {
             .enable_all()
             .build()?;
         let status = runtime.block_on(async {
-            let client = http::client_builder(url).timeout(TIMEOUT).build()?;
+            let client = HttpSettings::new(url)?
+                .client_builder()
+                .timeout(TIMEOUT)
+                .build()?;
             let response = client
                 .get(url.clone())
                 .send()

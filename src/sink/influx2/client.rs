@@ -2,7 +2,7 @@
 
 use super::redact::Token;
 use super::response::status_of;
-use crate::http;
+use crate::http::HttpSettings;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
@@ -46,8 +46,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
+        let http_settings = HttpSettings::new(&settings.url).context("cannot set up TLS")?;
         let client = |headers: HeaderMap| {
-            let http = http::client_builder(&settings.url)
+            let http = http_settings
+                .client_builder()
                 .connect_timeout(settings.connect_timeout)
                 .timeout(settings.request_timeout)
                 // Data and token go only to the configured server.

@@ -12,7 +12,7 @@ datadir = $(DESTDIR)$(PREFIX)/share
 
 help:
 	@echo "build    release build, $(binary)"
-	@echo "test     all tests"
+	@echo "test     all tests, except slow ones"
 	@echo "lint     formatter and clippy, as CI runs them"
 	@echo "deny     advisories, licences, versions and sources of the dependencies; needs cargo-deny"
 	@echo "fmt      format the code"

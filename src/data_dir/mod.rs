@@ -16,7 +16,9 @@ mod sidecar;
 mod walk;
 
 pub use device_path::Campaign;
-pub(crate) use device_path::{Company, DevicePath, ERROR, PARSED, is_processed_dir};
+pub(crate) use device_path::{
+    Company, DevicePath, DevicePathError, ERROR, PARSED, is_processed_dir,
+};
 pub(crate) use devices::{DeviceItem, devices};
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use listing::{Entry, EntryKind};

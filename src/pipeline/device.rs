@@ -195,6 +195,7 @@ impl<'a> Device<'a> {
                 Item::Unlisted(sub, error) => self.record(self.unlisted(&sub, &error)),
                 Item::Retry(_) | Item::Sidecar(_) => {}
             }
+            self.context.meta.send_full_blocks();
         }
     }
 

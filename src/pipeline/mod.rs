@@ -36,6 +36,13 @@ struct RunContext<'a> {
 }
 
 impl RunContext<'_> {
+    /// Records a file and sends the blocks of meta points that are full, so that they do not accumulate. This may wait
+    /// for the server.
+    fn record_and_send(&self, record: FileRecord) {
+        self.record(record);
+        self.meta.send_full_blocks();
+    }
+
     /// Records a file. Its meta point is sent later, by [`MetaSender::send_full_blocks`].
     fn record(&self, record: FileRecord) {
         let report = FileReport::from(record);

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 pub(super) fn ingest_named(context: &RunContext<'_>, given: &Path) {
     let fail = |message: String| {
         let outcome = Outcome::Rejected(message);
-        context.record(FileRecord::unread(given.to_owned(), None, outcome));
+        context.record_and_send(FileRecord::unread(given.to_owned(), None, outcome));
     };
     let settings = context.settings;
     let (folder, name) =

@@ -4,7 +4,7 @@ use super::RunContext;
 use super::device::{Device, unlisted_folder};
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::pending_files::{Item, PendingFiles, count};
-use crate::data_dir::{DeviceItem, DevicePath, devices, is_no_folder};
+use crate::data_dir::{DeviceItem, DevicePath, DevicePathError, devices, is_no_folder};
 use crate::sanitize::sanitize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -57,7 +57,7 @@ fn send_devices(context: &RunContext<'_>, workers: &mpsc::SyncSender<PathBuf>) {
             }
             DeviceItem::Unlisted(path, error) => {
                 let path = context.settings.data_folder.join(path);
-                context.record(unlisted_folder(path, None, &error));
+                context.record_and_send(unlisted_folder(path, None, &error));
             }
             DeviceItem::Empty(_) => {}
         }
@@ -71,49 +71,120 @@ fn record_misplaced(context: &RunContext<'_>, file: &Path) {
     {
         let path = context.settings.data_folder.join(file);
         let outcome = Outcome::Rejected(error.to_string());
-        context.record(FileRecord::unread(path, None, outcome));
+        context.record_and_send(FileRecord::unread(path, None, outcome));
     }
 }
 
 fn sweep_device(context: &RunContext<'_>, relative: &Path) {
-    let path = context.settings.data_folder.join(relative);
-    let invalid_name = match DevicePath::of_folder(relative, &context.settings.meta_bucket) {
-        Err(error) => error,
-        Ok(location) => {
-            return match Device::open(context, location, relative) {
-                Ok(device) => device.sweep(),
-                Err(error) if is_no_folder(&error) => {
-                    tracing::info!("{}: skipped: {error}", sanitize(relative));
-                }
-                Err(error) => {
-                    let outcome = Outcome::Retryable(format!(
-                        "cannot open the folder: {error}; check its permissions"
-                    ));
-                    context.record(FileRecord::unread(path, None, outcome));
-                }
-            };
-        }
+    let location = match DevicePath::of_folder(relative, &context.settings.meta_bucket) {
+        Ok(location) => location,
+        Err(error) => return reject_files(context, relative, &error),
     };
+    match Device::open(context, location, relative) {
+        Ok(device) => device.sweep(),
+        Err(error) if is_no_folder(&error) => {
+            tracing::info!("{}: skipped: {error}", sanitize(relative));
+        }
+        Err(error) => {
+            let path = context.settings.data_folder.join(relative);
+            let outcome = Outcome::Retryable(format!(
+                "cannot open the folder: {error}; check its permissions"
+            ));
+            context.record_and_send(FileRecord::unread(path, None, outcome));
+        }
+    }
+}
+
+/// Records `error` for each pending file of a device folder whose path is not valid. The files stay in place.
+fn reject_files(context: &RunContext<'_>, relative: &Path, error: &DevicePathError) {
+    let path = context.settings.data_folder.join(relative);
     let folder = match context.data.open_below(relative) {
         Ok(folder) => Arc::new(folder),
         Err(error) if is_no_folder(&error) => return,
-        Err(error) => return context.record(unlisted_folder(path, None, &error)),
+        Err(error) => return context.record_and_send(unlisted_folder(path, None, &error)),
     };
     for item in PendingFiles::new(&folder, false) {
         match item {
             Item::File(sub, name) => {
-                let outcome = Outcome::Rejected(invalid_name.to_string());
+                let outcome = Outcome::Rejected(error.to_string());
                 let path = path.join(sub).join(name);
-                context.record(FileRecord::unread(path, None, outcome));
+                context.record_and_send(FileRecord::unread(path, None, outcome));
             }
             Item::Unlisted(sub, error) => {
-                context.record(unlisted_folder(path.join(sub), None, &error));
+                context.record_and_send(unlisted_folder(path.join(sub), None, &error));
             }
             Item::Retry(_) | Item::Sidecar(_) => {}
         }
-        context.meta.send_full_blocks();
         if context.stop.is_requested() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::config::{Environment, Settings};
+    use crate::data_dir::Dir;
+    use crate::report::{Progress, ReportTarget, RunHead, RunRecorder};
+    use crate::shutdown::Shutdown;
+    use crate::sink::{MetaSender, Sink};
+    use clap::Parser as _;
+
+    /// More files than one block of meta points holds.
+    const FILES: u32 = 1_000;
+
+    /// Sweeps a data folder with many files in `folder`, and returns the number of meta points that were sent before
+    /// the end of the run.
+    fn points_sent_during_sweep(folder: &str, is_locked: bool) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, out) = (dir.path().join("data"), dir.path().join("out"));
+        std::fs::create_dir_all(data.join(folder)).unwrap();
+        for number in 0..FILES {
+            std::fs::write(data.join(folder).join(format!("{number}.tsv")), "").unwrap();
+        }
+        let args = [
+            Path::new("powerview"),
+            Path::new("--dataFolder"),
+            &data,
+            Path::new("--line-protocol-dir"),
+            &out,
+        ];
+        let env = Environment::of([("TSV_TIMEZONE", "UTC"), ("TSV_LOCK_WAIT_S", "0")]);
+        let settings = Settings::resolve(&Cli::parse_from(args).ingest, &env).unwrap();
+        let stop = Shutdown::default();
+        let data = Arc::new(Dir::open(&settings.data_folder).unwrap());
+        let _lock = is_locked.then(|| {
+            let folder = data.open_below(Path::new(folder)).unwrap();
+            folder.lock(settings.lock_wait, &stop).unwrap()
+        });
+        let sink = Sink::open(&settings.destination, &stop).unwrap();
+        let head = RunHead::now(&settings.data_folder, false);
+        let target = ReportTarget::Dir(dir.path().join("reports"));
+        sweep(&RunContext {
+            settings: &settings,
+            head: &head,
+            sink: &sink,
+            meta: &MetaSender::new(&sink, &settings.meta_bucket),
+            stop: &stop,
+            data: &data,
+            recorder: &RunRecorder::open(target, &head),
+            progress: &Progress::none(),
+        });
+        let sent = std::fs::read_to_string(out.join("powerview_meta.lp")).unwrap_or_default();
+        sent.lines().count()
+    }
+
+    #[test]
+    fn points_about_files_that_are_not_ingested_do_not_accumulate() {
+        for (folder, is_locked) in [
+            ("company/campaign", false),
+            ("company/#campaign/device", false),
+            ("company/campaign/device", true),
+        ] {
+            let sent = points_sent_during_sweep(folder, is_locked);
+            assert!(sent > FILES as usize / 2, "{folder}: {sent}");
         }
     }
 }

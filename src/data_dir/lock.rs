@@ -65,7 +65,7 @@ impl Dir {
                     self.holder()
                 );
             }
-            std::thread::sleep(POLL_INTERVAL.min(wait.checked_sub(waited).unwrap()));
+            std::thread::sleep(POLL_INTERVAL.min(wait.saturating_sub(waited)));
         }
     }
 

@@ -3,34 +3,36 @@
 use super::RunContext;
 use super::device::Device;
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::DevicePath;
 use crate::data_dir::pending_files::may_be_named;
+use crate::data_dir::{DevicePath, is_no_folder};
 use crate::sanitize::sanitize;
 use std::path::{Component, Path, PathBuf};
 
 /// Ingests a file that is named on the command line.
 pub(super) fn ingest_named(context: &RunContext<'_>, given: &Path) {
-    let fail = |message: String| {
-        let outcome = Outcome::Rejected(message);
+    let record = |outcome: Outcome| {
         context.record_and_send(FileRecord::unread(given.to_owned(), None, outcome));
     };
     let settings = context.settings;
     let (folder, name) =
         match folder_and_name(&settings.data_folder, &settings.data_folder_given, given) {
             Ok(split) => split,
-            Err(message) => return fail(message),
+            Err(message) => return record(Outcome::Rejected(message)),
         };
     let location = match DevicePath::of_folder(&folder, &context.settings.meta_bucket) {
         Ok(location) => location,
-        Err(error) => return fail(error.to_string()),
+        Err(error) => return record(Outcome::Rejected(error.to_string())),
     };
     let device: PathBuf = folder.iter().take(3).collect();
     let sub: PathBuf = folder.iter().skip(3).collect();
     match Device::open(context, location, &device) {
         Ok(device) => device.ingest_named(&sub, &name),
-        Err(error) => fail(format!(
+        Err(error) if is_no_folder(&error) => record(Outcome::Rejected(format!(
             "cannot open the device folder: {error}; check the path"
-        )),
+        ))),
+        Err(error) => record(Outcome::Retryable(format!(
+            "cannot open the device folder: {error}; check its permissions"
+        ))),
     }
 }
 

@@ -619,6 +619,28 @@ fn an_unreadable_folder_below_a_device_is_an_error() {
 }
 
 #[test]
+fn a_named_file_in_an_unreadable_device_folder_can_be_retried() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new();
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    let Some(call) = site.lp_run().arg("--tsvFile").arg(&path).unprivileged() else {
+        return;
+    };
+    let closed = site.path(DEVICE.0);
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("closed");
+    let run = call.run();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o755)).expect("opened");
+    let run = run.expect(1);
+    assert!(
+        run.stderr.contains("check its permissions"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(site.report()["files"][0]["retryable"], true);
+    assert!(site.exists(DEVICE.file("a.tsv")));
+}
+
+#[test]
 fn an_unreadable_error_folder_is_an_error_of_retry_errors() {
     let site = Site::new();
     site.put_old(DEVICE.error("a.tsv"), good_file(1, 1));

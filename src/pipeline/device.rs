@@ -155,13 +155,13 @@ impl<'a> Device<'a> {
                 .into_iter()
                 .map(|submitted| self.decide_outcome(submitted, sender))
                 .collect();
-            let (retakes, processed): (Vec<_>, _) = written
+            let (changed, processed): (Vec<_>, _) = written
                 .into_iter()
-                .partition(|processed| processed.retake.is_some() && attempt < MAX_ATTEMPTS);
+                .partition(|processed| processed.resubmit.is_some() && attempt < MAX_ATTEMPTS);
             moved.extend(self.move_and_record(processed));
-            group = retakes
+            group = changed
                 .into_iter()
-                .filter_map(|processed| processed.retake)
+                .filter_map(|processed| processed.resubmit)
                 .filter_map(|(sub, name)| self.submit(&sub, &name, request, sender))
                 .collect();
             if group.is_empty() {

@@ -19,7 +19,7 @@ pub(super) struct Processed {
     /// The file itself, or `None` if it was not opened or must not be moved.
     pub claimed: Option<ClaimedFile>,
     /// Folder and name of a file to process again at once, because its mode or times changed but its content did not.
-    pub retake: Option<(PathBuf, OsString)>,
+    pub resubmit: Option<(PathBuf, OsString)>,
 }
 
 /// How a file changed since it was opened.
@@ -60,7 +60,7 @@ impl Processed {
         Self {
             record,
             claimed: None,
-            retake: None,
+            resubmit: None,
         }
     }
 }

@@ -151,7 +151,7 @@ impl Device<'_> {
                     from,
                     name: name.to_owned(),
                 }),
-                retake: None,
+                resubmit: None,
             }));
         }
         let file_id = sender.begin();
@@ -212,9 +212,9 @@ impl Device<'_> {
         let change = claimed.change();
         if change != Change::None {
             record.outcome = Outcome::of(Err(IngestError::Changed));
-            let retake = (change == Change::Metadata).then_some((sub, claimed.name));
+            let resubmit = (change == Change::Metadata).then_some((sub, claimed.name));
             return Processed {
-                retake,
+                resubmit,
                 ..Processed::left_in_place(record)
             };
         }
@@ -224,7 +224,7 @@ impl Device<'_> {
         Processed {
             record,
             claimed: Some(claimed),
-            retake: None,
+            resubmit: None,
         }
     }
 

@@ -1,10 +1,10 @@
 //! Sends the meta points of a run in blocks. See docs/specification.md, section 7.
 
 use crate::points::Batch;
-use crate::sink::{PendingWrite, Sink, Stream};
+use crate::sink::{PendingWrite, Sink, Stream, locked};
 use chrono::Utc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Size in bytes at which a block of meta points is sent. The rest is sent at the end of the run.
 const BLOCK: usize = 256 * 1024;
@@ -111,11 +111,6 @@ impl Lines {
             self.ready.push(Batch::plain(block, count));
         }
     }
-}
-
-/// Locks a mutex. A poisoned one is used all the same, because its data stays consistent.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(crate) use meta_sender::MetaSender;
 use crate::points::Batch;
 use crate::shutdown::Shutdown;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -177,4 +177,9 @@ impl Sink {
     pub(crate) fn is_discard(&self) -> bool {
         matches!(self, Self::Discard)
     }
+}
+
+/// Locks a mutex. A poisoned one is used all the same, because its data stays consistent.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! Retries of requests, and the decision that a server is unavailable. See docs/specification.md, section 6.
 
-use super::WriteError;
+use super::{WriteError, locked};
 use crate::shutdown::Shutdown;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::sync::Mutex;
@@ -174,13 +174,6 @@ impl RetryPolicy {
         }
         WriteError::Outage(outage.get_or_insert_with(|| reason.to_owned()).clone())
     }
-}
-
-/// Locks a mutex. No holder can panic, so a poisoned mutex is used as it is.
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use super::client::Client;
 use super::response::status_of;
 use crate::sanitize::sanitize;
-use crate::sink::WriteError;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
+use crate::sink::{WriteError, locked};
 use influxdb2::RequestError;
 use influxdb2::api::buckets::ListBucketsRequest;
 use influxdb2::api::organization::ListOrganizationRequest;
 use influxdb2::models::PostBucketRequest;
-use std::collections::HashSet;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -26,7 +25,7 @@ impl Client {
         let look_up = || async {
             let found = self.find(bucket).await.map_err(|_| ())?;
             if found.is_none() {
-                self.missing().insert(Arc::clone(bucket));
+                locked(&self.missing).insert(Arc::clone(bucket));
             }
             found.ok_or(())
         };
@@ -34,12 +33,8 @@ impl Client {
         let _ = tokio::time::timeout(PREFETCH_TIMEOUT, cell.get_or_try_init(look_up)).await;
     }
 
-    fn missing(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn cell(&self, bucket: &Arc<str>) -> Arc<OnceCell<String>> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = locked(&self.buckets);
         Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
     }
 
@@ -72,16 +67,13 @@ impl Client {
     }
 
     pub(super) fn forget(&self, bucket: &str) {
-        self.buckets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(bucket);
+        locked(&self.buckets).remove(bucket);
     }
 
     pub(super) async fn find_or_create(&self, name: &str) -> Result<String, ApiError> {
         // A bucket that the prefetch did not find is created without a second lookup. If it exists by now, that is a
         // conflict.
-        let is_missing = self.missing().remove(name);
+        let is_missing = locked(&self.missing).remove(name);
         if !is_missing && let Some(found) = self.find(name).await? {
             return Ok(found);
         }

@@ -17,7 +17,7 @@
 //! - [`report`] collects the outcomes: JSON report, meta points and totals, from which the exit code ([`exit_code`])
 //!   follows.
 //!
-//! [`sanitize`] and [`shutdown`] are used by all layers. See docs/specification.md for the behaviour.
+//! [`http`], [`sanitize`] and [`shutdown`] are used by several layers. See docs/specification.md for the behaviour.
 #![deny(unsafe_code, unreachable_pub)]
 #![cfg_attr(
     test,

@@ -15,11 +15,11 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The result of a check: a confirmation, or the reason of the failure and the remedy. `None` if it has nothing to say,
-/// because another check reports the problem.
+/// The result of a check: a confirmation, or the reason of the failure and the remedy. `None` if the check does not
+/// apply, because another one reports the problem.
 type CheckResult = Option<Result<String, String>>;
 
-/// A check: one function.
+/// The function of a check.
 type CheckFn = fn(&Installation<'_>) -> CheckResult;
 
 /// The names and functions of the checks, in the order of the output.
@@ -127,7 +127,7 @@ fn check_time_zone(installation: &Installation<'_>) -> CheckResult {
     Some(found.map_err(|error| error.to_string()))
 }
 
-/// The settings of the server. Says that the configuration is valid if all of it is.
+/// Checks the settings of the server. Confirms the configuration only if the other settings are valid too.
 fn check_server_settings(installation: &Installation<'_>) -> CheckResult {
     match &installation.server {
         Err(error) => Some(Err(error.to_string())),

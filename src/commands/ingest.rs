@@ -23,22 +23,18 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     raise_file_limit();
     let summary = pipeline::run(&settings, &shutdown, &progress)?;
     print_summary(&summary, args.common.quiet, shutdown.is_requested());
-    let succeeded = summary.totals.counts.nb_files_failed == 0 && !shutdown.is_requested();
-    if let Some(url) = settings
-        .heartbeat
-        .as_ref()
-        .filter(|_| succeeded && settings.files.is_empty() && !settings.dry_run)
-    {
+    let failed = summary.totals.counts.nb_files_failed > 0
+        || shutdown.is_requested()
+        // The report is the only result of a dry run, so losing it is a failure.
+        || (settings.dry_run && summary.report_lost);
+    if failed {
+        return Ok(ExitCode::GeneralError);
+    }
+    let is_sweep = settings.files.is_empty() && !settings.dry_run;
+    if let Some(url) = settings.heartbeat.as_ref().filter(|_| is_sweep) {
         report::ping(url);
     }
-    // The report is the only result of a dry run, so losing it is a failure.
-    let failed =
-        summary.totals.counts.nb_files_failed > 0 || (settings.dry_run && summary.report_lost);
-    Ok(if failed || shutdown.is_requested() {
-        ExitCode::GeneralError
-    } else {
-        ExitCode::Success
-    })
+    Ok(ExitCode::Success)
 }
 
 /// Raises the limit of open files to the maximum that the system allows, because each device keeps several files open.
@@ -59,12 +55,12 @@ fn raise_file_limit() {
 fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
     let mut last = "";
     for (file, reason) in &summary.failures {
-        let shown = if reason == last {
+        let text = if reason == last {
             "same reason as above"
         } else {
             reason
         };
-        eprint_line(&format!("failed: {file}: {shown}"));
+        eprint_line(&format!("failed: {file}: {text}"));
         last = reason;
     }
     let counts = summary.totals.counts;

@@ -162,13 +162,13 @@ mod tests {
 
     #[test]
     fn the_summary_uses_singulars() {
-        let (well, silent) = (device("1", None), device("2", Some(Kind::Silent)));
+        let (healthy, silent) = (device("1", None), device("2", Some(Kind::Silent)));
         for (devices, expected) in [
             (vec![], "no device yet"),
-            (vec![&well], "1 device is healthy"),
-            (vec![&well, &well], "all 2 devices are healthy"),
+            (vec![&healthy], "1 device is healthy"),
+            (vec![&healthy, &healthy], "all 2 devices are healthy"),
             (vec![&silent], "1 of 1 device needs attention"),
-            (vec![&silent, &well], "1 of 2 devices needs attention"),
+            (vec![&silent, &healthy], "1 of 2 devices needs attention"),
             (vec![&silent, &silent], "2 of 2 devices need attention"),
         ] {
             let devices: Vec<_> = devices.into_iter().cloned().collect();

@@ -233,14 +233,14 @@ fn systemd_accepts_every_unit() {
     ];
     // The programs of the units are not installed on this machine. Everything else is checked unchanged.
     let dir = tempfile::tempdir().expect("a folder");
-    let tell = format!("{}/deploy/tell-failure", env!("CARGO_MANIFEST_DIR"));
+    let program = format!("{}/deploy/report-failure", env!("CARGO_MANIFEST_DIR"));
     for unit in units {
         let here = read(&format!("deploy/{unit}"))
             .replace(
                 "/srv/powerview/bin/powerview",
                 env!("CARGO_BIN_EXE_powerview"),
             )
-            .replace("/srv/powerview/deploy/tell-failure", &tell);
+            .replace("/srv/powerview/deploy/report-failure", &program);
         fs::write(dir.path().join(unit), here).expect("a file");
     }
     let output = Command::new("systemd-analyze")
@@ -290,8 +290,8 @@ fn systemd_accepts_every_unit() {
     }
 }
 
-/// Runs `deploy/tell-failure` with doubles of the programs that it calls. Returns what was logged and mailed.
-fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String, String) {
+/// Runs `deploy/report-failure` with doubles of the programs that it calls. Returns what was logged and mailed.
+fn report_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String, String) {
     use std::os::unix::fs::PermissionsExt as _;
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).expect("a folder");
@@ -307,7 +307,7 @@ fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String,
     fs::write(dir.join(".env"), env_file).expect("a file");
     for _ in 0..times {
         let output = Command::new(format!(
-            "{}/deploy/tell-failure",
+            "{}/deploy/report-failure",
             env!("CARGO_MANIFEST_DIR")
         ))
         .arg("powerview-sweep.service")
@@ -317,7 +317,7 @@ fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String,
         .env("OUT", dir)
         .env("STATE_DIRECTORY", dir)
         .output()
-        .expect("tell-failure starts");
+        .expect("report-failure starts");
         assert!(output.status.success(), "{}", text(&output));
     }
     let printed = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
@@ -327,7 +327,7 @@ fn tell_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String,
 #[test]
 fn a_failed_unit_is_logged_each_time_and_mailed_once_if_env_has_an_address() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (log, mail) = tell_failure(
+    let (log, mail) = report_failure(
         dir.path(),
         "POWERVIEW_ALERT_EMAIL='a@example.org;b@example.org'\n",
         2,
@@ -354,7 +354,7 @@ fn without_an_address_a_failed_unit_is_only_logged_and_env_is_not_run() {
         "# POWERVIEW_ALERT_EMAIL=x@example.org\nOTHER=$(touch {})\n",
         canary.display()
     );
-    let (log, mail) = tell_failure(dir.path(), &env, 1);
+    let (log, mail) = report_failure(dir.path(), &env, 1);
     assert!(log.contains("powerview-sweep.service failed"), "{log}");
     assert_eq!(mail, "");
     assert!(!canary.exists());

@@ -812,7 +812,7 @@ fn shellcheck_passes() {
             ".ci/setup-deploy",
             ".ci/setup-dashboards",
         ])
-        .args(["deploy/tell-failure", "fixtures/demo/run"])
+        .args(["deploy/report-failure", "fixtures/demo/run"])
         .output()
         .expect("shellcheck starts");
     assert!(

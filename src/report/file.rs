@@ -6,8 +6,7 @@ use crate::logger_file::Channel;
 use serde::Serialize;
 
 /// The final status of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     /// All points are written.
     Success,
@@ -25,6 +24,12 @@ impl Status {
             Self::Error => "error",
             Self::Skipped => "skipped",
         }
+    }
+}
+
+impl Serialize for Status {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

@@ -123,7 +123,7 @@ fn compose_is_valid_with_the_sample_and_listens_on_this_machine_only() {
 }
 
 #[test]
-fn compose_starts_nothing_without_a_secret() {
+fn compose_does_not_start_without_a_secret() {
     for missing in SECRETS {
         let Some(mut command) = docker_compose() else {
             return;

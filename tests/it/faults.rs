@@ -695,7 +695,7 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn a_failed_write_of_meta_points_changes_no_outcome() {
+fn a_failed_write_of_meta_points_does_not_change_the_outcome() {
     for fault in [
         Fault::status(400, "no"),
         Fault::status(503, "down"),
@@ -815,7 +815,7 @@ fn a_partial_write_ends_the_outage() {
 }
 
 #[test]
-fn retry_errors_takes_retryable_files_only() {
+fn retry_errors_ingests_retryable_files_only() {
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::status(503, "down"));
     let site = Site::new();

@@ -526,7 +526,7 @@ fn a_campaign_that_looks_like_a_comment_is_refused() {
 }
 
 #[test]
-fn a_campaign_that_ends_in_a_backslash_escapes_no_separator() {
+fn a_campaign_that_ends_in_a_backslash_does_not_escape_a_separator() {
     let site = Site::new();
     site.put_old("acme/site\\/02001171/a.tsv", good_file(1, 1));
     site.put_old("acme/si\\te/02001171/a.tsv", good_file(1, 1));

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_time_that_never_was_takes_the_offset_before() {
+    fn a_skipped_wall_time_uses_the_offset_before_the_change() {
         assert_eq!(
             instants_of(chrono_tz::Europe::Paris, wall("2025-03-30T02:30:00")),
             [utc("2025-03-30T01:30:00Z")]

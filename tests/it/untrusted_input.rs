@@ -227,7 +227,7 @@ fn a_header_block_that_never_ends_is_a_clear_error_with_little_memory() {
 }
 
 #[test]
-fn a_company_name_too_long_for_a_line_protocol_file_stops_no_sweep() {
+fn a_company_name_too_long_for_a_line_protocol_file_does_not_stop_a_sweep() {
     let long = "c".repeat(254);
     let site = Site::new();
     site.put_old(format!("{long}/site/02001171/a.tsv"), good_file(1, 1));
@@ -364,7 +364,7 @@ fn a_named_file_may_have_any_name() {
 }
 
 #[test]
-fn folders_of_invalid_utf_8_are_refused_and_stop_no_sweep() {
+fn folders_of_invalid_utf_8_are_refused_and_do_not_stop_a_sweep() {
     let site = Site::new();
     for folder in [&b"ac\xffme/site/02001171"[..], b"acme/si\xffte/02001171"] {
         site.put_old(
@@ -587,7 +587,7 @@ fn run_unprivileged(site: &Site, closed: &Path, mode: u32) -> Option<crate::harn
 }
 
 #[test]
-fn an_unreadable_folder_stops_no_sweep() {
+fn an_unreadable_folder_does_not_stop_a_sweep() {
     for folder in [DEVICE.0, "acme/site", "acme"] {
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
@@ -803,7 +803,7 @@ fn a_file_below_thousands_of_folders_is_ingested() {
 }
 
 #[test]
-fn an_unreadable_file_stops_no_sweep() {
+fn an_unreadable_file_does_not_stop_a_sweep() {
     let site = Site::new();
     let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     site.put_old(DEVICE.file("b.tsv"), good_file(1, 1));

@@ -1,8 +1,8 @@
 //! Command-line interface. See docs/specification.md, section 8.
 
-use crate::config::env_vars::{self, DefaultValue, EnvVar};
+use crate::config::env_vars::{self, DefaultValue, EnvVar, OnOutage};
 use crate::config::{DURATION_FORMS, parse_duration, parse_number};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -208,15 +208,6 @@ pub struct Common {
     /// Print failures only
     #[arg(short, long)]
     pub quiet: bool,
-}
-
-/// What to do with files during an outage of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnOutage {
-    /// Move them to error/ and mark them as retryable
-    Error,
-    /// Leave them in place for the next run
-    Keep,
 }
 
 #[cfg(test)]

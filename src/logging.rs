@@ -1,25 +1,11 @@
 //! Logging to stderr.
 
 use crate::cli::Common;
-use crate::config::{ConfigError, Environment, env_vars, parse_choice};
+use crate::config::env_vars::{self, LogLevel};
+use crate::config::{ConfigError, Environment, parse_choice};
 use crate::report::{Progress, StderrWriter};
-use clap::ValueEnum;
 use std::io::IsTerminal as _;
 use tracing::level_filters::LevelFilter;
-
-/// A value of `TSV_LOG_LEVEL`. `WARN` and `CRITICAL` are accepted too: callers of the old script set Python's names.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-#[value(rename_all = "UPPER")]
-pub(crate) enum LogLevel {
-    Off,
-    #[value(alias = "CRITICAL")]
-    Error,
-    #[value(alias = "WARN")]
-    Warning,
-    Info,
-    Debug,
-    Trace,
-}
 
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {

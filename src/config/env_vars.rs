@@ -5,9 +5,8 @@
 
 use super::env_file::ConfigError;
 use super::parse::choices;
-use crate::cli::OnOutage;
-use crate::logging::LogLevel;
 use crate::sanitize::sanitize;
+use clap::ValueEnum;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -89,6 +88,29 @@ impl fmt::Display for DefaultValue {
             Self::Unset => "",
         })
     }
+}
+
+/// A value of `TSV_ON_OUTAGE`: what to do with files during an outage of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOutage {
+    /// Move them to error/ and mark them as retryable
+    Error,
+    /// Leave them in place for the next run
+    Keep,
+}
+
+/// A value of `TSV_LOG_LEVEL`. `WARN` and `CRITICAL` are accepted too: callers of the old script set Python's names.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub(crate) enum LogLevel {
+    Off,
+    #[value(alias = "CRITICAL")]
+    Error,
+    #[value(alias = "WARN")]
+    Warning,
+    Info,
+    Debug,
+    Trace,
 }
 
 /// The number of devices processed in parallel.

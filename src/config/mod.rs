@@ -9,10 +9,10 @@ pub(crate) use self::env_file::{ConfigError, Environment};
 pub(crate) use self::parse::{DURATION_FORMS, parse_choice, parse_duration, parse_number};
 
 use self::env_file::config_error;
-use self::env_vars::EnvVar;
+use self::env_vars::{EnvVar, OnOutage};
 use self::parse::{parse_http_url, parse_switch};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
-use crate::cli::{Ingest, OnOutage, ServerOptions};
+use crate::cli::{Ingest, ServerOptions};
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase};

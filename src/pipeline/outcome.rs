@@ -2,7 +2,7 @@
 //!
 //! See docs/specification.md, sections 6 and 7.
 
-use crate::cli::OnOutage;
+use crate::config::env_vars::OnOutage;
 use crate::data_dir::{DevicePath, Sidecar};
 use crate::logger_file::FormatError;
 use crate::pipeline::ingest::IngestError;

@@ -142,13 +142,13 @@ fn the_help_in_the_documentation_is_that_of_the_program() {
     let page = read(USAGE_PAGE);
     for command in commands() {
         let call = format!("powerview {command}").trim_end().to_owned();
+        let actual = help(&command);
         let start = format!("```text\n$ {call} --help\n");
         let block = page
             .split_once(&start)
-            .unwrap_or_else(|| panic!("{USAGE_PAGE} has no block {start:?}"))
+            .unwrap_or_else(|| panic!("{USAGE_PAGE} lacks this block:\n{start}{actual}\n```"))
             .1;
         let documented = block.split_once("\n```").expect("an end of the block").0;
-        let actual = help(&command);
         assert!(
             documented == actual,
             "{USAGE_PAGE} differs from `{call} --help`; put this there:\n{actual}"

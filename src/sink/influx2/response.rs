@@ -140,7 +140,7 @@ mod tests {
     fn the_status_decides_the_kind_of_error() {
         for (statuses, kind) in [
             (
-                vec![408, 429, 500, 502, 503, 504, 520, 200, 202],
+                vec![408, 425, 429, 500, 502, 503, 504, 520, 200, 202],
                 "Transient",
             ),
             (vec![401, 403, 301, 302, 307, 308], "Installation"),

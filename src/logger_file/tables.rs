@@ -73,6 +73,7 @@ pub struct LoggerFile<R> {
     resolver: TimestampResolver,
     values: Vec<Option<f64>>,
     stats: RowStats,
+    /// The number of rows read, including those skipped.
     data_rows: u64,
     saw_end: bool,
 }

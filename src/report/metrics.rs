@@ -7,7 +7,7 @@ use crate::sanitize::sanitize;
 /// InfluxDB's limit for a text field, in bytes before escaping.
 const MAX_FIELD: usize = 65_535;
 /// Limit for the other text fields in bytes.
-const MAX_ERROR: usize = 4_000;
+const MAX_TEXT: usize = 4_000;
 
 /// Encodes the meta point of a file. Removes parts of the report that do not fit.
 pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Vec<u8> {
@@ -22,8 +22,8 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
     line.tag("status", result.status.as_str());
     let mut fields = line.fields();
     let name = file.file_path.rsplit('/').next().unwrap_or_default();
-    fields.text("file_name", &sanitize(name), MAX_ERROR);
-    fields.text("run_id", run_id, MAX_ERROR);
+    fields.text("file_name", &sanitize(name), MAX_TEXT);
+    fields.text("run_id", run_id, MAX_TEXT);
     fields.integer("nb_rows", count(details.nb_rows));
     fields.integer("nb_channels", count(details.nb_channels as u64));
     fields.integer("nb_points", count(details.nb_points));
@@ -47,7 +47,7 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
     fields.text(
         "error",
         result.error.as_deref().unwrap_or_default(),
-        MAX_ERROR,
+        MAX_TEXT,
     );
     fields.text("report", &file.compact(MAX_FIELD), MAX_FIELD);
     fields.at(time_ns)
@@ -59,7 +59,7 @@ pub(crate) fn run_point(head: &RunHead, totals: &RunTotals, time_ns: i64) -> Vec
     line.tag("status", totals.status);
     let mut fields = line.fields();
     let counts = totals.counts;
-    fields.text("run_id", &head.run_id, MAX_ERROR);
+    fields.text("run_id", &head.run_id, MAX_TEXT);
     fields.integer("nb_files_total", count(counts.nb_files_total));
     fields.integer("nb_files_success", count(counts.nb_files_success));
     fields.integer("nb_files_failed", count(counts.nb_files_failed));
@@ -68,7 +68,7 @@ pub(crate) fn run_point(head: &RunHead, totals: &RunTotals, time_ns: i64) -> Vec
     fields.integer("nb_retries", count(totals.nb_retries));
     fields.integer("outage", i64::from(totals.outage));
     fields.float("duration_s", totals.duration_s);
-    fields.text("base_folder", &sanitize(&head.base_folder), MAX_ERROR);
+    fields.text("base_folder", &sanitize(&head.base_folder), MAX_TEXT);
     fields.at(time_ns)
 }
 

@@ -203,7 +203,7 @@ fn check_report(f: &Fixture, site: &Site, run: &crate::harness::Run) -> Result<(
     same("exit status", run.code(), 0).map_err(|e| format!("{e}\n{}", run.stderr))?;
     same("run status", report["status"].as_str(), Some("success"))?;
     let moved = format!("{}/parsed/input.tsv", f.folder());
-    same("tree", site.tree(), vec![moved.clone()])?;
+    same("tree", site.tree(), vec![moved.clone()]).map_err(|e| format!("{e}\n{}", run.stderr))?;
     same("bytes", site.read(&moved), f.input.clone())?;
     for (key, expected) in f
         .report

@@ -6,10 +6,10 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use powerview::data_dir::Campaign;
-use powerview::logger_file::LoggerFile;
+use powerview::logger_file::{LoggerFile, ReadOptions};
 use powerview::points::{Batch, BatchBuilder, BatchOptions, compressed};
 use powerview::points::{SeriesPrefix, append_row};
-use powerview::time_zone::{FileZones, ZoneDatabase};
+use powerview::time_zone::{FileZones, ZoneDatabase, ZoneSource};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -57,17 +57,17 @@ fn file(rows: usize) -> Vec<u8> {
 }
 
 /// The time zones as in production: with the rules of the system, read once.
-fn zones() -> FileZones {
+fn zones() -> &'static FileZones {
     static ZONES: LazyLock<FileZones> = LazyLock::new(|| {
         let database = ZoneDatabase::new("/usr/share/zoneinfo");
         let paris = database.zone("Europe/Paris").expect("a zone");
-        FileZones::new(paris, Arc::new(database))
+        FileZones::new(paris, ZoneSource::Setting, Arc::new(database))
     });
-    ZONES.clone()
+    &ZONES
 }
 
 fn prefixes(input: &[u8]) -> Vec<SeriesPrefix> {
-    let file = LoggerFile::open(input, &zones()).expect("a file");
+    let file = LoggerFile::open(input, &ReadOptions::new(zones())).expect("a file");
     let campaign = Campaign::new(OsStr::new("site1")).expect("a campaign");
     let channels = file.channels();
     channels
@@ -78,14 +78,14 @@ fn prefixes(input: &[u8]) -> Vec<SeriesPrefix> {
 }
 
 fn read(input: &[u8]) -> u64 {
-    let mut file = LoggerFile::open(input, &zones()).expect("a file");
+    let mut file = LoggerFile::open(input, &ReadOptions::new(zones())).expect("a file");
     while file.next_row().expect("a row").is_some() {}
     file.stats().points
 }
 
 fn lines(input: &[u8], prefixes: &[SeriesPrefix], out: &mut Vec<u8>) {
     out.clear();
-    let mut file = LoggerFile::open(input, &zones()).expect("a file");
+    let mut file = LoggerFile::open(input, &ReadOptions::new(zones())).expect("a file");
     while let Some(row) = file.next_row().expect("a row") {
         append_row(out, prefixes, &row);
     }
@@ -93,7 +93,7 @@ fn lines(input: &[u8], prefixes: &[SeriesPrefix], out: &mut Vec<u8>) {
 
 fn batches(input: &[u8], gzip: bool) -> Vec<Batch> {
     let prefixes = prefixes(input);
-    let mut file = LoggerFile::open(input, &zones()).expect("a file");
+    let mut file = LoggerFile::open(input, &ReadOptions::new(zones())).expect("a file");
     let mut builder = BatchBuilder::new(BatchOptions {
         gzip,
         lines: 10_000,

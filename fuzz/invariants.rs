@@ -1,7 +1,7 @@
 // Invariants for arbitrary input. The fuzz targets and the test that replays their corpus share them.
 
 use powerview::data_dir::Campaign;
-use powerview::logger_file::{LoggerFile, Role, RowStats};
+use powerview::logger_file::{LoggerFile, ReadOptions, Role, RowStats};
 use powerview::points::{SeriesPrefix, append_row};
 use powerview::time_zone::FileZones;
 use std::collections::HashMap;
@@ -28,7 +28,8 @@ impl Read for SmallReads<'_> {
 
 /// Converts a file, or returns `None` if its header is invalid.
 fn convert(input: impl Read) -> Option<Converted> {
-    let mut file = LoggerFile::open(input, &FileZones::built_in(chrono_tz::Europe::Paris)).ok()?;
+    let zones = FileZones::built_in(chrono_tz::Europe::Paris);
+    let mut file = LoggerFile::open(input, &ReadOptions::new(&zones)).ok()?;
     let campaign = Campaign::new(OsStr::new("a, b=c")).expect("a campaign");
     let channels = file.channels().clone();
     let prefix = |channel| SeriesPrefix::new(&campaign, &channels.master, channel);
@@ -135,10 +136,8 @@ fn split_unescaped(text: &str, separator: u8) -> Vec<&str> {
 #[allow(dead_code, reason = "each fuzz target uses one of the two")]
 pub(super) fn header(bytes: &[u8]) {
     let text = [bytes, b"\n03/08/25 03:20:00\t1\n"].concat();
-    let Ok(file) = LoggerFile::open(
-        text.as_slice(),
-        &FileZones::built_in(chrono_tz::Europe::Paris),
-    ) else {
+    let zones = FileZones::built_in(chrono_tz::Europe::Paris);
+    let Ok(file) = LoggerFile::open(text.as_slice(), &ReadOptions::new(&zones)) else {
         return;
     };
     let channels = file.channels();

@@ -1,12 +1,12 @@
 //! The default command: ingests files and prints a summary to stderr.
 
-use super::{count, eprint_line};
+use super::eprint_line;
 use crate::cli::Ingest;
 use crate::config::{Environment, Settings};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::pipeline;
-use crate::report::{self, Progress, Summary};
+use crate::report::{self, Progress, Summary, counted};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 
@@ -70,7 +70,7 @@ fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
     if more > 0 {
         eprint_line(&format!(
             "failed: {}; see the report",
-            count(more, "more file")
+            counted(more, "more file")
         ));
     }
     if quiet {
@@ -83,11 +83,11 @@ fn print_summary(summary: &Summary, quiet: bool, stopped: bool) {
     eprint_line(&format!(
         "{}{}: {} ingested, {} failed, {} skipped; {} in {:.2} s; {report}",
         if stopped { "stopped; " } else { "" },
-        count(counts.nb_files_total, "file"),
+        counted(counts.nb_files_total, "file"),
         counts.nb_files_success,
         counts.nb_files_failed,
         counts.nb_files_skipped,
-        count(counts.nb_points_total, "point"),
+        counted(counts.nb_points_total, "point"),
         summary.totals.duration_s,
     ));
 }

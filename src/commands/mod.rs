@@ -30,11 +30,6 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
     code.into()
 }
 
-/// Formats a number of things: "1 file", "2 files".
-fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 /// Writes a line to stderr. Write errors are ignored.
 fn eprint_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");

@@ -38,6 +38,8 @@ pub enum Kind {
     Duration,
     /// A whole number in a range.
     Number(RangeInclusive<u32>),
+    /// A decimal number from 0 to 1.
+    Share,
     /// On or off.
     Switch,
     /// One of several words, which this function lists for people.
@@ -65,6 +67,7 @@ impl EnvVar {
             Kind::Text | Kind::Path | Kind::Url | Kind::Duration => help.to_owned(),
             Kind::Secret => format!("secret: {help}"),
             Kind::Number(range) => format!("{help}, {} to {}", range.start(), range.end()),
+            Kind::Share => format!("{help}, 0 to 1"),
             Kind::Switch => format!("{help}: 1 or 0"),
             Kind::Choice(choices) => format!("{help}: {}", choices()),
         }
@@ -139,7 +142,7 @@ macro_rules! env_vars {
 }
 
 use DefaultValue::{Derived, Required, Unset, Value};
-use Kind::{Choice, Duration, Number, Path, Secret, Switch, Text, Url};
+use Kind::{Choice, Duration, Number, Path, Secret, Share, Switch, Text, Url};
 
 env_vars! {
     INFLUXDB_HOST, Url, Required, "URL of InfluxDB without a path, such as http://127.0.0.1:8086";
@@ -153,6 +156,7 @@ env_vars! {
     TSV_ON_OUTAGE, Choice(choices::<OnOutage>), Value("error"), "what to do with files during an outage";
     TSV_INCOMPLETE_GRACE_S, Duration, Value("600s"), "age below which a possibly incomplete file stays";
     TSV_LOCK_WAIT_S, Duration, Value("120s"), "longest wait for a device folder locked by another process";
+    TSV_MAX_LOSS, Share, Value("0.5"), "share of a file's values that may be lost; a file that loses more fails";
     TSV_LOG_LEVEL, Choice(choices::<LogLevel>), Value("INFO"), "log level";
     TSV_JOBS, Number(JOBS), Derived("number of CPUs, up to 4"), "devices processed in parallel";
     TSV_GZIP, Switch, Value("1"), "compress requests";
@@ -167,7 +171,9 @@ env_vars! {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse::{parse_duration, parse_http_url, parse_number, parse_switch};
+    use super::super::parse::{
+        parse_duration, parse_http_url, parse_number, parse_share, parse_switch,
+    };
     use super::*;
 
     #[test]
@@ -181,6 +187,7 @@ mod tests {
                 Url => parse_http_url(default, "").is_ok(),
                 Duration => parse_duration(default).is_ok(),
                 Number(range) => parse_number(default, range).is_ok(),
+                Share => parse_share(default).is_ok(),
                 Switch => parse_switch(default).is_ok(),
                 Choice(choices) => choices().split([',', ' ']).any(|word| word == default),
             };

@@ -10,12 +10,12 @@ pub(crate) use self::parse::{DURATION_FORMS, parse_choice, parse_duration, parse
 
 use self::env_file::config_error;
 use self::env_vars::{EnvVar, OnOutage};
-use self::parse::{parse_http_url, parse_switch};
+use self::parse::{parse_http_url, parse_share, parse_switch};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Ingest, ServerOptions};
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, ServerSettings};
-use crate::time_zone::{FileZones, ZoneDatabase};
+use crate::time_zone::{FileZones, ZoneDatabase, ZoneSource};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     pub batch_lines: u32,
     /// Whether requests are compressed.
     pub gzip: bool,
+    /// The share of a file's values that may be lost, 0 to 1. If more are, the file fails.
+    pub max_loss: f64,
     /// URL requested after each successful sweep.
     pub heartbeat: Option<url::Url>,
 }
@@ -84,6 +86,7 @@ impl Settings {
             lock_wait,
             batch_lines,
             gzip,
+            max_loss,
             heartbeat,
         } = Tuning::resolve(args.jobs, &args.server, env)?;
         Ok(Self {
@@ -106,6 +109,7 @@ impl Settings {
             lock_wait,
             batch_lines,
             gzip,
+            max_loss,
             heartbeat,
         })
     }
@@ -120,6 +124,7 @@ pub(crate) struct Tuning {
     lock_wait: Duration,
     batch_lines: u32,
     gzip: bool,
+    max_loss: f64,
     heartbeat: Option<url::Url>,
 }
 
@@ -137,6 +142,7 @@ impl Tuning {
         Ok(Self {
             jobs: self::jobs(jobs, env)?,
             gzip: env.parse(&env_vars::TSV_GZIP, parse_switch)?,
+            max_loss: env.parse(&env_vars::TSV_MAX_LOSS, parse_share)?,
             batch_lines: env.parse(&env_vars::TSV_BATCH_LINES, |text| {
                 parse_number(text, &env_vars::BATCH_LINES)
             })?,
@@ -238,7 +244,12 @@ pub(crate) fn file_zones(
 ) -> Result<FileZones, ConfigError> {
     let database = zone_database(env)?;
     let default = zone(timezone, env, &database)?.zone;
-    Ok(FileZones::new(default, Arc::new(database)))
+    let source = if timezone.is_some() || env.get(&env_vars::TSV_TIMEZONE).is_some() {
+        ZoneSource::Setting
+    } else {
+        ZoneSource::Machine
+    };
+    Ok(FileZones::new(default, source, Arc::new(database)))
 }
 
 /// The time zone of files that name none: `--timezone`, else `TSV_TIMEZONE`, else the zone of the machine.

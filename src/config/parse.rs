@@ -34,6 +34,15 @@ pub(crate) fn parse_number(text: &str, range: &RangeInclusive<u32>) -> Result<u3
     })
 }
 
+/// Parses a share: a decimal number from 0 to 1.
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "not a share; use a number from 0 to 1, such as 0.5".to_owned())
+}
+
 /// Parses a switch.
 pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {

@@ -10,10 +10,11 @@ use std::collections::HashMap;
 /// The supported format markers. To support a new marker with the same table format, add it here.
 pub(crate) const MARKERS: [&str; 2] = ["MV_T302_V002", "MV_T302_V003"];
 
-/// The maximum length of a label in bytes. With it, a series key stays below the server's limit of 65,535 bytes.
-const MAX_LABEL: usize = 10_000;
-/// The maximum length of a serial in bytes.
-const MAX_SERIAL: usize = 1_000;
+/// What all format markers of these loggers start with.
+const MARKER_PREFIX: &[u8] = b"MV_T";
+
+/// The maximum length of a serial or label in bytes. Each stands in several tags of each point.
+const MAX_CELL: usize = 256;
 
 /// The role of the device that a column belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +46,9 @@ pub struct Channel {
     pub number: usize,
     /// `M<serial>_Ch<n>_M<master>` or `S<serial>_Ch<n>_M<master>`.
     pub id: String,
-    /// The label up to its last space.
+    /// The label up to its last run of spaces.
     pub name: String,
-    /// The label after its last space; empty if it has no space.
+    /// The label after its last run of spaces; empty if it has no space.
     pub unit: String,
 }
 
@@ -62,7 +63,26 @@ pub struct Channels {
     pub list: Vec<Channel>,
 }
 
+/// The supported marker that a trimmed cell is.
+fn supported_marker(cell: &[u8]) -> Option<&'static str> {
+    MARKERS.into_iter().find(|marker| marker.as_bytes() == cell)
+}
+
+/// Whether a trimmed cell is a format marker, supported or not.
+pub(super) fn is_marker(cell: &[u8]) -> bool {
+    cell.starts_with(MARKER_PREFIX)
+}
+
 impl Channels {
+    /// No channels, before the first header is read.
+    pub(super) fn none() -> Self {
+        Self {
+            marker: "",
+            master: String::new(),
+            list: Vec::new(),
+        }
+    }
+
     /// Builds the channels from the cells of the two header lines. Each line comes with its 1-based number, for
     /// messages.
     ///
@@ -75,7 +95,7 @@ impl Channels {
     ) -> Result<Self, FormatError> {
         let (serials, labels) = (trim_cells(serials), trim_cells(labels));
         let first = labels.first().copied().unwrap_or_default();
-        let Some(marker) = MARKERS.into_iter().find(|m| m.as_bytes() == first) else {
+        let Some(marker) = supported_marker(first) else {
             return Err(FormatError::UnknownMarker {
                 line,
                 found: sanitize(decode(&first[..first.len().min(80)])),
@@ -95,11 +115,12 @@ impl Channels {
         if found > MAX_CHANNELS {
             return Err(FormatError::TooManyChannels { line, found });
         }
-        let serials = decode_cells(&serials, serials_line, MAX_SERIAL, |line, column| {
+        let serials = decode_cells(&serials, serials_line, |line, column| {
             FormatError::EmptySerial { line, column }
         })?;
-        let labels = decode_cells(&labels, line, MAX_LABEL, |line, column| {
-            FormatError::EmptyLabel { line, column }
+        let labels = decode_cells(&labels, line, |line, column| FormatError::EmptyLabel {
+            line,
+            column,
         })?;
         let master = serials[0].clone();
         let mut numbers: HashMap<&str, usize> = HashMap::new();
@@ -128,6 +149,7 @@ impl Channel {
             (Role::Slave, 'S')
         };
         let (name, unit) = label.rsplit_once(' ').unwrap_or((label, ""));
+        let name = name.trim_end_matches(' ');
         Self {
             serial: serial.to_owned(),
             role,
@@ -152,7 +174,6 @@ fn trim_cells<'a>(cells: &[&'a [u8]]) -> Vec<&'a [u8]> {
 fn decode_cells(
     cells: &[&[u8]],
     line: u64,
-    max: usize,
     empty: impl Fn(u64, usize) -> FormatError,
 ) -> Result<Vec<String>, FormatError> {
     cells
@@ -163,15 +184,15 @@ fn decode_cells(
             if cell.is_empty() {
                 return Err(empty(line, column));
             }
-            if cell.len() > max {
+            if cell.len() > MAX_CELL {
                 return Err(FormatError::CellTooLong {
                     line,
                     column,
                     length: cell.len(),
-                    max,
+                    max: MAX_CELL,
                 });
             }
-            let text = decode(cell);
+            let text = decode(cell).replace(['\u{a0}', '\u{2007}', '\u{202f}'], " ");
             match text
                 .chars()
                 .find(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
@@ -240,6 +261,24 @@ mod tests {
     }
 
     #[test]
+    fn a_label_is_split_at_its_last_run_of_spaces_of_any_kind() {
+        for label in [
+            "Ph 1  V",
+            "Ph 1\u{a0}V",
+            "\u{a0}Ph 1 \u{202f}V\u{a0}",
+            "Ph\u{a0}1 V",
+        ] {
+            let found = channels("1\t1", &format!("MV_T302_V002\t{label}")).unwrap();
+            let channel = &found.list[0];
+            assert_eq!(
+                (channel.name.as_str(), channel.unit.as_str()),
+                ("Ph 1", "V"),
+                "{label:?}"
+            );
+        }
+    }
+
+    #[test]
     fn trailing_tabs_and_spaces_of_a_header_line_are_ignored() {
         assert_eq!(
             channels("1\t1 \t \t", "MV_T302_V003\tA W\t").unwrap(),
@@ -278,7 +317,7 @@ mod tests {
             E::ControlCharacter { column: 2, .. }
         ));
         assert!(matches!(
-            error("1\t1", &format!("{m}\t{} W", "x".repeat(MAX_LABEL))),
+            error("1\t1", &format!("{m}\t{} W", "x".repeat(MAX_CELL))),
             E::CellTooLong { column: 2, .. }
         ));
     }

@@ -1,15 +1,14 @@
-//! Reads the container of a table: nothing in a plain file, a JSON header in a headed one. To support a new
-//! container, add a variant to [`Container`]. See docs/specification.md, section 2.
+//! The container of a table: nothing in a plain document, a JSON header in a headed one. To support a new container,
+//! add a variant to [`Container`]. See docs/specification.md, section 2.
 
-use super::{FormatError, HeaderError};
+use memchr::memmem;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Chain, Cursor, Read};
 
-const START_HEADER: &[u8] = b"START_HEADER";
-const END_HEADER: &[u8] = b"END_HEADER";
-const START_DATA: &[u8] = b"START_DATA";
-const END_DATA: &[u8] = b"END_DATA";
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const START_HEADER: &[u8] = b"START_HEADER";
+pub(super) const END_HEADER: &[u8] = b"END_HEADER";
+pub(super) const START_DATA: &[u8] = b"START_DATA";
+pub(super) const END_DATA: &[u8] = b"END_DATA";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The structure around a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,176 +28,87 @@ impl Container {
         }
     }
 
-    /// Whether this line ends the table.
-    pub fn is_end(self, line: &[u8]) -> bool {
-        match self {
-            Self::Plain => false,
-            Self::Headed => trimmed(line) == END_DATA,
+    /// Whether a file that starts with `head` and ends with `tail` is truncated: its last document is a plain one without
+    /// a final line break, or a headed one without `END_DATA`. Used for files that are not read to their end.
+    pub fn looks_truncated(head: &[u8], tail: &[u8]) -> bool {
+        if tail.last() == Some(&0) {
+            return true;
         }
-    }
-
-    /// Whether a file that starts with `head` and ends with `tail` is truncated: a plain file without a final line
-    /// break, or a headed file without `END_DATA`. Used for files that are not read to their end.
-    pub fn looks_truncated(mut head: &[u8], tail: &[u8]) -> bool {
-        // Skip blank lines and byte-order marks, as `read_preamble` does.
-        loop {
-            let before = head.len();
-            head = head.trim_ascii_start();
-            head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
-            if head.len() == before {
-                break;
-            }
-        }
-        let first_line = head.split(|b| *b == b'\n').next().unwrap_or_default();
-        if trimmed(first_line) == START_HEADER {
-            !tail
+        let document = memmem::rfind(tail, START_HEADER);
+        let is_headed = document.is_some() || {
+            let head = without_marks(head);
+            trimmed(head.split(|b| *b == b'\n').next().unwrap_or_default()) == START_HEADER
+        };
+        if is_headed {
+            !tail[document.unwrap_or_default()..]
                 .split(|b| *b == b'\n')
-                .any(|line| Self::Headed.is_end(line))
+                .any(|line| trimmed(line) == END_DATA)
         } else {
             tail.last() != Some(&b'\n')
         }
     }
 }
 
-/// The JSON of a headed file.
+/// Skips blank lines and byte-order marks at the start of a file.
+fn without_marks(mut head: &[u8]) -> &[u8] {
+    loop {
+        let before = head.len();
+        head = head.trim_ascii_start();
+        head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
+        if head.len() == before {
+            return head;
+        }
+    }
+}
+
+/// The JSON of a headed document.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum HeaderMeta {
-    /// No JSON: the file is plain.
+    /// No JSON: the document is plain.
     #[default]
     None,
     /// Any JSON value. Loggers write an object.
     Json(Value),
-    /// A header that is not valid JSON, with the message of the parser.
-    Broken(String),
+    /// A header that is not valid JSON.
+    Broken {
+        /// The message of the parser.
+        reason: String,
+        /// The header.
+        text: String,
+    },
 }
 
 impl HeaderMeta {
-    /// Returns a string entry of the object.
-    pub fn text(&self, key: &str) -> Option<&str> {
-        match self {
+    /// Parses a header. Invalid UTF-8, such as a site name in Windows-1252, does not make the whole header invalid.
+    pub(super) fn parse(header: &[u8]) -> Self {
+        let text = decode(header);
+        match serde_json::from_str(&text) {
+            Ok(value) => Self::Json(value),
+            Err(error) => Self::Broken {
+                reason: error.to_string(),
+                text,
+            },
+        }
+    }
+
+    /// Returns a string entry of the object, unless it is empty. In a header that is not valid JSON, the text
+    /// is searched for the entry.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        let value = match self {
+            Self::None => None,
             Self::Json(value) => value.get(key)?.as_str(),
-            _ => None,
-        }
+            Self::Broken { text, .. } => entry_in_text(text, key),
+        };
+        value.filter(|value| !value.is_empty())
     }
 }
 
-/// The part of a file before its table, and a reader for the rest.
-pub(super) struct Preamble<R> {
-    pub container: Container,
-    pub meta: HeaderMeta,
-    /// The number of lines before the first line of the table.
-    pub lines_before: u64,
-    /// The table and everything after it.
-    pub table: Table<R>,
-}
-
-/// A reader that starts at the first line of the table.
-pub(super) type Table<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
-
-/// The size of the read buffer, in bytes.
-const BLOCK: usize = 64 * 1024;
-
-/// Reads a file up to its table.
-///
-/// # Errors
-/// An empty file, a header block without `END_HEADER`, a missing `START_DATA`, or a line that is too long.
-pub(super) fn read_preamble<R: Read>(input: R) -> Result<Preamble<R>, HeaderError> {
-    let mut input = BufReader::with_capacity(BLOCK, input);
-    let mut lines_before = 0;
-    let line = first_line(&mut input, &mut lines_before)?;
-    if trimmed(&line) != START_HEADER {
-        return Ok(Preamble {
-            container: Container::Plain,
-            meta: HeaderMeta::None,
-            lines_before,
-            table: Cursor::new(line).chain(input),
-        });
-    }
-    lines_before += 1;
-    let mut meta = HeaderMeta::None;
-    match table_start(&mut input, &mut lines_before, &mut meta) {
-        Ok(line) => Ok(Preamble {
-            container: Container::Headed,
-            meta,
-            lines_before,
-            table: Cursor::new(line).chain(input),
-        }),
-        Err(error) => Err(HeaderError {
-            error,
-            container: Some(Container::Headed),
-            meta,
-        }),
-    }
-}
-
-/// Reads the first line that is not blank.
-fn first_line(input: &mut impl BufRead, lines_before: &mut u64) -> Result<Vec<u8>, FormatError> {
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if input.read_until(b'\n', &mut line)? == 0 {
-            return Err(FormatError::Empty);
-        }
-        while *lines_before == 0 && line.starts_with(BYTE_ORDER_MARK) {
-            line.drain(..BYTE_ORDER_MARK.len());
-        }
-        if !trimmed(&line).is_empty() {
-            return Ok(line);
-        }
-        *lines_before += 1;
-    }
-}
-
-/// Reads from `START_HEADER` to the first line of the table, which it returns.
-fn table_start(
-    input: &mut impl BufRead,
-    lines_before: &mut u64,
-    meta: &mut HeaderMeta,
-) -> Result<Vec<u8>, FormatError> {
-    let mut line = Vec::new();
-    let mut json = Vec::new();
-    loop {
-        line.clear();
-        if input.read_until(b'\n', &mut line)? == 0 || json.len() > super::MAX_LINE {
-            return Err(FormatError::HeaderBlockOpen);
-        }
-        *lines_before += 1;
-        if trimmed(&line) == END_HEADER {
-            break;
-        }
-        json.extend_from_slice(&line);
-    }
-    *meta = parse_meta(&json);
-    loop {
-        line.clear();
-        let end = input.read_until(b'\n', &mut line)? == 0;
-        *lines_before += 1;
-        match trimmed(&line) {
-            START_DATA => break,
-            b"" if !end => (),
-            _ => {
-                return Err(FormatError::NoDataBlock {
-                    line: *lines_before,
-                });
-            }
-        }
-    }
-    // A concatenated file may have a byte-order mark here. It is removed here, because the csv crate removes it only for
-    // some sizes of the first read.
-    line.clear();
-    input.read_until(b'\n', &mut line)?;
-    while line.starts_with(BYTE_ORDER_MARK) {
-        line.drain(..BYTE_ORDER_MARK.len());
-    }
-    Ok(line)
-}
-
-fn parse_meta(json: &[u8]) -> HeaderMeta {
-    // Invalid UTF-8, such as a site name in Windows-1252, must not make the whole header invalid.
-    match serde_json::from_str(&decode(json)) {
-        Ok(value) => HeaderMeta::Json(value),
-        Err(error) => HeaderMeta::Broken(error.to_string()),
-    }
+/// Finds `"key" : "value"` in a text.
+fn entry_in_text<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("\"{key}\""))?;
+    let rest = rest.trim_start().strip_prefix(':')?.trim_start();
+    let (value, _) = rest.strip_prefix('"')?.split_once('"')?;
+    Some(value)
 }
 
 /// Decodes bytes as UTF-8. Invalid sequences are decoded as Windows-1252, because loggers are configured in French.
@@ -226,60 +136,21 @@ pub(super) fn trimmed(mut line: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn preamble(text: &str) -> Result<(Container, HeaderMeta, String), FormatError> {
-        let mut found = read_preamble(text.as_bytes())?;
-        let mut table = String::new();
-        found.table.read_to_string(&mut table).unwrap();
-        Ok((found.container, found.meta, table))
+    #[test]
+    fn an_entry_is_found_in_a_header_that_is_not_valid_json() {
+        let meta = HeaderMeta::parse(b"{\"A\":\"x\", \"DataTimeSettings\" :\n \"UTC\",}");
+        assert!(matches!(meta, HeaderMeta::Broken { .. }));
+        assert_eq!(meta.text("DataTimeSettings"), Some("UTC"));
+        assert_eq!(meta.text("TimeZone"), None);
+        let cut = HeaderMeta::parse(b"{\"DataTimeSettings\":\"UT");
+        assert_eq!(cut.text("DataTimeSettings"), None);
     }
 
     #[test]
-    fn a_file_that_does_not_start_with_start_header_is_plain() {
-        assert_eq!(
-            preamble("1\t1\nM\tV\n").unwrap(),
-            (
-                Container::Plain,
-                HeaderMeta::None,
-                "1\t1\nM\tV\n".to_owned()
-            )
-        );
-    }
-
-    #[test]
-    fn a_headed_file_has_json_and_a_table() {
-        let (container, meta, table) =
-            preamble("\u{feff}START_HEADER\t \r\n{\"TimeZoneName\":\n\"Europe/Paris\"}\r\nEND_HEADER\nSTART_DATA\nx\n").unwrap();
-        assert_eq!(container, Container::Headed);
-        assert_eq!(meta.text("TimeZoneName"), Some("Europe/Paris"));
-        assert_eq!(table, "x\n");
-    }
-
-    #[test]
-    fn invalid_json_is_kept_as_broken_and_is_no_error() {
-        let (_, meta, _) = preamble("START_HEADER\n{oops\nEND_HEADER\nSTART_DATA\n").unwrap();
-        assert!(matches!(meta, HeaderMeta::Broken(_)));
-    }
-
-    #[test]
-    fn a_header_in_windows_1252_keeps_its_time_zone() {
-        let bytes = b"START_HEADER\n{\"Site\":\"Caf\xe9\",\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n";
-        let meta = read_preamble(bytes.as_slice()).unwrap().meta;
+    fn a_header_in_windows_1252_is_valid() {
+        let meta = HeaderMeta::parse(b"{\"Site\":\"Caf\xe9\",\"DataTimeSettings\":\"UTC\"}");
         assert_eq!(meta.text("DataTimeSettings"), Some("UTC"));
         assert_eq!(meta.text("Site"), Some("Café"));
-    }
-
-    #[test]
-    fn an_open_header_block_missing_data_and_an_empty_file_have_their_own_errors() {
-        assert!(matches!(
-            preamble("START_HEADER\n{}\n"),
-            Err(FormatError::HeaderBlockOpen)
-        ));
-        assert!(matches!(
-            preamble("START_HEADER\n{}\nEND_HEADER\n1\t1\n"),
-            Err(FormatError::NoDataBlock { line: 4 })
-        ));
-        assert!(matches!(preamble(""), Err(FormatError::Empty)));
-        assert!(matches!(preamble(" \r\n\n"), Err(FormatError::Empty)));
     }
 
     #[test]
@@ -288,11 +159,19 @@ mod tests {
         assert!(truncated(b"", b""));
         assert!(truncated(b"1\t1\n", b"1\t1\nx"));
         assert!(!truncated(b"1\t1\n", b"1\t1\n"));
+        assert!(truncated(b"1\t1\n", b"1\t1\n\0\0"));
         assert!(truncated(b"START_HEADER\n", b"1\t2\n"));
         assert!(!truncated(
             b"\xef\xbb\xbfSTART_HEADER\r\n",
             b"1\t2\r\nEND_DATA \r\n"
         ));
         assert!(!truncated(b"START_HEADER\n", b"1\t2\nEND_DATA"));
+        // The last document decides.
+        assert!(truncated(b"1\t1\n", b"1\t2START_HEADER\n{}\n"));
+        assert!(truncated(
+            b"START_HEADER\n",
+            b"END_DATA\nSTART_HEADER\n{}\n"
+        ));
+        assert!(!truncated(b"1\t1\n", b"START_HEADER\n{}\nEND_DATA\n"));
     }
 }

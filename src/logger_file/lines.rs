@@ -1,9 +1,13 @@
-//! A reader that limits the length of lines, so that no file can exhaust memory, and records how the file ends.
+//! A reader that limits the length of lines, so that no file can exhaust memory, and records how the file starts and
+//! ends.
 
 use std::io::{self, Read};
 
 /// The maximum length of a line, in bytes. A row of 30 channels has about 250.
 pub(crate) const MAX_LINE: usize = 1 << 20;
+
+/// The number of bytes of the start of a file that are kept, to recognise other formats.
+const HEAD: usize = 1024;
 
 /// A line is longer than [`MAX_LINE`].
 #[derive(Debug, thiserror::Error)]
@@ -13,27 +17,43 @@ pub(super) struct LineTooLong {
     pub line: u64,
 }
 
-/// Passes bytes through, and counts lines and bytes.
+/// Passes bytes through, and counts lines and bytes. NUL bytes at the end of the file, however many, are removed.
 #[derive(Debug)]
 pub(super) struct LineTracker<R> {
     inner: R,
+    head: Vec<u8>,
     breaks: u64,
     in_line: usize,
     bytes: u64,
     ended: bool,
     too_long: bool,
+    /// The NUL bytes that were read and not yet passed on, because they may be the end of the file.
+    nuls: u64,
+    /// What was read after them, up to its last byte that is not NUL.
+    rest: Vec<u8>,
+    /// The number of NUL bytes after `rest`.
+    nuls_after_rest: u64,
 }
 
 impl<R> LineTracker<R> {
     pub(super) fn new(inner: R) -> Self {
         Self {
             inner,
+            head: Vec::new(),
             breaks: 0,
             in_line: 0,
             bytes: 0,
             ended: false,
             too_long: false,
+            nuls: 0,
+            rest: Vec::new(),
+            nuls_after_rest: 0,
         }
+    }
+
+    /// The first bytes of the file.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.head
     }
 
     /// Whether the file has ended within a line.
@@ -46,9 +66,58 @@ impl<R> LineTracker<R> {
         self.in_line > 0 || self.bytes == 0
     }
 
-    /// The number of bytes read so far.
+    /// Whether the file has ended with NUL bytes, which a logger reserved and did not write.
+    pub(super) fn ended_with_nuls(&self) -> bool {
+        self.ended && self.nuls > 0
+    }
+
+    /// The number of bytes read so far, without the NUL bytes at the end.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+impl<R: Read> LineTracker<R> {
+    /// Reads from the file, without NUL bytes that may be its end.
+    fn read_without_nul_tail(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.rest.is_empty() {
+                return Ok(self.pass_on(buf));
+            }
+            let n = self.inner.read(buf)?;
+            let chunk = buf.get(..n).unwrap_or_default();
+            let last = chunk.iter().rposition(|byte| *byte != 0);
+            let kept = last.map_or(0, |last| last + 1);
+            let nuls = (n - kept) as u64;
+            if self.nuls > 0 && kept > 0 {
+                self.rest = chunk[..kept].to_vec();
+                self.nuls_after_rest = nuls;
+            } else {
+                self.nuls += nuls;
+                if kept > 0 || n == 0 {
+                    return Ok(kept);
+                }
+            }
+        }
+    }
+
+    /// Passes on NUL bytes that were not the end of the file, and then what follows them.
+    fn pass_on(&mut self, buf: &mut [u8]) -> usize {
+        if self.nuls > 0 {
+            let n = buf
+                .len()
+                .min(usize::try_from(self.nuls).unwrap_or(usize::MAX));
+            buf[..n].fill(0);
+            self.nuls -= n as u64;
+            return n;
+        }
+        let n = buf.len().min(self.rest.len());
+        buf[..n].copy_from_slice(&self.rest[..n]);
+        self.rest.drain(..n);
+        if self.rest.is_empty() {
+            self.nuls = self.nuls_after_rest;
+        }
+        n
     }
 }
 
@@ -61,8 +130,12 @@ impl<R: Read> Read for LineTracker<R> {
                 LineTooLong { line },
             ));
         }
-        let n = self.inner.read(buf)?;
+        let n = self.read_without_nul_tail(buf)?;
         let chunk = buf.get(..n).unwrap_or_default();
+        if self.head.len() < HEAD {
+            self.head
+                .extend_from_slice(&chunk[..n.min(HEAD - self.head.len())]);
+        }
         self.bytes += n as u64;
         self.ended = n == 0 && !buf.is_empty();
         match memchr::memrchr(b'\n', chunk) {
@@ -115,6 +188,44 @@ mod tests {
             let mut tracker = LineTracker::new(text.as_bytes());
             io::copy(&mut tracker, &mut io::sink()).unwrap();
             assert_eq!(tracker.lacks_final_break(), lacks, "{text:?}");
+        }
+    }
+
+    /// A reader that returns at most the given number of bytes per read.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let n = buf.len().min(self.1);
+            self.0.read(&mut buf[..n])
+        }
+    }
+
+    #[test]
+    fn nul_bytes_are_removed_at_the_end_of_a_file_only() {
+        for (text, passed, nuls) in [
+            ("a\n\0\0\0", "a\n", true),
+            ("a\0b\0\0c", "a\0b\0\0c", false),
+            ("\0\0a\0\0\0b\n\0", "\0\0a\0\0\0b\n", true),
+            ("\0\0", "", true),
+            ("a", "a", false),
+        ] {
+            for block in 1..8 {
+                for size in 1..8 {
+                    let mut tracker = LineTracker::new(Slow(text.as_bytes(), block));
+                    let (mut found, mut buf) = (Vec::new(), vec![0; size]);
+                    loop {
+                        let n = tracker.read(&mut buf).unwrap();
+                        if n == 0 {
+                            break;
+                        }
+                        found.extend_from_slice(&buf[..n]);
+                    }
+                    let what = format!("{text:?} in blocks of {block}, read by {size}");
+                    assert_eq!(String::from_utf8(found).unwrap(), passed, "{what}");
+                    assert_eq!(tracker.ended_with_nuls(), nuls, "{what}");
+                }
+            }
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Parses logger files into rows with timestamps. See docs/specification.md, sections 2 to 4.
 //!
-//! `lines` limits the length of lines, `container` reads the header of a headed file, `tables` reads the table,
-//! `channels` parses its two header lines, `timestamps` converts times to timestamps, and `cells` parses values.
+//! `lines` limits the length of lines, `tables` reads documents and their tables, `container` parses the header of a
+//! headed document, `channels` the two header lines of a table, `timestamps` converts times to timestamps, `cells` parses
+//! values, `problems` collects what is wrong, and `foreign` recognises other formats.
 
 mod cells;
 mod channels;
 mod container;
+mod foreign;
 mod lines;
+mod problems;
 mod tables;
 mod timestamps;
 
@@ -14,11 +17,18 @@ pub(crate) use channels::MARKERS;
 pub use channels::{Channel, Channels, Role};
 pub use container::{Container, HeaderMeta};
 pub(crate) use lines::MAX_LINE;
-pub use tables::{HeaderError, LoggerFile, Row, RowStats};
+pub use problems::Problem;
+pub use tables::{HeaderError, LoggerFile, ReadOptions, Row, RowStats};
 pub(crate) use timestamps::last_instant;
 
 /// The maximum number of channels in a file. Real loggers have about 30.
-pub(crate) const MAX_CHANNELS: usize = 10_000;
+pub(crate) const MAX_CHANNELS: usize = 4_096;
+
+/// The maximum length of a JSON header in bytes. Real ones have about 500.
+pub(crate) const MAX_HEADER: usize = 64 * 1024;
+
+/// The maximum number of weeks that the points of a file touch: ten years.
+pub(crate) const MAX_WEEKS: usize = 520;
 
 /// Why a file cannot be ingested. All variants but [`FormatError::Read`] mean that the file is invalid.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +40,61 @@ pub enum FormatError {
     Empty,
     /// `START_HEADER` without `END_HEADER`.
     #[error(
-        "line 1: START_HEADER without END_HEADER, so the upload was interrupted; send the file again"
+        "line {line}: START_HEADER without END_HEADER, so the upload was interrupted; send the file again"
     )]
-    HeaderBlockOpen,
+    HeaderBlockOpen {
+        /// The 1-based line of `START_HEADER`.
+        line: u64,
+    },
+    /// The JSON header is longer than [`MAX_HEADER`].
+    #[error(
+        "line {line}: the JSON header is longer than {MAX_HEADER} bytes; check the origin of the file"
+    )]
+    HeaderTooLong {
+        /// The 1-based line of `START_HEADER`.
+        line: u64,
+    },
+    /// The header is not valid JSON, and its text does not say what its times mean.
+    #[error(
+        "line {line}: the header is not valid JSON ({reason}) and names no time zone, so whether its times are UTC is unknown; correct the header and ingest the file again"
+    )]
+    NoTimeZone {
+        /// The 1-based line of `START_HEADER`.
+        line: u64,
+        /// The message of the JSON parser.
+        reason: String,
+    },
+    /// A format marker in mid-file without a line of serials before it.
+    #[error(
+        "line {line}: a new header begins without its line of serial numbers, so the values after it belong to unknown channels; the rows before it are ingested; send the rest again"
+    )]
+    NoSerials {
+        /// 1-based.
+        line: u64,
+    },
+    /// The file is in another format.
+    #[error("not a logger file but {0}")]
+    Foreign(&'static str),
+    /// The points touch more than [`MAX_WEEKS`] weeks.
+    #[error(
+        "line {line}: the points of the file touch more than {MAX_WEEKS} different weeks, which would exhaust the database; the rows before it are ingested; check the logger's clock, or split the file"
+    )]
+    TooManyWeeks {
+        /// 1-based.
+        line: u64,
+    },
+    /// Too much of the file is not ingested.
+    #[error(
+        "{lost} of {cells} values were lost, more than TSV_MAX_LOSS allows; the first defect: {first}; what could be read is in the database; correct the file and ingest it again"
+    )]
+    TooMuchLost {
+        /// The number of cells that are no point.
+        lost: u64,
+        /// The number of cells that hold something.
+        cells: u64,
+        /// The first problem.
+        first: String,
+    },
     /// `END_HEADER` without `START_DATA`.
     #[error("line {line}: START_DATA is missing after END_HEADER; send the file again")]
     NoDataBlock {
@@ -103,7 +165,7 @@ pub enum FormatError {
         /// The character, escaped.
         found: String,
     },
-    /// A header cell is too long for a series key of the server (65,535 bytes).
+    /// A header cell is too long.
     #[error(
         "line {line}: column {column} of the header is {length} bytes long, the limit is {max}; shorten the name in the logger's configuration"
     )]
@@ -142,7 +204,8 @@ pub enum FormatError {
     NoRow,
     /// The rows contain no valid point.
     #[error(
-        "the file has no valid point: {rows} rows with a valid time, {times} with an invalid time, {malformed} malformed, {values} invalid values; check the logger"
+        "the file has no valid point: {rows} rows with a valid time, {times} with an invalid time, {malformed} malformed, {values} invalid values{}; check the logger",
+        first_defect(first)
     )]
     NoPoint {
         /// The number of rows kept.
@@ -153,12 +216,22 @@ pub enum FormatError {
         malformed: u64,
         /// The number of cells without a valid number.
         values: u64,
+        /// The first problem.
+        first: String,
     },
     /// An I/O error. The file itself may be valid.
     #[error(
         "cannot read the file: {0}; check the disk and the file's permissions; file left in place"
     )]
     Read(std::io::Error),
+}
+
+fn first_defect(first: &str) -> String {
+    if first.is_empty() {
+        String::new()
+    } else {
+        format!("; the first defect: {first}")
+    }
 }
 
 impl From<std::io::Error> for FormatError {

@@ -1,14 +1,23 @@
-//! Reads the table of a file row by row. See docs/specification.md, sections 2 and 4.
+//! Reads the tables of a file row by row. See docs/specification.md, sections 2 and 4.
+//!
+//! A file is a sequence of documents, plain or headed, because loggers and transfers concatenate files. A document has a
+//! table, or several one after another if the logger was reconfigured.
 
-use super::cells::trim_spaces;
-use super::channels::Channels;
-use super::container::{self, Container, HeaderMeta, Table};
+use super::cells::{contains_keyword, contains_time, holds_something, trim_spaces};
+use super::channels::{Channels, is_marker};
+use super::container::{
+    BYTE_ORDER_MARK, Container, END_DATA, END_HEADER, HeaderMeta, START_DATA, START_HEADER,
+};
 use super::lines::LineTracker;
-use super::timestamps::{TimestampResolver, Zone, parse_wall_time};
-use super::{FormatError, cells};
-use crate::time_zone::FileZones;
+use super::problems::{Problem, Problems};
+use super::timestamps::{TimestampResolver, ZoneChoice, parse_wall_time};
+use super::{FormatError, MAX_CHANNELS, MAX_HEADER, MAX_WEEKS, cells, foreign};
+use crate::time_zone::{FileZones, ZoneSource};
+use chrono::NaiveDateTime;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
-use std::io::Read;
+use memchr::memmem;
+use std::collections::HashSet;
+use std::io::{Chain, Cursor, Read};
 
 /// The counts of rows and values in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,10 +30,39 @@ pub struct RowStats {
     pub invalid_values: u64,
     /// The number of rows skipped because of an invalid time.
     pub invalid_timestamps: u64,
-    /// The number of rows skipped because they have more cells than the header, as after a lost line break.
+    /// The number of rows skipped because they contain more than one row, as after a lost line break.
     pub malformed_rows: u64,
+    /// The number of rows with fewer cells than the header.
+    pub short_rows: u64,
     /// The number of lines after `END_DATA`.
     pub lines_after_end: u64,
+    /// The number of tables.
+    pub tables: u64,
+    /// The number of tables whose header differs from the one before.
+    pub header_changes: u64,
+    /// The number of value cells that hold something, and of the missing cells of short rows.
+    pub cells: u64,
+    /// The number of these cells that are no point.
+    pub lost_cells: u64,
+    /// The number of rows before 2010, after the upload, or hours before the previous row.
+    pub suspicious_times: u64,
+}
+
+impl RowStats {
+    /// Counts the cells of a skipped row as lost. The cut last row of a truncated file is left out.
+    fn lose<'r>(&mut self, cells: impl Iterator<Item = (usize, &'r [u8])>, is_cut: bool) {
+        if !is_cut {
+            let held = cells.filter(|(_, cell)| holds_something(cell)).count() as u64;
+            self.cells += held;
+            self.lost_cells += held;
+        }
+    }
+
+    /// The share of the cells that are no point, 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn loss_ratio(&self) -> f64 {
+        self.lost_cells as f64 / self.cells.max(1) as f64
+    }
 }
 
 /// The error of an invalid header, with the information read before it.
@@ -38,18 +76,18 @@ pub struct HeaderError {
     pub meta: HeaderMeta,
 }
 
-impl From<FormatError> for HeaderError {
+impl From<FormatError> for Box<HeaderError> {
     fn from(error: FormatError) -> Self {
-        Self {
+        Self::new(HeaderError {
             error,
             container: None,
             meta: HeaderMeta::None,
-        }
+        })
     }
 }
 
-impl From<HeaderError> for FormatError {
-    fn from(header_error: HeaderError) -> Self {
+impl From<Box<HeaderError>> for FormatError {
+    fn from(header_error: Box<HeaderError>) -> Self {
         header_error.error
     }
 }
@@ -61,75 +99,215 @@ pub struct Row<'a> {
     pub time: i64,
     /// One entry per channel; `None` if the cell has no valid value. All values are finite.
     pub values: &'a [Option<f64>],
+    /// The header that applies.
+    pub channels: &'a Channels,
+    /// The number of different headers before that one in the file.
+    pub header_changes: u64,
 }
+
+/// What the meaning of a file depends on besides its content.
+#[derive(Clone, Copy)]
+pub struct ReadOptions<'a> {
+    /// The default time zone, and those that headers name.
+    pub zones: &'a FileZones,
+    /// The time of the upload in seconds since 1970.
+    pub uploaded: Option<i64>,
+    /// The timestamp of the last row before this file. It is asked for only if the first row needs it.
+    pub row_before: &'a dyn Fn() -> Option<i64>,
+}
+
+impl<'a> ReadOptions<'a> {
+    /// Options for a file whose upload and predecessor are not known.
+    pub fn new(zones: &'a FileZones) -> Self {
+        Self {
+            zones,
+            uploaded: None,
+            row_before: &|| None,
+        }
+    }
+}
+
+/// The time before which a row is suspicious: 2010-01-01, in seconds since 1970.
+const FIRST_PLAUSIBLE_TIME: i64 = 1_262_304_000;
+
+/// The time by which a row may be later than the upload, in seconds.
+const MAX_AHEAD: i64 = 24 * 3600;
+
+/// The time by which a row may be earlier than the previous one, in seconds.
+const MAX_STEP_BACK: i64 = 2 * 3600;
+
+/// The length of a shard of the database in seconds.
+const WEEK: i64 = 7 * 24 * 3600;
 
 /// A reader for the rows of a logger file.
-pub struct LoggerFile<R> {
-    container: Container,
-    meta: HeaderMeta,
-    channels: Channels,
-    rows: csv::Reader<Table<LineTracker<R>>>,
+pub struct LoggerFile<'a, R> {
+    options: ReadOptions<'a>,
+    lines: csv::Reader<LineTracker<WithoutMark<R>>>,
     record: ByteRecord,
+    /// The last line, if it may be the serials of a header.
+    candidate: Option<Line>,
+    document: Document,
+    /// The first document.
+    first: Option<FirstDocument>,
+    channels: Channels,
+    /// The ids of all channels, if the file has several headers.
+    ids: HashSet<String>,
     resolver: TimestampResolver,
+    /// The timestamp of the last row of the documents before this one.
+    last_of_document_before: Option<i64>,
     values: Vec<Option<f64>>,
     stats: RowStats,
+    problems: Problems,
+    zone_warnings: Vec<String>,
+    weeks: HashSet<i64>,
+    week: Option<i64>,
     /// The number of rows read, including those skipped.
     data_rows: u64,
-    saw_end: bool,
+    /// The number of rows whose time is in another form.
+    reformatted_times: u64,
+    /// Whether a document was cut off.
+    was_cut: bool,
+    /// Whether the document has no table so far.
+    is_first_table: bool,
 }
 
-impl<R: Read> LoggerFile<R> {
-    /// Reads the header. `zones` provides the default time zone, and those that headers name.
+/// A reader after the byte-order marks of a file.
+type WithoutMark<R> = Chain<Cursor<Vec<u8>>, R>;
+
+/// A line that was read.
+struct Line {
+    record: ByteRecord,
+    number: u64,
+    /// Whether the file ends within it.
+    is_cut: bool,
+}
+
+/// The document that is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Document {
+    Plain,
+    Headed,
+    /// `END_DATA` was read.
+    Ended,
+}
+
+/// What the report says about the first document.
+struct FirstDocument {
+    container: Container,
+    meta: HeaderMeta,
+    zone: String,
+    zone_source: ZoneSource,
+}
+
+/// The maximum number of different warnings about time zones per file.
+const MAX_ZONE_WARNINGS: usize = 3;
+
+impl<'a, R: Read> LoggerFile<'a, R> {
+    /// Reads the first header.
     ///
     /// # Errors
     /// An invalid header or an I/O error, with the information read before it.
-    pub fn open(input: R, zones: &FileZones) -> Result<Self, HeaderError> {
-        let preamble = container::read_preamble(LineTracker::new(input))?;
-        let mut rows = ReaderBuilder::new()
+    pub fn open(input: R, options: &ReadOptions<'a>) -> Result<Self, Box<HeaderError>> {
+        let lines = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
             .delimiter(b'\t')
             .quoting(false)
-            // A lone carriage return does not end a line. `next_line` removes the one before a line feed.
+            // A lone carriage return does not end a line. `next_line` removes those before a line feed.
             .terminator(Terminator::Any(b'\n'))
             .buffer_capacity(64 * 1024)
-            .from_reader(preamble.table);
-        let channels = match header(&mut rows, preamble.container, preamble.lines_before) {
-            Ok(channels) => channels,
-            Err(error) => {
-                return Err(HeaderError {
-                    error,
-                    container: Some(preamble.container),
-                    meta: preamble.meta,
-                });
-            }
-        };
-        let zone = Zone::of_file(&preamble.meta, zones);
-        Ok(Self {
-            container: preamble.container,
-            meta: preamble.meta,
-            values: vec![None; channels.list.len()],
-            channels,
-            rows,
+            .from_reader(LineTracker::new(skip_marks(input)?));
+        let default = super::timestamps::Zone::Local(options.zones.default.clone());
+        let mut file = Self {
+            options: *options,
+            lines,
             record: ByteRecord::new(),
-            resolver: TimestampResolver::new(zone),
+            candidate: None,
+            document: Document::Plain,
+            first: None,
+            channels: Channels::none(),
+            ids: HashSet::new(),
+            resolver: TimestampResolver::new(default),
+            last_of_document_before: None,
+            values: Vec::new(),
             stats: RowStats::default(),
+            problems: Problems::default(),
+            zone_warnings: Vec::new(),
+            weeks: HashSet::new(),
+            week: None,
             data_rows: 0,
-            saw_end: false,
-        })
+            reformatted_times: 0,
+            was_cut: false,
+            is_first_table: true,
+        };
+        match file.begin() {
+            Ok(()) => Ok(file),
+            Err(error) => Err(Box::new(file.header_error(error))),
+        }
     }
 
-    /// The container of the file.
+    fn begin(&mut self) -> Result<(), FormatError> {
+        if !self.next_line()? {
+            return Err(FormatError::Empty);
+        }
+        if !self.has_start_header() {
+            let serials = self.take_line();
+            let line = serials.number + 1;
+            if !self.next_line()? {
+                return Err(FormatError::NoLabels { line });
+            }
+            if !self.has_start_header() {
+                self.begin_document(Document::Plain, HeaderMeta::None, 1)?;
+                return self.begin_table(&serials);
+            }
+        }
+        self.begin_headed()
+    }
+
+    fn header_error(self, error: FormatError) -> HeaderError {
+        let is_format_error = !matches!(error, FormatError::Read(_) | FormatError::Empty);
+        let format = foreign::format_of(self.lines.get_ref().head());
+        let (container, meta) = match self.first {
+            Some(first) => (Some(first.container), first.meta),
+            None => (None, HeaderMeta::None),
+        };
+        HeaderError {
+            error: match format.filter(|_| is_format_error && container != Some(Container::Headed))
+            {
+                Some(format) => FormatError::Foreign(format),
+                None => error,
+            },
+            container,
+            meta,
+        }
+    }
+
+    /// The container of the first document.
     pub fn container(&self) -> Container {
-        self.container
+        self.first
+            .as_ref()
+            .map_or(Container::Plain, |first| first.container)
     }
 
-    /// The JSON of a headed file.
+    /// The JSON of the first document.
     pub fn meta(&self) -> &HeaderMeta {
-        &self.meta
+        self.first
+            .as_ref()
+            .map_or(&HeaderMeta::None, |first| &first.meta)
     }
 
-    /// The content of the two header lines.
+    /// The time zone of the first document, and where it comes from.
+    pub fn time_zone(&self) -> Option<(&str, ZoneSource)> {
+        let first = self.first.as_ref()?;
+        Some((&first.zone, first.zone_source))
+    }
+
+    /// What headers say about the time zone that was not understood.
+    pub fn zone_warnings(&self) -> &[String] {
+        &self.zone_warnings
+    }
+
+    /// The content of the two header lines of the current table. It changes with [`RowStats::header_changes`].
     pub fn channels(&self) -> &Channels {
         &self.channels
     }
@@ -139,181 +317,534 @@ impl<R: Read> LoggerFile<R> {
         self.stats
     }
 
-    /// Whether the file is truncated: a plain file without a final line break, or a headed file without `END_DATA`.
-    /// Final after [`LoggerFile::next_row`] has returned `None`.
+    /// The first defects.
+    pub fn problems(&self) -> &[Problem] {
+        self.problems.list()
+    }
+
+    /// Whether the file is truncated: it has a plain document without a final line break, or a headed one without
+    /// `END_DATA`, or ends with NUL bytes. Final after [`LoggerFile::next_row`] has returned `None`.
     pub fn truncated(&self) -> bool {
-        match self.container {
-            Container::Plain => self.tracker().lacks_final_break(),
-            Container::Headed => !self.saw_end,
-        }
+        let tracker = self.lines.get_ref();
+        self.was_cut
+            || tracker.ended_with_nuls()
+            || match self.document {
+                Document::Plain => tracker.lacks_final_break(),
+                Document::Headed => true,
+                Document::Ended => false,
+            }
+    }
+
+    /// The timestamp of the last row so far.
+    pub fn last_row(&self) -> Option<i64> {
+        self.resolver.last().or(self.last_of_document_before)
     }
 
     /// The number of bytes read so far.
     pub fn bytes_read(&self) -> u64 {
-        self.tracker().bytes()
+        self.lines.get_ref().bytes()
     }
 
     /// Returns the next valid row, or `None` at the end of the data.
     ///
     /// # Errors
-    /// A line that is too long, or an I/O error.
+    /// A header that is invalid, a line that is too long, too many weeks, or an I/O error. The rows before it are valid.
     pub fn next_row(&mut self) -> Result<Option<Row<'_>>, FormatError> {
-        while next_line(&mut self.rows, &mut self.record)? {
-            if self.saw_end {
+        while self.next_line()? {
+            let Some(wall) = self.wall_time() else {
+                self.read_other_line()?;
+                continue;
+            };
+            self.skip_candidate();
+            if self.document == Document::Ended {
                 self.stats.lines_after_end += 1;
-                continue;
-            }
-            if self.at_end_marker() {
-                self.saw_end = true;
-                continue;
-            }
-            self.data_rows += 1;
-            if let Some(time) = self.read_row() {
+            } else if let Some(time) = self.read_row(wall)? {
                 return Ok(Some(Row {
                     time,
                     values: &self.values,
+                    channels: &self.channels,
+                    header_changes: self.stats.header_changes,
                 }));
             }
         }
+        self.skip_candidate();
         Ok(None)
     }
 
-    /// Checks that a file that was read to its end has at least one point.
+    /// Checks that a file that was read to its end has points, and that it lost at most a share of `max_loss`.
     ///
     /// # Errors
-    /// [`FormatError::NoRow`] or [`FormatError::NoPoint`].
-    pub fn ensure_has_points(&self) -> Result<(), FormatError> {
+    /// [`FormatError::NoRow`], [`FormatError::NoPoint`] or [`FormatError::TooMuchLost`].
+    pub fn ensure_usable(&self, max_loss: f64) -> Result<(), FormatError> {
         let stats = self.stats;
         if self.data_rows == 0 {
             Err(FormatError::NoRow)
+        } else if self.reformatted_times == self.data_rows {
+            Err(FormatError::Foreign(foreign::REFORMATTED))
         } else if stats.points == 0 {
             Err(FormatError::NoPoint {
                 rows: stats.rows,
                 times: stats.invalid_timestamps,
                 malformed: stats.malformed_rows,
                 values: stats.invalid_values,
+                first: self.problems.first(),
+            })
+        } else if stats.loss_ratio() > max_loss {
+            Err(FormatError::TooMuchLost {
+                lost: stats.lost_cells,
+                cells: stats.cells,
+                first: self.problems.first(),
             })
         } else {
             Ok(())
         }
     }
 
-    /// Whether the record is the `END_DATA` line: the marker in the first cell, followed by white space only.
-    fn at_end_marker(&self) -> bool {
-        self.container.is_end(self.record.as_slice())
-            && self
-                .record
-                .get(0)
-                .is_some_and(|cell| self.container.is_end(cell))
+    /// The time in the first cell of the line, unless the line may be cut off in it.
+    fn wall_time(&self) -> Option<NaiveDateTime> {
+        let is_cut = self.record.len() == 1 && self.lines.get_ref().ended_inside_line();
+        let cell = self.record.get(0).filter(|_| !is_cut)?;
+        parse_wall_time(trim_spaces(cell))
     }
 
-    fn tracker(&self) -> &LineTracker<R> {
-        self.rows.get_ref().get_ref().1.get_ref()
-    }
-
-    /// Parses the record into `values` and returns its time, or `None` if the row is skipped.
-    fn read_row(&mut self) -> Option<i64> {
-        // Without a final line break, the last cell may be an incomplete number.
-        let unfinished = self.tracker().ended_inside_line();
-        let cells = self.record.len() - usize::from(unfinished);
-        let mut record = self.record.iter().take(cells).map(trim_spaces);
+    /// Parses the row with this time into `values` and returns its timestamp, or `None` if the row is skipped.
+    fn read_row(&mut self, wall: NaiveDateTime) -> Result<Option<i64>, FormatError> {
+        self.data_rows += 1;
         let columns = self.values.len();
-        if cells > columns + 1 {
-            let filled = record.clone().filter(|cell| !cell.is_empty()).count();
-            if filled > columns + 1 {
-                self.stats.malformed_rows += 1;
-                return None;
-            }
-        }
-        let Some(wall) = record.next().and_then(parse_wall_time) else {
-            self.stats.invalid_timestamps += 1;
-            return None;
-        };
+        // Without a final line break, the last cell may be an incomplete number.
+        let is_cut = self.lines.get_ref().ended_inside_line();
+        let is_short = !is_cut && self.record.len() <= columns;
+        let complete = self.record.len() - usize::from(is_cut || is_short);
+        let mut record = self.record.iter().take(complete).skip(1).map(trim_spaces);
         let mut points = 0;
         for slot in &mut self.values {
             *slot = record.next().and_then(cells::parse);
             points += u64::from(slot.is_some());
         }
+        if points == columns as u64 && self.record.len() == columns + 1 {
+            self.stats.cells += points;
+        } else if self.has_start_header() {
+            self.begin_headed()?;
+            return Ok(None);
+        } else if !self.examine_row(is_cut, is_short) {
+            return Ok(None);
+        }
+        let before = self.last_of_document_before;
+        let row_before = self.options.row_before;
+        let previous = self.resolver.last();
+        let time = self.resolver.resolve(wall, || before.or_else(row_before));
+        if points > 0 {
+            self.check_week(time)?;
+        }
+        self.check_time(time, previous.or(before));
         self.stats.rows += 1;
         self.stats.points += points;
         self.stats.invalid_values += columns as u64 - points;
-        Some(self.resolver.resolve(wall))
+        Ok(Some(time))
     }
-}
 
-/// Reads the two header lines of a table. `before` is the number of lines before the table, for line numbers.
-fn header<R: Read>(
-    rows: &mut csv::Reader<Table<LineTracker<R>>>,
-    container: Container,
-    before: u64,
-) -> Result<Channels, FormatError> {
-    let mut serials = ByteRecord::new();
-    let mut labels = ByteRecord::new();
-    if !next_line(rows, &mut serials)? {
-        return Err(match container {
-            Container::Plain => FormatError::Empty,
-            Container::Headed => FormatError::NoLabels { line: before + 1 },
-        });
-    }
-    let serials_line = before + last_line(rows);
-    if !next_line(rows, &mut labels)? || container.is_end(labels.as_slice()) {
-        let line = serials_line + 1;
-        return Err(FormatError::NoLabels { line });
-    }
-    let labels_line = before + last_line(rows);
-    Channels::new(
-        (&cells(&serials), serials_line),
-        (&cells(&labels), labels_line),
-    )
-}
-
-/// Reads the next line that is not blank, without the carriage return before its line break. Returns false at the end.
-fn next_line<R: Read>(
-    rows: &mut csv::Reader<R>,
-    record: &mut ByteRecord,
-) -> Result<bool, FormatError> {
-    loop {
-        let more = rows
-            .read_byte_record(record)
-            .map_err(|error| match error.into_kind() {
-                csv::ErrorKind::Io(error) => FormatError::from(error),
-                other => FormatError::Read(std::io::Error::other(format!("{other:?}"))),
-            })?;
-        if !more {
-            return Ok(false);
+    /// Counts the cells of a row that is not perfect. Returns false if it is malformed: it contains more than one row.
+    fn examine_row(&mut self, is_cut: bool, is_short: bool) -> bool {
+        let columns = self.values.len();
+        let line = self.line_number();
+        let cells = || value_cells(&self.record, is_cut);
+        if let Some((column, cell, reason)) = glued(cells(), columns) {
+            self.problems.add(line, column + 1, cell, reason);
+            self.stats.malformed_rows += 1;
+            self.stats.lose(cells(), is_cut);
+            return false;
         }
-        if record.as_slice().ends_with(b"\r") {
-            let last = record.len() - 1;
-            let end = record.range(last).map_or(0, |range| range.len());
-            if end > 0 {
-                remove_last_byte(record);
+        // The cut last row of a truncated file is left out of the counts of cells.
+        if is_cut {
+            return true;
+        }
+        let last = self.record.len() - 1;
+        for (column, cell) in cells() {
+            let is_lost = self.values.get(column - 1).is_some_and(Option::is_none);
+            if !is_lost || !holds_something(cell) {
+                continue;
+            }
+            let reason = if is_short && column == last {
+                continue;
+            } else if cell.contains(&b',') {
+                "a decimal comma; numbers need a point"
+            } else {
+                "not a number"
+            };
+            self.problems.add(line, column + 1, cell, reason);
+        }
+        let values = cells().filter(|(column, cell)| *column <= columns && holds_something(cell));
+        let points = self.values.iter().flatten().count() as u64;
+        let mut held = values.count() as u64;
+        if is_short {
+            let cell = self.record.get(last).unwrap_or_default();
+            let reason = "fewer cells than the header; the last one may be cut off and is skipped";
+            self.problems.add(line, last + 1, cell, reason);
+            self.stats.short_rows += 1;
+            held += (columns - last) as u64;
+        }
+        self.stats.cells += held;
+        self.stats.lost_cells += held - points;
+        true
+    }
+
+    fn check_time(&mut self, time: i64, previous: Option<i64>) {
+        let is_early = time < FIRST_PLAUSIBLE_TIME;
+        let is_late = self
+            .options
+            .uploaded
+            .is_some_and(|uploaded| time > uploaded.saturating_add(MAX_AHEAD));
+        let is_back = previous.is_some_and(|previous| time < previous - MAX_STEP_BACK);
+        if is_early || is_late || is_back {
+            self.stats.suspicious_times += 1;
+        }
+    }
+
+    /// Counts the week of a row. Each is a shard of the database, whose number a file must not exhaust.
+    fn check_week(&mut self, time: i64) -> Result<(), FormatError> {
+        let week = time.div_euclid(WEEK);
+        if self.week == Some(week) {
+            return Ok(());
+        }
+        self.week = Some(week);
+        self.weeks.insert(week);
+        if self.weeks.len() > MAX_WEEKS {
+            return Err(FormatError::TooManyWeeks {
+                line: self.line_number(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads a line that does not start with a time.
+    fn read_other_line(&mut self) -> Result<(), FormatError> {
+        if self.has_start_header() {
+            return self.begin_headed();
+        }
+        if self.document == Document::Headed && self.is_line(END_DATA) {
+            self.skip_candidate();
+            self.document = Document::Ended;
+            return Ok(());
+        }
+        let first = self.record.get(0).map(trim_spaces).unwrap_or_default();
+        if !is_marker(first) {
+            self.skip_candidate();
+            self.candidate = Some(self.take_line());
+            return Ok(());
+        }
+        let Some(serials) = self.candidate.take() else {
+            return Err(FormatError::NoSerials {
+                line: self.line_number(),
+            });
+        };
+        if self.document == Document::Ended {
+            self.begin_document(Document::Plain, HeaderMeta::None, serials.number)?;
+        }
+        self.begin_table(&serials)
+    }
+
+    /// Counts the candidate, which turned out to be no header, as a skipped line.
+    fn skip_candidate(&mut self) {
+        let Some(line) = self.candidate.take() else {
+            return;
+        };
+        if self.document == Document::Ended {
+            self.stats.lines_after_end += 1;
+            return;
+        }
+        self.data_rows += 1;
+        let cells = || value_cells(&line.record, line.is_cut);
+        self.stats.lose(cells(), line.is_cut);
+        if let Some((column, cell, reason)) = glued(cells(), self.values.len()) {
+            self.stats.malformed_rows += 1;
+            self.problems.add(line.number, column + 1, cell, reason);
+            return;
+        }
+        self.stats.invalid_timestamps += 1;
+        let first = line.record.get(0).map(trim_spaces).unwrap_or_default();
+        let reason = if foreign::is_reformatted_time(first) {
+            self.reformatted_times += 1;
+            "a time in another form than DD/MM/YY HH:MM:SS; the row is skipped"
+        } else {
+            "not a date and time; the row is skipped"
+        };
+        self.problems.add(line.number, 1, first, reason);
+    }
+
+    /// Begins a document with its time zone. `line` is that of its header.
+    fn begin_document(
+        &mut self,
+        document: Document,
+        meta: HeaderMeta,
+        line: u64,
+    ) -> Result<(), FormatError> {
+        let choice = ZoneChoice::of_document(&meta, self.options.zones);
+        let name = choice.as_ref().map(|choice| choice.zone.name().to_owned());
+        if self.first.is_none() {
+            self.first = Some(FirstDocument {
+                container: match document {
+                    Document::Headed => Container::Headed,
+                    Document::Plain | Document::Ended => Container::Plain,
+                },
+                zone: name.unwrap_or_default(),
+                zone_source: choice
+                    .as_ref()
+                    .map_or(ZoneSource::Header, |choice| choice.source),
+                meta: meta.clone(),
+            });
+        }
+        let Some(choice) = choice else {
+            let reason = match meta {
+                HeaderMeta::Broken { reason, .. } => reason,
+                HeaderMeta::None | HeaderMeta::Json(_) => String::new(),
+            };
+            return Err(FormatError::NoTimeZone { line, reason });
+        };
+        let mut warnings = Vec::from_iter(choice.warning);
+        if let HeaderMeta::Broken { reason, .. } = meta {
+            warnings.push(format!(
+                "header is not valid JSON ({}); its time zone is read from its text: {}",
+                crate::sanitize::sanitize(reason),
+                choice.zone.name()
+            ));
+        }
+        for warning in warnings {
+            if self.zone_warnings.len() < MAX_ZONE_WARNINGS
+                && !self.zone_warnings.contains(&warning)
+            {
+                self.zone_warnings.push(warning);
             }
         }
-        if record.iter().any(|cell| !trim_spaces(cell).is_empty()) {
-            return Ok(true);
+        self.last_of_document_before = self.resolver.last().or(self.last_of_document_before);
+        self.resolver = TimestampResolver::new(choice.zone);
+        self.document = document;
+        self.is_first_table = true;
+        Ok(())
+    }
+
+    /// Reads from a line with `START_HEADER` to the header of the table. What stands before it in the line is the cut
+    /// end of a row.
+    fn begin_headed(&mut self) -> Result<(), FormatError> {
+        self.skip_candidate();
+        self.end_document();
+        loop {
+            let start = self.line_number();
+            let Some(header) = self.read_header(start)? else {
+                continue;
+            };
+            self.begin_document(Document::Headed, HeaderMeta::parse(&header), start)?;
+            let has_line = self.next_line()?;
+            if self.begins_again() {
+                continue;
+            }
+            if !has_line || !self.is_line(START_DATA) {
+                return Err(FormatError::NoDataBlock {
+                    line: self.line_number(),
+                });
+            }
+            let line = self.line_number() + 1;
+            if !self.next_line()? || self.is_line(END_DATA) {
+                return Err(FormatError::NoLabels { line });
+            }
+            if self.begins_again() {
+                continue;
+            }
+            let serials = self.take_line();
+            let line = serials.number + 1;
+            if !self.next_line()? || self.is_line(END_DATA) {
+                return Err(FormatError::NoLabels { line });
+            }
+            if self.begins_again() {
+                continue;
+            }
+            return self.begin_table(&serials);
+        }
+    }
+
+    /// Notes whether the document before a line with `START_HEADER` was cut off.
+    fn end_document(&mut self) {
+        let line = join(&self.record);
+        let before = memmem::find(&line, START_HEADER).map_or(&line[..], |at| &line[..at]);
+        self.was_cut |= match self.document {
+            Document::Plain => !before.trim_ascii().is_empty(),
+            Document::Headed => memmem::find(before, END_DATA).is_none(),
+            Document::Ended => false,
+        };
+    }
+
+    /// Whether the line begins another document before this one has a table, which was cut off then.
+    fn begins_again(&mut self) -> bool {
+        let begins_again = self.has_start_header();
+        self.was_cut |= begins_again;
+        begins_again
+    }
+
+    /// Reads the JSON up to `END_HEADER`. Returns `None` if another document begins before.
+    fn read_header(&mut self, start: u64) -> Result<Option<Vec<u8>>, FormatError> {
+        let mut json = Vec::new();
+        loop {
+            if !self.next_line()? {
+                return Err(FormatError::HeaderBlockOpen { line: start });
+            }
+            if self.is_line(END_HEADER) {
+                return Ok(Some(json));
+            }
+            if self.begins_again() {
+                return Ok(None);
+            }
+            json.extend_from_slice(&join(&self.record));
+            json.push(b'\n');
+            if json.len() > MAX_HEADER {
+                return Err(FormatError::HeaderTooLong { line: start });
+            }
+        }
+    }
+
+    /// Begins a table whose labels are the current line.
+    fn begin_table(&mut self, serials: &Line) -> Result<(), FormatError> {
+        let mut cells: Vec<_> = serials.record.iter().collect();
+        // A concatenated file may have a byte-order mark here.
+        while let Some(rest) = cells
+            .first()
+            .and_then(|cell| cell.strip_prefix(BYTE_ORDER_MARK))
+        {
+            cells[0] = rest;
+        }
+        let labels: Vec<_> = self.record.iter().collect();
+        let line = self.line_number();
+        let channels = Channels::new((&cells, serials.number), (&labels, line))?;
+        let is_equal =
+            channels.master == self.channels.master && channels.list == self.channels.list;
+        self.stats.tables += u64::from(self.is_first_table || !is_equal);
+        self.is_first_table = false;
+        if is_equal {
+            return Ok(());
+        }
+        if self.stats.tables > 1 {
+            self.stats.header_changes += 1;
+            for list in [&self.channels.list, &channels.list] {
+                self.ids
+                    .extend(list.iter().map(|channel| channel.id.clone()));
+            }
+            if self.ids.len() > MAX_CHANNELS {
+                return Err(FormatError::TooManyChannels {
+                    line,
+                    found: self.ids.len(),
+                });
+            }
+        }
+        self.values.clear();
+        self.values.resize(channels.list.len(), None);
+        self.channels = channels;
+        Ok(())
+    }
+
+    /// Whether a cell of the line contains `START_HEADER`.
+    fn has_start_header(&self) -> bool {
+        self.record
+            .iter()
+            .any(|cell| memmem::find(cell, START_HEADER).is_some())
+    }
+
+    /// Whether the line is this keyword, followed by white space only.
+    fn is_line(&self, keyword: &[u8]) -> bool {
+        let mut cells = self.record.iter().map(<[u8]>::trim_ascii);
+        cells.next() == Some(keyword) && cells.all(<[u8]>::is_empty)
+    }
+
+    fn take_line(&mut self) -> Line {
+        Line {
+            number: self.line_number(),
+            is_cut: self.lines.get_ref().ended_inside_line(),
+            record: std::mem::take(&mut self.record),
+        }
+    }
+
+    /// The 1-based number of the line. The position of the record does not serve, because it is that of the blank lines
+    /// before it.
+    fn line_number(&self) -> u64 {
+        let is_cut = self.lines.get_ref().ended_inside_line();
+        self.lines
+            .position()
+            .line()
+            .saturating_sub(u64::from(!is_cut))
+    }
+
+    /// Reads the next line that is not blank, without the carriage returns before its line break. Returns false at the
+    /// end.
+    fn next_line(&mut self) -> Result<bool, FormatError> {
+        loop {
+            let more =
+                self.lines
+                    .read_byte_record(&mut self.record)
+                    .map_err(|error| match error.into_kind() {
+                        csv::ErrorKind::Io(error) => FormatError::from(error),
+                        other => FormatError::Read(std::io::Error::other(format!("{other:?}"))),
+                    })?;
+            if !more {
+                return Ok(false);
+            }
+            if self.record.as_slice().ends_with(b"\r") {
+                remove_carriage_returns(&mut self.record);
+            }
+            if self.record.iter().any(|cell| !trim_spaces(cell).is_empty()) {
+                return Ok(true);
+            }
         }
     }
 }
 
-/// Removes the last byte of the last cell.
-fn remove_last_byte(record: &mut ByteRecord) {
+/// The trimmed cells of a row after its time, with their positions. The last one of a line that is cut off is left out.
+fn value_cells(record: &ByteRecord, is_cut: bool) -> impl Iterator<Item = (usize, &[u8])> {
+    let complete = record.len() - usize::from(is_cut);
+    let cells = record.iter().map(trim_spaces).enumerate();
+    cells.take(complete).skip(1)
+}
+
+/// Finds the cell that shows that a row contains more than one row, and why.
+fn glued<'r>(
+    mut cells: impl Iterator<Item = (usize, &'r [u8])>,
+    columns: usize,
+) -> Option<(usize, &'r [u8], &'static str)> {
+    cells.find_map(|(column, cell)| {
+        let reason = if contains_time(cell) || contains_keyword(cell) {
+            "the start of another line within a line; the row is skipped"
+        } else if column > columns && !cell.is_empty() {
+            "a value beyond the last column of the header; the row is skipped"
+        } else {
+            return None;
+        };
+        Some((column, cell, reason))
+    })
+}
+
+/// Removes up to two carriage returns at the end of the last cell. A transfer in ASCII mode adds a second one.
+fn remove_carriage_returns(record: &mut ByteRecord) {
     let last = record.len() - 1;
-    let cell = record.get(last).map(|cell| cell[..cell.len() - 1].to_vec());
+    let cell = record.get(last).unwrap_or_default();
+    let stripped = cell.strip_suffix(b"\r").unwrap_or(cell);
+    let stripped = stripped.strip_suffix(b"\r").unwrap_or(stripped).to_vec();
     record.truncate(last);
-    record.push_field(&cell.unwrap_or_default());
+    record.push_field(&stripped);
 }
 
-/// The 1-based number of the last line read, counted from the first line of the table. The position of the record
-/// does not serve, because it is that of the blank lines before it.
-fn last_line<R: Read>(rows: &csv::Reader<Table<LineTracker<R>>>) -> u64 {
-    let unfinished = rows.get_ref().get_ref().1.get_ref().ended_inside_line();
-    rows.position()
-        .line()
-        .saturating_sub(u64::from(!unfinished))
+/// Skips byte-order marks. The csv crate takes a first read of only a mark for the end of the file.
+fn skip_marks<R: Read>(mut input: R) -> Result<WithoutMark<R>, FormatError> {
+    loop {
+        let mut start = Vec::with_capacity(BYTE_ORDER_MARK.len());
+        input
+            .by_ref()
+            .take(BYTE_ORDER_MARK.len() as u64)
+            .read_to_end(&mut start)?;
+        if start != BYTE_ORDER_MARK {
+            return Ok(Cursor::new(start).chain(input));
+        }
+    }
 }
 
-fn cells(record: &ByteRecord) -> Vec<&[u8]> {
-    record.iter().collect()
+/// The line of a record.
+fn join(record: &ByteRecord) -> Vec<u8> {
+    record.iter().collect::<Vec<_>>().join(&b'\t')
 }
 
 #[cfg(test)]
@@ -339,7 +870,8 @@ mod tests {
     }
 
     fn read_in_blocks(text: &[u8], block: usize) -> Result<(Rows, RowStats, bool), FormatError> {
-        let mut file = LoggerFile::open(Slow(text, block), &FileZones::built_in(chrono_tz::UTC))?;
+        let zones = FileZones::built_in(chrono_tz::UTC);
+        let mut file = LoggerFile::open(Slow(text, block), &ReadOptions::new(&zones))?;
         let mut rows = Vec::new();
         while let Some(row) = file.next_row()? {
             rows.push((row.time, row.values.to_vec()));
@@ -389,12 +921,14 @@ mod tests {
             rows,
             [
                 (T, vec![None, Some(2.0)]),
-                (T, vec![Some(1.0), None]),
+                (T, vec![None, None]),
                 (T, vec![None, None])
             ]
         );
-        assert_eq!((stats.rows, stats.points, stats.invalid_values), (3, 2, 4));
-        assert_eq!(stats.invalid_timestamps, 1);
+        assert_eq!((stats.rows, stats.points, stats.invalid_values), (3, 1, 5));
+        assert_eq!((stats.invalid_timestamps, stats.short_rows), (1, 2));
+        // x and 2; 1 and a missing cell; two missing cells; 1 and 2.
+        assert_eq!((stats.cells, stats.lost_cells), (8, 7));
     }
 
     #[test]
@@ -435,25 +969,22 @@ mod tests {
         let text = format!("\u{feff}{HEAD}03/08/25 03:20:00\t1\t2\r\n03/08/25 03:30:00\t3\t4");
         let whole = read_in_blocks(text.as_bytes(), usize::MAX).unwrap();
         for block in 1..9 {
-            assert_eq!(
-                read_in_blocks(text.as_bytes(), block).unwrap(),
-                whole,
-                "{block}"
-            );
+            let found = read_in_blocks(text.as_bytes(), block).unwrap();
+            assert_eq!(found, whole, "{block}");
         }
     }
 
     #[test]
     fn a_file_without_rows_or_points_is_an_error() {
         let check = |text: &str| {
-            let mut file =
-                LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
+            let zones = FileZones::built_in(chrono_tz::UTC);
+            let mut file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
             while file.next_row().unwrap().is_some() {}
-            file.ensure_has_points()
+            file.ensure_usable(1.0)
         };
         assert!(matches!(check(HEAD), Err(FormatError::NoRow)));
         assert!(matches!(
-            check(&format!("{HEAD}{HEAD}")),
+            check(&format!("{HEAD}yesterday\t1\t2\ntoday\t1\t2\n")),
             Err(FormatError::NoPoint { times: 2, .. })
         ));
         assert!(check(&format!("{HEAD}03/08/25 03:20:00\t1\t2\n")).is_ok());
@@ -465,12 +996,237 @@ mod tests {
             "{HEAD}03/08/25 03:20:00\t1\t2\n{}",
             "9".repeat(3 * super::super::MAX_LINE)
         );
-        let mut file =
-            LoggerFile::open(text.as_bytes(), &FileZones::built_in(chrono_tz::UTC)).unwrap();
+        let zones = FileZones::built_in(chrono_tz::UTC);
+        let mut file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
         assert!(file.next_row().unwrap().is_some());
         assert!(matches!(
             file.next_row(),
             Err(FormatError::LineTooLong { line: 4 })
+        ));
+    }
+
+    const OTHER: &str = "10\t20\t10\nMV_T302_V003\tB W\tA W\n";
+    const UTC: &str = "START_HEADER\n{\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n";
+
+    /// Reads a file in Paris: time, value of each channel by its id, and the error at the end.
+    fn points(text: &str) -> (Vec<(i64, String, f64)>, RowStats, Option<FormatError>) {
+        let zones = FileZones::built_in(chrono_tz::Europe::Paris);
+        let mut file = match LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)) {
+            Ok(file) => file,
+            Err(error) => return (Vec::new(), RowStats::default(), Some(error.error)),
+        };
+        let mut points = Vec::new();
+        let error = loop {
+            match file.next_row() {
+                Ok(Some(row)) => {
+                    for (channel, value) in row.channels.list.iter().zip(row.values) {
+                        points.extend(value.map(|value| (row.time, channel.id.clone(), value)));
+                    }
+                }
+                Ok(None) => break file.ensure_usable(0.5).err(),
+                Err(error) => break Some(error),
+            }
+        };
+        (points, file.stats(), error)
+    }
+
+    fn point(time: i64, id: &str, value: f64) -> (i64, String, f64) {
+        (time, format!("{id}_M10"), value)
+    }
+
+    /// 3 August 2025, 03:20 in Paris.
+    const P: i64 = T - 7200;
+
+    #[test]
+    fn a_header_pair_among_the_rows_begins_a_table() {
+        let (found, stats, error) = points(&format!(
+            "{HEAD}03/08/25 03:20:00\t1\t2\n{OTHER}03/08/25 03:30:00\t3\t4\n{OTHER}03/08/25 03:40:00\t5\t6\n"
+        ));
+        assert_eq!(
+            found,
+            [
+                point(P, "M10_Ch1", 1.0),
+                point(P, "S20_Ch1", 2.0),
+                point(P + 600, "S20_Ch1", 3.0),
+                point(P + 600, "M10_Ch1", 4.0),
+                point(P + 1200, "S20_Ch1", 5.0),
+                point(P + 1200, "M10_Ch1", 6.0),
+            ]
+        );
+        // The second header is repeated.
+        assert_eq!((stats.tables, stats.header_changes), (2, 1));
+        assert_eq!((stats.invalid_timestamps, error.is_none()), (0, true));
+    }
+
+    #[test]
+    fn a_marker_without_usable_serials_ends_the_file() {
+        for (middle, line) in [
+            ("MV_T302_V002\tA W\tB W\n", 4),
+            ("10\t10\nMV_T302_V002\tA W\tB W\n", 5),
+            ("10\t\t20\nMV_T302_V002\tA W\tB W\n", 4),
+            ("10\t10\t20\nMV_T302_V009\tA W\tB W\n", 5),
+            (
+                "03/08/25 03:30:00\t1\t202001171\t1\nMV_T302_V002\tA W\tB W\n",
+                5,
+            ),
+        ] {
+            let (found, _, error) = points(&format!(
+                "{HEAD}03/08/25 03:20:00\t1\t2\n{middle}03/08/25 03:30:00\t3\t4\n"
+            ));
+            assert_eq!(found.len(), 2, "{middle:?}: {found:?}");
+            let message = error.expect("an error").to_string();
+            assert!(
+                message.starts_with(&format!("line {line}:")),
+                "{middle:?}: {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn start_header_begins_a_document_wherever_it_stands() {
+        let row = "03/08/25 03:20:00\t1\t2\n";
+        for (before, cut) in [
+            ("", false),
+            ("03/08/25 03:30:00\t3\t4\n", false),
+            ("03/08/25 03:30:00\t3\t", true),
+            ("03/08", true),
+        ] {
+            let text = format!("{HEAD}{row}{before}{UTC}{HEAD}{row}END_DATA\n");
+            let (found, stats, error) = points(&text);
+            assert!(error.is_none(), "{before:?}: {error:?}");
+            assert_eq!(found.first(), Some(&point(P, "M10_Ch1", 1.0)), "{before:?}");
+            assert_eq!(found.last(), Some(&point(T, "S20_Ch1", 2.0)), "{before:?}");
+            assert_eq!((stats.tables, stats.lost_cells), (2, 0), "{before:?}");
+            assert_eq!(read(&text).2, cut, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn documents_follow_one_another_and_each_has_its_time() {
+        let row = "03/08/25 03:20:00\t1\t2\n";
+        let text = format!(
+            "{UTC}{HEAD}{row}END_DATA\nnoise\n\n{HEAD}{row}{UTC}{HEAD}{row}END_DATA\nmore\n"
+        );
+        let (found, stats, error) = points(&text);
+        assert!(error.is_none(), "{error:?}");
+        let times: Vec<_> = found.iter().map(|point| point.0).collect();
+        assert_eq!(times, [T, T, P, P, T, T]);
+        assert_eq!((stats.tables, stats.lines_after_end), (3, 2));
+        // The second header was cut off, so its document begins again.
+        let cut = format!("{UTC}{HEAD}{row}START_HEADER\n{{\"DataTime{UTC}{HEAD}{row}END_DATA\n");
+        let (found, _, error) = points(&cut);
+        assert_eq!((found.len(), error.is_none()), (4, true));
+        assert!(read(&cut).2, "END_DATA is missing once");
+        for start in ["START_HEADER\n{\"DataTi", "10\t1"] {
+            let text = format!("{start}{UTC}{HEAD}{row}END_DATA\n");
+            let (found, _, error) = points(&text);
+            assert_eq!((found.len(), error.is_none()), (2, true), "{start:?}");
+            assert!(read(&text).2, "{start:?} is cut off");
+        }
+    }
+
+    #[test]
+    fn two_rows_in_a_line_are_skipped_wherever_they_meet() {
+        for line in [
+            "03/08/25 03:30:00\t103/08/25 04:10:00\t2\t",
+            "03/08/25 03:30:00\t1\t203/08/25 04:10:00\n",
+            "03/08/25 03:30:00\t1\t2\t3",
+            "03/08/25 03:30:00\t\t\t3",
+            "03/08/25 03:30:00\t1\tEND_DATA",
+        ] {
+            let (found, stats, error) = points(&format!(
+                "{HEAD}03/08/25 03:20:00\t1\t2\n{line}\n03/08/25 03:40:00\t1\t2\n"
+            ));
+            assert_eq!(
+                (found.len(), stats.malformed_rows),
+                (4, 1),
+                "{line:?}: {found:?}"
+            );
+            assert!(error.is_none() && stats.lost_cells > 0, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_and_quoted() {
+        let (_, stats, error) = points(&format!(
+            "{HEAD}03/08/25 03:20:00\t1,5\t2\n03/08/25 03:30:00\tNaN\t\n03/08/25 03:40:00\t1,5\tx\n"
+        ));
+        assert_eq!((stats.cells, stats.lost_cells), (4, 3));
+        let message = error.expect("an error").to_string();
+        for part in ["3 of 4", "line 3, column 2", "1,5", "decimal comma"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_weeks_of_a_file_are_limited() {
+        let mut text = HEAD.to_owned();
+        let start = chrono::NaiveDate::from_ymd_opt(2010, 1, 1).unwrap();
+        for week in 0..=MAX_WEEKS as u64 {
+            let day = start + chrono::Days::new(7 * week);
+            text += &format!("{}\t1\t2\n", day.format("%d/%m/%y 12:00:00"));
+        }
+        let (found, _, error) = points(&text);
+        assert_eq!(found.len(), 2 * MAX_WEEKS);
+        assert!(
+            matches!(error, Some(FormatError::TooManyWeeks { line: 523 })),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn suspicious_times_are_counted() {
+        let zones = FileZones::built_in(chrono_tz::UTC);
+        let options = ReadOptions {
+            uploaded: Some(T),
+            ..ReadOptions::new(&zones)
+        };
+        let text = format!(
+            "{HEAD}03/08/25 03:20:00\t1\t2\n04/08/25 03:20:00\t1\t2\n04/08/25 03:20:01\t1\t2\n\
+             04/08/25 01:20:01\t1\t2\n03/08/25 23:20:00\t1\t2\n01/01/00 00:00:00\t1\t2\n"
+        );
+        let mut file = LoggerFile::open(text.as_bytes(), &options).unwrap();
+        while file.next_row().unwrap().is_some() {}
+        // One second too late, two hours and a second back, and in 2000.
+        assert_eq!(file.stats().suspicious_times, 3);
+    }
+
+    #[test]
+    fn two_carriage_returns_before_a_line_feed_and_no_break_spaces_have_no_effect() {
+        let plain = read(&format!("{HEAD}03/08/25 03:20:00\t1\t2\n"));
+        let other = read(
+            "10\t10\t20\r\r\nMV_T302_V002\tA\u{a0}W\tB  W\r\r\n\u{a0}03/08/25 03:20:00\t1\u{202f}\t2\r\r\n",
+        );
+        assert_eq!(plain, other);
+    }
+
+    #[test]
+    fn nul_bytes_at_the_end_are_a_truncated_file() {
+        let text = format!("{HEAD}03/08/25 03:20:00\t1\t2\n");
+        let (rows, stats, truncated) = read(&format!("{text}{}", "\0".repeat(3_000_000)));
+        assert_eq!((rows.len(), stats.lost_cells, truncated), (1, 0, true));
+        let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1\t2\0\0"));
+        assert_eq!(rows, [(T, vec![Some(1.0), None])]);
+    }
+
+    #[test]
+    fn a_header_that_does_not_say_what_its_times_mean_is_refused() {
+        let row = "03/08/25 03:20:00\t1\t2\n";
+        let document = |json: &str| {
+            points(&format!(
+                "START_HEADER\n{json}\nEND_HEADER\nSTART_DATA\n{HEAD}{row}END_DATA\n"
+            ))
+        };
+        assert!(matches!(
+            document("{oops").2,
+            Some(FormatError::NoTimeZone { line: 1, .. })
+        ));
+        let (found, _, error) = document("{\"DataTimeSettings\":\"UTC\",}");
+        assert_eq!((found[0].0, error.is_none()), (T, true));
+        let long = format!("{{\"Site\":\"{}\"}}", "x".repeat(MAX_HEADER));
+        assert!(matches!(
+            document(&long).2,
+            Some(FormatError::HeaderTooLong { line: 1 })
         ));
     }
 }

@@ -1,10 +1,13 @@
 //! Converts the times of rows to timestamps. See docs/specification.md, section 3.
 
 use super::container::HeaderMeta;
-use crate::time_zone::{FileZones, TimeZone};
+use super::tables::{LoggerFile, ReadOptions};
+use crate::sanitize::sanitize;
+use crate::time_zone::{FileZones, TimeZone, ZoneSource};
 use chrono::{NaiveDate, NaiveDateTime};
+use memchr::memmem;
 
-/// The time zone of the times in a file.
+/// The time zone of the times in a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Zone {
     /// UTC.
@@ -13,16 +16,66 @@ pub(super) enum Zone {
     Local(TimeZone),
 }
 
-impl Zone {
-    /// Selects the zone of a file: UTC if its header says so, else the zone that its header names, else the default.
-    pub(super) fn of_file(meta: &HeaderMeta, zones: &FileZones) -> Self {
-        if meta.text("DataTimeSettings") == Some("UTC") {
-            return Self::Utc;
+/// The time zone of a document and how it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ZoneChoice {
+    pub zone: Zone,
+    pub source: ZoneSource,
+    /// What the header says that was not understood.
+    pub warning: Option<String>,
+}
+
+/// The entries of a header that give the meaning of its times.
+const ZONE_ENTRIES: [&str; 3] = ["DataTimeSettings", "TimeZoneName", "TimeZone"];
+
+impl ZoneChoice {
+    /// Selects the zone of a document: UTC if its header says so, else the IANA zone or the POSIX string in it, else the
+    /// default. `None` if the header is not valid JSON and none of these is found in its text.
+    pub(super) fn of_document(meta: &HeaderMeta, zones: &FileZones) -> Option<Self> {
+        let [settings, name, posix] = ZONE_ENTRIES.map(|key| meta.text(key));
+        let is_broken = matches!(meta, HeaderMeta::Broken { .. });
+        if is_broken && settings.or(name).or(posix).is_none() {
+            return None;
         }
-        let named = meta
-            .text("TimeZoneName")
-            .and_then(|name| zones.database.zone(name));
-        Self::Local(named.unwrap_or_else(|| zones.default.clone()))
+        let found = if settings.is_some_and(|settings| settings.eq_ignore_ascii_case("UTC")) {
+            Some((Zone::Utc, ZoneSource::Header))
+        } else {
+            let named = name.and_then(|name| zones.database.zone_in_any_case(name));
+            let ruled = || posix.and_then(TimeZone::of_posix);
+            named
+                .map(|zone| (Zone::Local(zone), ZoneSource::Header))
+                .or_else(|| ruled().map(|zone| (Zone::Local(zone), ZoneSource::HeaderPosix)))
+        };
+        let is_understood = match &found {
+            Some((Zone::Local(_), ZoneSource::HeaderPosix)) => name.is_none(),
+            Some(_) => true,
+            None => name.or(posix).is_none(),
+        };
+        let (zone, source) =
+            found.unwrap_or_else(|| (Zone::Local(zones.default.clone()), zones.default_source));
+        let warning = (!is_understood).then(|| {
+            let given = name.or(posix).unwrap_or_default();
+            format!(
+                "the header's time zone {:?} is not known; {} applies; correct the logger's time zone",
+                sanitize(given),
+                zone.name()
+            )
+        });
+        Some(Self {
+            zone,
+            source,
+            warning,
+        })
+    }
+}
+
+impl Zone {
+    /// `UTC`, the IANA name, or the POSIX string.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Utc => "UTC",
+            Self::Local(zone) => zone.name(),
+        }
     }
 }
 
@@ -42,7 +95,7 @@ pub(super) fn parse_wall_time(cell: &[u8]) -> Option<NaiveDateTime> {
     date.and_hms_opt(two(9)?, two(12)?, two(15)?)
 }
 
-/// Converts the times of the rows of one file, in order. It keeps state, because a local time that occurs twice is
+/// Converts the times of the rows of one document, in order. It keeps state, because a local time that occurs twice is
 /// resolved by the time at which the row is expected.
 #[derive(Debug, Clone)]
 pub(super) struct TimestampResolver {
@@ -53,8 +106,11 @@ pub(super) struct TimestampResolver {
     steps: [Option<i64>; 2],
 }
 
+/// The maximum age in seconds of the row before the first one of a document.
+const MAX_AGE_OF_PREVIOUS: i64 = 26 * 3600;
+
 impl TimestampResolver {
-    /// Creates a resolver for one file.
+    /// Creates a resolver for one document.
     pub(super) fn new(zone: Zone) -> Self {
         Self {
             zone,
@@ -64,12 +120,26 @@ impl TimestampResolver {
     }
 
     /// Returns the timestamp of the next row, in seconds since 1970. Rows are never sorted, dropped or corrected.
-    pub(super) fn resolve(&mut self, wall: NaiveDateTime) -> i64 {
+    ///
+    /// `row_before` is the timestamp of the row before the document. It is asked for only if the first row has two.
+    pub(super) fn resolve(
+        &mut self,
+        wall: NaiveDateTime,
+        row_before: impl FnOnce() -> Option<i64>,
+    ) -> i64 {
         let timestamp = match &self.zone {
             Zone::Utc => wall.and_utc().timestamp(),
             Zone::Local(zone) => match zone.instants(wall) {
                 (only, None) => only,
-                (earlier, Some(later)) => self.nearer_to_expected(earlier, later),
+                (earlier, Some(later)) => {
+                    let previous = self.previous.or_else(|| {
+                        let is_recent = |at: &i64| {
+                            *at <= later && earlier.saturating_sub(*at) <= MAX_AGE_OF_PREVIOUS
+                        };
+                        row_before().filter(is_recent)
+                    });
+                    self.nearer_to_expected(previous, earlier, later)
+                }
             },
         };
         if let Some(previous) = self.previous {
@@ -82,9 +152,14 @@ impl TimestampResolver {
         timestamp
     }
 
+    /// The timestamp of the last row.
+    pub(super) fn last(&self) -> Option<i64> {
+        self.previous
+    }
+
     /// Selects the timestamp that is nearer to the expected one; the earlier one on a tie.
-    fn nearer_to_expected(&self, earlier: i64, later: i64) -> i64 {
-        let Some(previous) = self.previous else {
+    fn nearer_to_expected(&self, previous: Option<i64>, earlier: i64, later: i64) -> i64 {
+        let Some(previous) = previous else {
             return earlier;
         };
         let step = self.steps.into_iter().flatten().min().unwrap_or_default();
@@ -106,18 +181,23 @@ pub(crate) fn last_instant(
     whole: bool,
     zones: &FileZones,
 ) -> Option<i64> {
-    let meta = super::container::read_preamble(head)
-        .map(|file| file.meta)
-        .unwrap_or_default();
-    let mut resolver = TimestampResolver::new(Zone::of_file(&meta, zones));
-    tail.split(|byte| *byte == b'\n')
-        .skip(usize::from(!whole))
+    // The last document decides. Its header may lie between the two parts; then that of the first serves.
+    let document = memmem::rfind(tail, super::container::START_HEADER);
+    let header = document.map_or(head, |at| &tail[at..]);
+    let zone = LoggerFile::open(header, &ReadOptions::new(zones)).map_or_else(
+        |error| ZoneChoice::of_document(&error.meta, zones),
+        |file| ZoneChoice::of_document(file.meta(), zones),
+    )?;
+    let mut resolver = TimestampResolver::new(zone.zone);
+    tail[document.unwrap_or_default()..]
+        .split(|byte| *byte == b'\n')
+        .skip(usize::from(!whole && document.is_none()))
         .filter_map(|line| {
             // A time without a tab after it may be incomplete.
             let (time, _) = line.split_at(memchr::memchr(b'\t', line)?);
             parse_wall_time(super::cells::trim_spaces(time))
         })
-        .map(|wall| resolver.resolve(wall))
+        .map(|wall| resolver.resolve(wall, || None))
         .last()
 }
 
@@ -141,7 +221,7 @@ mod tests {
         walls
             .iter()
             .map(|wall| {
-                let at = resolver.resolve(parse_wall_time(wall.as_bytes()).unwrap());
+                let at = resolver.resolve(parse_wall_time(wall.as_bytes()).unwrap(), || None);
                 DateTime::from_timestamp(at, 0)
                     .unwrap()
                     .format("%d %H:%M:%S")
@@ -383,29 +463,66 @@ mod tests {
     }
 
     #[test]
+    fn the_first_row_follows_the_row_before_the_document() {
+        let paris = FileZones::built_in(chrono_tz::Europe::Paris).default;
+        let first = |before: Option<i64>| {
+            let wall = parse_wall_time(b"26/10/25 02:00:00").unwrap();
+            TimestampResolver::new(Zone::Local(paris.clone())).resolve(wall, || before)
+        };
+        // 02:00 in Paris, first in summer time, then in winter time.
+        let (earlier, later) = (1_761_436_800, 1_761_440_400);
+        assert_eq!(first(None), earlier);
+        assert_eq!(first(Some(earlier - 600)), earlier);
+        assert_eq!(first(Some(later - 600)), later);
+        assert_eq!(first(Some(later + 600)), earlier, "after the row");
+        assert_eq!(first(Some(earlier - 27 * 3600)), earlier, "too old");
+    }
+
+    #[test]
     fn the_header_overrides_the_default_zone() {
         let dir = tempfile::tempdir().unwrap();
         let rules = [("Europe/Paris", PARIS), ("Asia/Tokyo", "JST-9")];
         let zones = file_zones(dir.path(), &rules, "Europe/Paris");
-        let zone = |json: &str| {
-            Zone::of_file(
-                &HeaderMeta::Json(serde_json::from_str(json).unwrap()),
-                &zones,
-            )
+        let choice = |json: &str| {
+            let choice = ZoneChoice::of_document(&HeaderMeta::parse(json.as_bytes()), &zones)?;
+            let zone = choice.zone.name().to_owned();
+            Some((zone, choice.source, choice.warning.is_some()))
         };
-        let local = |name: &str| Zone::Local(zones.database.zone(name).unwrap());
-        assert_eq!(
-            zone(r#"{"DataTimeSettings":"UTC","TimeZoneName":"Asia/Tokyo"}"#),
-            Zone::Utc
-        );
-        assert_eq!(
-            zone(r#"{"DataTimeSettings":"LOCAL","TimeZoneName":"Asia/Tokyo"}"#),
-            local("Asia/Tokyo")
-        );
-        assert_eq!(zone(r#"{"TimeZoneName":"nowhere"}"#), local("Europe/Paris"));
-        assert_eq!(
-            Zone::of_file(&HeaderMeta::None, &zones),
-            local("Europe/Paris")
-        );
+        let found = |zone: &str, source, warned| Some((zone.to_owned(), source, warned));
+        let (header, posix) = (ZoneSource::Header, ZoneSource::HeaderPosix);
+        let default = zones.default_source;
+        for (json, expected) in [
+            (
+                r#"{"DataTimeSettings":"utc","TimeZoneName":"Asia/Tokyo"}"#,
+                found("UTC", header, false),
+            ),
+            (
+                r#"{"DataTimeSettings":"LOCAL","TimeZoneName":"ASIA/tokyo"}"#,
+                found("Asia/Tokyo", header, false),
+            ),
+            (r#"{"TimeZone":"JST-9"}"#, found("JST-9", posix, false)),
+            (
+                r#"{"TimeZoneName":"nowhere","TimeZone":"JST-9"}"#,
+                found("JST-9", posix, true),
+            ),
+            (
+                r#"{"TimeZoneName":"nowhere"}"#,
+                found("Europe/Paris", default, true),
+            ),
+            (
+                r#"{"TimeZone":"nonsense"}"#,
+                found("Europe/Paris", default, true),
+            ),
+            (r#"{"Site":"x"}"#, found("Europe/Paris", default, false)),
+            (
+                r#"{"DataTimeSettings":"UTC",}"#,
+                found("UTC", header, false),
+            ),
+            (r#"{"Site":"x",}"#, None),
+        ] {
+            assert_eq!(choice(json), expected, "{json}");
+        }
+        let plain = ZoneChoice::of_document(&HeaderMeta::None, &zones).unwrap();
+        assert_eq!((plain.zone.name(), plain.source), ("Europe/Paris", default));
     }
 }

@@ -5,11 +5,13 @@
 use super::RunContext;
 use super::finish::{Moved, Processed};
 use super::outcome::{FileRecord, Outcome};
+use super::row_before::LastRows;
 use super::submit::{Request, Submitted};
 use crate::data_dir::pending_files::{Item, PendingFiles};
 use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError, is_no_folder};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ pub(super) struct Device<'a> {
     pub(super) context: &'a RunContext<'a>,
     pub(super) location: DevicePath,
     pub(super) folder: Arc<Dir>,
+    pub(super) last_rows: RefCell<LastRows>,
 }
 
 impl<'a> Device<'a> {
@@ -53,6 +56,7 @@ impl<'a> Device<'a> {
             context,
             location,
             folder: Arc::new(context.data.open_below(relative)?),
+            last_rows: RefCell::default(),
         })
     }
 

@@ -1,13 +1,17 @@
 //! Parses one file and passes its points to the sink. Does not wait for the writes and does not move the file.
 
 use crate::data_dir::DevicePath;
-use crate::logger_file::{Container, FormatError, HeaderMeta, LoggerFile, RowStats};
+use crate::logger_file::{
+    Channels as Header, Container, FormatError, HeaderMeta, LoggerFile, Problem, ReadOptions,
+    RowStats,
+};
 use crate::points::{Batch, BatchBuilder, BatchOptions, SeriesPrefix, TimeRange};
 use crate::report::{ChannelStats, Channels, FileDetails, Progress, iso};
 use crate::shutdown::Shutdown;
 use crate::sink::WriteError;
-use crate::time_zone::FileZones;
+use crate::time_zone::{FileZones, ZoneSource};
 use chrono::DateTime;
+use std::collections::HashMap;
 use std::io::Read;
 
 /// Number of rows between two checks of the shutdown flag.
@@ -27,6 +31,12 @@ pub(super) struct IngestContext<'a> {
     pub stop: &'a Shutdown,
     /// Progress bar, which counts the points.
     pub progress: &'a Progress,
+    /// The time of the upload in seconds since 1970.
+    pub uploaded: i64,
+    /// The timestamp of the last row before the file.
+    pub row_before: &'a dyn Fn() -> Option<i64>,
+    /// The share of the values that may be lost.
+    pub max_loss: f64,
 }
 
 /// Why a file was not ingested completely.
@@ -64,6 +74,14 @@ pub(super) struct ParsedFile {
     pub channels: Vec<ChannelStats>,
     /// Number of bytes read.
     pub bytes: u64,
+    /// Timestamp of the last row in seconds since 1970.
+    pub last_row: Option<i64>,
+    /// Time zone of the first document and where it comes from.
+    pub time_zone: Option<(String, ZoneSource)>,
+    /// What headers say about the time zone that was not understood.
+    pub zone_warnings: Vec<String>,
+    /// The first defects.
+    pub problems: Vec<Problem>,
 }
 
 impl ParsedFile {
@@ -81,12 +99,21 @@ impl ParsedFile {
             nb_invalid_timestamps: self.stats.invalid_timestamps,
             nb_invalid_values: self.stats.invalid_values,
             nb_malformed_rows: self.stats.malformed_rows,
+            nb_short_rows: self.stats.short_rows,
+            nb_lines_after_end: self.stats.lines_after_end,
+            nb_tables: self.stats.tables,
+            nb_cells: self.stats.cells,
+            loss_ratio: self.stats.loss_ratio(),
+            nb_suspicious_times: self.stats.suspicious_times,
+            time_zone_source: self.time_zone.as_ref().map(|(_, source)| source.as_str()),
+            time_zone: self.time_zone.map(|(zone, _)| zone),
+            problems: self.problems,
             time_start: span.and_then(|span| instant(*span.start())),
             time_end: span.and_then(|span| instant(*span.end())),
             last_measurement: span.map(|span| *span.end()),
             file_header_meta: match self.meta {
                 HeaderMeta::Json(value) => Some(value),
-                HeaderMeta::None | HeaderMeta::Broken(_) => None,
+                HeaderMeta::None | HeaderMeta::Broken { .. } => None,
             },
             channels: Some(Channels(self.channels)),
             ..FileDetails::unread(Some(location))
@@ -105,7 +132,12 @@ pub(super) fn ingest(
     send: impl FnMut(Batch) -> Result<(), WriteError>,
 ) -> (ParsedFile, Result<(), IngestError>) {
     let mut parsed = ParsedFile::default();
-    let mut file = match LoggerFile::open(input, ingest_context.zones) {
+    let options = ReadOptions {
+        zones: ingest_context.zones,
+        uploaded: Some(ingest_context.uploaded),
+        row_before: ingest_context.row_before,
+    };
+    let mut file = match LoggerFile::open(input, &options) {
         Ok(file) => file,
         Err(header_error) => {
             parsed.container = header_error.container;
@@ -117,37 +149,31 @@ pub(super) fn ingest(
     parsed.marker = Some(file.channels().marker);
     parsed.master = Some(file.channels().master.clone());
     parsed.meta = file.meta().clone();
-    parsed.channels = file
-        .channels()
-        .list
-        .iter()
-        .cloned()
-        .map(ChannelStats::new)
-        .collect();
+    parsed.time_zone = file
+        .time_zone()
+        .map(|(zone, source)| (zone.to_owned(), source));
     let result = send_rows(&mut file, &mut parsed, ingest_context, is_unchanged, send)
-        .and_then(|()| Ok(file.ensure_has_points()?));
+        .and_then(|()| Ok(file.ensure_usable(ingest_context.max_loss)?));
     parsed.stats = file.stats();
+    parsed.problems = file.problems().to_vec();
+    parsed.zone_warnings = file.zone_warnings().to_vec();
     parsed.truncated = file.truncated();
+    parsed.last_row = file.last_row();
     parsed.bytes = file.bytes_read();
     (parsed, result)
 }
 
+/// Sends the rows of a file. If the file turns out to be invalid, the rows before that are sent.
 fn send_rows<R: Read>(
-    file: &mut LoggerFile<R>,
+    file: &mut LoggerFile<'_, R>,
     parsed: &mut ParsedFile,
     ingest_context: &IngestContext<'_>,
     is_unchanged: &impl Fn() -> bool,
     mut send: impl FnMut(Batch) -> Result<(), WriteError>,
 ) -> Result<(), IngestError> {
-    let prefixes: Vec<_> = if ingest_context.with_lines {
-        let channels = file.channels();
-        let prefix = |channel| {
-            SeriesPrefix::new(&ingest_context.location.campaign, &channels.master, channel)
-        };
-        channels.list.iter().map(prefix).collect()
-    } else {
-        Vec::new()
-    };
+    let mut table = Table::default();
+    table.begin(file.channels(), parsed, ingest_context);
+    let mut header_changes = 0;
     let mut batch = BatchBuilder::new(ingest_context.batch_options);
     let mut send_unchanged = |batch: Batch| {
         if !is_unchanged() {
@@ -157,15 +183,25 @@ fn send_rows<R: Read>(
         Ok(send(batch)?)
     };
     let mut rows = 0;
-    while let Some(row) = file.next_row()? {
+    let end = loop {
+        let row = match file.next_row() {
+            Ok(Some(row)) => row,
+            Ok(None) => break Ok(()),
+            Err(error @ FormatError::Read(_)) => return Err(error.into()),
+            Err(error) => break Err(error.into()),
+        };
         rows += 1;
         if rows % SHUTDOWN_CHECK_ROWS == 0 && ingest_context.stop.is_requested() {
             return Err(WriteError::Stopped.into());
         }
+        if row.header_changes != header_changes {
+            header_changes = row.header_changes;
+            table.begin(row.channels, parsed, ingest_context);
+        }
         let mut has_point = false;
-        for (channel, value) in parsed.channels.iter_mut().zip(row.values) {
+        for (channel, value) in table.channels.iter().zip(row.values) {
             if let Some(value) = value {
-                channel.add(*value);
+                parsed.channels[*channel].add(*value);
                 has_point = true;
             }
         }
@@ -173,15 +209,51 @@ fn send_rows<R: Read>(
             let span = parsed.span.get_or_insert(row.time..=row.time);
             *span = row.time.min(*span.start())..=row.time.max(*span.end());
         }
-        batch.push(&prefixes, &row).map_err(FormatError::Read)?;
+        batch
+            .push(&table.prefixes, &row)
+            .map_err(FormatError::Read)?;
         if batch.is_full()
             && let Some(full) = batch.take().map_err(FormatError::Read)?
         {
             send_unchanged(full)?;
         }
-    }
+    };
     if let Some(last) = batch.take().map_err(FormatError::Read)? {
         send_unchanged(last)?;
     }
-    Ok(())
+    end
+}
+
+/// What a table of a file adds to each of its columns.
+#[derive(Default)]
+struct Table {
+    /// Positions in the statistics of the file.
+    channels: Vec<usize>,
+    /// Empty if no line protocol is built.
+    prefixes: Vec<SeriesPrefix>,
+    /// The position of each channel in the statistics, by its id.
+    positions: HashMap<String, usize>,
+}
+
+impl Table {
+    /// Begins a table. A channel that an earlier table has keeps its statistics, with the name and unit of this table.
+    fn begin(&mut self, header: &Header, parsed: &mut ParsedFile, context: &IngestContext<'_>) {
+        self.channels.clear();
+        self.prefixes.clear();
+        for channel in &header.list {
+            let position = *self
+                .positions
+                .entry(channel.id.clone())
+                .or_insert(parsed.channels.len());
+            match parsed.channels.get_mut(position) {
+                Some(stats) => stats.rename(channel),
+                None => parsed.channels.push(ChannelStats::new(channel.clone())),
+            }
+            self.channels.push(position);
+            if context.with_lines {
+                let prefix = SeriesPrefix::new(&context.location.campaign, &header.master, channel);
+                self.prefixes.push(prefix);
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod finish;
 mod ingest;
 mod named_file;
 mod outcome;
+mod row_before;
 mod submit;
 mod sweep;
 mod versions;
@@ -20,6 +21,7 @@ use crate::report::{
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{MetaSender, Sink};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The context that all devices of a run share.
@@ -91,7 +93,7 @@ pub(crate) fn run(
     if settings.files.is_empty() {
         sweep(&context);
     } else {
-        for file in &settings.files {
+        for file in in_order_of_upload(&settings.files) {
             if stop.is_requested() {
                 break;
             }
@@ -107,4 +109,15 @@ pub(crate) fn run(
     let summary = recorder.finish(totals);
     meta.wait();
     Ok(summary)
+}
+
+/// Sorts named files by their modification time, so that the last upload wins. Files that cannot be examined come first.
+fn in_order_of_upload(files: &[PathBuf]) -> Vec<&PathBuf> {
+    let mut files: Vec<_> = files.iter().collect();
+    files.sort_by_key(|file| {
+        file.symlink_metadata()
+            .and_then(|file| file.modified())
+            .ok()
+    });
+    files
 }

@@ -6,10 +6,10 @@ use super::device::Device;
 use super::finish::{Change, ClaimedFile, Processed};
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::{Dir, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
-use crate::logger_file::{Container, HeaderMeta};
+use crate::logger_file::Container;
 use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
 use crate::points::BatchOptions;
-use crate::report::FileDetails;
+use crate::report::{FileDetails, counted};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::{FileId, OrderedSender};
 use chrono::Utc;
@@ -157,14 +157,18 @@ impl Device<'_> {
         let file_id = sender.begin();
         let is_unchanged =
             || lease.as_ref().is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
+        let row_before = || self.row_before(&open);
         let (mut parsed, read) = ingest::ingest(
             self.context.progress.reading(&*open.file),
-            &self.ingest_context(),
+            &self.ingest_context(&open, &row_before),
             &is_unchanged,
             |batch| sender.send(file_id, batch),
         );
         if parsed.marker.is_none() {
             parsed.truncated = looks_truncated(&open).unwrap_or(false);
+        }
+        if let Some(time) = parsed.last_row {
+            self.last_rows.borrow_mut().add(&open, time);
         }
         self.warn_about(&from.path().join(name), &parsed);
         Some(Submitted::Pending(Pending {
@@ -237,7 +241,11 @@ impl Device<'_> {
         }
     }
 
-    fn ingest_context(&self) -> IngestContext<'_> {
+    fn ingest_context<'c>(
+        &'c self,
+        open: &OpenFile,
+        row_before: &'c dyn Fn() -> Option<i64>,
+    ) -> IngestContext<'c> {
         let settings = self.context.settings;
         IngestContext {
             location: &self.location,
@@ -249,6 +257,9 @@ impl Device<'_> {
             with_lines: !self.context.sink.is_discard(),
             stop: self.context.stop,
             progress: self.context.progress,
+            uploaded: i64::try_from(open.stamp.uploaded_ns() / 1_000_000_000).unwrap_or(i64::MAX),
+            row_before,
+            max_loss: settings.max_loss,
         }
     }
 
@@ -327,11 +338,8 @@ impl Device<'_> {
                     .to_owned(),
             });
         }
-        if let HeaderMeta::Broken(reason) = &parsed.meta {
-            warn(format!(
-                "header is not valid JSON ({}), so its time zone is unknown; the configured one applies",
-                sanitize(reason)
-            ));
+        for warning in &parsed.zone_warnings {
+            warn(warning.clone());
         }
         if let Some(master) = parsed
             .master
@@ -346,18 +354,33 @@ impl Device<'_> {
             ));
         }
         let stats = parsed.stats;
-        for (count, what) in [
-            (stats.invalid_timestamps, "rows skipped: invalid timestamp"),
+        for (count, noun, what) in [
             (
-                stats.malformed_rows,
-                "rows skipped: more cells than the header",
+                stats.header_changes,
+                "change",
+                "of the header within the file",
             ),
-            (stats.invalid_values, "cells skipped: invalid value"),
-            (stats.lines_after_end, "lines ignored: after END_DATA"),
+            (
+                stats.invalid_timestamps,
+                "row",
+                "skipped: invalid timestamp",
+            ),
+            (stats.malformed_rows, "row", "skipped: malformed"),
+            (stats.short_rows, "row", "cut off: the last cell is skipped"),
+            (stats.invalid_values, "cell", "skipped: invalid value"),
+            (stats.lines_after_end, "line", "ignored: after END_DATA"),
+            (
+                stats.suspicious_times,
+                "row",
+                "with a suspicious time; check the logger's clock",
+            ),
         ] {
             if count > 0 {
-                warn(format!("{count} {what}"));
+                warn(format!("{} {what}", counted(count, noun)));
             }
+        }
+        if let Some(problem) = parsed.problems.first() {
+            warn(format!("first defect: {problem}; check the logger"));
         }
     }
 }

@@ -167,7 +167,7 @@ impl BatchBuilder {
 mod tests {
     use super::*;
     use crate::data_dir::Campaign;
-    use crate::logger_file::LoggerFile;
+    use crate::logger_file::{LoggerFile, ReadOptions};
     use std::ffi::OsStr;
 
     fn batches(gzip: bool, lines: u32, rows: usize) -> Vec<Batch> {
@@ -179,11 +179,8 @@ mod tests {
                 row % 60
             );
         }
-        let mut file = LoggerFile::open(
-            text.as_bytes(),
-            &crate::time_zone::FileZones::built_in(chrono_tz::UTC),
-        )
-        .unwrap();
+        let zones = crate::time_zone::FileZones::built_in(chrono_tz::UTC);
+        let mut file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
         let campaign = Campaign::new(OsStr::new("c")).unwrap();
         let prefixes: Vec<_> = file
             .channels()

@@ -166,18 +166,15 @@ pub(crate) type TimeRange = RangeInclusive<i64>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logger_file::LoggerFile;
+    use crate::logger_file::{LoggerFile, ReadOptions};
     use influxdb_line_protocol::{FieldValue, parse_lines};
     use std::ffi::OsStr;
 
     fn lines(campaign: &str, label: &str, values: &str) -> String {
         let text = format!("10\t20\nMV_T302_V002\t{label}\n03/08/25 03:20:00\t{values}\n");
         let campaign = Campaign::new(OsStr::new(campaign)).unwrap();
-        let mut file = LoggerFile::open(
-            text.as_bytes(),
-            &crate::time_zone::FileZones::built_in(chrono_tz::UTC),
-        )
-        .unwrap();
+        let zones = crate::time_zone::FileZones::built_in(chrono_tz::UTC);
+        let mut file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
         let channels = file.channels().clone();
         let prefixes: Vec<_> = channels
             .list

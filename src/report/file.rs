@@ -2,7 +2,7 @@
 
 use super::json::to_json;
 use crate::data_dir::DevicePath;
-use crate::logger_file::Channel;
+use crate::logger_file::{Channel, Problem};
 use serde::Serialize;
 
 /// The final status of a file.
@@ -87,8 +87,26 @@ pub(crate) struct FileDetails {
     pub nb_invalid_timestamps: u64,
     /// Number of cells without a valid value in rows that were kept.
     pub nb_invalid_values: u64,
-    /// Number of rows skipped because they have too many cells.
+    /// Number of rows skipped because they contain more than one row.
     pub nb_malformed_rows: u64,
+    /// Number of rows with fewer cells than the header.
+    pub nb_short_rows: u64,
+    /// Number of lines after `END_DATA`.
+    pub nb_lines_after_end: u64,
+    /// Number of tables.
+    pub nb_tables: u64,
+    /// Number of value cells that hold something, and of the missing cells of short rows.
+    pub nb_cells: u64,
+    /// Share of these cells that are no point, 0 to 1.
+    pub loss_ratio: f64,
+    /// Number of rows before 2010, after the upload, or hours before the previous row.
+    pub nb_suspicious_times: u64,
+    /// Time zone of the file's times.
+    pub time_zone: Option<String>,
+    /// `header`, `header_posix`, `setting` or `machine`.
+    pub time_zone_source: Option<&'static str>,
+    /// The first defects of the file.
+    pub problems: Vec<Problem>,
     /// Time of the first point, ISO 8601 in UTC.
     pub time_start: Option<String>,
     /// Time of the last point, ISO 8601 in UTC.
@@ -167,6 +185,12 @@ impl ChannelStats {
             sum: 0.0,
             scaled_sum: 0.0,
         }
+    }
+
+    /// Takes the name and unit from a later header.
+    pub(crate) fn rename(&mut self, channel: &Channel) {
+        self.channel.name.clone_from(&channel.name);
+        self.channel.unit.clone_from(&channel.unit);
     }
 
     /// Adds a value.

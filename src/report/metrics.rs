@@ -33,6 +33,12 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
     );
     fields.integer("nb_invalid_values", count(details.nb_invalid_values));
     fields.integer("nb_malformed_rows", count(details.nb_malformed_rows));
+    fields.integer("nb_short_rows", count(details.nb_short_rows));
+    fields.integer("nb_lines_after_end", count(details.nb_lines_after_end));
+    fields.integer("nb_tables", count(details.nb_tables));
+    fields.integer("nb_cells", count(details.nb_cells));
+    fields.float("loss_ratio", details.loss_ratio);
+    fields.integer("nb_suspicious_times", count(details.nb_suspicious_times));
     fields.boolean("truncated", details.truncated);
     fields.boolean("retryable", result.retryable);
     if let Some(last) = details.last_measurement {

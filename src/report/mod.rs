@@ -18,6 +18,11 @@ pub(crate) use run::{Counts, RunHead, RunTotals};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+/// Formats a number of things: "1 file", "2 files".
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Formats a time as ISO 8601 in UTC, with fractions of a second if there are any.
 pub(crate) fn iso(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)

@@ -6,7 +6,7 @@
 use super::offsets::Offsets;
 use super::{RulesSource, TimeZone};
 use crate::sanitize::sanitize;
-use chrono_tz::{IANA_TZDB_VERSION, Tz};
+use chrono_tz::{IANA_TZDB_VERSION, TZ_VARIANTS, Tz};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -58,6 +58,17 @@ impl ZoneDatabase {
             zones.insert(name.to_owned(), zone.clone());
         }
         Some(zone)
+    }
+
+    /// Looks up an IANA name in any letter case.
+    pub(crate) fn zone_in_any_case(&self, name: &str) -> Option<TimeZone> {
+        let canonical = || {
+            let zone = TZ_VARIANTS
+                .iter()
+                .find(|zone| zone.name().eq_ignore_ascii_case(name))?;
+            self.zone(zone.name())
+        };
+        self.zone(name).or_else(canonical)
     }
 
     /// Reads a zone without using the cache.

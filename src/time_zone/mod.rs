@@ -157,25 +157,57 @@ fn built_in_instants(zone: Tz, wall: NaiveDateTime) -> (i64, Option<i64>) {
     }
 }
 
+/// Where the time zone of a file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneSource {
+    /// The file's header: UTC, or an IANA name.
+    Header,
+    /// The POSIX string in the file's header.
+    HeaderPosix,
+    /// `--timezone` or `TSV_TIMEZONE`.
+    Setting,
+    /// The machine.
+    Machine,
+}
+
+impl ZoneSource {
+    /// The value of the report key `time_zone_source`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::HeaderPosix => "header_posix",
+            Self::Setting => "setting",
+            Self::Machine => "machine",
+        }
+    }
+}
+
 /// The time zones of logger files.
 #[derive(Debug, Clone)]
 pub struct FileZones {
     /// The zone of files that name none.
     pub default: TimeZone,
+    /// Where the default comes from.
+    pub default_source: ZoneSource,
     /// The database for zones named in files.
     pub database: Arc<ZoneDatabase>,
 }
 
 impl FileZones {
-    /// Creates the zones from a default and a database.
-    pub fn new(default: TimeZone, database: Arc<ZoneDatabase>) -> Self {
-        Self { default, database }
+    /// Creates the zones from a default, its source and a database.
+    pub fn new(default: TimeZone, default_source: ZoneSource, database: Arc<ZoneDatabase>) -> Self {
+        Self {
+            default,
+            default_source,
+            database,
+        }
     }
 
     /// A default zone with built-in rules and no database, for tests and benchmarks.
     pub fn built_in(default: Tz) -> Self {
         Self::new(
             TimeZone::with_built_in_rules(default, "no database is configured"),
+            ZoneSource::Setting,
             Arc::new(ZoneDatabase::new("/nonexistent")),
         )
     }

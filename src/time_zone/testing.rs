@@ -84,5 +84,9 @@ pub(crate) fn file_zones(
         ZoneFile::of_rule(rule).write(dir, name);
     }
     let database = ZoneDatabase::new(dir);
-    FileZones::new(database.zone(default).unwrap(), Arc::new(database))
+    FileZones::new(
+        database.zone(default).unwrap(),
+        super::ZoneSource::Setting,
+        Arc::new(database),
+    )
 }

@@ -5,7 +5,7 @@ use crate::line_protocol;
 use crate::second_reader::{self, Point};
 use chrono_tz::Tz;
 use powerview::data_dir::Campaign;
-use powerview::logger_file::{LoggerFile, RowStats};
+use powerview::logger_file::{LoggerFile, ReadOptions, RowStats};
 use powerview::points::{BatchBuilder, BatchOptions};
 use powerview::points::{SeriesPrefix, append_row};
 use powerview::time_zone::FileZones;
@@ -28,7 +28,7 @@ fn campaign() -> Campaign {
     Campaign::new(CAMPAIGN.as_ref()).expect("a good name")
 }
 
-fn prefixes<R: std::io::Read>(file: &LoggerFile<R>) -> Vec<SeriesPrefix> {
+fn prefixes<R: std::io::Read>(file: &LoggerFile<'_, R>) -> Vec<SeriesPrefix> {
     let channels = file.channels();
     channels
         .list
@@ -38,7 +38,8 @@ fn prefixes<R: std::io::Read>(file: &LoggerFile<R>) -> Vec<SeriesPrefix> {
 }
 
 fn program(bytes: &[u8]) -> Option<Read> {
-    let mut file = LoggerFile::open(bytes, &FileZones::built_in(ZONE)).ok()?;
+    let zones = FileZones::built_in(ZONE);
+    let mut file = LoggerFile::open(bytes, &ReadOptions::new(&zones)).ok()?;
     let prefixes = prefixes(&file);
     let mut lines = Vec::new();
     let mut good = true;
@@ -59,7 +60,7 @@ fn program(bytes: &[u8]) -> Option<Read> {
         stats: file.stats(),
         channels: prefixes.len() as u64,
         truncated: file.truncated(),
-        good: good && file.ensure_has_points().is_ok(),
+        good: good && file.ensure_usable(0.5).is_ok(),
     })
 }
 
@@ -255,7 +256,8 @@ proptest! {
 
     #[test]
     fn batch_size_changes_no_point(bytes in file(), lines in 1u32..40, gzip in any::<bool>()) {
-        let Ok(mut file) = LoggerFile::open(&bytes[..], &FileZones::built_in(ZONE)) else { return Ok(()) };
+        let zones = FileZones::built_in(ZONE);
+        let Ok(mut file) = LoggerFile::open(&bytes[..], &ReadOptions::new(&zones)) else { return Ok(()) };
         let prefixes = prefixes(&file);
         let mut builder = BatchBuilder::new(BatchOptions { gzip, lines });
         let mut text = Vec::new();

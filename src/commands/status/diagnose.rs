@@ -2,7 +2,7 @@
 
 use super::scan::{DeviceScan, NEWEST_FILES};
 use super::{DeviceStatus, Kind, Problem, format_duration};
-use crate::commands::count;
+use crate::report::counted;
 use crate::sanitize::sanitize;
 use chrono::{DateTime, Utc};
 use std::path::Path;
@@ -91,7 +91,7 @@ pub(super) fn diagnose(
             Kind::Errors,
             format!(
                 "{} in error/ that cannot be retried",
-                count(scan.errors_other, "file")
+                counted(scan.errors_other, "file")
             ),
             format!("read the reasons: cat {folder}/*.error.json"),
         );
@@ -101,7 +101,7 @@ pub(super) fn diagnose(
             Kind::Retryable,
             format!(
                 "{} in error/ that failed because of the server",
-                count(scan.errors_retryable, "file")
+                counted(scan.errors_retryable, "file")
             ),
             format!("powerview -d {} --retry-errors", quoted(Path::new(""))),
         );
@@ -112,7 +112,7 @@ pub(super) fn diagnose(
             Kind::Waiting,
             format!(
                 "{} waiting, the oldest for {}",
-                count(scan.waiting, "file"),
+                counted(scan.waiting, "file"),
                 format_duration(waiting_for)
             ),
             format!(

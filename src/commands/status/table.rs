@@ -1,7 +1,7 @@
 //! The table for people.
 
 use super::{DeviceStatus, Kind, format_duration};
-use crate::commands::count;
+use crate::report::counted;
 use chrono::{DateTime, Utc};
 use std::fmt::Write as _;
 use unicode_width::UnicodeWidthStr as _;
@@ -60,7 +60,7 @@ fn summary(devices: &[DeviceStatus]) -> String {
         .iter()
         .filter(|device| !device.problems.is_empty())
         .count();
-    let all = count(devices.len() as u64, "device");
+    let all = counted(devices.len() as u64, "device");
     match (devices.len(), unhealthy) {
         (0, _) => "no device yet".to_owned(),
         (1, 0) => "1 device is healthy".to_owned(),

@@ -1,0 +1,101 @@
+//! Finds the last row before a file, which decides the hour of a first row in the night of the autumn change.
+//!
+//! See docs/specification.md, section 3.
+
+use super::device::Device;
+use crate::data_dir::pending_files::is_tsv;
+use crate::data_dir::{EntryKind, Inode, OpenFile, PARSED};
+use crate::logger_file::{LoggerFile, ReadOptions};
+use std::path::Path;
+
+/// The number of files of a run whose last rows are remembered.
+const MAX_REMEMBERED: usize = 4096;
+
+/// The number of uploads that are read one after another, because each may start in the repeated hour.
+const MAX_DEPTH: usize = 32;
+
+/// The last rows of the files of a device that this run has read, in the order in which they were read.
+#[derive(Default)]
+pub(super) struct LastRows(Vec<LastRow>);
+
+struct LastRow {
+    uploaded_ns: i128,
+    /// Seconds since 1970.
+    time: i64,
+}
+
+impl LastRows {
+    /// Remembers the last row of a file.
+    pub(super) fn add(&mut self, open: &OpenFile, time: i64) {
+        if self.0.len() == MAX_REMEMBERED {
+            self.0.remove(0);
+        }
+        self.0.push(LastRow {
+            uploaded_ns: open.stamp.uploaded_ns(),
+            time,
+        });
+    }
+
+    /// The row of the last upload up to a time. Of simultaneous uploads, the one that was read last counts.
+    fn before(&self, uploaded_ns: i128) -> Option<&LastRow> {
+        self.0
+            .iter()
+            .filter(|row| row.uploaded_ns <= uploaded_ns)
+            .max_by_key(|row| row.uploaded_ns)
+    }
+}
+
+impl Device<'_> {
+    /// The timestamp of the last row of the upload before this one, among the files of this run and of `parsed/`. Errors
+    /// are ignored: without that row, the first of the two hours applies.
+    pub(super) fn row_before(&self, open: &OpenFile) -> Option<i64> {
+        self.last_row_before(open.stamp.uploaded_ns(), open.inode, MAX_DEPTH)
+    }
+
+    fn last_row_before(&self, uploaded_ns: i128, this: Inode, depth: usize) -> Option<i64> {
+        let in_run = self.last_rows.borrow();
+        let in_run = in_run.before(uploaded_ns);
+        let in_parsed = self.parsed_before(uploaded_ns, this);
+        match (in_run, in_parsed) {
+            (Some(row), Some(file)) if row.uploaded_ns >= file.stamp.uploaded_ns() => {
+                Some(row.time)
+            }
+            (_, Some(file)) if depth > 0 => self.last_row_of(&file, depth - 1),
+            (row, _) => row.map(|row| row.time),
+        }
+    }
+
+    /// The file of `parsed/` that was uploaded last before a time.
+    fn parsed_before(&self, uploaded_ns: i128, this: Inode) -> Option<OpenFile> {
+        let parsed = self.folder.open_below(Path::new(PARSED)).ok()?;
+        let mut newest = None;
+        parsed
+            .for_each_entry(|name, kind| {
+                if kind != EntryKind::File || !is_tsv(name) {
+                    return;
+                }
+                let Ok(Some(stamp)) = parsed.stamp_of(name) else {
+                    return;
+                };
+                let uploaded = stamp.uploaded_ns();
+                let is_newer = newest.as_ref().is_none_or(|(newest, _)| *newest < uploaded);
+                if uploaded < uploaded_ns && is_newer {
+                    newest = Some((uploaded, name.to_owned()));
+                }
+            })
+            .ok()?;
+        let file = parsed.open_file(&newest?.1).ok()?;
+        (file.inode != this).then_some(file)
+    }
+
+    fn last_row_of(&self, open: &OpenFile, depth: usize) -> Option<i64> {
+        let row_before = || self.last_row_before(open.stamp.uploaded_ns(), open.inode, depth);
+        let options = ReadOptions {
+            row_before: &row_before,
+            ..ReadOptions::new(&self.context.settings.zones)
+        };
+        let mut file = LoggerFile::open(&*open.file, &options).ok()?;
+        while let Ok(Some(_)) = file.next_row() {}
+        file.last_row()
+    }
+}

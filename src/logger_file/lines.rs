@@ -26,7 +26,7 @@ pub(super) struct LineTracker<R> {
     in_line: usize,
     bytes: u64,
     ended: bool,
-    too_long: bool,
+    is_too_long: bool,
     /// The NUL bytes that were read and not yet passed on, because they may be the end of the file.
     nuls: u64,
     /// What was read after them, up to its last byte that is not NUL.
@@ -44,7 +44,7 @@ impl<R> LineTracker<R> {
             in_line: 0,
             bytes: 0,
             ended: false,
-            too_long: false,
+            is_too_long: false,
             nuls: 0,
             rest: Vec::new(),
             nuls_after_rest: 0,
@@ -69,6 +69,11 @@ impl<R> LineTracker<R> {
     /// Whether the file has ended with NUL bytes, which a logger reserved and did not write.
     pub(super) fn ended_with_nuls(&self) -> bool {
         self.ended && self.nuls > 0
+    }
+
+    fn too_long(&self) -> io::Error {
+        let line = self.breaks + 1;
+        io::Error::new(io::ErrorKind::InvalidData, LineTooLong { line })
     }
 
     /// The number of bytes read so far, without the NUL bytes at the end.
@@ -123,15 +128,17 @@ impl<R: Read> LineTracker<R> {
 
 impl<R: Read> Read for LineTracker<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.too_long {
-            let line = self.breaks + 1;
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                LineTooLong { line },
-            ));
+        if self.is_too_long {
+            return Err(self.too_long());
         }
         let n = self.read_without_nul_tail(buf)?;
         let chunk = buf.get(..n).unwrap_or_default();
+        let rest_of_line = memchr::memchr(b'\n', chunk).unwrap_or(n);
+        if self.in_line + rest_of_line > MAX_LINE {
+            // All lines before this one have been passed on and processed.
+            self.is_too_long = true;
+            return Err(self.too_long());
+        }
         if self.head.len() < HEAD {
             self.head
                 .extend_from_slice(&chunk[..n.min(HEAD - self.head.len())]);
@@ -146,7 +153,7 @@ impl<R: Read> Read for LineTracker<R> {
             }
         }
         // The next read returns the error, so that the lines before this one are still processed.
-        self.too_long = self.in_line > MAX_LINE;
+        self.is_too_long = self.in_line > MAX_LINE;
         Ok(n)
     }
 }
@@ -155,25 +162,33 @@ impl<R: Read> Read for LineTracker<R> {
 mod tests {
     use super::*;
 
+    /// Reads a file whose second line has this length. Returns the number of the line that is too long.
+    fn too_long(length: usize, block: usize) -> Option<u64> {
+        let line = vec![b'x'; length];
+        let text = [b"short\n", line.as_slice(), b"\nmore\n"].concat();
+        let mut tracker = LineTracker::new(text.as_slice());
+        let mut buf = vec![0; block];
+        loop {
+            match tracker.read(&mut buf) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => {
+                    let error = error.get_ref().unwrap();
+                    return Some(error.downcast_ref::<LineTooLong>().unwrap().line);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_line_that_is_too_long_is_an_error_with_its_number() {
-        let text = [b"short\n".to_vec(), vec![b'x'; MAX_LINE + 70_000]].concat();
-        let mut tracker = LineTracker::new(text.as_slice());
-        let mut buf = vec![0; 64 * 1024];
-        let error = loop {
-            if let Err(e) = tracker.read(&mut buf) {
-                break e;
-            }
-        };
-        assert_eq!(
-            error
-                .get_ref()
-                .unwrap()
-                .downcast_ref::<LineTooLong>()
-                .unwrap()
-                .line,
-            2
-        );
+        for block in [1000, 64 * 1024, 4 << 20] {
+            assert_eq!(too_long(MAX_LINE, block), None, "{block}");
+        }
+        for block in [1000, 64 * 1024] {
+            assert_eq!(too_long(MAX_LINE + 1, block), Some(2), "{block}");
+            assert_eq!(too_long(MAX_LINE + 70_000, block), Some(2), "{block}");
+        }
     }
 
     #[test]

@@ -57,10 +57,10 @@ run_logged() {
 
 # --- .env ------------------------------------------------------------------------------------------------------
 
-# Reads KEY=VALUE lines as data, without expansion or execution. Single quotes are literal, double quotes support
-# \" \\ \$ \n, unquoted values end before " #". As in the binary, the last of several lines wins, and a non-empty
-# variable of the environment takes precedence (so PATH cannot be set here). Names that make programs load code are
-# ignored.
+# Reads KEY=VALUE lines as data, without expansion or execution, exactly as `parse_line` in src/config/env_file.rs does.
+# Single quotes are literal, double quotes support \" \\ \$ \n, unquoted values end before " #". The last of several
+# lines wins, and a non-empty variable of the environment takes precedence (so PATH cannot be set here). Names that make
+# programs load code are ignored.
 read_env_file() {
   local line key value rest LC_ALL=C # match bytes, because lines may have another encoding
   local -A from_file=()
@@ -70,11 +70,13 @@ read_env_file() {
     line=${line%$'\r'}
     [[ $line =~ ^[[:blank:]]*(export[[:blank:]]+)?([A-Z][A-Z0-9_]*|[a-z]+_proxy)[[:blank:]]*=[[:blank:]]*(.*)$ ]] || continue
     key=${BASH_REMATCH[2]} rest=${BASH_REMATCH[3]} value=
-    if [[ $rest =~ ^\'([^\']*)\' ]]; then
+    if [[ $rest =~ ^\'([^\']*)\'([[:blank:]]+#.*|[[:blank:]]*)$ ]]; then
       value=${BASH_REMATCH[1]}
-    elif [[ $rest =~ ^\"(([^\"\\]|\\.)*)\" ]]; then
+    elif [[ $rest =~ ^\"(([^\"\\]|\\.)*)\"([[:blank:]]+#.*|[[:blank:]]*)$ ]]; then
       value=$(unescape "${BASH_REMATCH[1]}" && printf .)
       value=${value%.}
+    elif [[ $rest == [\'\"]* ]]; then
+      continue # the quotes are not closed, or something follows them; the binary reports it
     else
       value=${rest%%[[:blank:]]#*}
       [[ $value != \#* ]] || value=

@@ -37,6 +37,12 @@ const CHECKS: [(&str, CheckFn); 11] = [
     ("clock", check_clock),
 ];
 
+/// A name, and a function that returns what may become a problem, with its remedy. Warnings do not change the exit status.
+type Warning = (&'static str, fn(&Installation<'_>) -> Option<String>);
+
+/// The warnings, which are printed after the checks.
+const WARNINGS: [Warning; 1] = [("file system", warn_of_file_system)];
+
 /// What is checked: the options and variables, the settings that follow from them, and the server's answers.
 struct Installation<'a> {
     args: &'a Check,
@@ -93,6 +99,11 @@ pub(super) fn check(args: &Check) -> anyhow::Result<ExitCode> {
         };
         // Write errors are ignored: the exit code has the result too.
         let _ = writeln!(out, "{mark} {name:14} {message}");
+    }
+    for (name, warning) in WARNINGS {
+        if let Some(message) = warning(&installation) {
+            let _ = writeln!(out, "warn {name:14} {message}");
+        }
     }
     Ok(code)
 }
@@ -211,4 +222,61 @@ fn check_clock(_: &Installation<'_>) -> CheckResult {
     } else {
         Ok(format!("{}", now.format("%Y-%m-%d %H:%M:%S UTC")))
     })
+}
+
+/// Warns of a data folder on a file system on which locks or leases may not exclude processes on other machines.
+fn warn_of_file_system(installation: &Installation<'_>) -> Option<String> {
+    let data = installation.data_folder.as_ref().ok()?;
+    let kind = shared_file_system(rustix::fs::statfs(data).ok()?.f_type)?;
+    Some(format!(
+        "{} is on {kind}, where locks and leases may not exclude other writers; use a local disk, or run SFTPGo and powerview on one machine only",
+        sanitize(data)
+    ))
+}
+
+/// The name of a file system that several machines share or a program provides, by the `f_type` of `statfs`.
+fn shared_file_system(magic: rustix::fs::FsWord) -> Option<&'static str> {
+    // The type has a sign on some platforms; all values have 32 bits.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "32 bits"
+    )]
+    let magic = magic as u32;
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB (CIFS)",
+        0x6573_5546 => "FUSE",
+        0x0102_1997 => "9P",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0bd0_0bd0 => "Lustre",
+        0x0116_1970 => "GFS2",
+        0x7461_636f => "OCFS2",
+        0x7375_7245 => "Coda",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_on_a_network_are_known_and_local_ones_are_not_reported() {
+        // The values are those of linux/magic.h and statfs(2).
+        for (magic, expected) in [
+            (0x6969, Some("NFS")),
+            (0xff53_4d42, Some("SMB (CIFS)")),
+            (0xfe53_4d42, Some("SMB (CIFS)")),
+            (0x6573_5546, Some("FUSE")),
+            (0xef53, None),      // ext4
+            (0x5846_5342, None), // XFS
+            (0x9123_683e, None), // Btrfs
+            (0x0102_1994, None), // tmpfs
+            (0x2fc1_2fc1, None), // ZFS
+        ] {
+            assert_eq!(shared_file_system(magic), expected, "{magic:x}");
+        }
+    }
 }

@@ -31,16 +31,27 @@ impl Environment {
         let mut variables = HashMap::new();
         match std::fs::read(path) {
             Ok(text) => {
-                let bytes = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-                // Comments may be in any encoding. A value must be UTF-8, because a lossy conversion would change it.
-                let text = String::from_utf8_lossy(bytes);
-                let is_utf8 = matches!(text, Cow::Borrowed(_));
-                for entry in dotenvy::from_read_iter(text.as_bytes()) {
-                    let (key, value) = entry.map_err(|error| invalid_line(path, &text, &error))?;
-                    if !is_utf8 && value.contains(char::REPLACEMENT_CHARACTER) {
-                        return Err(non_utf8_value(path, bytes, &key));
+                let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+                for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
+                    let place = || format!("{}, line {}", sanitize(path), at + 1);
+                    // Comments may be in any encoding. A value must be UTF-8, because a lossy conversion would change it.
+                    let text = String::from_utf8_lossy(line);
+                    let entry = parse_line(&text).map_err(|NotAnEntry| {
+                        // The line is not shown, because it may contain a secret.
+                        ConfigError(format!(
+                            "{}: not KEY=VALUE; put values with spaces, #, $ or \\ in single quotes",
+                            place()
+                        ))
+                    })?;
+                    let Some((key, value)) = entry else { continue };
+                    if matches!(text, Cow::Owned(_)) && value.contains(char::REPLACEMENT_CHARACTER)
+                    {
+                        return config_error(format!(
+                            "{}: the value of {key} is not UTF-8; save the file as UTF-8",
+                            place()
+                        ));
                     }
-                    variables.insert(key, value);
+                    variables.insert(key.to_owned(), value);
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
@@ -104,40 +115,77 @@ impl Environment {
     }
 }
 
-/// Names the line but not its content, which may be a secret.
-fn invalid_line(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
-    let location = match error {
-        dotenvy::Error::LineParse(line, _) => {
-            // The parser returns the line, or the part after its `=`.
-            let line = line.lines().next().unwrap_or_default().trim();
-            text.lines()
-                .position(|other| !line.is_empty() && other.trim().ends_with(line))
-                .map_or_else(|| "a line".to_owned(), |at| format!("line {}", at + 1))
+/// A line that is neither empty, a comment nor an assignment.
+#[derive(Debug)]
+struct NotAnEntry;
+
+/// Parses a line of `.env` exactly as `read_env_file` of `on-upload.sh` does, so that hook and binary use the same values.
+/// Returns `None` for a comment or an empty line.
+///
+/// Single quotes are literal. Double quotes support `\"`, `\\`, `\$` and `\n`. Unquoted values are literal and end before
+/// ` #`. Nothing is expanded. In contrast to the hook, which skips them, lines that are not valid are errors.
+fn parse_line(line: &str) -> Result<Option<(&str, String)>, NotAnEntry> {
+    const BLANKS: [char; 2] = [' ', '\t'];
+    let line = line.strip_suffix('\r').unwrap_or(line).trim_matches(BLANKS);
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let (key, value) = line.split_once('=').ok_or(NotAnEntry)?;
+    let key = match key.strip_prefix("export") {
+        Some(exported) if exported.starts_with(BLANKS) => exported,
+        _ => key,
+    }
+    .trim_matches(BLANKS);
+    let is_in_key = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    if key.is_empty()
+        || key.starts_with(|c: char| c.is_ascii_digit())
+        || !key.chars().all(is_in_key)
+    {
+        return Err(NotAnEntry);
+    }
+    let value = value.trim_start_matches(BLANKS);
+    let (value, rest) = match value.as_bytes().first() {
+        Some(b'\'') => {
+            let (value, rest) = value[1..].split_once('\'').ok_or(NotAnEntry)?;
+            (value.to_owned(), rest)
         }
-        _ => "a line".to_owned(),
+        Some(b'"') => unescape(&value[1..]).ok_or(NotAnEntry)?,
+        _ => {
+            let is_comment = |(at, _): &(usize, &str)| *at == 0 || value[..*at].ends_with(BLANKS);
+            let end = value.match_indices('#').find(is_comment);
+            let value = &value[..end.map_or(value.len(), |(at, _)| at)];
+            let value = value.trim_end_matches(BLANKS);
+            if value.contains(BLANKS) {
+                return Err(NotAnEntry);
+            }
+            (value.to_owned(), "")
+        }
     };
-    ConfigError(format!(
-        "{}: {location} is not KEY=VALUE; put values with spaces, #, $ or \\ in single quotes",
-        sanitize(path)
-    ))
+    // Only a comment, after a blank, may follow the closing quote.
+    let comment = rest.trim_start_matches(BLANKS);
+    if comment.is_empty() || (comment.starts_with('#') && comment.len() < rest.len()) {
+        Ok(Some((key, value)))
+    } else {
+        Err(NotAnEntry)
+    }
 }
 
-/// Names the line of a value that is not UTF-8.
-fn non_utf8_value(path: &Path, bytes: &[u8], key: &str) -> ConfigError {
-    let of_key = |line: &[u8]| {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim_start();
-        text.strip_prefix("export")
-            .map_or(text, str::trim_start)
-            .starts_with(key)
-            && std::str::from_utf8(line).is_err()
-    };
-    let line = bytes.split(|byte| *byte == b'\n').position(of_key);
-    ConfigError(format!(
-        "{}{}: the value of {key} is not UTF-8; save the file as UTF-8",
-        sanitize(path),
-        line.map_or_else(String::new, |at| format!(", line {}", at + 1))
-    ))
+/// Reads a value in double quotes, without the first one. Returns the value and what follows it, or `None` if the quotes
+/// are not closed.
+fn unescape(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some((value, chars.as_str())),
+            '\\' => match chars.next()? {
+                'n' => value.push('\n'),
+                c @ ('"' | '\\' | '$') => value.push(c),
+                c => value.extend(['\\', c]),
+            },
+            c => value.push(c),
+        }
+    }
 }
 
 #[cfg(test)]

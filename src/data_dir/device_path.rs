@@ -74,7 +74,8 @@ impl Campaign {
     ///
     /// # Errors
     /// If the name is empty or not UTF-8, contains control characters, line breaks or `"`, begins with `_` or `#`
-    /// (InfluxDB silently drops lines that begin with `#`), or consists of backslashes only.
+    /// (InfluxDB silently drops lines that begin with `#`), consists of backslashes only, or contains a backslash before
+    /// a space, a comma or `=` (InfluxDB stores such points where no query finds them).
     pub fn new(name: &OsStr) -> Result<Self, NameError> {
         let reject = |reason| Err(NameError::new("campaign", name, reason));
         let text = match validate_bucket_or_measurement(name) {
@@ -86,6 +87,11 @@ impl Campaign {
         }
         if text.trim_end_matches('\\').is_empty() {
             return reject("a measurement must not consist of backslashes only");
+        }
+        if ["\\ ", "\\,", "\\="].iter().any(|pair| text.contains(pair)) {
+            return reject(
+                "InfluxDB hides points whose campaign has a backslash before a space, a comma or '='",
+            );
         }
         Ok(Self(text.to_owned()))
     }
@@ -255,6 +261,17 @@ mod tests {
         assert!(Campaign::new(OsStr::new("#1")).is_err());
         assert!(Campaign::new(OsStr::new("\\\\")).is_err());
         assert!(Campaign::new(OsStr::new("été #1")).is_ok());
+    }
+
+    #[test]
+    fn a_campaign_with_a_backslash_before_an_escaped_character_is_rejected() {
+        for name in ["a\\ b", "a\\,b", "a\\=b", "\\ ", "été\\\\ 1"] {
+            let error = Campaign::new(OsStr::new(name)).expect_err(name);
+            assert!(error.to_string().contains("backslash before"), "{error}");
+        }
+        for name in ["a\\b", "a b", "a,b=c d", "a \\b", "a\\", "a\\\u{a0}b"] {
+            assert!(Campaign::new(OsStr::new(name)).is_ok(), "{name}");
+        }
     }
 
     #[test]

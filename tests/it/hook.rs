@@ -730,6 +730,53 @@ fn dot_env_is_read_as_the_binary_reads_it() {
     }
 }
 
+/// Lines with quotes, backslashes, `$` and comments, and the value that both programs must read. `None`: the binary refuses
+/// the file, and the hook does not set the variable.
+const QUOTED_VALUES: [(&str, Option<&str>); 17] = [
+    (r"'C:\data\' # comment", Some(r"C:\data\")),
+    (r"'C:\data\'", Some(r"C:\data\")),
+    (r"'a\'b' # it's", None),
+    (r"'a b' # it's", Some("a b")),
+    (r"'a # b'", Some("a # b")),
+    ("'open", None),
+    ("'a'b", None),
+    ("'a'#b", None),
+    (r#""a\\" # x"#, Some(r"a\")),
+    (r#""a\"b\x\'" # x"#, Some(r#"a"b\x\'"#)),
+    (r#""a$HOME\$x" "#, Some("a$HOME$x")),
+    (r#""open\""#, None),
+    (r"a\b\ # x", Some(r"a\b\")),
+    ("a$HOME${HOME}", Some("a$HOME${HOME}")),
+    ("a'b\"c", Some("a'b\"c")),
+    ("a#b", Some("a#b")),
+    ("x\t# y", Some("x")),
+];
+
+#[test]
+fn quotes_and_backslashes_in_dot_env_mean_the_same_to_hook_and_binary() {
+    let site = crate::harness::Site::new();
+    for (text, expected) in QUOTED_VALUES {
+        // The line that follows must not become a part of the value.
+        let file = format!("TSV_TIMEZONE={text}\nTSV_NEXT='next'\n");
+        let place = Place::new();
+        fs::write(place.path("base/.env"), &file).expect("a file");
+        assert!(place.act("upload", "", "", "1").success());
+        let calls = place.calls("powerview");
+        assert_eq!(calls[0].env("TSV_TIMEZONE").as_deref(), expected, "{text}");
+        assert_eq!(calls[0].env("TSV_NEXT").as_deref(), Some("next"), "{text}");
+
+        fs::write(site.dir.path().join("cwd/.env"), &file).expect("a file");
+        let call = site.call().arg("--dry-run").no_env("TSV_TIMEZONE");
+        let run = call.env("HOME", "/home/x").run().expect(2);
+        // The error about an invalid value shows the value.
+        let message = match expected {
+            Some(value) => format!("TSV_TIMEZONE is {value:?}, which is not a time zone"),
+            None => ".env, line 1: not KEY=VALUE".to_owned(),
+        };
+        assert!(run.stderr.contains(&message), "{text}: {}", run.stderr);
+    }
+}
+
 #[test]
 fn paths_may_end_in_a_slash() {
     if !installed("python3", "python3") {

@@ -185,3 +185,35 @@ fn status_changes_nothing() {
     status(&site).run().expect(1);
     assert_eq!(site.tree(), before);
 }
+
+/// SFTP users can write sidecars, so an operator should not have to print them to a terminal.
+#[test]
+fn the_reasons_of_errors_are_printed_sanitized_with_the_number_of_files() {
+    let site = Site::new();
+    let error = |name: &str, reason: &str| {
+        put(&site, &format!("acme/site/1/error/{name}.tsv"), &file(5), 5);
+        let sidecar =
+            serde_json::json!({"error": reason, "retryable": false, "time": "t", "run_id": "r"});
+        site.put(
+            format!("acme/site/1/error/{name}.tsv.error.json"),
+            sidecar.to_string(),
+        );
+    };
+    error("a", "the file is empty");
+    error("b", "the file is empty");
+    error("c", "evil \u{1b}[2J\u{202e}\nok  all is well");
+    error("d", &format!("long{}", "x".repeat(5_000)));
+    error("e", "a fourth reason");
+    put(&site, "acme/site/2/error/a.tsv", &file(5), 5);
+    let run = status(&site).run().expect(1);
+    for part in [
+        "5 files in error/ that cannot be retried: the file is empty (2 files) | evil",
+        r"evil \u{1b}[2J\u{202e}\nok  all is well (1 file) | longxx",
+        " | other reasons (1 file): ",
+        "1 file in error/ that cannot be retried: no reason recorded (1 file)",
+    ] {
+        assert!(run.stdout.contains(part), "{part}: {}", run.stdout);
+    }
+    assert!(!run.stdout.contains('\u{1b}') && !run.stdout.contains("cat "));
+    assert!(run.stdout.lines().all(|line| line.len() < 1_000));
+}

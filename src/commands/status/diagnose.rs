@@ -4,8 +4,9 @@ use super::scan::{DeviceScan, NEWEST_FILES};
 use super::{DeviceStatus, Kind, Problem, format_duration};
 use crate::report::counted;
 use crate::sanitize::sanitize;
-use chrono::{DateTime, Utc};
-use std::path::Path;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Maximum waiting time of a file. The hook or a sweep should have ingested it by then.
@@ -27,141 +28,38 @@ pub(super) fn diagnose(
     let mut parts = scan.path.iter().map(sanitize);
     let mut part = || parts.next().unwrap_or_default();
     let (company, campaign, device) = (part(), part(), part());
-    let newest = scan.newest.first();
-    let last_file_time = newest.map(|file| DateTime::<Utc>::from(file.time));
-    let last_measurement = scan
-        .newest
-        .iter()
-        .filter_map(|file| file.last_measurement)
-        .max()
-        .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
-    let age = |time: DateTime<Utc>| (now - time).to_std().unwrap_or_default();
-    // Collected from components, because joining an empty path would add a trailing slash.
-    let quoted = |path: &Path| {
-        let whole: std::path::PathBuf = data.iter().chain(path).collect();
-        format!("'{}'", sanitize(whole).replace('\'', "'\\''"))
+    let mut diagnosis = Diagnosis {
+        scan,
+        data,
+        now,
+        problems: Vec::new(),
     };
-    let mut problems = Vec::new();
-    let mut problem = |kind, message: String, remedy: String| {
-        problems.push(Problem {
-            kind,
-            message,
-            remedy,
-        });
-    };
-
     if let Some(error) = &scan.unreadable {
-        problem(
-            Kind::Unreadable,
-            format!("the folder cannot be read: {error}"),
-            format!(
-                "grant read access to {} to the user that runs powerview",
-                quoted(&scan.path)
-            ),
-        );
+        diagnosis.unreadable(error);
     } else if device.is_empty() {
-        problem(
-            Kind::Empty,
-            if campaign.is_empty() {
-                "the company has no campaign"
-            } else {
-                "the campaign has no device"
-            }
-            .to_owned(),
-            "check the folder that the logger uploads to, or remove this folder".to_owned(),
-        );
+        diagnosis.without_device(campaign.is_empty());
     } else {
-        match last_file_time {
-            None => problem(
-                Kind::Empty,
-                "no file has arrived yet".to_owned(),
-                "check the logger's SFTP settings: user, folder, network".to_owned(),
-            ),
-            Some(time) if age(time) > silent_after => problem(
-                Kind::Silent,
-                format!("no file for {}", format_duration(age(time))),
-                "check the logger's power and network, then its SFTP user".to_owned(),
-            ),
-            Some(_) => {}
-        }
+        diagnosis.arrival(silent_after);
     }
-    if scan.errors_other > 0 {
-        let folder = quoted(&scan.path.join("error"));
-        problem(
-            Kind::Errors,
-            format!(
-                "{} in error/ that cannot be retried",
-                counted(scan.errors_other, "file")
-            ),
-            format!("read the reasons: cat {folder}/*.error.json"),
-        );
-    }
-    if scan.errors_retryable > 0 {
-        problem(
-            Kind::Retryable,
-            format!(
-                "{} in error/ that failed because of the server",
-                counted(scan.errors_retryable, "file")
-            ),
-            format!("powerview -d {} --retry-errors", quoted(Path::new(""))),
-        );
-    }
-    let waiting_for = scan.oldest_waiting.map(|time| age(time.into()));
-    if let Some(waiting_for) = waiting_for.filter(|waiting_for| *waiting_for > MAX_WAITING) {
-        problem(
-            Kind::Waiting,
-            format!(
-                "{} waiting, the oldest for {}",
-                counted(scan.waiting, "file"),
-                format_duration(waiting_for)
-            ),
-            format!(
-                "run powerview -d {} and read its messages",
-                quoted(Path::new(""))
-            ),
-        );
-    }
-    if let (Some(file), Some(arrival)) = (newest, last_file_time)
-        && let Some(last) = file
-            .last_measurement
-            .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
-    {
-        let message = |ahead: bool, by: Duration| {
-            format!(
-                "the last measurement is {} {} the file's arrival",
-                format_duration(by),
-                if ahead { "after" } else { "before" }
-            )
-        };
-        let remedy = "correct the logger's clock and time zone, or TSV_TIMEZONE".to_owned();
-        match (last - arrival).to_std() {
-            Ok(ahead) if ahead > MAX_CLOCK_AHEAD => {
-                problem(Kind::Clock, message(true, ahead), remedy);
-            }
-            Err(_) => {
-                let behind = (arrival - last).to_std().unwrap_or_default();
-                if behind > MAX_CLOCK_BEHIND {
-                    problem(Kind::Clock, message(false, behind), remedy);
-                }
-            }
-            Ok(_) => {}
-        }
-    }
-    if scan.newest.len() == NEWEST_FILES && scan.newest.iter().all(|file| file.truncated) {
-        problem(
-            Kind::Truncated,
-            format!("the last {NEWEST_FILES} files are all truncated"),
-            "check the logger's network connection, which interrupts its uploads".to_owned(),
-        );
-    }
+    diagnosis.errors();
+    diagnosis.waiting();
+    diagnosis.clock();
+    diagnosis.truncated();
+    let mut problems = diagnosis.problems;
     problems.sort();
+    let newest = scan.newest.first();
     DeviceStatus {
         company,
         campaign,
         device,
-        last_measurement,
+        last_measurement: scan
+            .newest
+            .iter()
+            .filter_map(|file| file.last_measurement)
+            .max()
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
         last_file: newest.map(|file| sanitize(file.sub.join(&file.name))),
-        last_file_time,
+        last_file_time: newest.map(|file| file.time.into()),
         waiting: scan.waiting,
         errors_retryable: scan.errors_retryable,
         errors_other: scan.errors_other,
@@ -169,11 +67,176 @@ pub(super) fn diagnose(
     }
 }
 
+/// The problems of a device that were found so far.
+struct Diagnosis<'a> {
+    scan: &'a DeviceScan,
+    /// The data folder.
+    data: &'a Path,
+    now: DateTime<Utc>,
+    problems: Vec<Problem>,
+}
+
+impl Diagnosis<'_> {
+    fn add(&mut self, kind: Kind, message: impl Into<String>, remedy: impl Into<String>) {
+        self.problems.push(Problem {
+            kind,
+            message: message.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    fn age(&self, time: impl Into<DateTime<Utc>>) -> Duration {
+        (self.now - time.into()).to_std().unwrap_or_default()
+    }
+
+    /// A path below the data folder, quoted for a shell.
+    fn quoted(&self, path: &Path) -> String {
+        // Collected from components, because joining an empty path would add a trailing slash.
+        let whole: PathBuf = self.data.iter().chain(path).collect();
+        format!("'{}'", sanitize(whole).replace('\'', "'\\''"))
+    }
+
+    fn unreadable(&mut self, error: &str) {
+        let folder = self.quoted(&self.scan.path);
+        self.add(
+            Kind::Unreadable,
+            format!("the folder cannot be read: {error}"),
+            format!("grant read access to {folder} to the user that runs powerview"),
+        );
+    }
+
+    fn without_device(&mut self, is_company: bool) {
+        self.add(
+            Kind::Empty,
+            if is_company {
+                "the company has no campaign"
+            } else {
+                "the campaign has no device"
+            },
+            "check the folder that the logger uploads to, or remove this folder",
+        );
+    }
+
+    fn arrival(&mut self, silent_after: Duration) {
+        match self.scan.newest.first().map(|file| self.age(file.time)) {
+            None => self.add(
+                Kind::Empty,
+                "no file has arrived yet",
+                "check the logger's SFTP settings: user, folder, network",
+            ),
+            Some(age) if age > silent_after => self.add(
+                Kind::Silent,
+                format!("no file for {}", format_duration(age)),
+                "check the logger's power and network, then its SFTP user",
+            ),
+            Some(_) => {}
+        }
+    }
+
+    fn errors(&mut self) {
+        let scan = self.scan;
+        if scan.errors_other > 0 {
+            let mut message = format!(
+                "{} in error/ that cannot be retried",
+                counted(scan.errors_other, "file")
+            );
+            let mut unnamed = scan.errors_other;
+            for (number, (reason, files)) in scan.error_reasons.iter().enumerate() {
+                unnamed -= files;
+                let separator = if number == 0 { ": " } else { " | " };
+                let _ = write!(message, "{separator}{reason} ({})", count(*files, "file"));
+            }
+            if unnamed > 0 {
+                let _ = write!(message, " | other reasons ({})", count(unnamed, "file"));
+            }
+            let folder = self.quoted(&scan.path.join("error"));
+            self.add(
+                Kind::Errors,
+                message,
+                format!("correct the cause, send the files again and delete those in {folder}"),
+            );
+        }
+        if scan.errors_retryable > 0 {
+            let message = format!(
+                "{} in error/ that failed because of the server",
+                counted(scan.errors_retryable, "file")
+            );
+            let data = self.quoted(Path::new(""));
+            self.add(
+                Kind::Retryable,
+                message,
+                format!("powerview -d {data} --retry-errors"),
+            );
+        }
+    }
+
+    fn waiting(&mut self) {
+        let Some(waiting_for) = self.scan.oldest_waiting.map(|time| self.age(time)) else {
+            return;
+        };
+        if waiting_for > MAX_WAITING {
+            let message = format!(
+                "{} waiting, the oldest for {}",
+                counted(self.scan.waiting, "file"),
+                format_duration(waiting_for)
+            );
+            let data = self.quoted(Path::new(""));
+            self.add(
+                Kind::Waiting,
+                message,
+                format!("run powerview -d {data} and read its messages"),
+            );
+        }
+    }
+
+    fn clock(&mut self) {
+        let Some(file) = self.scan.newest.first() else {
+            return;
+        };
+        let Some(last) = file
+            .last_measurement
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
+        else {
+            return;
+        };
+        let difference = last - DateTime::<Utc>::from(file.time);
+        let by = difference.abs().to_std().unwrap_or_default();
+        let is_ahead = difference > TimeDelta::zero();
+        if by
+            > if is_ahead {
+                MAX_CLOCK_AHEAD
+            } else {
+                MAX_CLOCK_BEHIND
+            }
+        {
+            self.add(
+                Kind::Clock,
+                format!(
+                    "the last measurement is {} {} the file's arrival",
+                    format_duration(by),
+                    if is_ahead { "after" } else { "before" }
+                ),
+                "correct the logger's clock and time zone, or TSV_TIMEZONE",
+            );
+        }
+    }
+
+    fn truncated(&mut self) {
+        let newest = &self.scan.newest;
+        if newest.len() == NEWEST_FILES && newest.iter().all(|file| file.truncated) {
+            self.add(
+                Kind::Truncated,
+                format!("the last {NEWEST_FILES} files are all truncated"),
+                "check the logger's network connection, which interrupts its uploads",
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::scan::NewestFile;
     use super::*;
-    use std::path::PathBuf;
 
     const HOUR: u64 = 3600;
 

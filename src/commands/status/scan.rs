@@ -2,7 +2,7 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, devices, is_no_folder,
+    DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, Sidecar, devices, is_no_folder,
 };
 use crate::logger_file::{Container, last_instant};
 use crate::sanitize::sanitize;
@@ -16,6 +16,12 @@ use std::time::SystemTime;
 
 /// Number of newest files per device that are opened.
 pub(super) const NEWEST_FILES: usize = 3;
+
+/// Number of different reasons of errors that are kept per device.
+const MAX_REASONS: usize = 3;
+
+/// Maximum length of a reason in characters. SFTP users can write sidecars.
+const MAX_REASON_CHARS: usize = 300;
 
 /// Number of bytes read at each end of a file.
 const BLOCK: usize = 16 * 1024;
@@ -35,6 +41,8 @@ pub(super) struct DeviceScan {
     pub errors_retryable: u64,
     /// Number of other files in `error/`.
     pub errors_other: u64,
+    /// The first different reasons of those files, sanitized, with the number of files of each.
+    pub error_reasons: Vec<(String, u64)>,
     /// The newest files, newest first.
     pub newest: Vec<NewestFile>,
 }
@@ -151,7 +159,7 @@ fn add_processed(folder: &Dir, sub: &Path, scan: &mut DeviceScan) -> io::Result<
         if sub == Path::new(ERROR) {
             match folder.read_sidecar(&name)? {
                 Some(sidecar) if sidecar.retryable => scan.errors_retryable += 1,
-                _ => scan.errors_other += 1,
+                sidecar => scan.add_error(sidecar.as_ref()),
             }
         }
         scan.add_newest(sub.to_owned(), name, time);
@@ -165,6 +173,29 @@ impl DeviceScan {
             path,
             unreadable: Some(sanitize(error.to_string())),
             ..Self::default()
+        }
+    }
+
+    /// Adds a file in `error/` that cannot be retried.
+    fn add_error(&mut self, sidecar: Option<&Sidecar>) {
+        self.errors_other += 1;
+        let reason = sidecar.map_or_else(
+            || "no reason recorded".to_owned(),
+            |sidecar| {
+                sanitize(
+                    sidecar
+                        .error
+                        .chars()
+                        .take(MAX_REASON_CHARS)
+                        .collect::<String>(),
+                )
+            },
+        );
+        let reasons = &mut self.error_reasons;
+        if let Some((_, files)) = reasons.iter_mut().find(|(known, _)| *known == reason) {
+            *files += 1;
+        } else if reasons.len() < MAX_REASONS {
+            reasons.push((reason, 1));
         }
     }
 

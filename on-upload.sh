@@ -184,6 +184,9 @@ split_path() {
   done
 }
 
+# Whether a path has the name of a logger file, in upper or lower case and not hidden.
+is_logger_file() { [[ ${1##*/} == *.[tT][sS][vV] && ${1##*/} != .* ]]; }
+
 transfer_succeeded() { [[ ${SFTPGO_ACTION_STATUS:-1} == 1 ]]; }
 
 work() {
@@ -192,7 +195,7 @@ work() {
     upload)
       if [[ -z $path ]]; then
         ingest
-      elif [[ ${path##*/} != *.tsv || ${path##*/} == .* ]]; then
+      elif ! is_logger_file "$path"; then
         log "upload $(sanitize "$path"): not a .tsv file; ignored"
       elif ! transfer_succeeded; then
         log "upload $(sanitize "$path"): the transfer failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored, send the file again"
@@ -203,7 +206,7 @@ work() {
     rename)
       if ! transfer_succeeded; then
         log "rename $(sanitize "$path"): failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored"
-      elif split_path "$target" && ((${#parts[@]} == 4)) && [[ ${parts[3]} == *.tsv && ${parts[3]} != .* ]]; then
+      elif split_path "$target" && ((${#parts[@]} == 4)) && is_logger_file "${parts[3]}"; then
         case ${parts[2]} in parsed | error) return 0 ;; esac
         ingest --tsvFile "$target"
       fi

@@ -13,6 +13,7 @@ use self::env_vars::{EnvVar, OnOutage};
 use self::parse::{parse_http_url, parse_share, parse_switch};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Ingest, ServerOptions};
+use crate::data_dir::meant_data_folder;
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase, ZoneSource};
@@ -186,13 +187,20 @@ fn jobs(given: Option<u32>, env: &Environment) -> Result<NonZeroUsize, ConfigErr
 /// Resolves the data folder to an absolute path without symbolic links.
 ///
 /// # Errors
-/// The folder is not given, cannot be opened, or is not a folder.
+/// The folder is not given, cannot be opened, is not a folder, or is some levels above or below the data folder.
 pub(crate) fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let Some(given) = given else {
         return config_error("no data folder given; set it with --dataFolder DIR");
     };
     match given.canonicalize() {
-        Ok(path) if path.is_dir() => Ok(path),
+        Ok(path) if path.is_dir() => match meant_data_folder(&path) {
+            None => Ok(path),
+            Some(meant) => config_error(format!(
+                "{} is not the data folder, whose device folders are <company>/<campaign>/<device>; use --dataFolder {}",
+                sanitize(path),
+                sanitize(meant)
+            )),
+        },
         Ok(_) => config_error(format!(
             "data folder {} is not a folder; correct --dataFolder",
             sanitize(given)
@@ -347,7 +355,18 @@ mod tests {
         args: &[&str],
         env: [(&str, &str); N],
     ) -> Result<Settings, ConfigError> {
-        let cli = Cli::try_parse_from([&["powerview", "-d", "/tmp"], args].concat()).unwrap();
+        let cli = Cli::try_parse_from(
+            [
+                &[
+                    "powerview",
+                    "-d",
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/src"),
+                ],
+                args,
+            ]
+            .concat(),
+        )
+        .unwrap();
         Settings::resolve(&cli.ingest, &Environment::of(env))
     }
 

@@ -2,7 +2,7 @@
 
 use super::pending_files::is_tsv;
 use super::walk::{SortedWalk, WalkItem};
-use super::{Dir, EntryKind, is_processed_dir};
+use super::{Dir, is_processed_dir};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub(crate) enum DeviceItem {
     Empty(PathBuf),
     /// A logger file that is not in a device folder.
     Misplaced(PathBuf),
+    /// Any other file that is not in a device folder.
+    Other(PathBuf),
     /// A folder that is named like those of processed files.
     Reserved(PathBuf),
     /// A folder that cannot be listed.
@@ -27,10 +29,10 @@ pub(crate) enum DeviceItem {
 
 /// Iterates over the device folders in the order of their paths.
 pub(crate) fn devices(data: &Arc<Dir>) -> impl Iterator<Item = DeviceItem> {
-    let wants = |name: &_, kind| kind == EntryKind::Dir || is_tsv(name);
     let enters = |depth, name: &_| depth < DEVICE_DEPTH && !is_processed_dir(name);
-    SortedWalk::new(data, wants, enters).map(|item| match item {
-        WalkItem::File(folder, name) => DeviceItem::Misplaced(folder.join(name)),
+    SortedWalk::new(data, |_, _| true, enters).map(|item| match item {
+        WalkItem::File(folder, name) if is_tsv(&name) => DeviceItem::Misplaced(folder.join(name)),
+        WalkItem::File(folder, name) => DeviceItem::Other(folder.join(name)),
         WalkItem::Dir(path) if is_reserved(&path) => DeviceItem::Reserved(path),
         WalkItem::Dir(path) => DeviceItem::Device(path),
         WalkItem::Leaf(path) => DeviceItem::Empty(path),
@@ -72,6 +74,7 @@ mod tests {
                 "Misplaced(\"b/c/in campaign.tsv\")",
                 "Reserved(\"b/c/parsed\")",
                 "Reserved(\"b/error\")",
+                "Other(\"b/other.txt\")",
                 "Misplaced(\"top.tsv\")",
             ]
         );

@@ -7,12 +7,14 @@ mod device_path;
 mod devices;
 mod fcntl;
 mod lease;
+mod level;
 mod listing;
 mod lock;
 mod open_writers;
 pub(crate) mod pending_files;
 mod rename;
 mod sidecar;
+mod strays;
 mod walk;
 
 pub use device_path::Campaign;
@@ -21,11 +23,13 @@ pub(crate) use device_path::{
 };
 pub(crate) use devices::{DeviceItem, devices};
 pub(crate) use lease::{Lease, LeaseError};
+pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
 pub(crate) use lock::{DeviceLock, LockError};
 pub(crate) use open_writers::OpenWriters;
 pub(crate) use rename::MoveError;
 pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
+pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
 pub(crate) use walk::is_no_folder;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, statat};

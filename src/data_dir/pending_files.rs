@@ -26,19 +26,21 @@ pub(crate) enum Item {
     Unlisted(PathBuf, String),
 }
 
-/// The extension of logger files, with its dot.
-const EXTENSION: &[u8] = b".tsv";
-
 /// Whether a sweep takes a file of this name for a logger file. Hidden files are uploads in progress.
 pub(crate) fn is_tsv(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.ends_with(EXTENSION) && !name.starts_with(b".")
+    may_be_named(name) && !is_hidden(name)
 }
 
-/// Whether a file of this name may be named on the command line: in upper case and hidden too.
+/// Whether a file of this name may be named on the command line, hidden or not. Some loggers and clients write the
+/// extension in upper case.
 pub(crate) fn may_be_named(name: &OsStr) -> bool {
-    let name = name.as_bytes().to_ascii_lowercase();
-    name.ends_with(EXTENSION)
+    let extension = name.as_bytes().last_chunk::<4>();
+    extension.is_some_and(|extension| extension.eq_ignore_ascii_case(b".tsv"))
+}
+
+/// Whether a file of this name is hidden, like SFTPGo's uploads in progress.
+pub(super) fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".")
 }
 
 /// Counts the pending files below the data folder, and their bytes, for an estimate. Returns `None` if a shutdown was
@@ -275,12 +277,22 @@ mod tests {
             "error/y.tsv.error.json",
             ".sftpgo-upload.abc.z.tsv",
             "c.txt",
+            "tsv",
+            "y.tsv.gz",
             "sub/d.tsv",
             "sub/parsed/e.tsv",
             "z.TSV",
         ]);
         let found: Vec<_> = pending(dir.path(), false).collect();
-        assert_eq!(found, [file("a.tsv"), file("b.tsv"), file("sub/d.tsv")]);
+        assert_eq!(
+            found,
+            [
+                file("a.tsv"),
+                file("b.tsv"),
+                file("sub/d.tsv"),
+                file("z.TSV")
+            ]
+        );
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn send_devices(context: &RunContext<'_>, workers: &mpsc::SyncSender<PathBuf>) {
                 let path = context.settings.data_folder.join(path);
                 context.record_and_send(unlisted_folder(path, None, &error));
             }
-            DeviceItem::Empty(_) => {}
+            DeviceItem::Empty(_) | DeviceItem::Other(_) => {}
         }
     }
 }

@@ -1491,3 +1491,61 @@ fn the_mean_of_large_values_is_a_number() {
     assert_eq!(channels["M02001171_Ch1_M02001171"]["mean"], 1.7e308);
     assert_eq!(channels["S04000466_Ch1_M02001171"]["mean"], 0.0);
 }
+
+#[test]
+fn the_case_of_the_extension_does_not_matter_and_is_kept() {
+    let site = Site::new();
+    for name in ["a.TSV", "b.Tsv", "c.tsv"] {
+        site.put_old(DEVICE.file(name), good_file(1, 1));
+    }
+    site.put_old(DEVICE.parsed("a.TSV"), good_file(1, 1));
+    site.put_old(DEVICE.file("bad.TSV"), bad_file());
+    site.lp_run().run().expect(1);
+    for moved in [
+        DEVICE.parsed("a.1.TSV"),
+        DEVICE.parsed("b.Tsv"),
+        DEVICE.parsed("c.tsv"),
+        DEVICE.error("bad.TSV"),
+        DEVICE.sidecar("bad.TSV"),
+    ] {
+        assert!(site.exists(&moved), "{moved}: {:?}", site.tree());
+    }
+    site.put_old(DEVICE.file("d.TSV"), good_file(1, 1));
+    site.lp_run().named(DEVICE.file("d.TSV")).ok();
+    assert!(site.exists(DEVICE.parsed("d.TSV")));
+}
+
+/// A data folder that is given one level too high would make a bucket `data`.
+#[test]
+fn a_data_folder_at_the_wrong_level_is_refused_with_the_right_one() {
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.parsed("b.tsv"), good_file(1, 1));
+    let before = site.tree();
+    let data = site.data().canonicalize().expect("a path");
+    for given in [
+        site.dir.path().to_owned(),
+        site.path("acme"),
+        site.path("acme/site"),
+    ] {
+        for command in [None, Some("status"), Some("check")] {
+            let mut call = site.bare();
+            if let Some(command) = command {
+                call = call.arg(command);
+            } else {
+                call = call.arg("--line-protocol-dir").arg(site.lp_dir());
+            }
+            let run = call.arg("-d").arg(&given).run();
+            let code = if command == Some("check") { 1 } else { 2 };
+            let run = run.expect(code);
+            let remedy = format!("use --dataFolder {}", data.display());
+            let printed = run.stdout + &run.stderr;
+            assert!(
+                printed.contains(&remedy),
+                "{given:?} {command:?}: {printed}"
+            );
+        }
+    }
+    assert_eq!(site.tree(), before);
+    assert!(!site.lp_dir().exists() && !site.reports_dir().exists());
+}

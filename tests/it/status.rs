@@ -217,3 +217,70 @@ fn the_reasons_of_errors_are_printed_sanitized_with_the_number_of_files() {
     assert!(!run.stdout.contains('\u{1b}') && !run.stdout.contains("cat "));
     assert!(run.stdout.lines().all(|line| line.len() < 1_000));
 }
+
+#[test]
+fn files_that_no_run_takes_are_named() {
+    let site = Site::new();
+    put(&site, "acme/site/1/parsed/a.tsv", &file(3), 3);
+    put(&site, "acme/site/2/parsed/a.TSV", &file(3), 3);
+    for (path, hours) in [
+        ("acme/site/1/b.csv", 0),
+        ("acme/site/1/parsed/sub/c.tsv", 0),
+        ("acme/site/1/.sftpgo-upload.x.d.tsv", 25),
+        ("acme/site/2/.sftpgo-upload.x.e.tsv", 23),
+        ("acme/site/2/f.tsv.filepart", 23),
+        ("acme/site/g.tsv", 0),
+        ("acme/site/.dashboard.created", 100),
+        ("acme/parsed/h.tsv", 0),
+        ("i.xlsx", 0),
+    ] {
+        put(&site, path, "", hours);
+    }
+    let run = status(&site).arg("--json").run().expect(1);
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let strays: Vec<_> = report["devices"]
+        .as_array()
+        .expect("devices")
+        .iter()
+        .map(|device| {
+            let name = ["company", "campaign", "device"].map(|key| device[key].as_str().unwrap());
+            let problems = device["problems"].as_array().unwrap();
+            assert!(
+                problems.iter().all(|problem| problem["kind"] == "stray"),
+                "{device:#}"
+            );
+            let message = problems
+                .first()
+                .map_or("", |problem| problem["message"].as_str().unwrap());
+            (name.join("/"), message.to_owned())
+        })
+        .collect();
+    let expected = [
+        ("//", "1 file that no run takes: i.xlsx"),
+        ("acme//", "1 file that no run takes: parsed/h.tsv"),
+        ("acme/site/", "1 file that no run takes: g.tsv"),
+        (
+            "acme/site/1",
+            "3 files that no run takes: .sftpgo-upload.x.d.tsv, b.csv, parsed/sub/c.tsv",
+        ),
+        ("acme/site/2", ""),
+    ];
+    assert_eq!(
+        strays,
+        expected.map(|(name, text)| (name.to_owned(), text.to_owned()))
+    );
+}
+
+#[test]
+fn files_of_a_device_are_seen_whatever_the_case_of_their_extension() {
+    let site = Site::new();
+    put(&site, "acme/site/1/a.TSV", &file(5), 5);
+    put(&site, "acme/site/1/error/b.Tsv", &file(5), 5);
+    let run = status(&site).arg("--json").run().expect(1);
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let device = &report["devices"][0];
+    assert_eq!(
+        (&device["waiting"], &device["errors_other"]),
+        (&1.into(), &1.into())
+    );
+}

@@ -36,15 +36,16 @@ pub(super) fn diagnose(
     };
     if let Some(error) = &scan.unreadable {
         diagnosis.unreadable(error);
-    } else if device.is_empty() {
+    } else if scan.empty {
         diagnosis.without_device(campaign.is_empty());
-    } else {
+    } else if !device.is_empty() {
         diagnosis.arrival(silent_after);
     }
     diagnosis.errors();
     diagnosis.waiting();
     diagnosis.clock();
     diagnosis.truncated();
+    diagnosis.strays();
     let mut problems = diagnosis.problems;
     problems.sort();
     let newest = scan.newest.first();
@@ -221,6 +222,27 @@ impl Diagnosis<'_> {
         }
     }
 
+    fn strays(&mut self) {
+        let strays = &self.scan.strays;
+        if strays.count > 0 {
+            let more = if strays.count > strays.first.len() as u64 {
+                ", ..."
+            } else {
+                ""
+            };
+            let message = format!(
+                "{} that no run takes: {}{more}",
+                count(strays.count, "file"),
+                strays.first.join(", ")
+            );
+            self.add(
+                Kind::Stray,
+                message,
+                "move logger files to <company>/<campaign>/<device>/<name>.tsv and delete the others",
+            );
+        }
+    }
+
     fn truncated(&mut self) {
         let newest = &self.scan.newest;
         if newest.len() == NEWEST_FILES && newest.iter().all(|file| file.truncated) {
@@ -328,6 +350,7 @@ mod tests {
     fn a_campaign_without_a_device_and_a_device_without_a_file_are_empty() {
         let at = |path: &str| DeviceScan {
             path: path.into(),
+            empty: path == "acme/site",
             ..DeviceScan::default()
         };
         assert_eq!(kinds(&at("acme/site")), [Kind::Empty]);

@@ -71,6 +71,8 @@ pub(super) enum Kind {
     Clock,
     /// The newest files are all truncated.
     Truncated,
+    /// Files that no run takes.
+    Stray,
     /// A company without campaigns, a campaign without devices or a device without files.
     Empty,
 }

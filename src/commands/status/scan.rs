@@ -2,11 +2,13 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, Sidecar, devices, is_no_folder,
+    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, Sidecar, all_below,
+    devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
 };
 use crate::logger_file::{Container, last_instant};
 use crate::sanitize::sanitize;
 use crate::time_zone::FileZones;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -22,6 +24,9 @@ const MAX_REASONS: usize = 3;
 
 /// Maximum length of a reason in characters. SFTP users can write sidecars.
 const MAX_REASON_CHARS: usize = 300;
+
+/// Number of names that are kept of the files that no run takes.
+const MAX_STRAYS: usize = 5;
 
 /// Number of bytes read at each end of a file.
 const BLOCK: usize = 16 * 1024;
@@ -45,6 +50,19 @@ pub(super) struct DeviceScan {
     pub error_reasons: Vec<(String, u64)>,
     /// The newest files, newest first.
     pub newest: Vec<NewestFile>,
+    /// Whether this is a company without campaigns or a campaign without devices.
+    pub empty: bool,
+    /// Files that no run takes.
+    pub strays: Strays,
+}
+
+/// Files that no run takes.
+#[derive(Debug, Default)]
+pub(super) struct Strays {
+    /// Their number.
+    pub count: u64,
+    /// The first ones, relative to the folder of the scan and sanitized.
+    pub first: Vec<String>,
 }
 
 /// One of the newest files.
@@ -68,16 +86,56 @@ pub(super) fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
         Ok(data) => Arc::new(data),
         Err(error) => return vec![DeviceScan::unreadable(PathBuf::new(), &error)],
     };
-    let scan = |item| match item {
-        DeviceItem::Device(path) => Some(device(&data, path, zones)),
-        DeviceItem::Empty(path) => Some(DeviceScan {
-            path,
-            ..DeviceScan::default()
-        }),
-        DeviceItem::Unlisted(path, error) => Some(DeviceScan::unreadable(path, &error)),
-        DeviceItem::Misplaced(_) | DeviceItem::Reserved(_) => None,
-    };
-    devices(&data).filter_map(scan).collect()
+    let mut scans: BTreeMap<PathBuf, DeviceScan> = BTreeMap::new();
+    for item in devices(&data) {
+        let (path, scan) = match item {
+            DeviceItem::Device(path) => (path.clone(), device(&data, path, zones)),
+            DeviceItem::Unlisted(path, error) => {
+                (path.clone(), DeviceScan::unreadable(path, &error))
+            }
+            DeviceItem::Empty(path) => {
+                DeviceScan::at(&mut scans, &path).empty = true;
+                continue;
+            }
+            DeviceItem::Misplaced(file) | DeviceItem::Other(file) => {
+                add_other(&data, &mut scans, &file);
+                continue;
+            }
+            DeviceItem::Reserved(path) => {
+                let mut files = Vec::new();
+                if let Err(error) = all_below(&data, &path, &mut |file| files.push(file)) {
+                    scans.insert(path.clone(), DeviceScan::unreadable(path, &error));
+                }
+                for file in files {
+                    add_stray(&mut scans, &file);
+                }
+                continue;
+            }
+        };
+        scans.insert(path, scan);
+    }
+    scans.into_values().collect()
+}
+
+/// Adds a file above the device folders, unless it is an upload in progress or the marker of a dashboard.
+fn add_other(data: &Dir, scans: &mut BTreeMap<PathBuf, DeviceScan>, file: &Path) {
+    // A file whose age is unknown is listed.
+    let is_recent = is_recent_upload(data, file).unwrap_or(false);
+    if !is_recent && !file.ends_with(DASHBOARD_MARKER) {
+        add_stray(scans, file);
+    }
+}
+
+/// Adds a file that no run takes to the scan of its folder, or of its company and campaign.
+fn add_stray(scans: &mut BTreeMap<PathBuf, DeviceScan>, file: &Path) {
+    let folder: PathBuf = file
+        .parent()
+        .unwrap_or(Path::new(""))
+        .iter()
+        .take_while(|name| !is_processed_dir(name))
+        .collect();
+    let below = file.strip_prefix(&folder).unwrap_or(file);
+    DeviceScan::at(scans, &folder).strays.add(below);
 }
 
 /// Scans a device folder.
@@ -89,6 +147,7 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
         let folder = Arc::new(data.open_below(&scan.path)?);
         add_waiting(&folder, scan)?;
+        strays(&folder, |file| scan.strays.add(&file))?;
         for sub in [PARSED, ERROR] {
             match folder.open_below(Path::new(sub)) {
                 Ok(processed) => add_processed(&processed, Path::new(sub), scan)?,
@@ -167,7 +226,24 @@ fn add_processed(folder: &Dir, sub: &Path, scan: &mut DeviceScan) -> io::Result<
     Ok(())
 }
 
+impl Strays {
+    fn add(&mut self, file: &Path) {
+        self.count += 1;
+        if self.first.len() < MAX_STRAYS {
+            self.first.push(sanitize(file));
+        }
+    }
+}
+
 impl DeviceScan {
+    /// The scan of a folder above the devices, which is added if it is missing.
+    fn at<'a>(scans: &'a mut BTreeMap<PathBuf, Self>, path: &Path) -> &'a mut Self {
+        scans.entry(path.to_owned()).or_insert_with(|| Self {
+            path: path.to_owned(),
+            ..Self::default()
+        })
+    }
+
     fn unreadable(path: PathBuf, error: &io::Error) -> Self {
         Self {
             path,

@@ -79,6 +79,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Waiting) => "WAITS",
         Some(Kind::Clock) => "CLOCK",
         Some(Kind::Truncated) => "CUT",
+        Some(Kind::Stray) => "STRAY",
         Some(Kind::Empty) => "EMPTY",
     };
     let dash = || "-".to_owned();

@@ -3,7 +3,9 @@
 #![expect(clippy::unnecessary_wraps, reason = "all checks have the same type")]
 
 use crate::cli::Check;
+use crate::commands::count;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
+use crate::data_dir::{DeviceItem, Dir, devices, is_no_folder};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
@@ -14,6 +16,7 @@ use chrono::Utc;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The result of a check: a confirmation, or the reason of the failure and the remedy. `None` if the check does not
 /// apply, because another one reports the problem.
@@ -23,8 +26,9 @@ type CheckResult = Option<Result<String, String>>;
 type CheckFn = fn(&Installation<'_>) -> CheckResult;
 
 /// The names and functions of the checks, in the order of the output.
-const CHECKS: [(&str, CheckFn); 11] = [
+const CHECKS: [(&str, CheckFn); 12] = [
     ("data folder", check_data_folder),
+    ("device folders", check_device_folders),
     ("reports", check_reports),
     ("time zone", check_time_zone),
     ("configuration", check_server_settings),
@@ -113,6 +117,33 @@ fn check_data_folder(installation: &Installation<'_>) -> CheckResult {
         Ok(dir) => check_writable(dir),
         Err(error) => Err(error.to_string()),
     })
+}
+
+/// Checks that files can be moved in each device folder, down to `parsed/` and `error/`. Reports only problems.
+fn check_device_folders(installation: &Installation<'_>) -> CheckResult {
+    let path = installation.data_folder.as_ref().ok()?;
+    let data = Arc::new(Dir::open(path).ok()?);
+    let mut first = None;
+    let mut failed = 0;
+    for item in devices(&data) {
+        let DeviceItem::Device(device) = item else {
+            continue;
+        };
+        let unwritable = match data.open_below(&device) {
+            Ok(folder) => folder.first_unwritable().unwrap_or(Some(PathBuf::new())),
+            Err(error) if is_no_folder(&error) => None,
+            Err(_) => Some(PathBuf::new()),
+        };
+        if let Some(sub) = unwritable {
+            failed += 1;
+            first.get_or_insert_with(|| path.join(device).iter().chain(&sub).collect::<PathBuf>());
+        }
+    }
+    let first = sanitize(first?);
+    Some(Err(format!(
+        "files of {} cannot be moved; {first} is the first folder that is not writable; make it and the files in it belong to the user of the hook: chown -R",
+        count(failed, "device")
+    )))
 }
 
 fn check_reports(installation: &Installation<'_>) -> CheckResult {

@@ -11,6 +11,7 @@ mod level;
 mod listing;
 mod lock;
 mod open_writers;
+mod owner;
 pub(crate) mod pending_files;
 mod rename;
 mod sidecar;
@@ -27,6 +28,7 @@ pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
 pub(crate) use lock::{DeviceLock, LockError};
 pub(crate) use open_writers::OpenWriters;
+pub(crate) use owner::give_to_owner_of;
 pub(crate) use rename::MoveError;
 pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
@@ -122,14 +124,21 @@ impl Dir {
     }
 
     /// Opens a folder directly in this one and creates it if it is missing. Fails if it is not a folder.
+    ///
+    /// A folder that root creates belongs to the owner of this folder.
     pub(crate) fn open_or_make(&self, name: &str) -> io::Result<Self> {
         match self.open_below(Path::new(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match mkdirat(&self.fd, name, Mode::from_raw_mode(0o775)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                let is_created = match mkdirat(&self.fd, name, Mode::from_raw_mode(0o775)) {
+                    Ok(()) => true,
+                    Err(rustix::io::Errno::EXIST) => false,
                     Err(error) => return Err(error.into()),
+                };
+                let folder = self.open_below(Path::new(name))?;
+                if is_created {
+                    give_to_owner_of(&self.fd, &folder.fd)?;
                 }
-                self.open_below(Path::new(name))
+                Ok(folder)
             }
             result => result,
         }

@@ -96,7 +96,8 @@ impl Dir {
         let mut out = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o664))?);
         let mut text = serde_json::to_vec_pretty(sidecar)?;
         text.push(b'\n');
-        out.write_all(&text)
+        super::give_to_owner_of(&self.fd, &out)
+            .and_then(|()| out.write_all(&text))
             .and_then(|()| out.sync_all())
             .inspect_err(|_| {
                 let _ = unlinkat(&self.fd, name, AtFlags::empty());

@@ -5,6 +5,7 @@
 
 use super::json::write_json;
 use super::{FileReport, RunHead, RunTotals};
+use crate::data_dir::give_to_owner_of;
 use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter as _};
@@ -66,6 +67,19 @@ impl ReportFile {
     }
 }
 
+/// Creates a folder with its parents. Folders that root creates belong to the owner of the first one that exists.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent)?;
+        std::fs::create_dir_all(dir)?;
+        return give_to_owner_of(File::open(parent)?, File::open(dir)?);
+    }
+    std::fs::create_dir_all(dir)
+}
+
 /// Writes the report to a file or to stdout.
 pub(super) struct ReportWriter {
     out: Box<dyn Write + Send>,
@@ -83,11 +97,12 @@ impl ReportWriter {
     /// # Errors
     /// The folder or the file cannot be created.
     pub(super) fn in_dir(dir: &Path, head: &RunHead) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        create_dir(dir)?;
         let target = ReportFile::create(
             dir,
             format!("tsv_parser_{}.json", head.run_id.replace(':', "-")),
         )?;
+        give_to_owner_of(File::open(dir)?, &target.file)?;
         let out = BufWriter::new(target.file.try_clone()?);
         Ok(Self::start(Box::new(out), Some(target), head))
     }

@@ -1549,3 +1549,95 @@ fn a_data_folder_at_the_wrong_level_is_refused_with_the_right_one() {
     assert_eq!(site.tree(), before);
     assert!(!site.lp_dir().exists() && !site.reports_dir().exists());
 }
+
+/// The owner of each file and folder below a folder.
+fn owners(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u32)> {
+    use std::os::unix::fs::MetadataExt;
+    let entries = walkdir::WalkDir::new(folder).into_iter().flatten();
+    entries
+        .map(|entry| {
+            (
+                entry.path().to_owned(),
+                entry.metadata().expect("metadata").uid(),
+            )
+        })
+        .collect()
+}
+
+/// A run as root must not block the user of the hook.
+#[test]
+fn what_root_makes_belongs_to_the_owner_of_the_device_folder() {
+    if !rustix::process::geteuid().is_root() {
+        return crate::skipped::skipped("root", "run the tests as root");
+    }
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.put_old(DEVICE.file("bad.tsv"), bad_file());
+    // Gives everything to an unprivileged user.
+    let Some(_) = site.call().unprivileged() else {
+        return;
+    };
+    let reports = site.dir.path().join("logs/reports");
+    site.lp_run()
+        .env("TSV_REPORT_DIR", &reports)
+        .run()
+        .expect(1);
+    for made in [
+        DEVICE.parsed("a.tsv"),
+        DEVICE.error("bad.tsv"),
+        DEVICE.sidecar("bad.tsv"),
+    ] {
+        assert!(site.exists(&made), "{made}");
+    }
+    assert_eq!(std::fs::read_dir(&reports).expect("reports").count(), 1);
+    let made = [owners(&site.data()), owners(&site.dir.path().join("logs"))].concat();
+    for (path, owner) in made {
+        assert_eq!(owner, crate::harness::NOBODY, "{}", path.display());
+    }
+    // The user of the hook goes on.
+    site.put_old(DEVICE.file("b.tsv"), good_file(2, 1));
+    let run = site.lp_run().env("TSV_REPORT_DIR", &reports).unprivileged();
+    run.expect("the user can start the program").ok();
+    assert!(site.exists(DEVICE.parsed("b.tsv")));
+}
+
+/// `parsed/` of an earlier run as root: `check` and `status` name it, to root and to the user of the hook.
+#[test]
+fn a_folder_that_blocks_the_user_of_the_hook_is_named_by_check_and_status() {
+    if !rustix::process::geteuid().is_root() {
+        return crate::skipped::skipped("root", "run the tests as root");
+    }
+    for sub in ["parsed", "error"] {
+        let site = Site::new();
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+        let folder = site.make_dir(format!("{DEVICE}/{sub}"));
+        for as_root in [true, false] {
+            for (command, text) in [
+                (
+                    "check",
+                    "FAIL device folders files of 1 device cannot be moved",
+                ),
+                ("status", "1 file waiting because the rights of"),
+            ] {
+                let call = site.bare().arg(command).arg("-d").arg(site.data());
+                let Some(call) = call.unprivileged() else {
+                    return;
+                };
+                std::os::unix::fs::lchown(&folder, Some(0), Some(0)).expect("chown");
+                let call = if as_root {
+                    site.bare().arg(command).arg("-d").arg(site.data())
+                } else {
+                    call
+                };
+                let run = call.run().expect(1);
+                assert!(run.stdout.contains(text), "{sub} {as_root}: {}", run.stdout);
+                let path = format!("{DEVICE}/{sub}");
+                assert!(
+                    run.stdout.contains(&path),
+                    "{sub} {as_root}: {}",
+                    run.stdout
+                );
+            }
+        }
+    }
+}

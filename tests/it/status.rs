@@ -284,3 +284,54 @@ fn files_of_a_device_are_seen_whatever_the_case_of_their_extension() {
         (&1.into(), &1.into())
     );
 }
+
+#[test]
+fn old_data_loaded_today_is_healthy_and_said() {
+    let site = Site::new();
+    put(&site, "acme/site/1/parsed/today.tsv", &file(5), 5);
+    put(&site, "acme/site/1/parsed/old.tsv", &file(24 * 200), 1);
+    let day = (Utc::now() - Duration::hours(24 * 300)).format("%y%m%d");
+    let name = format!("acme/site/2/parsed/T302_{day}_031719.tsv");
+    put(&site, &name, &file(24 * 300), 1);
+    let run = status(&site).run().expect(0);
+    assert_eq!(
+        run.stdout.matches("old data loaded").count(),
+        2,
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn campaigns_without_a_dashboard_and_names_with_two_spellings_are_noted() {
+    let site = Site::new();
+    for path in [
+        "acme/e\u{301}te\u{301}/1",
+        "acme/\u{e9}t\u{e9}/1",
+        "acme/with/1",
+    ] {
+        put(&site, &format!("{path}/parsed/a.tsv"), &file(3), 3);
+    }
+    site.put("acme/with/.dashboard.created", "");
+    let run = status(&site).arg("--json").run().expect(0);
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let notes: Vec<_> = report["notes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_str().unwrap())
+        .collect();
+    assert_eq!(notes.len(), 3, "{notes:?}");
+    assert!(
+        notes[0].contains(r"(e\u{301}te\u{301}, \u{e9}t\u{e9})"),
+        "{notes:?}"
+    );
+    assert!(
+        notes[1..]
+            .iter()
+            .all(|note| note.contains("has no dashboard yet")),
+        "{notes:?}"
+    );
+    let run = status(&site).run().expect(0);
+    assert_eq!(run.stdout.matches("\nnote: ").count(), 3, "{}", run.stdout);
+}

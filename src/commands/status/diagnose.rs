@@ -1,6 +1,6 @@
 //! Diagnosis of a device: its problems and their remedies.
 
-use super::scan::{DeviceScan, NEWEST_FILES};
+use super::scan::{DeviceScan, NEWEST_FILES, NewestFile};
 use super::{DeviceStatus, Kind, Problem, format_duration};
 use crate::report::counted;
 use crate::sanitize::sanitize;
@@ -18,6 +18,15 @@ const MAX_CLOCK_AHEAD: Duration = Duration::from_hours(1);
 /// Maximum time by which the last measurement may be before the file's arrival. More means a wrong clock.
 const MAX_CLOCK_BEHIND: Duration = Duration::from_hours(72);
 
+/// Difference between the delays of two files, in seconds, up to which a wrong clock may be the cause of both.
+const SAME_DELAY: i64 = 12 * 3600;
+
+/// Time between the arrivals of two files, in seconds, from which on they are separate uploads of a logger.
+const SEPARATE_UPLOADS: i64 = 6 * 3600;
+
+/// 2010-01-01, before which no logger measured.
+const YEAR_2010: i64 = 1_262_304_000;
+
 /// Derives the status of a device from its scan.
 pub(super) fn diagnose(
     scan: &DeviceScan,
@@ -33,6 +42,7 @@ pub(super) fn diagnose(
         data,
         now,
         problems: Vec::new(),
+        note: None,
     };
     if let Some(error) = &scan.unreadable {
         diagnosis.unreadable(error);
@@ -42,11 +52,14 @@ pub(super) fn diagnose(
         diagnosis.arrival(silent_after);
     }
     diagnosis.errors();
+    diagnosis.rights();
     diagnosis.waiting();
     diagnosis.clock();
     diagnosis.truncated();
     diagnosis.strays();
-    let mut problems = diagnosis.problems;
+    let Diagnosis {
+        mut problems, note, ..
+    } = diagnosis;
     problems.sort();
     let newest = scan.newest.first();
     DeviceStatus {
@@ -65,6 +78,7 @@ pub(super) fn diagnose(
         errors_retryable: scan.errors_retryable,
         errors_other: scan.errors_other,
         problems,
+        note,
     }
 }
 
@@ -75,6 +89,7 @@ struct Diagnosis<'a> {
     data: &'a Path,
     now: DateTime<Utc>,
     problems: Vec<Problem>,
+    note: Option<String>,
 }
 
 impl Diagnosis<'_> {
@@ -171,6 +186,28 @@ impl Diagnosis<'_> {
         }
     }
 
+    fn rights(&mut self) {
+        let Some(sub) = &self.scan.unwritable else {
+            return;
+        };
+        if self.scan.waiting > 0 {
+            let device = self.quoted(&self.scan.path);
+            let folder: PathBuf = self.scan.path.iter().chain(sub).collect();
+            let message = format!(
+                "{} waiting because the rights of {} do not allow to move files",
+                count(self.scan.waiting, "file"),
+                self.quoted(&folder)
+            );
+            self.add(
+                Kind::Rights,
+                message,
+                format!(
+                    "make {device} and the folders in it belong to the user of the hook: chown -R"
+                ),
+            );
+        }
+    }
+
     fn waiting(&mut self) {
         let Some(waiting_for) = self.scan.oldest_waiting.map(|time| self.age(time)) else {
             return;
@@ -203,13 +240,18 @@ impl Diagnosis<'_> {
         let difference = last - DateTime::<Utc>::from(file.time);
         let by = difference.abs().to_std().unwrap_or_default();
         let is_ahead = difference > TimeDelta::zero();
-        if by
-            > if is_ahead {
-                MAX_CLOCK_AHEAD
-            } else {
-                MAX_CLOCK_BEHIND
-            }
-        {
+        let limit = if is_ahead {
+            MAX_CLOCK_AHEAD
+        } else {
+            MAX_CLOCK_BEHIND
+        };
+        if by > limit && !is_ahead && is_old_data(&self.scan.newest) {
+            self.note = Some(format!(
+                "old data loaded: the last measurement in {} is {} before its arrival",
+                sanitize(file.sub.join(&file.name)),
+                format_duration(by)
+            ));
+        } else if by > limit {
             self.add(
                 Kind::Clock,
                 format!(
@@ -255,9 +297,44 @@ impl Diagnosis<'_> {
     }
 }
 
+/// Whether the newest file contains old data that was loaded later, so that its times say nothing about the clock.
+///
+/// Its span or its name says so: it covers days, other files are not late by the same time, or its name has the date of
+/// its measurements. A clock that shows a year before 2010 was reset, and one that is behind by the same time in files
+/// that arrived hours apart is wrong.
+fn is_old_data(newest: &[NewestFile]) -> bool {
+    let late = |file: &NewestFile| {
+        let arrival = DateTime::<Utc>::from(file.time).timestamp();
+        Some((arrival, arrival - file.last_measurement?))
+    };
+    let Some((file, others)) = newest.split_first() else {
+        return false;
+    };
+    let (Some((arrival, delay)), Some(last)) = (late(file), file.last_measurement) else {
+        return false;
+    };
+    let others: Vec<_> = others.iter().filter_map(late).collect();
+    let is_equally_late = |other: i64| (delay - other).abs() <= SAME_DELAY;
+    let is_clock = last < YEAR_2010
+        || others
+            .iter()
+            .any(|(at, other)| is_equally_late(*other) && arrival - at >= SEPARATE_UPLOADS);
+    let span = file.first_measurement.map_or(0, |first| last - first);
+    let has_date = |days: i64| {
+        let date = DateTime::from_timestamp(last + days * 86_400, 0).unwrap_or_default();
+        let name = file.name.to_string_lossy();
+        ["%Y%m%d", "%Y-%m-%d", "%Y_%m_%d", "%y%m%d"]
+            .iter()
+            .any(|form| name.contains(&date.format(form).to_string()))
+    };
+    !is_clock
+        && (span > MAX_CLOCK_BEHIND.as_secs().cast_signed()
+            || others.iter().any(|(_, other)| !is_equally_late(*other))
+            || (-1..=1).any(has_date))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::scan::NewestFile;
     use super::*;
 
     const HOUR: u64 = 3600;
@@ -276,6 +353,7 @@ mod tests {
                     name: "x.tsv".into(),
                     sub: "parsed".into(),
                     time: (now() - Duration::from_secs(hours * HOUR)).into(),
+                    first_measurement: Some(now().timestamp() - measured * 3600 - 600),
                     last_measurement: Some(now().timestamp() - measured * 3600),
                     truncated: *truncated,
                 })
@@ -310,6 +388,49 @@ mod tests {
         assert_eq!(kinds(&device(&[(1, -2, false)])), [Kind::Clock]);
         assert_eq!(kinds(&device(&[(1, 80, false)])), [Kind::Clock]);
         assert_eq!(kinds(&device(&[(1, 60, false)])), []);
+    }
+
+    #[test]
+    fn old_data_that_is_loaded_later_is_not_a_wrong_clock() {
+        let note = |scan: &DeviceScan| {
+            let status = diagnose(
+                scan,
+                Path::new("/data"),
+                now(),
+                Duration::from_secs(26 * HOUR),
+            );
+            assert_eq!(status.problems, [], "{scan:?}");
+            status.note.unwrap_or_default()
+        };
+        // Beside files of the day, and with files of other days loaded at the same time.
+        for files in [
+            [(1, 2_000), (5, 5)],
+            [(1, 2_000), (1, 2_024)],
+            [(1, 100), (1, 200)],
+        ] {
+            let scan = device(&files.map(|(hours, measured)| (hours, measured, false)));
+            assert!(note(&scan).starts_with("old data loaded: "), "{files:?}");
+        }
+        // 80 h before now is 2027-01-11 24:00, 2,000 h is 2026-10-24.
+        for (name, hours) in [("T302_270112_000000.tsv", 80), ("2026-10-24.tsv", 2_000)] {
+            let mut scan = device(&[(1, hours, false)]);
+            scan.newest[0].name = name.into();
+            assert!(note(&scan).contains(name), "{name}");
+        }
+        let mut scan = device(&[(1, 2_000, false)]);
+        scan.newest[0].first_measurement = Some(now().timestamp() - 2_100 * 3600);
+        assert!(note(&scan).starts_with("old data loaded: "));
+    }
+
+    #[test]
+    fn a_clock_that_stays_behind_or_was_reset_is_a_problem_whatever_the_name() {
+        let mut scan = device(&[(1, 100, false), (25, 124, false)]);
+        scan.newest[0].name = "T302_270111_040000.tsv".into();
+        assert_eq!(kinds(&scan), [Kind::Clock]);
+        let mut reset = device(&[(1, 3, false), (25, 25, false)]);
+        reset.newest[0].last_measurement = Some(946_684_800);
+        reset.newest[0].name = "T302_000101_000000.tsv".into();
+        assert_eq!(kinds(&reset), [Kind::Clock]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `powerview status`: lists all devices and their problems. It reads the data folder only and needs no server.
 
 mod diagnose;
+mod notes;
 mod scan;
 mod table;
 
@@ -40,6 +41,8 @@ pub(super) struct DeviceStatus {
     pub errors_other: u64,
     /// The problems, most severe first.
     pub problems: Vec<Problem>,
+    /// Something to know that is not a problem.
+    pub note: Option<String>,
 }
 
 /// A problem of a device.
@@ -65,6 +68,8 @@ pub(super) enum Kind {
     Errors,
     /// Files in `error/` failed because of the server.
     Retryable,
+    /// Files wait because of the rights of a folder.
+    Rights,
     /// Files have been waiting for too long.
     Waiting,
     /// The logger's clock is wrong.
@@ -88,6 +93,8 @@ struct Report<'a> {
     /// Whether there are no problems.
     healthy: bool,
     devices: &'a [DeviceStatus],
+    /// What an operator should know about folders. It is not a problem.
+    notes: &'a [String],
 }
 
 /// Prints the status of all devices; exit status 1 if there are problems.
@@ -101,9 +108,11 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;
-    let mut devices: Vec<_> = scan::all(&folder, &zones)
-        .into_iter()
-        .map(|device| diagnose::diagnose(&device, &folder, now, silent_after))
+    let scans = scan::all(&folder, &zones);
+    let notes = notes::notes(&scans, &folder);
+    let mut devices: Vec<_> = scans
+        .iter()
+        .map(|device| diagnose::diagnose(device, &folder, now, silent_after))
         .collect();
     devices.sort_by(by_severity);
     let healthy = devices.iter().all(|device| device.problems.is_empty());
@@ -114,10 +123,11 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
             silent_after_s: silent_after.as_secs(),
             healthy,
             devices: &devices,
+            notes: &notes,
         };
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
-        table::table(&devices, now, std::io::stdout().is_terminal())
+        table::table(&devices, &notes, now, std::io::stdout().is_terminal())
     };
     // Write errors are ignored: the exit code has the result too.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -40,6 +40,8 @@ pub(super) struct DeviceScan {
     pub unreadable: Option<String>,
     /// Number of files waiting to be ingested.
     pub waiting: u64,
+    /// A folder of the device in which files cannot be moved because of its rights.
+    pub unwritable: Option<PathBuf>,
     /// Arrival of the oldest waiting file.
     pub oldest_waiting: Option<SystemTime>,
     /// Number of retryable files in `error/`.
@@ -74,6 +76,8 @@ pub(super) struct NewestFile {
     pub sub: PathBuf,
     /// Modification time.
     pub time: SystemTime,
+    /// Time of the first measurement in seconds since 1970.
+    pub first_measurement: Option<i64>,
     /// Time of the last measurement in seconds since 1970.
     pub last_measurement: Option<i64>,
     /// Whether the file is truncated.
@@ -146,6 +150,7 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     };
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
         let folder = Arc::new(data.open_below(&scan.path)?);
+        scan.unwritable = folder.first_unwritable()?;
         add_waiting(&folder, scan)?;
         strays(&folder, |file| scan.strays.add(&file))?;
         for sub in [PARSED, ERROR] {
@@ -286,6 +291,7 @@ impl DeviceScan {
                 name,
                 sub,
                 time,
+                first_measurement: None,
                 last_measurement: None,
                 truncated: false,
             };
@@ -307,6 +313,9 @@ impl NewestFile {
         let tail_start = size.saturating_sub(BLOCK as u64);
         let tail = block(tail_start)?;
         self.truncated = Container::looks_truncated(&head, &tail);
+        self.first_measurement = head
+            .split_inclusive(|byte| *byte == b'\n')
+            .find_map(|line| last_instant(&head, line, true, zones));
         self.last_measurement = last_instant(&head, &tail, tail_start == 0, zones);
         Ok(())
     }

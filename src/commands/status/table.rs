@@ -22,8 +22,13 @@ const YELLOW: &str = "\x1b[33m";
 const GREEN: &str = "\x1b[32m";
 const RESET: &str = "\x1b[0m";
 
-/// Formats one line per device, its problems below it, and a summary line.
-pub(super) fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool) -> String {
+/// Formats one line per device, its problems below it, the notes, and a summary line.
+pub(super) fn table(
+    devices: &[DeviceStatus],
+    notes: &[String],
+    now: DateTime<Utc>,
+    colours: bool,
+) -> String {
     let rows: Vec<[String; 8]> = devices.iter().map(|device| row(device, now)).collect();
     let mut widths = HEADER.map(unicode_width::UnicodeWidthStr::width);
     for row in &rows {
@@ -50,6 +55,12 @@ pub(super) fn table(devices: &[DeviceStatus], now: DateTime<Utc>, colours: bool)
         for problem in &device.problems {
             let _ = writeln!(text, "      {}: {}", problem.message, problem.remedy);
         }
+        if let Some(note) = &device.note {
+            let _ = writeln!(text, "      {note}");
+        }
+    }
+    for note in notes {
+        let _ = writeln!(text, "note: {note}");
     }
     text + &summary(devices) + "\n"
 }
@@ -76,7 +87,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Silent) => "SILENT",
         Some(Kind::Unreadable | Kind::Errors) => "ERROR",
         Some(Kind::Retryable) => "RETRY",
-        Some(Kind::Waiting) => "WAITS",
+        Some(Kind::Rights | Kind::Waiting) => "WAITS",
         Some(Kind::Clock) => "CLOCK",
         Some(Kind::Truncated) => "CUT",
         Some(Kind::Stray) => "STRAY",
@@ -129,6 +140,7 @@ mod tests {
             waiting: 0,
             errors_retryable: 0,
             errors_other: 0,
+            note: None,
             problems: problem
                 .map(|kind| Problem {
                     kind,
@@ -145,6 +157,7 @@ mod tests {
         let now = DateTime::from_timestamp(1_800_010_800, 0).unwrap();
         let text = table(
             &[device("1", Some(Kind::Silent)), device("02000002", None)],
+            &["a note".to_owned()],
             now,
             false,
         );
@@ -158,7 +171,8 @@ mod tests {
             lines[3],
             "ok      Société  site      02000002  2027-01-15 08:00Z  3 h ago    0        0"
         );
-        assert_eq!(lines[4], "1 of 2 devices needs attention");
+        assert_eq!(lines[4], "note: a note");
+        assert_eq!(lines[5], "1 of 2 devices needs attention");
     }
 
     #[test]
@@ -179,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_colours() {
-        let text = table(&[device("1", Some(Kind::Silent))], Utc::now(), true);
+        let text = table(&[device("1", Some(Kind::Silent))], &[], Utc::now(), true);
         assert!(text.contains(RED) && text.contains(RESET));
     }
 }

@@ -1641,3 +1641,36 @@ fn a_folder_that_blocks_the_user_of_the_hook_is_named_by_check_and_status() {
         }
     }
 }
+
+/// Files that no sweep can take stay, so each sweep would report all of them again.
+#[test]
+fn files_that_every_sweep_refuses_are_reported_once_per_folder() {
+    let site = Site::new();
+    let folders = ["acme", "acme/site", "acme/#bad/1"];
+    for folder in folders {
+        for n in 0..50 {
+            site.put_old(format!("{folder}/{n:02}.tsv"), "");
+        }
+    }
+    site.put_old("acme/other/only.tsv", "");
+    site.lp_run().run().expect(1);
+    let report = site.report();
+    let files = report["files"].as_array().expect("files");
+    assert_eq!(files.len(), 4, "{files:#?}");
+    for folder in folders {
+        let error = file_of(&report, &format!("{folder}/00.tsv"))["error"]
+            .as_str()
+            .unwrap();
+        assert!(error.ends_with(" (and 49 more in this folder)"), "{error}");
+    }
+    let only = file_of(&report, "only.tsv")["error"].as_str().unwrap();
+    assert!(!only.contains("more in this folder"), "{only}");
+    let points = site.lp_text("powerview_meta");
+    assert_eq!(
+        points
+            .lines()
+            .filter(|line| line.starts_with("tsv_parser_file"))
+            .count(),
+        4
+    );
+}

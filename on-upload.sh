@@ -4,8 +4,14 @@
 # SFTPGo passes only the SFTPGO_ACTION_* variables, discards all output and kills the hook after 30 s. The hook therefore
 # starts the work in a new session and returns immediately.
 #
-#   upload with a path      ingest the file            upload without a path   ingest all waiting files
-#   rename to DEVICE/x.tsv  ingest the renamed file    mkdir COMPANY/CAMPAIGN  create the Grafana resources with Ansible
+#   upload with a path         ingest the file           upload without a path   ingest all waiting files
+#   rename to DEVICE/x.tsv     ingest the renamed file   mkdir COMPANY/CAMPAIGN  create the Grafana resources with Ansible
+#   rename to COMPANY/CAMPAIGN like mkdir
+#
+# An upload into a campaign without the marker of its dashboard also creates the resources, at most once an hour.
+#
+# Each device and each company has a queue. A call adds a note to it. If no other call works on the queue, it starts a
+# worker, which continues until no note is left. All other calls end at once, however many there are.
 #
 # Variables (from the environment, else from $POWERVIEW_BASE/.env): POWERVIEW_BASE, SFTPGO_BASE, POWERVIEW_BIN,
 # ANSIBLE_PLAYBOOK_BIN, and POWERVIEW_HOOK_FOREGROUND=1 to wait for the work and return its exit status.
@@ -20,6 +26,9 @@ strip_slashes() { printf '%s' "${1%"${1##*[!/]}"}"; }
 POWERVIEW_BASE=$(strip_slashes "${POWERVIEW_BASE:-/srv/powerview}")
 MAX_LOG_LINE=4000
 ANSIBLE_SECONDS=1200 # a run takes seconds; the limit keeps one that hangs from blocking all later ones
+RETRY_SECONDS=3600   # time between two attempts of uploads to create the dashboard of a campaign
+NOT_LOCKED=75        # exit status of create_dashboard if it did not get the lock
+MAX_BATCH=200        # files per call of powerview
 
 # --- log -------------------------------------------------------------------------------------------------------
 
@@ -139,8 +148,7 @@ extra_vars() {
 }
 
 create_dashboard() {
-  local company=$1 campaign=$2 vars playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml
-  local temp_dir status reason
+  local company=$1 campaign=$2 vars temp_dir status reason
   if [[ $company == "${TSV_META_BUCKET:-powerview_meta}" ]]; then
     log "mkdir $(sanitize "$company/$campaign"): the company name is refused: it is the meta bucket; rename the folder"
     return 0
@@ -154,15 +162,17 @@ create_dashboard() {
   temp_dir=$(mktemp -d) || temp_dir=/tmp
   export HOME=${HOME:-$temp_dir} ANSIBLE_LOCAL_TEMP=$temp_dir/local ANSIBLE_REMOTE_TEMP=$temp_dir/remote
   export ANSIBLE_CONFIG=$POWERVIEW_BASE/grafana-automation/ansible.cfg ANSIBLE_NOCOLOR=1
-  # Allow one run at a time, so that a client that creates ten folders does not start ten playbooks at once. The lock is
-  # on the playbook, which needs no lock file, and the kernel releases it when the process exits.
-  if reason=$({ : <"$playbook"; } 2>&1) && exec 9<"$playbook"; then
-    run_logged flock flock -w "$ANSIBLE_SECONDS" 9
-  else
+  # Allow one run at a time. The lock is on the playbook, which needs no lock file, and the kernel releases it when the
+  # process exits.
+  if ! reason=$({ : <"$playbook"; } 2>&1) || ! exec 8<"$playbook"; then
     log "the playbook $(sanitize "$playbook") cannot be opened: ${reason##*: }; correct POWERVIEW_BASE or the permissions"
+  elif ! flock -w "$ANSIBLE_SECONDS" 8; then
+    log "mkdir $company/$campaign: another run of Ansible did not end in $ANSIBLE_SECONDS s; left in the queue for the next upload or mkdir"
+    return "$NOT_LOCKED"
   fi
   run_logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
   status=$?
+  exec 8<&-
   ((status == 0)) || log "to retry: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
   [[ $temp_dir == /tmp ]] || rm -rf -- "$temp_dir"
   return "$status"
@@ -189,18 +199,24 @@ is_logger_file() { [[ ${1##*/} == *.[tT][sS][vV] && ${1##*/} != .* ]]; }
 
 transfer_succeeded() { [[ ${SFTPGO_ACTION_STATUS:-1} == 1 ]]; }
 
-work() {
+# Whether a path may be a folder: a client may have renamed it again.
+may_be_folder() { [[ ! -L $1 && (-d $1 || ! -e $1) ]]; }
+
+# Sets `queue` and `note` for the action: the name of a queue, and a file, a folder of a campaign, or nothing for a sweep.
+# Leaves `queue` empty if there is nothing to do.
+plan() {
   local action=${SFTPGO_ACTION:-} path=${SFTPGO_ACTION_PATH:-} target=${SFTPGO_ACTION_TARGET:-} parts=()
+  queue='' note=''
   case $action in
     upload)
       if [[ -z $path ]]; then
-        ingest
+        queue=sweep
       elif ! is_logger_file "$path"; then
         log "upload $(sanitize "$path"): not a .tsv file; ignored"
       elif ! transfer_succeeded; then
         log "upload $(sanitize "$path"): the transfer failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored, send the file again"
       else
-        ingest --tsvFile "$path"
+        plan_file "$path"
       fi
       ;;
     rename)
@@ -208,19 +224,155 @@ work() {
         log "rename $(sanitize "$path"): failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored"
       elif split_path "$target" && ((${#parts[@]} == 4)) && is_logger_file "${parts[3]}"; then
         case ${parts[2]} in parsed | error) return 0 ;; esac
-        ingest --tsvFile "$target"
+        plan_file "$target"
+      elif may_be_folder "${target%/}"; then
+        plan_dashboard "${target%/}"
       fi
       ;;
     mkdir)
       if ! transfer_succeeded; then
         log "mkdir $(sanitize "$path"): failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored"
-      elif split_path "${path%/}" && ((${#parts[@]} == 2)); then
-        case ${parts[0]}/${parts[1]} in parsed/* | error/* | */parsed | */error) return 0 ;; esac
-        create_dashboard "${parts[0]}" "${parts[1]}"
+      else
+        plan_dashboard "${path%/}"
       fi
       ;;
     *) log "action $(sanitize "$action"): not supported; ignored" ;;
   esac
+}
+
+plan_file() { queue=files-$(checksum "${1%/*}") note=$1; }
+
+plan_dashboard() {
+  local parts=()
+  split_path "$1" && ((${#parts[@]} == 2)) || return 0
+  case ${parts[0]}/${parts[1]} in parsed/* | error/* | */parsed | */error) return 0 ;; esac
+  queue=dashboards-$(checksum "${parts[0]}") note=$1
+}
+
+# --- queues ----------------------------------------------------------------------------------------------------
+
+# Prints a checksum of a text. If two devices have the same one, they share a queue.
+checksum() {
+  local LC_ALL=C i c sum=5381
+  for ((i = 0; i < ${#1}; i++)); do
+    printf -v c %d "'${1:i:1}"
+    sum=$(((sum * 33 + (c & 255)) & 0xffffffff))
+  done
+  printf '%08x' "$sum"
+}
+
+# Makes a folder below the logs, which belongs to their owner also if root makes it.
+make_folder() {
+  [[ -d $1 ]] || { mkdir -p -- "$1" && { ((EUID)) || chown --reference="$SFTPGO_BASE/logs" -- "$queues" "$1"; }; } 2>/dev/null
+}
+
+# Adds `note` to a queue. A note is complete if it ends in NUL, so that a worker does not read half of it.
+add_note() {
+  make_folder "$queues/$1" && { printf '%s\0' "$2" >"$queues/$1/$EPOCHREALTIME.$BASHPID"; } 2>/dev/null
+}
+
+# Reads complete notes of a queue, oldest first, into `files` and `notes`. Fails if there is none.
+read_notes() {
+  local file text
+  files=() notes=()
+  for file in "$queues/$1"/*; do
+    { IFS= read -r -d '' text <"$file"; } 2>/dev/null || continue
+    files+=("$file") notes+=("$text")
+    ((${#files[@]} < MAX_BATCH)) || break
+  done
+  ((${#files[@]} > 0))
+}
+
+# Takes the lock of a queue as descriptor 9, with options of flock. Status 1 means that another call has it.
+lock_queue() { exec 9<"$queues/$1" && flock "${@:2}" 9; }
+
+# Works on a queue, whose lock is descriptor 9, until it has no note. Notes are removed only after the work, so that those
+# of a worker that was killed are left to the next one. Returns the status of the last work that failed.
+work_on() {
+  local queue=$1 files notes result status=0
+  while :; do
+    while read_notes "$queue"; do
+      work
+      result=$?
+      ((result == 0)) || status=$result
+      ((result != NOT_LOCKED)) || return "$status"
+      rm -f -- "${files[@]}"
+    done
+    exec 9<&-
+    # A call that found the queue locked until now has left its note before it tried the lock.
+    read_notes "$queue" && lock_queue "$queue" -n || return "$status"
+  done
+}
+
+# Does the work of `notes`.
+work() {
+  local note result status=0 arguments=() sweep='' parts=()
+  local -A seen=()
+  for note in "${notes[@]}"; do
+    [[ -z ${seen[_$note]:-} ]] || continue
+    seen[_$note]=1
+    if [[ $queue == dashboards-* ]]; then
+      split_path "$note" || continue
+      create_dashboard "${parts[0]}" "${parts[1]}"
+      result=$?
+      ((result == 0)) || status=$result
+      ((result != NOT_LOCKED)) || return "$status"
+    elif [[ -z $note ]]; then
+      sweep=1
+    else
+      arguments+=(--tsvFile "$note")
+    fi
+  done
+  if ((${#arguments[@]} > 0)); then
+    ingest "${arguments[@]}" || status=$?
+    for note in "${notes[@]}"; do request_dashboard "$note"; done
+  fi
+  if [[ -n $sweep ]]; then
+    ingest || status=$?
+  fi
+  return "$status"
+}
+
+# Creates the dashboard of the campaign that a file was uploaded to, if its marker is missing and no upload has tried so in
+# the last hour.
+request_dashboard() {
+  local parts=() campaign tried now last=0
+  split_path "$1" && ((${#parts[@]} >= 4)) || return 0
+  campaign=$data/${parts[0]}/${parts[1]}
+  [[ -d $campaign && ! -L $campaign && ! -e $campaign/.dashboard.created && -r $playbook ]] || return 0
+  make_folder "$queues/tried" || return 0
+  tried=$queues/tried/$(checksum "$campaign")
+  { read -r last <"$tried"; } 2>/dev/null
+  printf -v now '%(%s)T' -1
+  [[ $last =~ ^[0-9]+$ ]] && ((now - last >= 0 && now - last < RETRY_SECONDS)) && return 0
+  { printf '%s\n' "$now" >"$tried"; } 2>/dev/null || return 0
+  SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$campaign SFTPGO_ACTION_STATUS=1 "$hook" 9<&-
+}
+
+# Adds the work of this call to its queue, and works on the queue or starts a worker unless there is one. Without a queue,
+# for example because the disk is full, the work is done at once.
+run() {
+  local queue note files notes status
+  plan
+  [[ -n $queue ]] || return 0
+  if ! add_note "$queue" "$note"; then
+    notes=("$note")
+    in_background && { start_worker alone "$queue" "$note"; return; }
+    work
+    return
+  fi
+  if in_background; then lock_queue "$queue" -n; else lock_queue "$queue"; fi
+  status=$?
+  if ((status == 1)); then return 0; fi
+  if in_background; then start_worker queue "$queue"; else work_on "$queue"; fi
+}
+
+in_background() { [[ ${POWERVIEW_HOOK_FOREGROUND:-} != 1 ]]; }
+
+# Starts the worker in a new session and waits until it has begun, but not until it ends. Before it has its own session,
+# SFTPGo could still kill it.
+start_worker() {
+  : "$(setsid --fork "$hook" "$@" 3>&1 </dev/null >/dev/null 2>&1 || log "cannot start the work; upload again or wait for the next sweep")"
 }
 
 main() {
@@ -228,16 +380,20 @@ main() {
   read_env_file "$POWERVIEW_BASE/.env"
   SFTPGO_BASE=$(strip_slashes "${SFTPGO_BASE:-/srv/sftpgo}")
   export POWERVIEW_BASE SFTPGO_BASE
-  data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log
-  if [[ ${1:-} == work ]]; then
-    exec 3>&- # closing the pipe tells the hook that the new session has started
-    work
-  elif [[ ${POWERVIEW_HOOK_FOREGROUND:-} == 1 ]]; then
-    work
-  else
-    # Wait until the work has started, but not until it ends. Before it has its own session, SFTPGo could still kill it.
-    : "$(setsid --fork "$hook" work 3>&1 </dev/null >/dev/null 2>&1 || log "cannot start the work; upload again or wait for the next sweep")"
-  fi
+  data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log queues=$SFTPGO_BASE/logs/queue
+  playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml
+  case ${1:-} in
+    queue)
+      exec 3>&- # closing the pipe tells the hook that the new session has started
+      work_on "$2"
+      ;;
+    alone)
+      exec 3>&-
+      local queue=$2 notes=("$3")
+      work
+      ;;
+    *) run ;;
+  esac
 }
 
 main "$@"

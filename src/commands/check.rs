@@ -3,12 +3,12 @@
 #![expect(clippy::unnecessary_wraps, reason = "all checks have the same type")]
 
 use crate::cli::Check;
-use crate::commands::count;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
 use crate::data_dir::{DeviceItem, Dir, devices, is_no_folder};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
+use crate::report::counted;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{Influx, Probe, ServerSettings};
@@ -142,7 +142,7 @@ fn check_device_folders(installation: &Installation<'_>) -> CheckResult {
     let first = sanitize(first?);
     Some(Err(format!(
         "files of {} cannot be moved; {first} is the first folder that is not writable; make it and the files in it belong to the user of the hook: chown -R",
-        count(failed, "device")
+        counted(failed, "device")
     )))
 }
 

@@ -1028,3 +1028,327 @@ fn the_real_binary_finds_its_settings_and_its_messages_are_logged() {
     let reports = fs::read_dir(place.path("sftpgo/logs/reports")).expect("the reports' folder");
     assert_eq!(reports.count(), 1);
 }
+
+/// The processes whose environment names this place, and the memory of all together in KiB.
+fn processes_of(place: &Place) -> (usize, u64) {
+    let needle = place.path("base").into_os_string();
+    let mut count = 0;
+    let mut kib = 0;
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if memchr_find(&environ, needle.as_bytes()) {
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            count += 1;
+            kib += line
+                .and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+    }
+    (count, kib)
+}
+
+fn memchr_find(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// The files that powerview was called with, sorted, each once.
+fn ingested(place: &Place) -> Vec<OsString> {
+    let mut files: Vec<_> = place
+        .calls("powerview")
+        .into_iter()
+        .flat_map(|call| call.args.into_iter().skip(3).step_by(2))
+        .collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+fn notes_left(place: &Place) -> usize {
+    let queues = walkdir::WalkDir::new(place.path("sftpgo/logs/queue")).into_iter();
+    queues
+        .flatten()
+        .filter(|entry| {
+            entry.file_type().is_file() && !entry.path().parent().unwrap().ends_with("tried")
+        })
+        .count()
+}
+
+/// Starts a call in the background, like SFTPGo.
+fn start(place: &Place, action: &str, path: impl AsRef<Path>) -> std::process::Child {
+    place
+        .hook()
+        .env("SFTPGO_ACTION", action)
+        .env("SFTPGO_ACTION_PATH", path.as_ref())
+        .env("SFTPGO_ACTION_STATUS", "1")
+        .spawn()
+        .expect("the hook starts")
+}
+
+/// While one call works, `calls` others leave their files to it and end. Returns the processes and the memory meanwhile.
+fn calls_for_one_device(calls: usize) {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("powerview/wait"), "").expect("a file");
+    let file = |n: usize| place.data(format!("a/c/02001171/{n:04}.tsv"));
+    for chunk in (0..calls).collect::<Vec<_>>().chunks(100) {
+        let children: Vec<_> = chunk
+            .iter()
+            .map(|n| start(&place, "upload", file(*n)))
+            .collect();
+        for mut child in children {
+            assert!(child.wait().expect("an end").success());
+        }
+    }
+    let (processes, kib) = processes_of(&place);
+    assert!(
+        (1..=6).contains(&processes),
+        "{processes} processes work or wait"
+    );
+    assert!(kib < 100 * 1024, "{kib} KiB");
+    fs::write(place.path("powerview/go"), "").expect("a file");
+    place.until("all files are passed on", || {
+        ingested(&place).len() == calls
+    });
+    place.until("the worker has ended", || processes_of(&place).0 == 0);
+    assert_eq!(
+        ingested(&place),
+        (0..calls)
+            .map(|n| file(n).into_os_string())
+            .collect::<Vec<_>>()
+    );
+    assert!(
+        place.calls("powerview").len() <= 1 + calls.div_ceil(200) + 1,
+        "files are passed in groups"
+    );
+    assert_eq!(notes_left(&place), 0);
+}
+
+#[test]
+fn calls_for_one_device_leave_their_files_to_the_one_that_works() {
+    calls_for_one_device(40);
+}
+
+#[test]
+#[ignore = "slow: a thousand calls of the hook"]
+fn a_thousand_calls_for_one_device_leave_no_process_and_no_file_behind() {
+    calls_for_one_device(1_000);
+}
+
+/// A call may leave its file at the moment at which the worker ends.
+#[test]
+fn no_file_is_forgotten_when_a_worker_ends() {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    for n in 0..60 {
+        let mut child = start(&place, "upload", place.data(format!("a/c/d/{n}.tsv")));
+        if n % 3 == 0 {
+            assert!(child.wait().expect("an end").success());
+        } else {
+            std::thread::spawn(move || child.wait());
+        }
+    }
+    place.until("all files are passed on", || ingested(&place).len() == 60);
+    place.until("no note is left", || notes_left(&place) == 0);
+}
+
+#[test]
+fn the_next_call_takes_what_a_killed_worker_left() {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("powerview/wait"), "").expect("a file");
+    for name in ["1.tsv", "2.tsv"] {
+        let mut child = start(&place, "upload", place.data("a/c/d").join(name));
+        assert!(child.wait().expect("an end").success());
+    }
+    assert_eq!(notes_left(&place), 2);
+    // Kills the worker and what it started, by the id of each.
+    let needle = place.path("base").into_os_string();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if let Some(pid) = pid.and_then(Pid::from_raw)
+            && memchr_find(&environ, needle.as_bytes())
+        {
+            let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+    place.until("the worker is gone", || processes_of(&place).0 == 0);
+    assert!(place.calls("powerview").is_empty());
+    fs::write(place.path("powerview/go"), "").expect("a file");
+    assert!(
+        place
+            .act("upload", place.data("a/c/d/3.tsv"), "", "1")
+            .success()
+    );
+    let names = ["1.tsv", "2.tsv", "3.tsv"];
+    assert_eq!(
+        ingested(&place),
+        names.map(|name| place.data("a/c/d").join(name).into_os_string())
+    );
+    assert_eq!(notes_left(&place), 0);
+}
+
+#[test]
+fn many_new_campaigns_of_a_company_have_one_worker() {
+    if !installed("python3", "python3") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ansible/wait"), "").expect("a file");
+    for n in 0..12 {
+        let mut child = start(&place, "mkdir", place.data(format!("acme/c{n}")));
+        assert!(child.wait().expect("an end").success());
+    }
+    let (processes, _) = processes_of(&place);
+    assert!(
+        (1..=6).contains(&processes),
+        "{processes} processes work or wait"
+    );
+    fs::write(place.path("ansible/go"), "").expect("a file");
+    place.until("all dashboards are made", || {
+        place.calls("ansible").len() == 12
+    });
+    place.until("no note is left", || notes_left(&place) == 0);
+}
+
+/// A place with the playbook and the rule for names, and a hook that waits one second for the lock on the playbook.
+fn place_with_playbook() -> (Place, PathBuf) {
+    let place = Place::new();
+    let playbooks = place.path("base/grafana-automation/playbooks");
+    fs::create_dir_all(playbooks.join("filter_plugins")).expect("a folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = "filter_plugins/powerview.py";
+    fs::copy(
+        root.join("grafana-automation/playbooks").join(names),
+        playbooks.join(names),
+    )
+    .expect("a copy");
+    let playbook = playbooks.join("create_grafana_resources.yml");
+    fs::write(&playbook, "").expect("a file");
+    (place, playbook)
+}
+
+#[test]
+fn ansible_does_not_run_without_its_lock() {
+    if !installed("python3", "python3") || !installed("flock", "util-linux") {
+        return;
+    }
+    let (place, playbook) = place_with_playbook();
+    let text = fs::read_to_string(HOOK).expect("the hook");
+    assert!(text.contains("ANSIBLE_SECONDS=1200"));
+    let hook = place.path("base/on-upload.sh");
+    fs::write(
+        &hook,
+        text.replace("ANSIBLE_SECONDS=1200", "ANSIBLE_SECONDS=1"),
+    )
+    .expect("a script");
+    let mkdir = || {
+        let mut command = Command::new("bash");
+        command
+            .arg(&hook)
+            .env_clear()
+            .envs(place.hook().get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command
+            .env("POWERVIEW_HOOK_FOREGROUND", "1")
+            .env("SFTPGO_ACTION", "mkdir")
+            .env("SFTPGO_ACTION_PATH", place.data("acme/c"));
+        command.status().expect("the hook starts")
+    };
+    let lock = fs::File::open(&playbook).expect("the playbook");
+    lock.lock().expect("the lock");
+    assert!(!mkdir().success());
+    assert!(place.calls("ansible").is_empty(), "it ran at the same time");
+    assert!(
+        place
+            .log()
+            .contains("another run of Ansible did not end in 1 s"),
+        "{}",
+        place.log()
+    );
+    assert_eq!(notes_left(&place), 1);
+    drop(lock);
+    assert!(mkdir().success());
+    assert_eq!(
+        place.calls("ansible").len(),
+        1,
+        "the note and the call are the same campaign"
+    );
+    assert_eq!(notes_left(&place), 0);
+}
+
+/// A client makes "New folder" and renames it.
+#[test]
+fn a_folder_that_is_renamed_to_a_campaign_gets_a_dashboard() {
+    if !installed("python3", "python3") {
+        return;
+    }
+    for (target, status, made) in [
+        ("acme/campaign", "1", true),
+        ("acme/campaign/", "1", true),
+        ("acme/campaign", "3", false),
+        ("acme/file.tsv", "1", false),
+        ("acme/link", "1", false),
+        ("acme", "1", false),
+        ("acme/campaign/02001171", "1", false),
+        ("acme/parsed", "1", false),
+        ("acme/..", "1", false),
+    ] {
+        let place = Place::new();
+        fs::create_dir_all(place.data("acme/campaign/02001171")).expect("a folder");
+        fs::write(place.data("acme/file.tsv"), "").expect("a file");
+        std::os::unix::fs::symlink("campaign", place.data("acme/link")).expect("a link");
+        let target_path = place.path("sftpgo/data").join(target);
+        let exit = place.act("rename", place.data("acme/New folder"), target_path, status);
+        assert!(exit.success(), "{target}");
+        let calls = place.calls("ansible").len();
+        assert_eq!(
+            calls,
+            usize::from(made),
+            "{target} {status}: {}",
+            place.log()
+        );
+        assert!(place.calls("powerview").is_empty());
+    }
+}
+
+#[test]
+fn an_upload_into_a_campaign_without_a_dashboard_creates_it_at_most_once_an_hour() {
+    if !installed("python3", "python3") || !installed("flock", "util-linux") {
+        return;
+    }
+    let (place, _) = place_with_playbook();
+    fs::create_dir_all(place.data("acme/c/02001171")).expect("a folder");
+    let upload = |name: &str| {
+        let file = place.data("acme/c/02001171").join(name);
+        assert!(place.act("upload", file, "", "1").success());
+        place.calls("ansible").len()
+    };
+    fs::write(place.path("ansible/status"), "4").expect("a file");
+    assert_eq!(upload("1.tsv"), 1);
+    let vars = place.calls("ansible")[0].args[4]
+        .to_string_lossy()
+        .into_owned();
+    let vars: Value = serde_json::from_str(&vars).expect("JSON");
+    assert_eq!(vars, json!({"company_name": "acme", "campaign_name": "c"}));
+    assert_eq!(upload("2.tsv"), 1, "the attempt was less than an hour ago");
+    let tried = fs::read_dir(place.path("sftpgo/logs/queue/tried")).expect("a folder");
+    for file in tried {
+        let at = std::time::SystemTime::now() - Duration::from_secs(3_601);
+        let at = at
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("a time")
+            .as_secs();
+        fs::write(file.expect("an entry").path(), format!("{at}\n")).expect("a file");
+    }
+    assert_eq!(upload("3.tsv"), 2);
+    fs::remove_dir_all(place.path("sftpgo/logs/queue/tried")).expect("a folder");
+    fs::write(place.data("acme/c/.dashboard.created"), "").expect("a file");
+    assert_eq!(upload("4.tsv"), 2, "it has its dashboard");
+}

@@ -160,10 +160,10 @@ impl Diagnosis<'_> {
             for (number, (reason, files)) in scan.error_reasons.iter().enumerate() {
                 unnamed -= files;
                 let separator = if number == 0 { ": " } else { " | " };
-                let _ = write!(message, "{separator}{reason} ({})", count(*files, "file"));
+                let _ = write!(message, "{separator}{reason} ({})", counted(*files, "file"));
             }
             if unnamed > 0 {
-                let _ = write!(message, " | other reasons ({})", count(unnamed, "file"));
+                let _ = write!(message, " | other reasons ({})", counted(unnamed, "file"));
             }
             let folder = self.quoted(&scan.path.join("error"));
             self.add(
@@ -195,7 +195,7 @@ impl Diagnosis<'_> {
             let folder: PathBuf = self.scan.path.iter().chain(sub).collect();
             let message = format!(
                 "{} waiting because the rights of {} do not allow to move files",
-                count(self.scan.waiting, "file"),
+                counted(self.scan.waiting, "file"),
                 self.quoted(&folder)
             );
             self.add(
@@ -274,7 +274,7 @@ impl Diagnosis<'_> {
             };
             let message = format!(
                 "{} that no run takes: {}{more}",
-                count(strays.count, "file"),
+                counted(strays.count, "file"),
                 strays.first.join(", ")
             );
             self.add(

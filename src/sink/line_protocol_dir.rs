@@ -6,7 +6,7 @@ use crate::sanitize::sanitize;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// A folder with one file `<bucket>.lp` per bucket.
@@ -43,12 +43,7 @@ impl LineProtocolDir {
     pub(crate) fn append(&self, bucket: &str, batch: &Batch) -> Result<(), WriteError> {
         let path = self.path(bucket);
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .read(true)
-                .append(true)
-                .open(&path)?;
-            flock(&file, FlockOperation::LockExclusive)?;
+            let mut file = open_locked(&path)?;
             let is_file = file.metadata()?.is_file();
             let end = if is_file {
                 remove_incomplete_line(&file)?
@@ -90,6 +85,29 @@ impl LineProtocolDir {
 
     fn path(&self, bucket: &str) -> PathBuf {
         self.dir.join(format!("{bucket}.lp"))
+    }
+}
+
+/// Opens a file for appending, creates it if it is missing, and locks it.
+///
+/// Another program may move or delete the file while it holds the lock. The lock is then one of a file that nobody reads
+/// any more, so the file that has the name now is opened instead.
+fn open_locked(path: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        let locked = file.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => {
+                return Ok(file);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
     }
 }
 
@@ -163,6 +181,60 @@ mod tests {
             std::fs::read_to_string(dir.path().join("b.lp")).unwrap(),
             "a\nnew 1\n"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_taken_away_under_the_lock_is_created_again() {
+        for take_away in ["move", "delete", "replace"] {
+            let dir = tempfile::tempdir().unwrap();
+            let sink = LineProtocolDir::new(dir.path()).unwrap();
+            let path = dir.path().join("b.lp");
+            let taken = dir.path().join("taken");
+            sink.append("b", &batch("old 1\n")).unwrap();
+            let consumer = File::open(&path).unwrap();
+            flock(&consumer, FlockOperation::LockExclusive).unwrap();
+            std::thread::scope(|scope| {
+                let append = scope.spawn(|| sink.append("b", &batch("new 1\n")));
+                wait_for_second_opening(&consumer);
+                match take_away {
+                    "delete" => std::fs::remove_file(&path).unwrap(),
+                    _ => std::fs::rename(&path, &taken).unwrap(),
+                }
+                if take_away == "replace" {
+                    std::fs::write(&path, "other 1\n").unwrap();
+                }
+                flock(&consumer, FlockOperation::Unlock).unwrap();
+                append.join().unwrap().unwrap();
+            });
+            let before = if take_away == "replace" {
+                "other 1\n"
+            } else {
+                ""
+            };
+            assert_eq!(
+                std::fs::read_to_string(&path).unwrap(),
+                format!("{before}new 1\n"),
+                "{take_away}"
+            );
+            if take_away != "delete" {
+                assert_eq!(std::fs::read_to_string(&taken).unwrap(), "old 1\n");
+            }
+        }
+    }
+
+    /// Waits until this process has opened a file twice.
+    fn wait_for_second_opening(file: &File) {
+        let inode = file.metadata().unwrap().ino();
+        let openings = || {
+            std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter_map(|fd| std::fs::metadata(fd.ok()?.path()).ok())
+                .filter(|metadata| metadata.ino() == inode)
+                .count()
+        };
+        while openings() < 2 {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -1017,3 +1017,28 @@ fn a_run_killed_before_the_answer_is_repeated_by_the_next_run() {
     assert_parsed(&site, "killed");
     assert_eq!(points_in(&double, "acme"), expected_points(&file));
 }
+
+#[test]
+fn an_endless_answer_does_not_fill_the_memory() {
+    let write: fn(&Request) -> bool = is_data_write;
+    let look_up: fn(&Request) -> bool = |r| r.path == "/api/v2/buckets" && r.method == "GET";
+    let health: fn(&Request) -> bool = |r| r.path == "/health" || r.is_write();
+    for (what, stage, status) in [
+        ("refused write", write, 400),
+        ("partial write", write, 422),
+        ("unavailable", write, 503),
+        ("not InfluxDB", write, 200),
+        ("look-up", look_up, 400),
+        ("look-up with success", look_up, 200),
+        ("health", health, 503),
+    ] {
+        let double = Double::start();
+        double.fault(stage, 0, usize::MAX, Fault::Flood(status));
+        let site = Site::new();
+        site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+        let mut run = site.run_to(&double).start();
+        let peak = run.peak_kib();
+        run.wait().clean();
+        assert!(peak < 64 * 1024, "{what}: {peak} KiB");
+    }
+}

@@ -14,6 +14,9 @@ pub const ORG_ID: &str = "6f9dd2f6ebb29ea7";
 pub const META: &str = "powerview_meta";
 pub const TOKEN: &str = "a-token-that-must-not-show";
 
+/// The size of the body of [`Fault::Flood`].
+pub const FLOOD: usize = 200 << 20;
+
 /// A request with its decompressed body.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -76,6 +79,8 @@ pub enum Fault {
     Redirect(u16, String),
     /// All lines but the first are stored. The answer is 422 with the server's message.
     PartialWrite,
+    /// This status with a JSON message of [`FLOOD`] bytes.
+    Flood(u16),
     /// Waits at the gate, then answers normally.
     Gate(Arc<Gate>),
     /// Waits at the gate, then answers with this status and message.
@@ -508,6 +513,22 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                         .as_bytes(),
                 )?;
                 return Ok(());
+            }
+            Some(Fault::Flood(status)) => {
+                record(state, &request, status);
+                let mut out = stream;
+                let start = "{\"message\":\"";
+                let length = start.len() + FLOOD + 2;
+                out.write_all(
+                    format!("HTTP/1.1 {status} Flood\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{start}")
+                        .as_bytes(),
+                )?;
+                let block = vec![b'x'; 1 << 20];
+                for _ in 0..FLOOD / block.len() {
+                    out.write_all(&block)?;
+                }
+                out.write_all(b"\"}")?;
+                continue;
             }
             Some(Fault::Silence) => {
                 record(state, &request, 0);

@@ -57,9 +57,14 @@ impl Client {
                 .tcp_nodelay(true)
                 .user_agent(concat!("powerview/", env!("CARGO_PKG_VERSION")))
                 .default_headers(headers);
-            ClientBuilder::with_builder(http, settings.url.as_str(), &settings.org, &settings.token)
-                .build()
-                .context("cannot set up the HTTP client")
+            ClientBuilder::with_builder(
+                http.into(),
+                settings.url.as_str(),
+                &settings.org,
+                &settings.token,
+            )
+            .build()
+            .context("cannot set up the HTTP client")
         };
         let gzip = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
         Ok(Self {

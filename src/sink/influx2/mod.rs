@@ -5,6 +5,7 @@
 //! - It keeps only scheme, host and port of the URL, and panics on a URL that does not parse. The settings check the URL.
 //! - It has no timeouts of its own. They are set on the HTTP client.
 //! - It depends on reqwest 0.11, whose TLS crates have open advisories. `src/compat/reqwest` replaces it by the current one.
+//! - It reads the bodies of responses without a limit. `src/compat/reqwest` limits them.
 //! - It does not compress bodies that are passed as bytes. Compressed bodies use a second client, which adds
 //!   `Content-Encoding: gzip` to every request.
 //! - Its errors carry status and text, but no response headers.

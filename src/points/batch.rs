@@ -67,21 +67,57 @@ impl Batch {
             return Ok(None);
         };
         let (first, second) = text.split_at(middle + 1);
-        let part = |text: &[u8], lines| -> std::io::Result<Self> {
-            Ok(Self {
-                body: if self.gzip {
-                    compressed(text)?
-                } else {
-                    text.to_vec()
-                }
-                .into(),
-                gzip: self.gzip,
-                lines,
-                span: self.span.clone(),
-            })
-        };
-        Ok(Some((part(first, half)?, part(second, self.lines - half)?)))
+        Ok(Some((
+            self.part(first, half)?,
+            self.part(second, self.lines - half)?,
+        )))
     }
+
+    /// Returns the points at or after an instant, or `None` if there are none.
+    pub fn since(self, instant: i64) -> std::io::Result<Option<Self>> {
+        if *self.span.start() >= instant {
+            return Ok(Some(self));
+        }
+        if *self.span.end() < instant {
+            return Ok(None);
+        }
+        let mut kept = Vec::new();
+        let mut lines = 0;
+        for line in self.text()?.split_inclusive(|byte| *byte == b'\n') {
+            if time(line).is_none_or(|time| time >= instant) {
+                kept.extend_from_slice(line);
+                lines += 1;
+            }
+        }
+        if lines == 0 {
+            return Ok(None);
+        }
+        let mut part = self.part(&kept, lines)?;
+        part.span = instant..=*self.span.end();
+        Ok(Some(part))
+    }
+
+    /// Creates a batch from some of the lines.
+    fn part(&self, text: &[u8], lines: u32) -> std::io::Result<Self> {
+        Ok(Self {
+            body: if self.gzip {
+                compressed(text)?
+            } else {
+                text.to_vec()
+            }
+            .into(),
+            gzip: self.gzip,
+            lines,
+            span: self.span.clone(),
+        })
+    }
+}
+
+/// The timestamp at the end of a line.
+fn time(line: &[u8]) -> Option<i64> {
+    let line = line.trim_ascii_end();
+    let digits = &line[memchr::memrchr(b' ', line)? + 1..];
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Compresses line protocol in the same way as [`BatchOptions::gzip`].
@@ -227,6 +263,26 @@ mod tests {
             sizes,
             [(4, t..=t + 1), (4, t + 2..=t + 3), (2, t + 4..=t + 4)]
         );
+    }
+
+    #[test]
+    fn points_before_an_instant_are_removed() {
+        let t = 1_754_190_000;
+        for gzip in [true, false] {
+            let whole = &batches(gzip, 100, 5)[0];
+            for (instant, rows) in [(t - 1, 5), (t, 5), (t + 1, 4), (t + 4, 1), (t + 5, 0)] {
+                let kept = whole.clone().since(instant).unwrap();
+                let expected: Vec<u8> = text(std::slice::from_ref(whole))
+                    .split_inclusive(|byte| *byte == b'\n')
+                    .skip(2 * (5 - rows))
+                    .flatten()
+                    .copied()
+                    .collect();
+                let found = kept.as_ref().map(|batch| batch.text().unwrap());
+                assert_eq!(found.unwrap_or_default(), expected, "{instant}");
+                assert_eq!(kept.map_or(0, |batch| batch.lines) as usize, 2 * rows);
+            }
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) fn run(
     }
     progress.finish();
     meta.send_full_blocks();
-    let totals = head.totals(recorder.counts(), sink.retries(), sink.outage().is_some());
+    let totals = head.totals(recorder.counts(), sink.retries(), sink.has_outage());
     meta.push(|time_ns| run_point(&head, &totals, time_ns));
     // The report is synced to disk while the server writes the last points.
     meta.send_rest();

@@ -20,7 +20,9 @@ pub(super) enum Outcome {
     Rejected(String),
     /// The file could not be read, written or moved, which another attempt may.
     Retryable(String),
-    /// The server is unavailable for the rest of the run.
+    /// The server works, but did not write this file, which another attempt may.
+    Unwritten(String),
+    /// The server or the bucket is unavailable for the rest of the run.
     Outage(String),
     /// The file is left for a later run, or nothing is left to do.
     Skipped(String),
@@ -51,6 +53,7 @@ impl Outcome {
             | IngestError::Sink(WriteError::Partial(_) | WriteError::Rejected(_)) => {
                 Self::Rejected(reason)
             }
+            IngestError::Sink(WriteError::Unwritten(_)) => Self::Unwritten(reason),
             IngestError::Sink(WriteError::Outage(_)) => Self::Outage(reason),
             IngestError::Changed | IngestError::Sink(WriteError::Stopped) => Self::Skipped(reason),
         }
@@ -60,7 +63,9 @@ impl Outcome {
     pub(super) fn target(&self, on_outage: OnOutage) -> Target {
         match (self, on_outage) {
             (Self::Ingested, _) => Target::Parsed,
-            (Self::Rejected(_), _) | (Self::Outage(_), OnOutage::Error) => Target::Error,
+            (Self::Rejected(_) | Self::Unwritten(_), _) | (Self::Outage(_), OnOutage::Error) => {
+                Target::Error
+            }
             (Self::Outage(_), OnOutage::Keep) | (Self::Retryable(_) | Self::Skipped(_), _) => {
                 Target::Stay
             }
@@ -73,6 +78,7 @@ impl Outcome {
             Self::Ingested => None,
             Self::Rejected(reason)
             | Self::Retryable(reason)
+            | Self::Unwritten(reason)
             | Self::Outage(reason)
             | Self::Skipped(reason) => Some(reason),
         }
@@ -93,7 +99,9 @@ impl Outcome {
     fn status(&self) -> Status {
         match self {
             Self::Ingested => Status::Success,
-            Self::Rejected(_) | Self::Retryable(_) | Self::Outage(_) => Status::Error,
+            Self::Rejected(_) | Self::Retryable(_) | Self::Unwritten(_) | Self::Outage(_) => {
+                Status::Error
+            }
             Self::Skipped(_) => Status::Skipped,
         }
     }
@@ -129,7 +137,10 @@ impl From<FileRecord> for FileReport {
             result: FileResult {
                 status: record.outcome.status(),
                 error: record.outcome.reason().map(str::to_owned),
-                retryable: matches!(record.outcome, Outcome::Retryable(_) | Outcome::Outage(_)),
+                retryable: matches!(
+                    record.outcome,
+                    Outcome::Retryable(_) | Outcome::Unwritten(_) | Outcome::Outage(_)
+                ),
                 moved_to: record.moved_to.as_deref().map(text),
                 in_outage: matches!(record.outcome, Outcome::Outage(_)),
             },
@@ -165,6 +176,13 @@ mod tests {
                 Target::Stay,
             ),
             (
+                Outcome::Unwritten(reason()),
+                Status::Error,
+                true,
+                true,
+                Target::Error,
+            ),
+            (
                 Outcome::Outage(reason()),
                 Status::Error,
                 true,
@@ -195,6 +213,10 @@ mod tests {
             );
         }
         assert_eq!(Outcome::Ingested.target(OnOutage::Keep), Target::Parsed);
+        assert_eq!(
+            Outcome::Unwritten(reason()).target(OnOutage::Keep),
+            Target::Error
+        );
         assert_eq!(
             Outcome::Outage(reason()).target(OnOutage::Keep),
             Target::Stay

@@ -142,7 +142,7 @@ impl Device<'_> {
             return left_in_place(record);
         }
         let lease = lease.ok();
-        if let Some(outage) = self.context.sink.outage() {
+        if let Some(outage) = self.context.sink.outage(self.location.company.as_str()) {
             return Some(Submitted::Processed(Processed {
                 record: self.unread(sub, name, Outcome::Outage(outage.to_string())),
                 claimed: Some(ClaimedFile {
@@ -206,11 +206,20 @@ impl Device<'_> {
         let mut record = FileRecord {
             path,
             details: parsed.into_details(&self.location),
-            outcome: Outcome::of(read.and_then(|()| Ok(written?))),
+            outcome: Outcome::of(read.and_then(|()| Ok(written.result?))),
             moved_to: None,
         };
         if self.context.settings.dry_run {
             return Processed::left_in_place(record);
+        }
+        record.details.nb_points = written.points.accepted;
+        record.details.nb_points_expired = written.points.expired;
+        if written.points.expired > 0 {
+            let message = format!(
+                "{} points skipped: older than the retention of the bucket; if they are wanted, extend it and ingest the file again",
+                written.points.expired
+            );
+            self.context.recorder.warn(&record.path, &message);
         }
         // Any error of a file that was changed may be due to the change.
         let change = claimed.change();

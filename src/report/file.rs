@@ -81,8 +81,10 @@ pub(crate) struct FileDetails {
     pub nb_rows: u64,
     /// Number of channels.
     pub nb_channels: usize,
-    /// Number of points sent.
+    /// Number of points that the server or the disk accepted. In a dry run, the number of valid points.
     pub nb_points: u64,
+    /// Number of points that were not written because they are older than the retention of the bucket.
+    pub nb_points_expired: u64,
     /// Number of rows skipped because of an invalid timestamp.
     pub nb_invalid_timestamps: u64,
     /// Number of cells without a valid value in rows that were kept.

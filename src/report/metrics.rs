@@ -27,6 +27,7 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
     fields.integer("nb_rows", count(details.nb_rows));
     fields.integer("nb_channels", count(details.nb_channels as u64));
     fields.integer("nb_points", count(details.nb_points));
+    fields.integer("nb_points_expired", count(details.nb_points_expired));
     fields.integer(
         "nb_invalid_timestamps",
         count(details.nb_invalid_timestamps),

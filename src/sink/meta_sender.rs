@@ -94,7 +94,7 @@ impl<'a> MetaSender<'a> {
 
     fn await_block(&self, in_flight: &mut Option<PendingWrite>) {
         if let Some(write) = in_flight.take()
-            && let Err(error) = write.wait()
+            && let Err(error) = write.wait().result
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!("cannot write points about this run: {error}");

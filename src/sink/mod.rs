@@ -54,9 +54,12 @@ impl std::fmt::Debug for ServerSettings {
 /// Why a batch was not written, or only in part. The variant decides the outcome of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
-    /// The server is unavailable for the rest of the run. The file is valid and can be retried later.
+    /// The server or the bucket is unavailable for the rest of the run. The file is valid and can be retried later.
     #[error("{0}")]
     Outage(String),
+    /// The server accepts other writes, but this batch was retried in vain. The file can be retried later.
+    #[error("{0}")]
+    Unwritten(String),
     /// The server wrote only a part of this batch. The remaining batches of the file are still sent.
     #[error("{0}")]
     Partial(String),
@@ -91,22 +94,54 @@ pub(crate) enum Sink {
     Discard,
 }
 
+/// What became of the points of a batch or of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PointCounts {
+    /// The number of points that the destination accepted.
+    pub accepted: u64,
+    /// The number of points that are older than the retention of the bucket.
+    pub expired: u64,
+}
+
+/// The result of writing a batch or all batches of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Counts, also of a write that failed in part.
+    pub points: PointCounts,
+    /// Whether all points were written or are expired.
+    pub result: Result<(), WriteError>,
+}
+
+impl Written {
+    /// The result of a write that succeeded or failed as a whole.
+    fn whole(lines: u32, result: Result<(), WriteError>) -> Self {
+        let accepted = if result.is_ok() { lines.into() } else { 0 };
+        Self {
+            points: PointCounts {
+                accepted,
+                expired: 0,
+            },
+            result,
+        }
+    }
+}
+
 /// A batch that was handed to a sink.
 pub(crate) enum PendingWrite {
     /// The write has already succeeded or failed.
-    Done(Result<(), WriteError>),
+    Done(Written),
     /// The request is in flight; the result arrives on this channel.
-    InFlight(oneshot::Receiver<Result<(), WriteError>>),
+    InFlight(oneshot::Receiver<Written>),
 }
 
 impl PendingWrite {
     /// Blocks until the write has succeeded or failed.
-    pub(crate) fn wait(self) -> Result<(), WriteError> {
+    pub(crate) fn wait(self) -> Written {
         match self {
-            Self::Done(result) => result,
-            Self::InFlight(receiver) => {
-                receiver.blocking_recv().unwrap_or(Err(WriteError::Stopped))
-            }
+            Self::Done(written) => written,
+            Self::InFlight(receiver) => receiver
+                .blocking_recv()
+                .unwrap_or_else(|_| Written::whole(0, Err(WriteError::Stopped))),
         }
     }
 }
@@ -128,8 +163,10 @@ impl Sink {
     pub(crate) fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
         match self {
             Self::Influx(server) => server.send(bucket, batch, stream),
-            Self::LineProtocolDir(dir) => PendingWrite::Done(dir.append(bucket, &batch)),
-            Self::Discard => PendingWrite::Done(Ok(())),
+            Self::LineProtocolDir(dir) => {
+                PendingWrite::Done(Written::whole(batch.lines, dir.append(bucket, &batch)))
+            }
+            Self::Discard => PendingWrite::Done(Written::whole(batch.lines, Ok(()))),
         }
     }
 
@@ -152,11 +189,19 @@ impl Sink {
         }
     }
 
-    /// The outage that ended the use of the server for this run, if there was one.
-    pub(crate) fn outage(&self) -> Option<WriteError> {
+    /// The outage that ended the use of the server or of a bucket for this run, if there was one.
+    pub(crate) fn outage(&self, bucket: &str) -> Option<WriteError> {
         match self {
-            Self::Influx(server) => server.outage(),
+            Self::Influx(server) => server.outage(bucket),
             Self::LineProtocolDir(_) | Self::Discard => None,
+        }
+    }
+
+    /// Whether there was an outage of the server or of a bucket.
+    pub(crate) fn has_outage(&self) -> bool {
+        match self {
+            Self::Influx(server) => server.has_outage(),
+            Self::LineProtocolDir(_) | Self::Discard => false,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::points::Batch;
 use crate::points::TimeRange;
-use crate::sink::{PendingWrite, Sink, Stream, WriteError};
+use crate::sink::{PendingWrite, PointCounts, Sink, Stream, WriteError, Written};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -17,12 +17,21 @@ pub(crate) struct OrderedSender<'a> {
     bucket: Arc<str>,
     in_flight: VecDeque<InFlight>,
     /// The result so far of each file that was begun and not yet waited for.
-    results: HashMap<FileId, Result<(), WriteError>>,
+    results: HashMap<FileId, Written>,
     files: usize,
     /// The first storage error. Nothing more is written for this device after it, because later points would then
     /// precede those of the file that is left in place.
     storage_error: Option<WriteError>,
 }
+
+/// The result of a file without batches.
+const NOTHING_WRITTEN: Written = Written {
+    points: PointCounts {
+        accepted: 0,
+        expired: 0,
+    },
+    result: Ok(()),
+};
 
 struct InFlight {
     file: FileId,
@@ -56,7 +65,7 @@ impl<'a> OrderedSender<'a> {
     pub(crate) fn begin(&mut self) -> FileId {
         self.files += 1;
         let file = FileId(self.files);
-        self.results.insert(file, Ok(()));
+        self.results.insert(file, NOTHING_WRITTEN);
         file
     }
 
@@ -71,12 +80,13 @@ impl<'a> OrderedSender<'a> {
         {
             self.await_oldest();
         }
-        match (self.results.get(&file), &self.storage_error) {
+        let result = self.results.get(&file).map(|written| &written.result);
+        match (result, &self.storage_error) {
             (Some(Err(WriteError::Partial(_)) | Ok(())) | None, None) => {}
             (Some(Err(failure)), None) | (_, Some(failure)) => return Err(failure.clone()),
         }
         match self.sink.send(&self.bucket, batch, Stream::Measurements) {
-            PendingWrite::Done(result) => self.record(file, result),
+            PendingWrite::Done(written) => self.record(file, written),
             write @ PendingWrite::InFlight(_) => {
                 self.in_flight.push_back(InFlight { file, span, write });
             }
@@ -84,11 +94,9 @@ impl<'a> OrderedSender<'a> {
         Ok(())
     }
 
-    /// Waits until all batches of a file have completed.
-    ///
-    /// # Errors
-    /// The first error that ended the file, else its first [`WriteError::Partial`].
-    pub(crate) fn wait(&mut self, file: FileId) -> Result<(), WriteError> {
+    /// Waits until all batches of a file have completed. Returns what became of its points, with the first error that ended
+    /// the file, else its first [`WriteError::Partial`].
+    pub(crate) fn wait(&mut self, file: FileId) -> Written {
         while self
             .in_flight
             .iter()
@@ -96,7 +104,7 @@ impl<'a> OrderedSender<'a> {
         {
             self.await_oldest();
         }
-        self.results.remove(&file).unwrap_or(Ok(()))
+        self.results.remove(&file).unwrap_or(NOTHING_WRITTEN)
     }
 
     fn await_oldest(&mut self) {
@@ -105,20 +113,22 @@ impl<'a> OrderedSender<'a> {
         }
     }
 
-    fn record(&mut self, file: FileId, result: Result<(), WriteError>) {
-        let Err(failure) = result else { return };
+    fn record(&mut self, file: FileId, written: Written) {
+        let so_far = self.results.entry(file).or_insert(NOTHING_WRITTEN);
+        so_far.points.accepted += written.points.accepted;
+        so_far.points.expired += written.points.expired;
+        let Err(failure) = written.result else { return };
         if matches!(failure, WriteError::Storage(_)) {
             self.storage_error.get_or_insert_with(|| failure.clone());
         }
-        let result_so_far = self.results.entry(file).or_insert(Ok(()));
         // An error that ends the file replaces a partial write; otherwise the first error is kept.
-        let replaces = match result_so_far {
+        let replaces = match so_far.result {
             Ok(()) => true,
             Err(WriteError::Partial(_)) => !matches!(failure, WriteError::Partial(_)),
             Err(_) => false,
         };
         if replaces {
-            *result_so_far = Err(failure);
+            so_far.result = Err(failure);
         }
     }
 }
@@ -155,7 +165,9 @@ mod tests {
         std::fs::create_dir(&obstacle).unwrap();
         let first = sender.begin();
         let _ = sender.send(first, batch("m,a=b value=1 1\n"));
-        assert!(matches!(sender.wait(first), Err(WriteError::Storage(_))));
+        let written = sender.wait(first);
+        assert!(matches!(written.result, Err(WriteError::Storage(_))));
+        assert_eq!(written.points.accepted, 0);
         std::fs::remove_dir(&obstacle).unwrap();
         let second = sender.begin();
         let sent = sender.send(second, batch("m,a=b value=2 1\n"));
@@ -165,7 +177,8 @@ mod tests {
         let mut sender = OrderedSender::new(&sink, "acme");
         let third = sender.begin();
         sender.send(third, batch("m,a=b value=3 1\n")).unwrap();
-        assert_eq!(sender.wait(third), Ok(()));
+        let written = sender.wait(third);
+        assert_eq!((written.points.accepted, written.result), (1, Ok(())));
     }
 
     #[test]

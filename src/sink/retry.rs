@@ -1,11 +1,14 @@
-//! Retries of requests, and the decision that a server is unavailable. See docs/specification.md, section 6.
+//! Retries of requests, and the decision that a bucket or the server is unavailable. See docs/specification.md, section 6.
 
 use super::{WriteError, locked};
+use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use std::sync::Mutex;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Why one request failed.
@@ -13,27 +16,63 @@ use tokio::time::Instant;
 pub(super) enum ApiError {
     /// No connection, a timeout, a reset, or a status such as 429 or 503. The request can be retried.
     Transient(String),
-    /// 401, 403, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
+    /// 401, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
     Installation(String),
+    /// 403, or 401 for a new bucket: the token is denied this request, but others may succeed.
+    Forbidden(String),
     /// 404: the bucket or organisation does not exist.
     NotFound(String),
     /// 413: the request body is too large.
     TooLarge(String),
-    /// 422 for a write: the server wrote the other points.
-    Partial(String),
+    /// 422 for a write: the server dropped some points and wrote the others.
+    Partial {
+        message: String,
+        /// How many were dropped, if the message says so.
+        dropped: Option<u64>,
+        /// Whether they were dropped because they are older than the retention of the bucket.
+        expired: bool,
+    },
     /// Any other status that rejects the request.
     Refused(String),
+}
+
+impl ApiError {
+    /// The message of the server, or why there is none.
+    pub(super) fn into_message(self) -> String {
+        match self {
+            Self::Transient(message)
+            | Self::Installation(message)
+            | Self::Forbidden(message)
+            | Self::NotFound(message)
+            | Self::TooLarge(message)
+            | Self::Partial { message, .. }
+            | Self::Refused(message) => message,
+        }
+    }
 }
 
 /// Why [`RetryPolicy::run`] failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RetryError {
-    /// The server is unavailable for the rest of the run, or a shutdown was requested.
+    /// The request was retried in vain, its bucket or the server is unavailable, or a shutdown was requested.
     GaveUp(WriteError),
     /// An error that a retry cannot change. The caller decides what it means.
     Permanent(ApiError),
 }
 
+/// What a request that was retried in vain failed because of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The request itself: the server accepts other writes to the same bucket.
+    Request,
+    /// The bucket: the server is healthy, but accepts no write to this bucket.
+    Bucket,
+    /// The server.
+    Server,
+}
+
+/// The maximum number of requests in flight, for all devices together.
+const MAX_IN_FLIGHT: usize = 4;
 /// How long a request in flight may still take after a shutdown was requested.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// The delay before the first retry. It doubles with each retry, up to `MAX_DELAY`.
@@ -41,20 +80,55 @@ const MIN_DELAY: Duration = Duration::from_millis(250);
 const MAX_DELAY: Duration = Duration::from_secs(8);
 /// The minimum timeout of the last attempt before the deadline.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// The maximum retry time once a request of the run was retried in vain.
+const SHORT_RETRY_FOR: Duration = Duration::from_secs(10);
+/// The number of requests retried in vain, without a successful write in between, after which nothing is retried. A
+/// server with a full disk accepts the probe and no batch.
+const MAX_IN_A_ROW: u32 = 10;
+/// The minimum time between two messages about requests that are retried.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The retry policy of one run for one kind of points. All its requests share one deadline, so that a failing server
-/// delays the run once and not once per request.
+/// The retry policy of one run for one kind of points.
+///
+/// All requests for a bucket share one deadline, so that a failing bucket delays the run once and not once per request.
+/// Buckets do not affect each other, until the server itself counts as unavailable.
 #[derive(Debug)]
 pub(super) struct RetryPolicy {
     retry_for: Duration,
     request_timeout: Duration,
-    /// The start of the first failed request since the last successful write.
-    failing_since: Mutex<Option<Instant>>,
-    outage: Mutex<Option<String>>,
+    state: Mutex<State>,
+    in_flight: Semaphore,
     retries: AtomicU64,
     stop: Shutdown,
-    /// Whether an outage is logged here. Otherwise the caller logs the failure.
-    log_outage: bool,
+    /// Whether outages are logged here. Otherwise the caller logs the failure.
+    log_outages: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Why the server counts as unavailable.
+    outage: Option<String>,
+    buckets: HashMap<Arc<str>, Bucket>,
+    /// Whether a request was retried in vain.
+    has_given_up: bool,
+    /// The number of requests retried in vain since the last successful write.
+    in_a_row: u32,
+    /// When a request that is retried was last logged.
+    logged: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// The start of the first failed request since the last successful write.
+    failing_since: Option<Instant>,
+    /// Why the bucket counts as unavailable.
+    outage: Option<String>,
+}
+
+impl State {
+    fn bucket(&mut self, bucket: &Arc<str>) -> &mut Bucket {
+        self.buckets.entry(Arc::clone(bucket)).or_default()
+    }
 }
 
 impl RetryPolicy {
@@ -62,22 +136,39 @@ impl RetryPolicy {
         retry_for: Duration,
         request_timeout: Duration,
         stop: Shutdown,
-        log_outage: bool,
+        log_outages: bool,
     ) -> Self {
         Self {
-            log_outage,
             retry_for,
             request_timeout,
-            failing_since: Mutex::default(),
-            outage: Mutex::default(),
+            state: Mutex::default(),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
             retries: AtomicU64::new(0),
             stop,
+            log_outages,
         }
     }
 
-    /// The outage, once the server counts as unavailable.
-    pub(super) fn outage(&self) -> Option<WriteError> {
-        locked(&self.outage).clone().map(WriteError::Outage)
+    /// The outage, once the bucket or the server counts as unavailable.
+    pub(super) fn outage(&self, bucket: &str) -> Option<WriteError> {
+        let state = locked(&self.state);
+        let of_bucket = || state.buckets.get(bucket)?.outage.clone();
+        state
+            .outage
+            .clone()
+            .or_else(of_bucket)
+            .map(WriteError::Outage)
+    }
+
+    /// Whether the server counts as unavailable for all buckets.
+    pub(super) fn is_server_unavailable(&self) -> bool {
+        locked(&self.state).outage.is_some()
+    }
+
+    /// Whether the server or a bucket counts as unavailable.
+    pub(super) fn has_outage(&self) -> bool {
+        let state = locked(&self.state);
+        state.outage.is_some() || state.buckets.values().any(|b| b.outage.is_some())
     }
 
     /// The number of retries so far.
@@ -85,14 +176,24 @@ impl RetryPolicy {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Records a successful write, which resets the deadline. Other requests do not reset it: a server may list buckets
-    /// and still fail to write.
-    pub(super) fn record_success(&self) {
-        *locked(&self.failing_since) = None;
+    /// Records a successful write, which resets the deadline of its bucket. Other requests do not reset it: a server may
+    /// list buckets and still fail to write.
+    pub(super) fn record_success(&self, bucket: &Arc<str>) {
+        let mut state = locked(&self.state);
+        state.in_a_row = 0;
+        if let Some(bucket) = state.buckets.get_mut(bucket) {
+            bucket.failing_since = None;
+        }
     }
 
-    /// Repeats a request until it succeeds, fails permanently, or reaches the deadline.
-    pub(super) async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, RetryError>
+    /// Repeats a request for a bucket until it succeeds, fails permanently, or reaches the deadline. Then
+    /// `find_scope` finds out what it failed because of.
+    pub(super) async fn run<T, F>(
+        &self,
+        bucket: &Arc<str>,
+        find_scope: impl Future<Output = Scope>,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, RetryError>
     where
         F: Future<Output = Result<T, ApiError>>,
     {
@@ -104,7 +205,9 @@ impl RetryPolicy {
             .build();
         let mut own_start = None;
         loop {
-            if let Some(outage) = self.outage() {
+            // It is released between attempts, so that a request that is retried delays no other.
+            let permit = self.in_flight.acquire().await;
+            if let Some(outage) = self.outage(bucket) {
                 return Err(RetryError::GaveUp(outage));
             }
             if self.stop.is_requested() {
@@ -113,42 +216,48 @@ impl RetryPolicy {
             let started = Instant::now();
             let limit = match own_start {
                 None => self.request_timeout,
-                Some(_) => self.request_timeout.min(
-                    self.deadline(own_start)
+                Some(own_start) => self.request_timeout.min(
+                    self.deadline(bucket, own_start)
                         .duration_since(started)
                         .max(MIN_TIMEOUT),
                 ),
             };
-            let grace_over = async {
-                self.stop.requested().await;
-                tokio::time::sleep(SHUTDOWN_GRACE).await;
-            };
-            let result = tokio::select! {
-                result = attempt() => result,
-                () = tokio::time::sleep(limit) => Err(ApiError::Transient(format!("no response within {limit:?}"))),
-                () = grace_over => return Err(RetryError::GaveUp(WriteError::Stopped)),
-            };
+            let result = self
+                .until_shutdown(async {
+                    tokio::time::timeout(limit, attempt())
+                        .await
+                        .unwrap_or_else(|_| {
+                            Err(ApiError::Transient(format!("no response within {limit:?}")))
+                        })
+                })
+                .await?;
+            drop(permit);
             let reason = match result {
                 Ok(value) => return Ok(value),
                 Err(ApiError::Transient(reason)) => reason,
                 Err(ApiError::Installation(reason)) => {
-                    return Err(RetryError::GaveUp(self.declare_outage(&reason)));
+                    return Err(self.server_outage(reason));
+                }
+                Err(ApiError::Forbidden(reason)) => {
+                    return Err(self.bucket_outage(bucket, reason));
                 }
                 Err(error) => return Err(RetryError::Permanent(error)),
             };
             let first_failure = *own_start.get_or_insert(started);
-            locked(&self.failing_since).get_or_insert(started);
+            locked(&self.state)
+                .bucket(bucket)
+                .failing_since
+                .get_or_insert(started);
             let left = self
-                .deadline(own_start)
+                .deadline(bucket, first_failure)
                 .saturating_duration_since(Instant::now());
             let delay = delays.next().unwrap_or(MAX_DELAY).min(left);
             if delay.is_zero() {
-                let elapsed = first_failure.elapsed().as_secs_f64();
-                let message = format!("InfluxDB was unavailable for {elapsed:.0} s: {reason}");
-                return Err(RetryError::GaveUp(self.declare_outage(&message)));
+                let scope = self.until_shutdown(find_scope).await?;
+                return Err(self.give_up(bucket, scope, first_failure, &reason));
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!("{reason}; retrying in {delay:?}");
+            self.log_retry(&reason, left);
             tokio::select! {
                 () = tokio::time::sleep(delay) => (),
                 () = self.stop.requested() => (),
@@ -156,23 +265,99 @@ impl RetryPolicy {
         }
     }
 
-    /// The time at which retries end: `retry_for` after the first failure of any request since the last successful
-    /// write, or after the first failure of this request, whichever is earlier.
-    fn deadline(&self, own_start: Option<Instant>) -> Instant {
-        let now = Instant::now();
-        let start = locked(&self.failing_since)
-            .unwrap_or(now)
-            .min(own_start.unwrap_or(now));
-        start + self.retry_for
+    /// Waits for a response, but not long after a shutdown was requested.
+    async fn until_shutdown<T>(&self, response: impl Future<Output = T>) -> Result<T, RetryError> {
+        let grace_over = async {
+            self.stop.requested().await;
+            tokio::time::sleep(SHUTDOWN_GRACE).await;
+        };
+        tokio::select! {
+            response = response => Ok(response),
+            () = grace_over => Err(RetryError::GaveUp(WriteError::Stopped)),
+        }
     }
 
-    /// Marks the server as unavailable for the rest of the run, and logs it the first time.
-    fn declare_outage(&self, reason: &str) -> WriteError {
-        let mut outage = locked(&self.outage);
-        if outage.is_none() && self.log_outage {
-            tracing::error!("{reason}; giving up on the server for this run");
+    /// The time at which the retries of a failed request end: `retry_for` after the first failure for its bucket since the
+    /// last successful write to it, or after the request's own first failure, whichever is earlier.
+    fn deadline(&self, bucket: &Arc<str>, own_start: Instant) -> Instant {
+        let mut state = locked(&self.state);
+        let retry_for = match state.in_a_row {
+            MAX_IN_A_ROW.. => Duration::ZERO,
+            _ if state.has_given_up => self.retry_for.min(SHORT_RETRY_FOR),
+            _ => self.retry_for,
+        };
+        let failing_since = state.bucket(bucket).failing_since.unwrap_or(own_start);
+        own_start.min(failing_since) + retry_for
+    }
+
+    /// Records that a request was retried in vain.
+    fn give_up(
+        &self,
+        bucket: &Arc<str>,
+        scope: Scope,
+        first_failure: Instant,
+        reason: &str,
+    ) -> RetryError {
+        let elapsed = first_failure.elapsed().as_secs_f64();
+        let mut state = locked(&self.state);
+        state.has_given_up = true;
+        state.in_a_row = state.in_a_row.saturating_add(1);
+        // The next file has its own retry time.
+        state.bucket(bucket).failing_since = None;
+        drop(state);
+        let unavailable =
+            |what: &str| format!("{what} was unavailable for {elapsed:.0} s: {reason}");
+        match scope {
+            Scope::Request => RetryError::GaveUp(WriteError::Unwritten(format!(
+                "InfluxDB accepts other writes to this bucket, but failed for {elapsed:.0} s: {reason}; see its log"
+            ))),
+            Scope::Bucket => {
+                let what = format!("bucket {:?}", sanitize(&**bucket));
+                self.bucket_outage(bucket, unavailable(&what))
+            }
+            Scope::Server => self.server_outage(unavailable("InfluxDB")),
         }
-        WriteError::Outage(outage.get_or_insert_with(|| reason.to_owned()).clone())
+    }
+
+    /// Logs that a request is retried, at most once per [`LOG_INTERVAL`].
+    fn log_retry(&self, reason: &str, left: Duration) {
+        let now = Instant::now();
+        let mut state = locked(&self.state);
+        let is_due = state
+            .logged
+            .is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL);
+        if self.log_outages && is_due {
+            state.logged = Some(now);
+            tracing::warn!(
+                "{reason}; retrying for up to {:.0} s",
+                left.as_secs_f64().ceil()
+            );
+        } else {
+            tracing::debug!("{reason}; retrying");
+        }
+    }
+
+    /// Marks the server as unavailable for the rest of the run.
+    fn server_outage(&self, reason: String) -> RetryError {
+        self.declare(&mut locked(&self.state).outage, "the server", reason)
+    }
+
+    /// Marks a bucket as unavailable for the rest of the run.
+    fn bucket_outage(&self, bucket: &Arc<str>, reason: String) -> RetryError {
+        let what = format!("bucket {:?}", sanitize(&**bucket));
+        self.declare(
+            &mut locked(&self.state).bucket(bucket).outage,
+            &what,
+            reason,
+        )
+    }
+
+    /// Records an outage, and logs it the first time.
+    fn declare(&self, outage: &mut Option<String>, what: &str, reason: String) -> RetryError {
+        if outage.is_none() && self.log_outages {
+            tracing::error!("{reason}; giving up on {what} for this run");
+        }
+        RetryError::GaveUp(WriteError::Outage(outage.get_or_insert(reason).clone()))
     }
 }
 
@@ -196,16 +381,30 @@ mod tests {
         ApiError::Transient("503".to_owned())
     }
 
-    /// Runs a request that gets `answers` in turn and repeats the last one. Returns the result and the time of each
-    /// attempt, in seconds.
+    fn bucket(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    /// Runs a request in an outage of the server, as [`run_in`] does.
     async fn run(
         policy: &RetryPolicy,
+        answers: &[Result<(), ApiError>],
+    ) -> (Result<(), RetryError>, Vec<f64>) {
+        run_in(policy, "acme", Scope::Server, answers).await
+    }
+
+    /// Runs a request that gets `answers` in turn and repeats the last one. Returns the result and the time of each
+    /// attempt, in seconds.
+    async fn run_in(
+        policy: &RetryPolicy,
+        name: &str,
+        scope: Scope,
         answers: &[Result<(), ApiError>],
     ) -> (Result<(), RetryError>, Vec<f64>) {
         let start = Instant::now();
         let times = RefCell::new(Vec::new());
         let result = policy
-            .run(|| async {
+            .run(&bucket(name), async { scope }, || async {
                 let mut times = times.borrow_mut();
                 times.push(start.elapsed().as_secs_f64());
                 answers[(times.len() - 1).min(answers.len() - 1)].clone()
@@ -244,7 +443,7 @@ mod tests {
         let policy = policy(60);
         let (result, times) = run(&policy, &[Err(busy()), Err(busy()), Ok(())]).await;
         assert_eq!((result, times.len()), (Ok(()), 3));
-        assert_eq!(policy.outage(), None);
+        assert_eq!(policy.outage("acme"), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,7 +478,13 @@ mod tests {
     async fn a_missing_response_is_a_failure_and_is_bounded_too() {
         let policy = policy(60);
         let start = Instant::now();
-        let result: Result<(), _> = policy.run(std::future::pending).await;
+        let result: Result<(), _> = policy
+            .run(
+                &bucket("acme"),
+                async { Scope::Server },
+                std::future::pending,
+            )
+            .await;
         assert!(matches!(
             result,
             Err(RetryError::GaveUp(WriteError::Outage(_)))
@@ -307,7 +512,7 @@ mod tests {
             Err(RetryError::GaveUp(WriteError::Outage("401".to_owned())))
         );
         assert_eq!(times, [0.0]);
-        assert!(policy.outage().is_some());
+        assert!(policy.outage("acme").is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -319,7 +524,7 @@ mod tests {
             (result, times.len()),
             (Err(RetryError::Permanent(refused)), 1)
         );
-        assert_eq!(policy.outage(), None);
+        assert_eq!(policy.outage("acme"), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -337,9 +542,152 @@ mod tests {
     async fn a_successful_write_resets_the_deadline() {
         let policy = policy(60);
         let _ = run(&policy, &[Err(busy()), Ok(())]).await;
-        policy.record_success();
+        policy.record_success(&bucket("acme"));
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(run(&policy, &[Err(busy()), Ok(())]).await.0, Ok(()));
+    }
+
+    /// The seconds until the last attempt of a request that always fails because of `scope`.
+    async fn last_attempt(policy: &RetryPolicy, name: &str, scope: Scope) -> f64 {
+        let (result, times) = run_in(policy, name, scope, &[Err(busy())]).await;
+        assert!(matches!(result, Err(RetryError::GaveUp(_))), "{result:?}");
+        *times.last().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_fails_alone_is_no_outage_and_shortens_later_retries() {
+        let policy = policy(60);
+        let (result, times) = run_in(&policy, "acme", Scope::Request, &[Err(busy())]).await;
+        assert!(matches!(
+            result,
+            Err(RetryError::GaveUp(WriteError::Unwritten(_)))
+        ));
+        assert!((59.9..60.1).contains(times.last().unwrap()));
+        assert!(!policy.has_outage());
+        for name in ["acme", "other", "acme"] {
+            let last = last_attempt(&policy, name, Scope::Request).await;
+            assert!((9.9..10.1).contains(&last), "{name}: {last}");
+        }
+        for name in ["acme", "other"] {
+            let answers = [Err(busy()), Err(busy()), Ok(())];
+            let (result, times) = run_in(&policy, name, Scope::Request, &answers).await;
+            assert_eq!((result, times.len()), (Ok(()), 3), "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_time_below_ten_seconds_stays() {
+        let policy = policy(2);
+        for _ in 0..3 {
+            let last = last_attempt(&policy, "acme", Scope::Request).await;
+            assert!((1.9..2.1).contains(&last), "{last}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_that_is_unavailable_affects_no_other() {
+        let policy = policy(60);
+        let last = last_attempt(&policy, "acme", Scope::Bucket).await;
+        assert!((59.9..60.1).contains(&last), "{last}");
+        assert!(policy.outage("acme").is_some() && policy.outage("other").is_none());
+        assert!(policy.has_outage() && !policy.is_server_unavailable());
+        let (result, times) = run_in(&policy, "acme", Scope::Bucket, &[Ok(())]).await;
+        assert!(result.is_err() && times.is_empty());
+        let answers = [Err(busy()), Ok(())];
+        let (result, times) = run_in(&policy, "other", Scope::Bucket, &answers).await;
+        assert_eq!((result, times.len()), (Ok(()), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forbidden_bucket_is_not_retried_and_affects_no_other() {
+        let policy = policy(60);
+        let forbidden = || [Err(ApiError::Forbidden("403".to_owned()))];
+        let (result, times) = run_in(&policy, "acme", Scope::Server, &forbidden()).await;
+        assert_eq!(
+            result,
+            Err(RetryError::GaveUp(WriteError::Outage("403".to_owned())))
+        );
+        assert_eq!(times, [0.0]);
+        let (result, _) = run_in(&policy, "other", Scope::Server, &[Ok(())]).await;
+        assert_eq!(result, Ok(()));
+        // It was not retried, so that the retry time is still there.
+        let last = last_attempt(&policy, "third", Scope::Request).await;
+        assert!((59.9..60.1).contains(&last), "{last}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_server_is_waited_for_once_and_not_per_bucket() {
+        let policy = policy(60);
+        let start = Instant::now();
+        let late = async |name: &str, seconds| {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            run_in(&policy, name, Scope::Server, &[Err(busy())]).await
+        };
+        let requests = tokio::join!(late("a", 0), late("b", 5), late("c", 30), late("d", 59));
+        for (result, _) in <[_; 4]>::from(requests) {
+            assert!(matches!(
+                result,
+                Err(RetryError::GaveUp(WriteError::Outage(_)))
+            ));
+        }
+        // The last request waits for its next attempt before it notices.
+        assert!(
+            start.elapsed() < Duration::from_secs(70),
+            "{:?}",
+            start.elapsed()
+        );
+        let (result, times) = run_in(&policy, "e", Scope::Server, &[Ok(())]).await;
+        assert!(result.is_err() && times.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_has_a_deadline_of_its_own() {
+        let policy = policy(60);
+        let _ = run_in(&policy, "acme", Scope::Request, &[Err(busy()), Ok(())]).await;
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        // The deadline of acme has passed, but not that of another bucket.
+        let answers = [Err(busy()), Ok(())];
+        let (result, _) = run_in(&policy, "other", Scope::Request, &answers).await;
+        assert_eq!(result, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_ten_failures_in_a_row_nothing_is_retried_until_a_write_succeeds() {
+        let policy = policy(60);
+        for n in 0..10 {
+            let last = last_attempt(&policy, &format!("bucket {}", n % 3), Scope::Request).await;
+            assert!(last > 9.9, "{n}: {last}");
+        }
+        let start = Instant::now();
+        for _ in 0..1000 {
+            assert!(last_attempt(&policy, "acme", Scope::Request).await < 0.1);
+        }
+        assert!(start.elapsed() < Duration::from_secs(1));
+        policy.record_success(&bucket("other"));
+        let last = last_attempt(&policy, "acme", Scope::Request).await;
+        assert!((9.9..10.1).contains(&last), "{last}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_retried_does_not_block_others() {
+        let policy = policy(60);
+        let start = Instant::now();
+        let busy = [Err(busy())];
+        let failing = || run_in(&policy, "acme", Scope::Request, &busy);
+        let healthy = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let result = run_in(&policy, "other", Scope::Request, &[Ok(())]).await;
+            (result.0, start.elapsed())
+        };
+        let (.., healthy) = tokio::join!(
+            failing(),
+            failing(),
+            failing(),
+            failing(),
+            failing(),
+            healthy
+        );
+        assert_eq!(healthy, (Ok(()), Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,10 @@
 //! Failures of the server: requests, outcome of the file, sidecar, exit status.
 
 use crate::harness::{
-    DEVICE, Run, Site, age, bad_file, file_of, file_of_one_row, good_file, points_in, stored,
+    DEVICE, FileBuilder, Run, Site, age, bad_file, file_of, file_of_one_row, good_file, points_in,
+    stored,
 };
-use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
+use crate::influx_double::{Double, Fault, Gate, META, ORG_ID, Request, Retention, is_data_write};
 use crate::second_reader;
 use std::time::Duration;
 
@@ -1016,6 +1017,355 @@ fn a_run_killed_before_the_answer_is_repeated_by_the_next_run() {
     site.run_to(&double).ok();
     assert_parsed(&site, "killed");
     assert_eq!(points_in(&double, "acme"), expected_points(&file));
+}
+
+/// A write of measurements of the campaign `poison`.
+fn is_poisoned(request: &Request) -> bool {
+    is_data_write(request) && request.text().contains(",campaign=poison,")
+}
+
+#[test]
+#[ignore = "slow: waits for time-outs"]
+fn batches_that_the_server_never_takes_fail_only_their_files() {
+    for (what, fault) in [
+        ("500", Fault::status(500, "internal error")),
+        ("503", Fault::status(503, "unavailable")),
+        ("429", Fault::status(429, "too many requests")),
+        ("page of a proxy", Fault::Html(502)),
+        ("reset", Fault::ResetAfterApply),
+        ("answer cut off", Fault::CutAnswer),
+        ("no answer", Fault::Silence),
+    ] {
+        for on_outage in ["error", "keep"] {
+            let what = format!("{what}, {on_outage}");
+            let double = Double::start();
+            double.fault(is_poisoned, 0, usize::MAX, fault.clone());
+            let site = Site::new();
+            // They come first in the sweep.
+            let poisoned = ["acme/poison/02001171", "beta/poison/02001171"];
+            for device in poisoned {
+                site.put_old(format!("{device}/bad.tsv"), good_file(1, 5));
+            }
+            for (n, company) in (0..12).zip(["acme", "beta", "gamma"].into_iter().cycle()) {
+                site.put_old(format!("{company}/site/{n:08}/good.tsv"), good_file(n, 5));
+            }
+            site.run_to(&double)
+                .args(["--on-outage", on_outage])
+                .env("TSV_RETRY_FOR", "1")
+                .env("TSV_REQUEST_TIMEOUT_S", "2")
+                .run()
+                .expect(1);
+            let report = site.report();
+            assert_eq!(report["nb_files_success"], 12, "{what}: {report:#}");
+            assert_eq!(report["nb_files_failed"], 2, "{what}");
+            assert_eq!(report["outage"], false, "{what}");
+            for device in poisoned {
+                let file = format!("{device}/error/bad.tsv");
+                assert_eq!(site.sidecar(&file)["retryable"], true, "{what}");
+                let entry = file_of(&report, &format!("{device}/bad.tsv"));
+                assert_eq!(entry["retryable"], true, "{what}");
+                assert_eq!(entry["nb_points"], 0, "{what}");
+            }
+            for bucket in ["acme", "beta"] {
+                let probes = double.probes();
+                assert!(
+                    probes.iter().any(|r| r.bucket == bucket && r.status == 204),
+                    "{what}: a probe of {bucket}"
+                );
+            }
+
+            double.clear_faults();
+            site.run_to(&double).arg("--retry-errors").ok();
+            assert!(
+                site.tree().iter().all(|path| path.contains("/parsed/")),
+                "{what}: {:?}",
+                site.tree()
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "slow: waits for time-outs"]
+fn an_outage_of_one_bucket_is_none_of_the_others() {
+    let write: fn(&Request) -> bool = |r| r.is_write() && r.bucket == "acme";
+    let look_up: fn(&Request) -> bool =
+        |r| r.path == "/api/v2/buckets" && r.param("name") == Some("acme");
+    for (what, stage, fault) in [
+        ("403", write, Fault::status(403, "insufficient permissions")),
+        ("503", write, Fault::status(503, "unavailable")),
+        ("500", write, Fault::status(500, "internal error")),
+        ("429", write, Fault::status(429, "too many requests")),
+        ("page of a proxy", write, Fault::Html(502)),
+        ("reset", write, Fault::ResetBefore),
+        ("no answer", write, Fault::Silence),
+        (
+            "403 for the look-up",
+            look_up,
+            Fault::status(403, "forbidden"),
+        ),
+    ] {
+        for on_outage in ["error", "keep"] {
+            let what = format!("{what}, {on_outage}");
+            let double = Double::start();
+            double.fault(stage, 0, usize::MAX, fault.clone());
+            let site = Site::new();
+            for n in 0..10 {
+                site.put_old(format!("acme/site/{n:08}/a.tsv"), good_file(n, 1));
+                site.put_old(format!("beta{}/site/{n:08}/a.tsv", n % 5), good_file(n, 1));
+            }
+            let run = site
+                .run_to(&double)
+                .args(["--on-outage", on_outage])
+                .env("TSV_RETRY_FOR", "1")
+                .env("TSV_REQUEST_TIMEOUT_S", "2")
+                .run()
+                .expect(1);
+            let report = site.report();
+            assert_eq!(report["nb_files_success"], 10, "{what}: {report:#}");
+            assert_eq!(report["nb_files_failed"], 10, "{what}");
+            assert_eq!(report["outage"], true, "{what}");
+            for n in 0..10 {
+                let device = format!("acme/site/{n:08}");
+                if on_outage == "error" {
+                    let file = format!("{device}/error/a.tsv");
+                    assert_eq!(site.sidecar(&file)["retryable"], true, "{what}");
+                } else {
+                    assert!(site.exists(format!("{device}/a.tsv")), "{what}");
+                }
+                assert!(
+                    site.exists(format!("beta{}/site/{n:08}/parsed/a.tsv", n % 5)),
+                    "{what}"
+                );
+            }
+            let reported = run.stderr.lines().filter(|l| l.contains("giving up"));
+            let reported: Vec<_> = reported.collect();
+            assert!(
+                reported.len() == 1 && reported[0].contains("\"acme\""),
+                "{what}: once: {}",
+                run.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn an_outage_of_the_server_is_logged_once_for_all_buckets() {
+    for fault in [
+        Fault::status(503, "down"),
+        Fault::Html(502),
+        Fault::ResetBefore,
+    ] {
+        let double = Double::start();
+        double.fault_all(fault);
+        let site = Site::new();
+        for n in 0..30 {
+            site.put_old(format!("company{n}/site/02001171/a.tsv"), good_file(n, 1));
+        }
+        let run = site.run_to(&double).run().expect(1);
+        assert_eq!(site.report()["nb_files_failed"], 30);
+        assert_eq!(site.report()["outage"], true);
+        let reported = run.stderr.lines().filter(|l| l.contains("giving up"));
+        let reported: Vec<_> = reported.collect();
+        assert!(
+            reported.len() == 1 && reported[0].contains("giving up on the server"),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn an_outage_is_logged_when_it_begins() {
+    let double = Double::start();
+    double.fault_all(Fault::status(503, "down"));
+    let site = Site::new();
+    for n in 0..3 {
+        site.put_old(format!("acme{n}/site/02001171/a.tsv"), good_file(1, 1));
+    }
+    let run = site
+        .run_to(&double)
+        .env("TSV_RETRY_FOR", "60")
+        .env("TSV_LOG_LEVEL", "WARN")
+        .start();
+    let start = std::time::Instant::now();
+    while double.requests().len() < 4 {
+        assert!(start.elapsed() < Duration::from_secs(30), "no retries");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let run = run.kill();
+    let reported = run.stderr.lines().filter(|l| l.contains("retrying"));
+    let reported: Vec<_> = reported.collect();
+    assert!(
+        reported.len() == 1 && reported[0].contains("status 503: down"),
+        "once, long before the minute is over: {}",
+        run.stderr
+    );
+}
+
+#[test]
+fn nb_points_counts_only_what_the_server_accepted() {
+    let unknown = Fault::status(422, "partial write: something else");
+    // The file has 5 batches of 20 points.
+    for (what, nth, fault, accepted) in [
+        ("outage", 1, Fault::status(503, "down"), 0),
+        ("refused at once", 1, Fault::status(400, "no"), 0),
+        ("refused in the middle", 3, Fault::status(400, "no"), 40),
+        ("reset in the middle", 3, Fault::ResetBefore, 40),
+        ("partial write", 2, Fault::PartialWrite, 99),
+        ("422 without a number", 2, unknown, 80),
+    ] {
+        let double = Double::start();
+        let times = if what.contains("partial") || what.contains("422") {
+            1
+        } else {
+            usize::MAX
+        };
+        double.fault(is_data_write, nth - 1, times, fault);
+        let site = Site::new();
+        let row = |n: usize| format!("03/08/25 03:{n:02}:00\t1.5\t2.5");
+        // Each batch begins with the last second of the one before it, so that they are sent one after another.
+        let text = (0..50).fold(FileBuilder::default(), |file, n| file.line(row(n - n / 10)));
+        site.put_old(DEVICE.file("a.tsv"), text.build());
+        site.run_to(&double)
+            .env("TSV_BATCH_LINES", "20")
+            .run()
+            .expect(1);
+        let report = site.report();
+        let entry = file_of(&report, "a.tsv");
+        assert_eq!(entry["nb_points"], accepted, "{what}: {entry:#}");
+        assert_eq!(report["nb_points_total"], accepted, "{what}");
+    }
+}
+
+#[test]
+fn nb_points_counts_the_accepted_half_of_a_batch_that_is_too_large() {
+    // One line of the second half is longer than the limit.
+    let double = Double::start();
+    let labels = [
+        "A W".to_owned(),
+        "B W".to_owned(),
+        format!("{} W", "C".repeat(2000)),
+    ];
+    let text = file_of_one_row(labels);
+    double.max_body(1500);
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), text);
+    site.run_to(&double).env("TSV_GZIP", "0").run().expect(1);
+    let entry = assert_in_error(&site, false, "413");
+    assert_eq!(points_in(&double, "acme").len(), 2);
+    assert_eq!(entry["nb_points"], 2);
+}
+
+/// A file with the given ages of its rows in seconds, in UTC.
+pub fn file_of_ages(ages: &[i64]) -> String {
+    let now = chrono::Utc::now();
+    let rows = ages.iter().fold(FileBuilder::default(), |file, age| {
+        let time = now - chrono::TimeDelta::seconds(*age);
+        file.line(format_args!(
+            "{}\t1.5\t2.5",
+            time.format("%d/%m/%y %H:%M:%S")
+        ))
+    });
+    rows.build()
+}
+
+#[test]
+fn rows_older_than_the_retention_are_not_sent_and_no_failure() {
+    const DAY: i64 = 86_400;
+    let shown = Retention {
+        shown: DAY,
+        applied: DAY,
+    };
+    // The retention was shortened after the look-up.
+    let changed = Retention {
+        shown: 0,
+        applied: DAY,
+    };
+    let old = 400 * DAY;
+    let mixed = [old, 100, old + 60, 200, 300, 2 * DAY];
+    for (what, retention, ages, young) in [
+        ("some", shown, &mixed[..], 3),
+        ("all", shown, &[old, old + 60, 2 * DAY], 0),
+        ("none", shown, &[100, 200, 300], 3),
+        ("some, not known", changed, &mixed[..], 3),
+        ("all, not known", changed, &[old, old + 60, 2 * DAY], 0),
+        ("for ever", Retention::default(), &mixed[..], 6),
+    ] {
+        for (gzip, lines) in [("1", "10000"), ("0", "10000"), ("1", "2"), ("0", "4")] {
+            let what = format!("{what}, gzip {gzip}, {lines} lines");
+            let double = Double::start();
+            double.add_bucket_with_retention("acme", retention);
+            let site = Site::new();
+            site.put_old(DEVICE.file("a.tsv"), file_of_ages(ages));
+            let run = site
+                .run_to(&double)
+                .env("TSV_TIMEZONE", "UTC")
+                .env("TSV_GZIP", gzip)
+                .env("TSV_BATCH_LINES", lines)
+                .ok();
+            assert_parsed(&site, &what);
+            let report = site.report();
+            let entry = file_of(&report, "a.tsv");
+            let expired = 2 * (ages.len() - young);
+            assert_eq!(points_in(&double, "acme").len(), 2 * young, "{what}");
+            assert_eq!(entry["status"], "success", "{what}: {entry:#}");
+            assert_eq!(entry["nb_points"], 2 * young, "{what}");
+            assert_eq!(entry["nb_points_expired"], expired, "{what}");
+            let warnings = run.stderr.lines().filter(|l| l.contains("retention"));
+            assert_eq!(
+                warnings.count(),
+                usize::from(expired > 0),
+                "{what}: {}",
+                run.stderr
+            );
+            if retention.shown > 0 {
+                let sent: usize = double.data_writes().iter().map(Request::nb_lines).sum();
+                assert_eq!(sent, 2 * young, "{what}: old rows are not sent");
+            }
+        }
+    }
+}
+
+#[test]
+fn expired_rows_do_not_hide_another_partial_write() {
+    let double = Double::start();
+    let retention = Retention {
+        shown: 0,
+        applied: 86_400,
+    };
+    double.add_bucket_with_retention("acme", retention);
+    double.fault_nth_write(2, Fault::PartialWrite);
+    let site = Site::new();
+    site.put_old(
+        DEVICE.file("a.tsv"),
+        file_of_ages(&[200_000, 100, 160, 150]),
+    );
+    // The second batch overlaps the first one, so that it is sent after it.
+    site.run_to(&double)
+        .env("TSV_TIMEZONE", "UTC")
+        .env("TSV_BATCH_LINES", "4")
+        .run()
+        .expect(1);
+    let entry = assert_in_error(&site, false, "field type conflict");
+    assert_eq!(entry["nb_points"], 5, "{entry:#}");
+    assert_eq!(entry["nb_points_expired"], 2, "{entry:#}");
+}
+
+#[test]
+fn an_organisation_named_like_an_id_is_addressed_by_its_id() {
+    let double = Double::start();
+    double.rename_org("0123456789abcdef");
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    site.run_to(&double)
+        .env("INFLUXDB_ORG", "0123456789abcdef")
+        .ok();
+    assert_parsed(&site, "written");
+    let writes = double.requests();
+    let mut writes = writes.iter().filter(|r| r.is_write());
+    assert!(writes.all(|r| r.param("org") == Some(ORG_ID)));
+    assert!(!double.points(META).is_empty());
 }
 
 #[test]

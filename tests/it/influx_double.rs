@@ -161,6 +161,16 @@ struct Rule {
 pub struct Bucket {
     pub id: String,
     pub name: String,
+    pub retention: Retention,
+}
+
+/// How long a bucket keeps points, in seconds; 0 is for ever.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retention {
+    /// What a look-up of the bucket says.
+    pub shown: i64,
+    /// What applies to writes.
+    pub applied: i64,
 }
 
 /// Measurement and tags.
@@ -171,6 +181,8 @@ type Times = BTreeMap<i64, BTreeMap<String, Value>>;
 
 #[derive(Default)]
 struct State {
+    /// The name of the organisation.
+    org: String,
     buckets: Vec<Bucket>,
     next_id: u64,
     /// By the id of the bucket.
@@ -196,6 +208,7 @@ impl Double {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let state = Arc::new(Mutex::new(State {
+            org: ORG.to_owned(),
             may_create: true,
             may_write: true,
             ..State::default()
@@ -237,6 +250,17 @@ impl Double {
 
     pub fn add_bucket(&self, name: &str) -> String {
         self.state.lock().unwrap().create(name)
+    }
+
+    /// Renames the organisation.
+    pub fn rename_org(&self, name: &str) {
+        self.state.lock().unwrap().org = name.to_owned();
+    }
+
+    pub fn add_bucket_with_retention(&self, name: &str, retention: Retention) {
+        let mut state = self.state.lock().unwrap();
+        state.create(name);
+        state.buckets.last_mut().expect("just made").retention = retention;
     }
 
     pub fn delete_bucket(&self, name: &str) {
@@ -308,9 +332,16 @@ impl Double {
         self.state.lock().unwrap().requests.clone()
     }
 
-    /// Writes of measurements, not of the meta bucket.
+    /// Writes of measurements, not of the meta bucket. Empty ones are probes.
     pub fn data_writes(&self) -> Vec<Request> {
-        self.requests().into_iter().filter(is_data_write).collect()
+        let mut writes = self.requests();
+        writes.retain(|r| is_data_write(r) && !is_probe(r));
+        writes
+    }
+
+    /// Writes that only show whether a bucket can be written to.
+    pub fn probes(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(is_probe).collect()
     }
 
     /// All points of a bucket, sorted by series and time, with times in nanoseconds.
@@ -354,6 +385,14 @@ pub fn is_data_write(request: &Request) -> bool {
     request.is_write() && request.bucket != META
 }
 
+fn is_probe(request: &Request) -> bool {
+    is_data_write(request)
+        && request
+            .headers
+            .get("content-length")
+            .is_none_or(|l| l == "0")
+}
+
 impl State {
     /// Ids take precedence over names: a bucket that is named like the id of another cannot be addressed by its name.
     fn find(&self, asked: &str) -> Option<&Bucket> {
@@ -367,6 +406,7 @@ impl State {
         self.buckets.push(Bucket {
             id: id.clone(),
             name: name.to_owned(),
+            retention: Retention::default(),
         });
         id
     }
@@ -714,7 +754,7 @@ fn answer(state: &mut State, request: &Request) -> Answer {
         return Answer::error(401, "unauthorized", "unauthorized access");
     }
     match (request.method.as_str(), path) {
-        ("GET", "/api/v2/orgs") => orgs(request),
+        ("GET", "/api/v2/orgs") => orgs(state, request),
         ("GET", "/api/v2/buckets") => list_buckets(state, request),
         ("POST", "/api/v2/buckets") => create_bucket(state, request),
         ("POST", "/api/v2/write") => write(state, request),
@@ -722,9 +762,9 @@ fn answer(state: &mut State, request: &Request) -> Answer {
     }
 }
 
-fn orgs(request: &Request) -> Answer {
+fn orgs(state: &State, request: &Request) -> Answer {
     match request.param("org") {
-        Some(name) if name != ORG => Answer::error(
+        Some(name) if name != state.org => Answer::error(
             404,
             "not found",
             format!("organization name \"{name}\" not found"),
@@ -732,33 +772,35 @@ fn orgs(request: &Request) -> Answer {
         _ => Answer::json(
             200,
             json!({"links": {"self": "/api/v2/orgs"}, "orgs": [{"links": {"self": format!("/api/v2/orgs/{ORG_ID}")},
-                   "id": ORG_ID, "name": ORG, "description": "", "createdAt": "2026-11-23T18:09:36.157758635Z",
+                   "id": ORG_ID, "name": state.org, "description": "", "createdAt": "2026-11-23T18:09:36.157758635Z",
                    "updatedAt": "2026-11-23T18:09:36.157758705Z"}]}),
         ),
     }
 }
 
-/// `None` if the organisation is correct, by name or by id.
-fn wrong_org(request: &Request) -> Option<Answer> {
+/// `None` if the organisation is correct, by name or by id. A write reads a name of 16 hexadecimal digits as an id; a list
+/// of buckets does not.
+fn wrong_org(state: &State, request: &Request) -> Option<Answer> {
     if request.param("orgID").is_some_and(|id| id == ORG_ID) {
         return None;
     }
-    match request.param("org") {
-        Some(org) if org == ORG || org == ORG_ID => None,
-        Some(org) => Some(Answer::error(
+    let asked = request.param("org")?;
+    let is_id = request.is_write() && u64::from_str_radix(asked, 16).is_ok() && asked.len() == 16;
+    let found = if is_id { ORG_ID } else { &state.org };
+    (asked != found).then(|| {
+        Answer::error(
             404,
             "not found",
-            format!("organization name \"{org}\" not found"),
-        )),
-        None => None,
-    }
+            format!("organization name \"{asked}\" not found"),
+        )
+    })
 }
 
 fn bucket_json(bucket: &Bucket) -> serde_json::Value {
     let id = &bucket.id;
     json!({
         "id": id, "orgID": ORG_ID, "type": if bucket.name.starts_with('_') {"system"} else {"user"}, "name": bucket.name,
-        "retentionRules": [{"type": "expire", "everySeconds": 0, "shardGroupDurationSeconds": 604_800}],
+        "retentionRules": [{"type": "expire", "everySeconds": bucket.retention.shown, "shardGroupDurationSeconds": 604_800}],
         "createdAt": "2026-11-23T18:25:25.878023527Z", "updatedAt": "2026-11-23T18:25:25.878023607Z",
         "links": {
             "labels": format!("/api/v2/buckets/{id}/labels"), "members": format!("/api/v2/buckets/{id}/members"),
@@ -771,7 +813,7 @@ fn bucket_json(bucket: &Bucket) -> serde_json::Value {
 }
 
 fn list_buckets(state: &State, request: &Request) -> Answer {
-    if let Some(answer) = wrong_org(request) {
+    if let Some(answer) = wrong_org(state, request) {
         return answer;
     }
     let found: Vec<&Bucket> = state
@@ -843,7 +885,7 @@ fn write(state: &mut State, request: &Request) -> Answer {
     if state.max_wire.is_some_and(|max| request.wire > max) {
         return Answer::error(413, "request too large", "request body too large");
     }
-    if let Some(answer) = wrong_org(request) {
+    if let Some(answer) = wrong_org(state, request) {
         return answer;
     }
     let factor: i64 = match request.param("precision") {
@@ -860,7 +902,7 @@ fn write(state: &mut State, request: &Request) -> Answer {
         }
     };
     let asked = request.param("bucket").unwrap_or_default();
-    let Some(bucket) = state.find(asked).map(|b| b.id.clone()) else {
+    let Some((bucket, retention)) = state.find(asked).map(|b| (b.id.clone(), b.retention)) else {
         return Answer::error(404, "not found", format!("bucket \"{asked}\" not found"));
     };
     if !state.may_write {
@@ -879,9 +921,18 @@ fn write(state: &mut State, request: &Request) -> Answer {
             return Answer::error(400, "invalid", text);
         }
     }
-    let store = state.points.entry(bucket).or_default();
+    let store = state.points.entry(bucket.clone()).or_default();
     let mut conflicts = Vec::new();
+    let oldest = match retention.applied {
+        0 => i64::MIN,
+        seconds => now_ns() - seconds * 1_000_000_000,
+    };
+    let mut expired = 0;
     for line in lines {
+        if line.time.is_some_and(|t| t * factor < oldest) {
+            expired += 1;
+            continue;
+        }
         let known = |name: &str| {
             let of_measurement = store.iter().filter(|((m, _), _)| *m == line.measurement);
             of_measurement
@@ -921,6 +972,16 @@ fn write(state: &mut State, request: &Request) -> Answer {
         let text = format!(
             "failure writing points to database: partial write: field type conflict: {first} dropped={}",
             conflicts.len()
+        );
+        return Answer::error(422, "unprocessable entity", text);
+    }
+    if expired > 0 {
+        let text = format!(
+            "failure writing points to database: partial write: dropped {expired} points outside retention policy of \
+             duration 1h0m0s - oldest point m,a=b at 2023-11-14T22:13:20Z dropped because it violates a Retention Policy \
+             Lower Bound at 2026-11-23T17:25:25.931666368Z, newest point m,a=b at 2023-11-14T22:13:20Z dropped because it \
+             violates a Retention Policy Lower Bound at 2026-11-23T17:25:25.931666368Z dropped={expired} for database: \
+             {bucket} for retention policy: autogen"
         );
         return Answer::error(422, "unprocessable entity", text);
     }

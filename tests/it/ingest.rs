@@ -33,7 +33,7 @@ const RUN_KEYS: [&str; 15] = [
     "files",
 ];
 
-const FILE_KEYS: [&str; 32] = [
+const FILE_KEYS: [&str; 33] = [
     "file_path",
     "moved_to",
     "bucket",
@@ -48,6 +48,7 @@ const FILE_KEYS: [&str; 32] = [
     "nb_rows",
     "nb_channels",
     "nb_points",
+    "nb_points_expired",
     "nb_invalid_timestamps",
     "nb_invalid_values",
     "nb_malformed_rows",

@@ -104,10 +104,23 @@ impl RealInflux {
         if self.bucket_id(bucket).is_some() {
             return;
         }
+        self.create_bucket(bucket, 0);
+    }
+
+    /// Creates a bucket that keeps points for some seconds, or for ever if they are 0.
+    pub fn create_bucket(&self, bucket: &str, retention_s: i64) {
         let (_, orgs) = self.request("GET", &format!("/api/v2/orgs?org={ORG}"), "", "");
         let orgs: serde_json::Value = serde_json::from_str(&orgs).expect("organisations as JSON");
-        let body = serde_json::json!({"name": bucket, "orgID": orgs["orgs"][0]["id"], "retentionRules": []}).to_string();
-        let (status, answer) = self.request("POST", "/api/v2/buckets", "application/json", &body);
+        let body = serde_json::json!({
+            "name": bucket, "orgID": orgs["orgs"][0]["id"],
+            "retentionRules": [{"type": "expire", "everySeconds": retention_s}],
+        });
+        let (status, answer) = self.request(
+            "POST",
+            "/api/v2/buckets",
+            "application/json",
+            &body.to_string(),
+        );
         assert_eq!(status, 201, "bucket {bucket}: {answer}");
     }
 

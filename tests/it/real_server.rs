@@ -1,8 +1,9 @@
 //! Tests with a real InfluxDB that otherwise use the double. They need `INFLUXD_BIN`.
 
 use crate::concurrency_and_kill;
+use crate::faults::file_of_ages;
 use crate::fixtures;
-use crate::harness::{Call, DEVICE, Site, good_file, samples, stored};
+use crate::harness::{Call, DEVICE, Site, file_of, good_file, samples, stored};
 use crate::real_influx::RealInflux;
 use crate::samples as all_samples;
 use crate::second_reader::Point;
@@ -163,6 +164,81 @@ fn the_messages_of_a_real_server_are_reported() {
             "{key}"
         );
     }
+}
+
+#[test]
+fn rows_older_than_the_retention_of_a_real_bucket_are_no_failure() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    for (n, batch_lines) in ["10000", "2", "4"].into_iter().enumerate() {
+        let company = format!("company{n}");
+        server.create_bucket(&company, 3600);
+        let site = Site::new();
+        // Two rows are a little older than the retention.
+        let ages = [86_400 * 400, 60, 3660, 86_400, 120, 3700, 180];
+        site.put_old(
+            format!("{company}/site/02001171/a.tsv"),
+            file_of_ages(&ages),
+        );
+        call(&site, &server)
+            .env("TSV_TIMEZONE", "UTC")
+            .env("TSV_BATCH_LINES", batch_lines)
+            .ok();
+        assert_eq!(points(&server, &company).len(), 6, "{batch_lines}");
+        let report = site.report();
+        let entry = file_of(&report, "a.tsv");
+        assert_eq!(entry["nb_points"], 6, "{batch_lines}: {entry:#}");
+        assert_eq!(entry["nb_points_expired"], 8, "{batch_lines}: {entry:#}");
+        assert!(site.exists(format!("{company}/site/02001171/parsed/a.tsv")));
+    }
+}
+
+#[test]
+fn a_real_server_names_points_that_its_retention_dropped() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    // The program reads this message if it did not know the retention when it sent the points.
+    server.create_bucket("acme", 3600);
+    let path = format!("/api/v2/write?org={}&bucket=acme&precision=s", server.org());
+    let lines = "m,a=b value=1 1600000000\nm,a=b value=2 1700000001";
+    let (status, answer) = server.request("POST", &path, "text/plain", lines);
+    assert_eq!(status, 422, "{answer}");
+    assert!(
+        answer.contains("partial write: dropped 2 points outside retention policy")
+            && answer.contains("dropped=2"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_real_organisation_named_like_an_id_gets_its_points() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let org = "0123456789abcdef";
+    let (status, answer) = server.request(
+        "POST",
+        "/api/v2/orgs",
+        "application/json",
+        &serde_json::json!({ "name": org }).to_string(),
+    );
+    assert_eq!(status, 201, "{answer}");
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    call(&site, &server).env("INFLUXDB_ORG", org).ok();
+    let created: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    let id = created["id"].as_str().expect("an id");
+    let query = serde_json::json!({"query": "from(bucket: \"acme\") |> range(start: 0)"});
+    let (status, found) = server.request(
+        "POST",
+        &format!("/api/v2/query?orgID={id}"),
+        "application/json",
+        &query.to_string(),
+    );
+    assert_eq!(status, 200, "{found}");
+    assert_eq!(found.matches(",value,site,").count(), 2, "{found}");
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use super::client::Client;
 use super::response::status_of;
+use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
-use crate::sink::{WriteError, locked};
+use crate::sink::{Stream, WriteError, locked};
+use chrono::Utc;
 use influxdb2::RequestError;
 use influxdb2::api::buckets::ListBucketsRequest;
 use influxdb2::api::organization::ListOrganizationRequest;
@@ -16,10 +18,37 @@ use tokio::sync::OnceCell;
 /// The timeout of a prefetch. A write that needs the bucket waits for it, and afterwards looks it up with retries.
 const PREFETCH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A bucket as a write needs it.
+#[derive(Debug, Clone)]
+pub(super) struct KnownBucket {
+    /// The name or id under which a write finds it.
+    pub key: String,
+    /// How long it keeps points, in seconds. `None` if it keeps them for ever.
+    retention_s: Option<i64>,
+}
+
+impl KnownBucket {
+    /// A bucket that is addressed by its name and keeps points for ever.
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            key: name.to_owned(),
+            retention_s: None,
+        }
+    }
+
+    /// Returns the points of a batch that are not older than the retention, or `None` if there are none.
+    pub(super) fn without_expired(&self, batch: Batch) -> std::io::Result<Option<Batch>> {
+        match self.retention_s {
+            Some(retention_s) => batch.since(Utc::now().timestamp() - retention_s),
+            None => Ok(Some(batch)),
+        }
+    }
+}
+
 impl Client {
     /// Looks up a bucket once. If this fails, the first write looks it up again.
     pub(super) async fn prefetch_bucket(&self, bucket: &Arc<str>) {
-        if self.retry.outage().is_some() {
+        if self.retry.outage(bucket).is_some() {
             return;
         }
         let look_up = || async {
@@ -33,34 +62,32 @@ impl Client {
         let _ = tokio::time::timeout(PREFETCH_TIMEOUT, cell.get_or_try_init(look_up)).await;
     }
 
-    fn cell(&self, bucket: &Arc<str>) -> Arc<OnceCell<String>> {
+    pub(super) fn cell(&self, bucket: &Arc<str>) -> Arc<OnceCell<KnownBucket>> {
         let mut buckets = locked(&self.buckets);
         Arc::clone(buckets.entry(Arc::clone(bucket)).or_default())
     }
 
-    /// Returns the name or id under which a write finds the bucket. Looks it up once per run, and creates it if missing.
+    /// Looks up a bucket once per run, and creates it if it is missing.
     pub(super) async fn known_bucket(
         &self,
         bucket: &Arc<str>,
         retry: &RetryPolicy,
-    ) -> Result<String, WriteError> {
+    ) -> Result<KnownBucket, WriteError> {
         let cell = self.cell(bucket);
         cell.get_or_try_init(|| async {
             let attempt = || self.find_or_create(bucket);
-            retry.run(attempt).await.map_err(|error| match error {
-                RetryError::GaveUp(error) => error,
-                RetryError::Permanent(
-                    ApiError::Transient(message)
-                    | ApiError::Installation(message)
-                    | ApiError::NotFound(message)
-                    | ApiError::TooLarge(message)
-                    | ApiError::Partial(message)
-                    | ApiError::Refused(message),
-                ) => WriteError::Rejected(format!(
-                    "cannot create bucket {:?}: {message}",
-                    sanitize(&**bucket)
-                )),
-            })
+            let find_scope = self.find_scope(bucket, Stream::Measurements);
+            retry
+                .run(bucket, find_scope, attempt)
+                .await
+                .map_err(|error| match error {
+                    RetryError::GaveUp(error) => error,
+                    RetryError::Permanent(error) => WriteError::Rejected(format!(
+                        "cannot create bucket {:?}: {}",
+                        sanitize(&**bucket),
+                        error.into_message()
+                    )),
+                })
         })
         .await
         .cloned()
@@ -70,7 +97,7 @@ impl Client {
         locked(&self.buckets).remove(bucket);
     }
 
-    pub(super) async fn find_or_create(&self, name: &str) -> Result<String, ApiError> {
+    pub(super) async fn find_or_create(&self, name: &str) -> Result<KnownBucket, ApiError> {
         // A bucket that the prefetch did not find is created without a second lookup. If it exists by now, that is a
         // conflict.
         let is_missing = locked(&self.missing).remove(name);
@@ -85,19 +112,25 @@ impl Client {
             }),
             Ok(()) => {
                 tracing::info!("created bucket {:?}", sanitize(name));
-                Ok(name.to_owned())
+                Ok(KnownBucket::named(name))
             }
             // Another process has created it (409, or 422 with the code "conflict").
             Err(error) if matches!(status_of(&error), Some(409 | 422)) => {
                 self.find(name).await?.ok_or_else(|| self.api_error(&error))
             }
-            Err(error) => Err(self.api_error(&error)),
+            Err(error) => Err(match self.api_error(&error) {
+                // The token was accepted before, but may not create buckets. Those that exist are not affected.
+                ApiError::Installation(message) if status_of(&error) == Some(401) => {
+                    ApiError::Forbidden(message)
+                }
+                api_error => api_error,
+            }),
         }
     }
 
-    /// Returns the name or id under which a write finds the bucket, if it exists. InfluxDB reads a name of 16
-    /// hexadecimal digits as a bucket id, so such a bucket is addressed by its own id.
-    pub(super) async fn find(&self, name: &str) -> Result<Option<String>, ApiError> {
+    /// Looks up a bucket by its name. InfluxDB reads a name of 16 hexadecimal digits as a bucket id, so such a bucket is
+    /// addressed by its own id.
+    pub(super) async fn find(&self, name: &str) -> Result<Option<KnownBucket>, ApiError> {
         let request = ListBucketsRequest {
             name: Some(name.to_owned()),
             org: Some(self.org.clone()),
@@ -109,23 +142,35 @@ impl Client {
                 .into_iter()
                 .find(|bucket| bucket.name == name)
                 .and_then(|bucket| {
-                    if is_id(name) {
-                        bucket.id
-                    } else {
-                        Some(bucket.name)
-                    }
+                    let retention_s = bucket
+                        .retention_rules
+                        .iter()
+                        .map(|rule| i64::from(rule.every_seconds))
+                        .find(|seconds| *seconds > 0);
+                    let key = if is_id(name) { bucket.id? } else { bucket.name };
+                    Some(KnownBucket { key, retention_s })
                 })),
             // The response was successful but cannot be parsed. The write shows whether the bucket exists.
             Err(RequestError::ReqwestProcessing { source })
                 if source.is_decode() && !is_id(name) =>
             {
-                Ok(Some(name.to_owned()))
+                Ok(Some(KnownBucket::named(name)))
             }
             Err(error) => match self.api_error(&error) {
                 ApiError::NotFound(_) => Ok(None),
                 api_error => Err(api_error),
             },
         }
+    }
+
+    /// Returns the name or id under which a write finds the organisation. As for a bucket, a name of 16 hexadecimal digits
+    /// would be read as an id.
+    pub(super) async fn org_key(&self) -> Result<&str, ApiError> {
+        if !is_id(&self.org) {
+            return Ok(&self.org);
+        }
+        let id = self.org_id.get_or_try_init(|| self.org_id()).await?;
+        Ok(id)
     }
 
     /// Returns the id of the organisation.

@@ -1,27 +1,29 @@
 //! The HTTP client: writes batches, and maps responses to [`WriteError`].
 
+use super::buckets::KnownBucket;
 use super::redact::Token;
-use super::response::status_of;
 use crate::http::HttpSettings;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
-use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
-use crate::sink::{ServerSettings, Stream, WriteError};
+use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
+use crate::sink::{PointCounts, ServerSettings, Stream, WriteError, Written};
 use anyhow::Context as _;
 use influxdb2::api::write::TimestampPrecision;
+use influxdb2::models::Status;
 use influxdb2::{Client as HttpClient, ClientBuilder};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{OnceCell, Semaphore};
-
-/// The maximum number of writes in flight, for all devices together.
-const MAX_IN_FLIGHT: usize = 4;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 /// The maximum retry time for meta points. They matter less than measurements, and files wait for them.
 const META_RETRY_FOR: Duration = Duration::from_secs(10);
+
+/// The timeout of the requests that show whether a server is available.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of one InfluxDB server.
 pub(super) struct Client {
@@ -37,9 +39,10 @@ pub(super) struct Client {
     pub(super) retry: RetryPolicy,
     /// Used for meta points, so that their failures never change the outcome of a file.
     pub(super) meta_retry: RetryPolicy,
-    pub(super) in_flight: Semaphore,
-    /// The buckets that were looked up, with the name or id that a write uses.
-    pub(super) buckets: Mutex<HashMap<Arc<str>, Arc<OnceCell<String>>>>,
+    /// The id of the organisation, once it is needed.
+    pub(super) org_id: OnceCell<String>,
+    /// The buckets that were looked up.
+    pub(super) buckets: Mutex<HashMap<Arc<str>, Arc<OnceCell<KnownBucket>>>>,
     /// The buckets that a prefetch did not find.
     pub(super) missing: Mutex<HashSet<Arc<str>>>,
 }
@@ -85,46 +88,64 @@ impl Client {
                 stop,
                 false,
             ),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            org_id: OnceCell::new(),
             buckets: Mutex::default(),
             missing: Mutex::default(),
         })
     }
 
-    /// The retry policy of a stream. An outage for measurements also applies to meta points.
+    /// The retry policy of a stream. An outage of the server for measurements also applies to meta points.
     pub(super) fn retry(&self, stream: Stream) -> &RetryPolicy {
         match stream {
-            Stream::Meta if self.retry.outage().is_none() => &self.meta_retry,
+            Stream::Meta if !self.retry.is_server_unavailable() => &self.meta_retry,
             Stream::Meta | Stream::Measurements => &self.retry,
         }
     }
 
-    /// Writes a batch. Splits it in halves if it is too large, and creates the bucket again once if it was deleted.
+    /// Writes a batch. Leaves out expired points, splits the batch in halves if it is too large, and creates the bucket
+    /// again once if it was deleted.
     pub(super) async fn write_batch(
         &self,
         bucket: &Arc<str>,
         batch: Batch,
         stream: Stream,
+    ) -> Written {
+        let mut points = PointCounts::default();
+        let result = self.write_parts(bucket, batch, stream, &mut points).await;
+        Written { points, result }
+    }
+
+    async fn write_parts(
+        &self,
+        bucket: &Arc<str>,
+        batch: Batch,
+        stream: Stream,
+        points: &mut PointCounts,
     ) -> Result<(), WriteError> {
-        let _permit = self
-            .in_flight
-            .acquire()
-            .await
-            .map_err(|_| WriteError::Stopped)?;
         let retry = self.retry(stream);
+        let named = |message| format!("bucket {:?}: {message}", sanitize(&**bucket));
         let mut recreated = false;
         let mut partial = None;
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
-            // The meta bucket is not looked up: it nearly always exists, and a write fails with 404 if it does not.
-            let name = match stream {
+            let known = match stream {
                 Stream::Measurements => self.known_bucket(bucket, retry).await?,
-                Stream::Meta => bucket.to_string(),
+                // The meta bucket is not looked up: it nearly always exists, and a write fails with 404 if it does not.
+                Stream::Meta => KnownBucket::named(bucket),
             };
-            let attempt = || self.write(&name, &part, stream);
-            let api_error = match retry.run(attempt).await {
+            let lines = u64::from(part.lines);
+            let part = known
+                .without_expired(part)
+                .map_err(|error| WriteError::Rejected(error.to_string()))?;
+            points.expired += lines - part.as_ref().map_or(0, |part| u64::from(part.lines));
+            let Some(part) = part else { continue };
+            let lines = u64::from(part.lines);
+            let attempt = || self.write(&known.key, &part, stream);
+            let find_scope = self.find_scope(bucket, stream);
+            let api_error = match retry.run(bucket, find_scope, attempt).await {
                 Ok(()) => {
-                    retry.record_success();
+                    retry.record_success(bucket);
+                    points.accepted += lines;
                     continue;
                 }
                 Err(RetryError::GaveUp(error)) => return Err(error),
@@ -143,32 +164,28 @@ impl Client {
                     }
                     Err(error) => return Err(WriteError::Rejected(error.to_string())),
                 },
-                ApiError::NotFound(message) if recreated => {
-                    return Err(WriteError::Rejected(format!(
-                        "bucket {:?}: {message}",
-                        sanitize(&**bucket)
-                    )));
-                }
-                ApiError::NotFound(_) => {
+                ApiError::NotFound(_) if !recreated => {
                     recreated = true;
                     self.forget(bucket);
                     self.known_bucket(bucket, retry).await?;
                     parts.push(part);
                 }
-                ApiError::Partial(message) => {
-                    retry.record_success();
-                    partial.get_or_insert_with(|| {
-                        format!("bucket {:?}: {message}", sanitize(&**bucket))
-                    });
+                ApiError::Partial {
+                    message,
+                    dropped,
+                    expired,
+                } => {
+                    retry.record_success(bucket);
+                    // Without a number, all points may have been dropped.
+                    let dropped = dropped.unwrap_or(lines).min(lines);
+                    points.accepted += lines - dropped;
+                    if expired {
+                        points.expired += dropped;
+                    } else {
+                        partial.get_or_insert_with(|| named(message));
+                    }
                 }
-                ApiError::Refused(message)
-                | ApiError::Transient(message)
-                | ApiError::Installation(message) => {
-                    return Err(WriteError::Rejected(format!(
-                        "bucket {:?}: {message}",
-                        sanitize(&**bucket)
-                    )));
-                }
+                error => return Err(WriteError::Rejected(named(error.into_message()))),
             }
         }
         partial.map_or(Ok(()), |message| Err(WriteError::Partial(message)))
@@ -189,15 +206,28 @@ impl Client {
             Stream::Measurements => TimestampPrecision::Seconds,
             Stream::Meta => TimestampPrecision::Nanoseconds,
         };
+        let org = self.org_key().await?;
         client
-            .write_line_protocol_with_precision(&self.org, bucket, batch.body.clone(), precision)
+            .write_line_protocol_with_precision(org, bucket, batch.body.clone(), precision)
             .await
-            .map_err(|error| match self.api_error(&error) {
-                // For a write, 422 means that the server wrote the other points.
-                ApiError::Refused(message) if status_of(&error) == Some(422) => {
-                    ApiError::Partial(message)
-                }
-                api_error => api_error,
-            })
+            .map_err(|error| self.write_error(&error))
+    }
+
+    /// Finds out what a write that was retried in vain failed because of, with an empty write to the same bucket.
+    pub(super) async fn find_scope(&self, bucket: &Arc<str>, stream: Stream) -> Scope {
+        if stream == Stream::Meta {
+            // The points about a run have one bucket.
+            return Scope::Server;
+        }
+        let known = self.cell(bucket).get().cloned();
+        let key = known.unwrap_or_else(|| KnownBucket::named(bucket)).key;
+        let nothing = Batch::plain(Vec::new(), 0);
+        let write = timeout(PROBE_TIMEOUT, self.write(&key, &nothing, stream));
+        let health = timeout(PROBE_TIMEOUT, self.plain.health());
+        match tokio::join!(write, health) {
+            (Ok(Ok(())), _) => Scope::Request,
+            (_, Ok(Ok(health))) if matches!(health.status, Status::Pass) => Scope::Bucket,
+            _ => Scope::Server,
+        }
     }
 }

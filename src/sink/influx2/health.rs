@@ -24,16 +24,12 @@ impl Client {
             ApiError::Transient(m) => {
                 format!("{m}; start InfluxDB or see its log, or correct INFLUXDB_HOST")
             }
-            ApiError::Installation(m) => m,
-            ApiError::NotFound(m)
-            | ApiError::TooLarge(m)
-            | ApiError::Partial(m)
-            | ApiError::Refused(m) => {
-                format!(
-                    "{}: {m}; correct INFLUXDB_HOST if this is not InfluxDB 2",
-                    self.address
-                )
-            }
+            ApiError::Installation(m) | ApiError::Forbidden(m) => m,
+            error => format!(
+                "{}: {}; correct INFLUXDB_HOST if this is not InfluxDB 2",
+                self.address,
+                error.into_message()
+            ),
         };
         let health = match self.plain.health().await {
             Ok(health) if matches!(health.status, influxdb2::models::Status::Pass) => Ok(format!(

@@ -20,7 +20,7 @@ mod response;
 pub(crate) use health::Probe;
 
 use self::client::Client;
-use super::{PendingWrite, ServerSettings, Stream, WriteError};
+use super::{PendingWrite, ServerSettings, Stream, WriteError, Written};
 use crate::points::Batch;
 use crate::shutdown::Shutdown;
 use anyhow::Context as _;
@@ -68,15 +68,15 @@ impl Influx {
 
     /// Sends a batch in the background.
     pub(crate) fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
-        if let Some(outage) = self.client.retry(stream).outage() {
-            return PendingWrite::Done(Err(outage));
+        if let Some(outage) = self.client.retry(stream).outage(bucket) {
+            return PendingWrite::Done(Written::whole(batch.lines, Err(outage)));
         }
         let (sender, receiver) = oneshot::channel();
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle.spawn(async move {
-            let result = client.write_batch(&bucket, batch, stream).await;
+            let written = client.write_batch(&bucket, batch, stream).await;
             // The receiver is gone if the run has ended.
-            let _ = sender.send(result);
+            let _ = sender.send(written);
         });
         PendingWrite::InFlight(receiver)
     }
@@ -88,9 +88,14 @@ impl Influx {
             .spawn(async move { client.prefetch_bucket(&bucket).await });
     }
 
-    /// The outage, once the server counts as unavailable.
-    pub(crate) fn outage(&self) -> Option<WriteError> {
-        self.client.retry.outage()
+    /// The outage, once the bucket or the server counts as unavailable.
+    pub(crate) fn outage(&self, bucket: &str) -> Option<WriteError> {
+        self.client.retry.outage(bucket)
+    }
+
+    /// Whether the server or a bucket counts as unavailable for measurements.
+    pub(crate) fn has_outage(&self) -> bool {
+        self.client.retry.has_outage()
     }
 
     /// The number of retries so far.

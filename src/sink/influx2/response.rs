@@ -19,10 +19,8 @@ impl Client {
         };
         let message = self.describe(status.as_u16(), text);
         match status.as_u16() {
-            401 | 403 => ApiError::Installation(format!(
-                "InfluxDB at {} rejects the token or denies it this request ({message}); correct INFLUXDB_ADMIN_TOKEN",
-                self.address
-            )),
+            401 => ApiError::Installation(self.denied(&message)),
+            403 => ApiError::Forbidden(self.denied(&message)),
             300..=399 => ApiError::Installation(format!(
                 "{} redirects to another address ({message}); set INFLUXDB_HOST to the final address",
                 self.address
@@ -36,6 +34,29 @@ impl Client {
                 "{} does not respond like InfluxDB ({message})",
                 self.address
             )),
+        }
+    }
+
+    fn denied(&self, message: &str) -> String {
+        format!(
+            "InfluxDB at {} rejects the token or denies it this request ({message}); correct INFLUXDB_ADMIN_TOKEN",
+            self.address
+        )
+    }
+
+    /// Classifies the error of a write, for which 422 means that the server wrote the other points.
+    pub(super) fn write_error(&self, error: &RequestError) -> ApiError {
+        match (self.api_error(error), error) {
+            (ApiError::Refused(message), RequestError::Http { status, text })
+                if status.as_u16() == 422 =>
+            {
+                ApiError::Partial {
+                    message,
+                    dropped: dropped_points(text),
+                    expired: is_expiry(text),
+                }
+            }
+            (api_error, _) => api_error,
         }
     }
 
@@ -102,6 +123,27 @@ fn is_invalid_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
     }
 }
 
+/// The number of dropped points, which is the last one in the message of a partial write.
+fn dropped_points(text: &str) -> Option<u64> {
+    let (_, number) = text.rsplit_once("dropped=")?;
+    let end = number
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(number.len());
+    number[..end].parse().ok()
+}
+
+/// Whether points were dropped only because they are older than the retention of the bucket. Names of measurements come
+/// later in the message, so they cannot look like this.
+fn is_expiry(text: &str) -> bool {
+    let Some((_, reason)) = text.split_once("partial write: ") else {
+        return false;
+    };
+    reason
+        .strip_prefix("dropped ")
+        .map(|reason| reason.trim_start_matches(|c: char| c.is_ascii_digit()))
+        .is_some_and(|reason| reason.starts_with(" points outside retention policy"))
+}
+
 /// The HTTP status of an error, if the server responded.
 pub(super) fn status_of(error: &RequestError) -> Option<u16> {
     match error {
@@ -143,7 +185,8 @@ mod tests {
                 vec![408, 425, 429, 500, 502, 503, 504, 520, 200, 202],
                 "Transient",
             ),
-            (vec![401, 403, 301, 302, 307, 308], "Installation"),
+            (vec![401, 301, 302, 307, 308], "Installation"),
+            (vec![403], "Forbidden"),
             (vec![404], "NotFound"),
             (vec![413], "TooLarge"),
             (vec![400, 405, 409, 415, 418, 422], "Refused"),
@@ -152,6 +195,43 @@ mod tests {
                 let found = format!("{:?}", api_error(status, "x"));
                 assert!(found.starts_with(kind), "{status}: {found}");
             }
+        }
+    }
+
+    #[test]
+    fn a_partial_write_says_how_many_points_were_dropped_and_why() {
+        let expired = "failure writing points to database: partial write: dropped 12 points outside retention policy of \
+                       duration 1h0m0s - oldest point m,a=b at 2023-11-14T22:13:20Z dropped because it violates a \
+                       Retention Policy Lower Bound at 2026-11-23T17:25:25.931666368Z dropped=12 for database: \
+                       54a672654bfefc14 for retention policy: autogen";
+        let conflict = |measurement: &str, end: &str| {
+            format!(
+                "failure writing points to database: partial write: field type conflict: input field \\\"value\\\" on \
+                 measurement \\\"{measurement}\\\" is type string, already exists as type float{end}"
+            )
+        };
+        let disguise = "dropped=0 partial write: dropped 1 points outside retention policy";
+        for (message, dropped, expired) in [
+            (expired.to_owned(), Some(12), true),
+            (conflict("m", " dropped=1"), Some(1), false),
+            (conflict(disguise, " dropped=3"), Some(3), false),
+            (conflict("m", ""), None, false),
+            ("no".to_owned(), None, false),
+        ] {
+            let text = format!(r#"{{"code":"unprocessable entity","message":"{message}"}}"#);
+            let error = client().write_error(&RequestError::Http {
+                status: 422.try_into().unwrap(),
+                text,
+            });
+            let ApiError::Partial {
+                dropped: found,
+                expired: is_expired,
+                ..
+            } = error
+            else {
+                panic!("422 is a partial write: {error:?}");
+            };
+            assert_eq!((found, is_expired), (dropped, expired), "{message}");
         }
     }
 

@@ -103,15 +103,14 @@ fn check(site: &Site, samples: &[Sample]) {
         assert_eq!(file["status"], "success", "{name}");
         assert_eq!(file["error"], Value::Null, "{name}");
         assert_eq!(file["truncated"], whole.truncated, "{name}");
-        assert_eq!(file["nb_rows"], whole.nb_rows, "{name}");
-        assert_eq!(file["nb_channels"], whole.nb_channels, "{name}");
-        assert_eq!(file["nb_points"], whole.points.len(), "{name}");
-        assert_eq!(
-            file["nb_invalid_timestamps"], whole.nb_invalid_timestamps,
-            "{name}"
-        );
-        assert_eq!(file["nb_invalid_values"], whole.nb_invalid_values, "{name}");
-        assert_eq!(file["nb_malformed_rows"], whole.nb_malformed_rows, "{name}");
+        for (key, expected) in whole.counters() {
+            assert_eq!(file[key], expected, "{name} {key}");
+        }
+        let loss = file["loss_ratio"].as_f64().expect("a ratio");
+        assert!(close(loss, whole.loss_ratio()), "{name}: {loss}");
+        let (zone, source) = &whole.zones[0];
+        assert_eq!(file["time_zone"], zone.as_str(), "{name}");
+        assert_eq!(file["time_zone_source"], *source, "{name}");
         // The report has the serial number of the folder, the points that of the header.
         let folder = sample.path.iter().nth(2).expect("deep").to_string_lossy();
         assert_eq!(file["device_master_sn"], *folder, "{name}");

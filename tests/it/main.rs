@@ -35,6 +35,7 @@ mod sftpgo;
 mod skipped;
 mod zone_files;
 
+mod cases;
 mod cli;
 mod concurrency_and_kill;
 mod docs;

@@ -3,7 +3,7 @@
 //! The results are written by hand from the specification. The second reader is held against them too.
 
 use crate::harness::{
-    DEVICE, FileBuilder, HEADER, Run, Site, age, file_of, good_file, headed, stored,
+    Call, DEVICE, FileBuilder, HEADER, Run, Site, age, file_of, good_file, headed, stored,
 };
 use crate::second_reader::{self, Point};
 use crate::skipped::skipped;
@@ -128,7 +128,7 @@ impl Ingested {
     }
 
     #[track_caller]
-    fn is_silent(self) -> Self {
+    fn warns_of_nothing(self) -> Self {
         assert_eq!(self.warnings(), [""; 0], "{}", self.run.stderr);
         self
     }
@@ -232,7 +232,7 @@ fn an_equal_header_pair_changes_nothing() {
         ingest(table(AT_0320) + &repeated + AT_0330)
             .has(&[first_row(), second_row()].concat())
             .reports(json!({"nb_tables": 1, "nb_invalid_timestamps": 0, "nb_rows": 2}))
-            .is_silent();
+            .warns_of_nothing();
     }
 }
 
@@ -507,7 +507,7 @@ fn lines_that_end_in_cr_cr_lf_are_read_like_others() {
             ingest(text.replace('\n', ending))
                 .has(&shown(&expected.points))
                 .reports(json!({"nb_invalid_values": 0, "nb_short_rows": 0, "truncated": false}))
-                .is_silent();
+                .warns_of_nothing();
         }
     }
 }
@@ -767,7 +767,7 @@ fn utc_is_recognised_in_any_letter_case() {
         ingest(with_header(&format!(r#"{{"DataTimeSettings":"{utc}"}}"#)))
             .has(&row("03:20", 1.5, 2.5))
             .reports(json!({"time_zone": "UTC", "time_zone_source": "header"}))
-            .is_silent();
+            .warns_of_nothing();
     }
 }
 
@@ -778,7 +778,7 @@ fn a_zone_name_in_any_letter_case_is_the_zone() {
         ingest(local(name, PARIS))
             .has(&[point(utc, VOLTAGE, 1.5), point(utc, POWER, 2.5)])
             .reports(json!({"time_zone": "Asia/Tokyo", "time_zone_source": "header"}))
-            .is_silent();
+            .warns_of_nothing();
     }
 }
 
@@ -841,7 +841,7 @@ fn a_header_without_a_zone_has_the_zone_of_the_settings() {
     ingest(with_header(r#"{"FileVersion":3}"#))
         .has(&first_row())
         .reports(json!({"time_zone": "Europe/Paris", "time_zone_source": "setting"}))
-        .is_silent();
+        .warns_of_nothing();
 }
 
 #[test]
@@ -1072,10 +1072,7 @@ fn an_autumn_night_in_three_named_uploads_has_18_instants() {
 fn an_autumn_night_in_three_uploads_named_in_one_call_has_18_instants() {
     let site = Site::new();
     let paths = [0, 1, 2].map(|index| put_autumn_night(&site, index));
-    let call = paths
-        .iter()
-        .rev()
-        .fold(site.lp_run(), |call, path| call.named(path));
+    let call = paths.iter().rev().fold(site.lp_run(), Call::named);
     call.ok();
     check_autumn_night(&site);
 }

@@ -38,6 +38,7 @@ mod zone_files;
 mod cases;
 mod cli;
 mod concurrency_and_kill;
+mod damage;
 mod docs;
 mod faults;
 mod fixtures;

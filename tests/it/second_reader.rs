@@ -286,16 +286,15 @@ impl Reader<'_> {
     fn document(&mut self, json: &[u8]) -> Result<(), Refusal> {
         let meta: Option<Value> = serde_json::from_slice(json).ok();
         let keys = ["DataTimeSettings", "TimeZoneName", "TimeZone"];
-        let [settings, name, posix] = match &meta {
-            Some(meta) => keys.map(|k| meta.get(k).and_then(Value::as_str).map(str::to_owned)),
-            None => {
-                let text = String::from_utf8_lossy(json);
-                let found = keys.map(|k| text_of_key(&text, k));
-                if found.iter().all(Option::is_none) {
-                    return Err("the JSON is broken and names no zone");
-                }
-                found
+        let [settings, name, posix] = if let Some(meta) = &meta {
+            keys.map(|k| meta.get(k).and_then(Value::as_str).map(str::to_owned))
+        } else {
+            let text = String::from_utf8_lossy(json);
+            let found = keys.map(|k| text_of_key(&text, k));
+            if found.iter().all(Option::is_none) {
+                return Err("the JSON is broken and names no zone");
             }
+            found
         };
         let settings = settings.unwrap_or_default();
         let named = name.and_then(|n| {

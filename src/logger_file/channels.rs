@@ -73,6 +73,11 @@ pub(super) fn is_marker(cell: &[u8]) -> bool {
     cell.starts_with(MARKER_PREFIX)
 }
 
+/// Whether a cell contains a format marker.
+pub(super) fn contains_marker(cell: &[u8]) -> bool {
+    memchr::memmem::find(cell, MARKER_PREFIX).is_some()
+}
+
 impl Channels {
     /// No channels, before the first header is read.
     pub(super) fn none() -> Self {

@@ -4,7 +4,7 @@
 //! table, or several one after another if the logger was reconfigured.
 
 use super::cells::{contains_keyword, contains_time, holds_something, trim_spaces};
-use super::channels::{Channels, is_marker};
+use super::channels::{Channels, contains_marker, is_marker};
 use super::container::{
     BYTE_ORDER_MARK, Container, END_DATA, END_HEADER, HeaderMeta, START_DATA, START_HEADER,
 };
@@ -426,8 +426,11 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         } else if self.has_start_header() {
             self.begin_headed()?;
             return Ok(None);
-        } else if !self.examine_row(is_cut, is_short) {
-            return Ok(None);
+        } else {
+            self.ensure_no_marker()?;
+            if !self.examine_row(is_cut, is_short) {
+                return Ok(None);
+            }
         }
         let before = self.last_of_document_before;
         let row_before = self.options.row_before;
@@ -528,11 +531,13 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         }
         let first = self.record.get(0).map(trim_spaces).unwrap_or_default();
         if !is_marker(first) {
+            self.ensure_no_marker()?;
             self.skip_candidate();
             self.candidate = Some(self.take_line());
             return Ok(());
         }
-        let Some(serials) = self.candidate.take() else {
+        let serials = self.candidate.take().filter(may_be_serials);
+        let Some(serials) = serials else {
             return Err(FormatError::NoSerials {
                 line: self.line_number(),
             });
@@ -540,7 +545,21 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         if self.document == Document::Ended {
             self.begin_document(Document::Plain, HeaderMeta::None, serials.number)?;
         }
-        self.begin_table(&serials)
+        match self.begin_table(&serials) {
+            // The rest of the line may be missing.
+            Err(_) if self.lines.get_ref().ended_inside_line() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Checks that the line, which does not begin with a marker, has none: a lost line break would hide a new header.
+    fn ensure_no_marker(&self) -> Result<(), FormatError> {
+        if self.record.iter().any(contains_marker) {
+            return Err(FormatError::NoSerials {
+                line: self.line_number(),
+            });
+        }
+        Ok(())
     }
 
     /// Counts the candidate, which turned out to be no header, as a skipped line.
@@ -792,6 +811,12 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             }
         }
     }
+}
+
+/// Whether a line may be the serials of a header, and not the cut end of a row that runs into them.
+fn may_be_serials(line: &Line) -> bool {
+    let first = line.record.get(0).unwrap_or_default();
+    !contains_keyword(first) && !first.iter().any(|byte| matches!(byte, b'/' | b':'))
 }
 
 /// The trimmed cells of a row after its time, with their positions. The last one of a line that is cut off is left out.
@@ -1069,6 +1094,9 @@ mod tests {
                 "03/08/25 03:30:00\t1\t202001171\t1\nMV_T302_V002\tA W\tB W\n",
                 5,
             ),
+            ("03/0810\t10\t20\nMV_T302_V002\tB W\tA W\n", 5),
+            ("10\t10\t20MV_T302_V002\tB W\tA W\n", 4),
+            ("03/08/25 03:30:00\t1MV_T302_V002\tB W\tA W\n", 4),
         ] {
             let (found, _, error) = points(&format!(
                 "{HEAD}03/08/25 03:20:00\t1\t2\n{middle}03/08/25 03:30:00\t3\t4\n"

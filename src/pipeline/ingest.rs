@@ -196,6 +196,11 @@ fn send_rows<R: Read>(
         }
         if row.header_changes != header_changes {
             header_changes = row.header_changes;
+            if rows == 1 {
+                // The tables before had no row.
+                parsed.channels.clear();
+                table = Table::default();
+            }
             table.begin(row.channels, parsed, ingest_context);
         }
         let mut has_point = false;

@@ -219,7 +219,14 @@ impl Reader<'_> {
                 }
                 Part::Rows | Part::AfterEnd if line.begins_with_marker() => {
                     let serials = &lines[at - 1];
-                    if serials.begins_with_marker() || wall_time(&serials.cells()[0]).is_some() {
+                    let first = String::from_utf8_lossy(&serials.bytes);
+                    let first = first.split('\t').next().unwrap_or_default();
+                    if serials.begins_with_marker()
+                        || wall_time(&serials.cells()[0]).is_some()
+                        || ["/", ":", "START_", "END_"]
+                            .iter()
+                            .any(|part| first.contains(part))
+                    {
                         return Err("a marker without serials");
                     }
                     if matches!(part, Part::AfterEnd) {
@@ -232,6 +239,9 @@ impl Reader<'_> {
                     }
                     // Otherwise the rest of the header may be missing.
                     Part::Rows
+                }
+                Part::Rows | Part::AfterEnd if line.text.contains("MV_T") => {
+                    return Err("a marker within a line");
                 }
                 // The serials of a header pair, which the next line completes.
                 part @ (Part::Rows | Part::AfterEnd)
@@ -267,7 +277,7 @@ impl Reader<'_> {
     fn cut_document(&mut self, part: &Part, headed: bool, before: &str) {
         let before = before.trim_matches(is_space);
         let complete = match part {
-            Part::Serials | Part::Rows if !headed => before.is_empty(),
+            Part::Serials | Part::Labels | Part::Rows if !headed => before.is_empty(),
             Part::Rows => before == "END_DATA",
             Part::AfterEnd => true,
             _ => false,
@@ -531,9 +541,8 @@ fn lines_of(bytes: &[u8]) -> Vec<Line> {
         })
         .filter(|l| !l.is_blank())
         .collect();
-    let rest = Line::new(rest, false);
-    if !rest.bytes.is_empty() {
-        lines.push(rest);
+    if !rest.is_empty() {
+        lines.push(Line::new(rest, false));
     }
     lines
 }

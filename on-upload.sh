@@ -273,7 +273,7 @@ add_note() {
 
 # Reads complete notes of a queue, oldest first, into `files` and `notes`. Fails if there is none.
 read_notes() {
-  local file text
+  local file text LC_ALL=C # a name may end within a character of another encoding, which would hide the NUL
   files=() notes=()
   for file in "$queues/$1"/*; do
     { IFS= read -r -d '' text <"$file"; } 2>/dev/null || continue

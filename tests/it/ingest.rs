@@ -891,6 +891,8 @@ fn memory_does_not_grow_with_the_file() {
     let text = FileBuilder::with_channels(channels).lines(rows).build();
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::Status(204, String::new()));
+    // The code of a debug build alone is several MiB larger.
+    let limit = if cfg!(debug_assertions) { 24 } else { 20 };
     for to_lp in [true, false] {
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), &text);
@@ -903,7 +905,7 @@ fn memory_does_not_grow_with_the_file() {
         let peak = run.peak_kib();
         run.wait().expect(0);
         assert_eq!(site.report()["nb_points_total"], 600_000);
-        assert!(peak < 20 * 1024, "{peak} KiB");
+        assert!(peak < limit * 1024, "{peak} KiB");
     }
 }
 

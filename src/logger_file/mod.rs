@@ -2,7 +2,7 @@
 //!
 //! `lines` limits the length of lines, `tables` reads documents and their tables, `container` parses the header of a
 //! headed document, `channels` the two header lines of a table, `timestamps` converts times to timestamps, `cells` parses
-//! values, `problems` collects what is wrong, and `foreign` recognises other formats.
+//! values, `row_stats` counts rows and cells, `problems` collects what is wrong, and `foreign` recognises other formats.
 
 mod cells;
 mod channels;
@@ -10,6 +10,7 @@ mod container;
 mod foreign;
 mod lines;
 mod problems;
+mod row_stats;
 mod tables;
 mod timestamps;
 
@@ -18,7 +19,8 @@ pub use channels::{Channel, Channels, Role};
 pub use container::{Container, HeaderMeta};
 pub(crate) use lines::MAX_LINE;
 pub use problems::Problem;
-pub use tables::{HeaderError, LoggerFile, ReadOptions, Row, RowStats};
+pub use row_stats::RowStats;
+pub use tables::{HeaderError, LoggerFile, ReadOptions, Row};
 pub(crate) use timestamps::last_instant;
 
 /// The maximum number of channels in a file. Real loggers have about 30.

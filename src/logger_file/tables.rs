@@ -3,13 +3,14 @@
 //! A file is a sequence of documents, plain or headed, because loggers and transfers concatenate files. A document has a
 //! table, or several one after another if the logger was reconfigured.
 
-use super::cells::{contains_keyword, contains_time, holds_something, trim_spaces};
+use super::cells::{contains_keyword, holds_something, trim_spaces};
 use super::channels::{Channels, contains_marker, is_marker};
 use super::container::{
     BYTE_ORDER_MARK, Container, END_DATA, END_HEADER, HeaderMeta, START_DATA, START_HEADER,
 };
 use super::lines::LineTracker;
 use super::problems::{Problem, Problems};
+use super::row_stats::{RowStats, glued, value_cells};
 use super::timestamps::{TimestampResolver, ZoneChoice, parse_wall_time};
 use super::{FormatError, MAX_CHANNELS, MAX_HEADER, MAX_WEEKS, cells, foreign};
 use crate::time_zone::{FileZones, ZoneSource};
@@ -18,52 +19,6 @@ use csv::{ByteRecord, ReaderBuilder, Terminator};
 use memchr::memmem;
 use std::collections::HashSet;
 use std::io::{Chain, Cursor, Read};
-
-/// The counts of rows and values in a file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RowStats {
-    /// The number of rows kept.
-    pub rows: u64,
-    /// The number of values in the rows kept.
-    pub points: u64,
-    /// The number of cells without a valid value in the rows kept, including missing cells.
-    pub invalid_values: u64,
-    /// The number of rows skipped because of an invalid time.
-    pub invalid_timestamps: u64,
-    /// The number of rows skipped because they contain more than one row, as after a lost line break.
-    pub malformed_rows: u64,
-    /// The number of rows with fewer cells than the header.
-    pub short_rows: u64,
-    /// The number of lines after `END_DATA`.
-    pub lines_after_end: u64,
-    /// The number of tables.
-    pub tables: u64,
-    /// The number of tables whose header differs from the one before.
-    pub header_changes: u64,
-    /// The number of value cells that hold something, and of the missing cells of short rows.
-    pub cells: u64,
-    /// The number of these cells that are no point.
-    pub lost_cells: u64,
-    /// The number of rows before 2010, after the upload, or hours before the previous row.
-    pub suspicious_times: u64,
-}
-
-impl RowStats {
-    /// Counts the cells of a skipped row as lost. The cut last row of a truncated file is left out.
-    fn lose<'r>(&mut self, cells: impl Iterator<Item = (usize, &'r [u8])>, is_cut: bool) {
-        if !is_cut {
-            let held = cells.filter(|(_, cell)| holds_something(cell)).count() as u64;
-            self.cells += held;
-            self.lost_cells += held;
-        }
-    }
-
-    /// The share of the cells that are no point, 0 to 1.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    pub fn loss_ratio(&self) -> f64 {
-        self.lost_cells as f64 / self.cells.max(1) as f64
-    }
-}
 
 /// The error of an invalid header, with the information read before it.
 #[derive(Debug)]
@@ -817,30 +772,6 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 fn may_be_serials(line: &Line) -> bool {
     let first = line.record.get(0).unwrap_or_default();
     !contains_keyword(first) && !first.iter().any(|byte| matches!(byte, b'/' | b':'))
-}
-
-/// The trimmed cells of a row after its time, with their positions. The last one of a line that is cut off is left out.
-fn value_cells(record: &ByteRecord, is_cut: bool) -> impl Iterator<Item = (usize, &[u8])> {
-    let complete = record.len() - usize::from(is_cut);
-    let cells = record.iter().map(trim_spaces).enumerate();
-    cells.take(complete).skip(1)
-}
-
-/// Finds the cell that shows that a row contains more than one row, and why.
-fn glued<'r>(
-    mut cells: impl Iterator<Item = (usize, &'r [u8])>,
-    columns: usize,
-) -> Option<(usize, &'r [u8], &'static str)> {
-    cells.find_map(|(column, cell)| {
-        let reason = if contains_time(cell) || contains_keyword(cell) {
-            "the start of another line within a line; the row is skipped"
-        } else if column > columns && !cell.is_empty() {
-            "a value beyond the last column of the header; the row is skipped"
-        } else {
-            return None;
-        };
-        Some((column, cell, reason))
-    })
 }
 
 /// Removes up to two carriage returns at the end of the last cell. A transfer in ASCII mode adds a second one.

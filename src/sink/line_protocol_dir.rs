@@ -90,8 +90,8 @@ impl LineProtocolDir {
 
 /// Opens a file for appending, creates it if it is missing, and locks it.
 ///
-/// Another program may move or delete the file while it holds the lock. The lock is then one of a file that nobody reads
-/// any more, so the file that has the name now is opened instead.
+/// Another program may move or delete the file while it holds the lock. The lock is then on a file without this name, so
+/// the file that has the name now is opened instead.
 fn open_locked(path: &Path) -> io::Result<File> {
     loop {
         let file = OpenOptions::new()

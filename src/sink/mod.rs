@@ -57,7 +57,7 @@ pub(crate) enum WriteError {
     /// The server or the bucket is unavailable for the rest of the run. The file is valid and can be retried later.
     #[error("{0}")]
     Outage(String),
-    /// The server accepts other writes, but this batch was retried in vain. The file can be retried later.
+    /// The server accepts other writes, but all retries of this batch failed. The file can be retried later.
     #[error("{0}")]
     Unwritten(String),
     /// The server wrote only a part of this batch. The remaining batches of the file are still sent.

@@ -94,8 +94,8 @@ impl<'a> OrderedSender<'a> {
         Ok(())
     }
 
-    /// Waits until all batches of a file have completed. Returns what became of its points, with the first error that ended
-    /// the file, else its first [`WriteError::Partial`].
+    /// Waits until all batches of a file have completed. Returns how many of its points were written, with the first error
+    /// that ended the file, else its first [`WriteError::Partial`].
     pub(crate) fn wait(&mut self, file: FileId) -> Written {
         while self
             .in_flight

@@ -54,13 +54,13 @@ impl ApiError {
 /// Why [`RetryPolicy::run`] failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RetryError {
-    /// The request was retried in vain, its bucket or the server is unavailable, or a shutdown was requested.
+    /// All retries of the request failed, its bucket or the server is unavailable, or a shutdown was requested.
     GaveUp(WriteError),
     /// An error that a retry cannot change. The caller decides what it means.
     Permanent(ApiError),
 }
 
-/// What a request that was retried in vain failed because of.
+/// The cause of a request that still fails after its retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// The request itself: the server accepts other writes to the same bucket.
@@ -80,10 +80,10 @@ const MIN_DELAY: Duration = Duration::from_millis(250);
 const MAX_DELAY: Duration = Duration::from_secs(8);
 /// The minimum timeout of the last attempt before the deadline.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// The maximum retry time once a request of the run was retried in vain.
+/// The maximum retry time once all retries of a request of the run have failed.
 const SHORT_RETRY_FOR: Duration = Duration::from_secs(10);
-/// The number of requests retried in vain, without a successful write in between, after which nothing is retried. A
-/// server with a full disk accepts the probe and no batch.
+/// The number of requests whose retries all failed, without a successful write in between, after which nothing is
+/// retried. A server with a full disk accepts the probe and no batch.
 const MAX_IN_A_ROW: u32 = 10;
 /// The minimum time between two messages about requests that are retried.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
@@ -109,9 +109,9 @@ struct State {
     /// Why the server counts as unavailable.
     outage: Option<String>,
     buckets: HashMap<Arc<str>, Bucket>,
-    /// Whether a request was retried in vain.
+    /// Whether all retries of a request have failed.
     has_given_up: bool,
-    /// The number of requests retried in vain since the last successful write.
+    /// The number of requests since the last successful write whose retries all failed.
     in_a_row: u32,
     /// When a request that is retried was last logged.
     logged: Option<Instant>,
@@ -290,7 +290,7 @@ impl RetryPolicy {
         own_start.min(failing_since) + retry_for
     }
 
-    /// Records that a request was retried in vain.
+    /// Records that all retries of a request failed.
     fn give_up(
         &self,
         bucket: &Arc<str>,

@@ -213,7 +213,7 @@ impl Client {
             .map_err(|error| self.write_error(&error))
     }
 
-    /// Finds out what a write that was retried in vain failed because of, with an empty write to the same bucket.
+    /// Finds out why a write still fails after its retries, with an empty write to the same bucket.
     pub(super) async fn find_scope(&self, bucket: &Arc<str>, stream: Stream) -> Scope {
         if stream == Stream::Meta {
             // The points about a run have one bucket.

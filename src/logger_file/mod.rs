@@ -19,6 +19,7 @@ pub use channels::{Channel, Channels, Role};
 pub use container::{Container, HeaderMeta};
 pub(crate) use lines::MAX_LINE;
 pub use problems::Problem;
+pub(crate) use row_stats::KNOWN_LOSS;
 pub use row_stats::RowStats;
 pub use tables::{HeaderError, LoggerFile, ReadOptions, Row};
 pub(crate) use timestamps::last_instant;

@@ -4,6 +4,9 @@
 use super::cells::{contains_keyword, contains_time, holds_something, trim_spaces};
 use csv::ByteRecord;
 
+/// The share of the values, or of the lines with data, from which on their loss is shown to people.
+pub(crate) const KNOWN_LOSS: f64 = 0.05;
+
 /// The counts of rows and values in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowStats {
@@ -51,6 +54,17 @@ impl RowStats {
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     pub fn loss_ratio(&self) -> f64 {
         self.lost_cells as f64 / self.cells.max(1) as f64
+    }
+
+    /// The number of lines with data, including those that are skipped.
+    pub(crate) fn data_lines(&self) -> u64 {
+        self.rows + self.invalid_timestamps + self.malformed_rows + self.lines_after_end
+    }
+
+    /// The share of the lines with data that are after `END_DATA`, 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub(crate) fn after_end_ratio(&self) -> f64 {
+        self.lines_after_end as f64 / self.data_lines().max(1) as f64
     }
 }
 

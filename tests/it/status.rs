@@ -1,8 +1,9 @@
 //! `powerview status`: healthy devices and devices with problems, recognised by their folders alone.
 
-use crate::harness::{FileBuilder, Site, age};
+use crate::harness::{FileBuilder, Site, age, headed};
 use chrono::{Duration, TimeDelta, Utc};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 const HOUR: u64 = 3600;
 
@@ -334,4 +335,353 @@ fn campaigns_without_a_dashboard_and_names_with_two_spellings_are_noted() {
     );
     let run = status(&site).run().expect(0);
     assert_eq!(run.stdout.matches("\nnote: ").count(), 3, "{}", run.stdout);
+}
+
+/// The time `minutes` before now, as in a logger file.
+fn time(minutes: i64) -> String {
+    (Utc::now() - TimeDelta::minutes(minutes))
+        .format("%d/%m/%y %H:%M:%S")
+        .to_string()
+}
+
+/// Rows of two values, the last one 100 minutes ago.
+fn rows(number: i64) -> Vec<String> {
+    let row = |n: i64| format!("{}\t230.5\t{n}", time(100 + 10 * (number - n)));
+    (1..=number).map(row).collect()
+}
+
+/// A file of 8 good rows and one line.
+fn with_line(line: &str) -> String {
+    FileBuilder::default().lines(rows(8)).line(line).build()
+}
+
+/// The problems of each device, by its folder: their kinds and messages.
+fn problems(report: &Value, device: &str) -> Vec<(String, String)> {
+    let devices = report["devices"].as_array().expect("devices");
+    let found = devices.iter().find(|d| d["device"] == device);
+    let problems = found.unwrap_or_else(|| panic!("no {device}"))["problems"].as_array();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    problems
+        .expect("problems")
+        .iter()
+        .map(|p| (text(&p["kind"]), text(&p["message"])))
+        .collect()
+}
+
+fn status_json(site: &Site, code: i32) -> Value {
+    let run = status(site).arg("--json").run().expect(code);
+    serde_json::from_str(&run.stdout).expect("JSON")
+}
+
+/// Ingests what is in the data folder and returns the reports on its files by device folder.
+fn ingest(site: &Site) -> BTreeMap<String, Value> {
+    site.lp_run().env("TSV_TIMEZONE", "UTC").run().expect(0);
+    let report = site.report();
+    let files = report["files"].as_array().expect("files").iter();
+    let device = |file: &Value| {
+        file["device_master_sn"]
+            .as_str()
+            .expect("a device")
+            .to_owned()
+    };
+    files.map(|file| (device(file), file.clone())).collect()
+}
+
+#[test]
+fn a_file_that_lost_values_is_damaged_with_the_numbers_of_its_report() {
+    let now = time(90);
+    let after = |lines: &str| headed(r#"{"DataTimeSettings":"UTC"}"#, &with_line("")) + lines;
+    let cases = [
+        (
+            "comma",
+            with_line(&format!("{now}\t1,5\t2")),
+            "5.6 % of the values are lost (1 of 18), the first defect: line 11, column 2, \"1,5\": a decimal comma; numbers need a point",
+        ),
+        (
+            "text",
+            with_line(&format!("{now}\t1\t\u{1b}[2J\u{202e}")),
+            r#"5.6 % of the values are lost (1 of 18), the first defect: line 11, column 3, "\\u{1b}[2J\\u{202e}": not a number"#,
+        ),
+        (
+            "glued",
+            with_line(&format!("{now}\t1\t2{now}\t3")),
+            &format!(
+                "15.8 % of the values are lost (3 of 19), the first defect: line 11, column 3, \"2{now}\": the start of another line within a line; the row is skipped"
+            ),
+        ),
+        (
+            "short",
+            with_line(&format!("{now}\t1")),
+            "11.1 % of the values are lost (2 of 18), the first defect: line 11, column 2, \"1\": fewer cells than the header; the last one may be cut off and is skipped",
+        ),
+        (
+            "beyond",
+            with_line(&format!("{now}\t1\t2\t3")),
+            "15.8 % of the values are lost (3 of 19), the first defect: line 11, column 4, \"3\": a value beyond the last column of the header; the row is skipped",
+        ),
+        (
+            "untimed",
+            with_line("yesterday\t1\t2"),
+            "11.1 % of the values are lost (2 of 18), the first defect: line 11, column 1, \"yesterday\": not a date and time; the row is skipped",
+        ),
+        (
+            "after",
+            after(&format!("{now}\t1\t2\n")),
+            "11.1 % of the lines are after END_DATA and not ingested (1 of 9)",
+        ),
+        (
+            "both",
+            headed(
+                "{\"DataTimeSettings\":\"UTC\"}",
+                &with_line(&format!("{now}\tx\t2")),
+            ) + "a\nb\nc\n",
+            "5.6 % of the values are lost (1 of 18), the first defect: line 15, column 2, \"x\": not a number; 25.0 % of the lines are after END_DATA and not ingested (3 of 12)",
+        ),
+    ];
+    let site = Site::new();
+    for (device, text, _) in &cases {
+        site.put_old(format!("acme/site/{device}/a.tsv"), text);
+    }
+    let files = ingest(&site);
+    let report = status_json(&site, 1);
+    for (device, _, expected) in &cases {
+        let found = problems(&report, device);
+        let expected = format!("parsed/a.tsv: {expected}");
+        assert_eq!(
+            found,
+            [("damaged".to_owned(), expected.clone())],
+            "{device}"
+        );
+        let file = &files[*device];
+        let loss = 100.0 * file["loss_ratio"].as_f64().expect("a ratio");
+        assert!(
+            loss == 0.0 && *device == "after"
+                || expected.contains(&format!("{loss:.1} % of the values")),
+            "{device}: {file:#}"
+        );
+        if *device != "after" {
+            assert!(
+                expected.contains(&format!(" of {})", file["nb_cells"])),
+                "{device}: {file:#}"
+            );
+            let line = format!("line {},", file["problems"][0]["line"]);
+            assert!(expected.contains(&line), "{device}: {file:#}");
+        }
+    }
+    let run = status(&site).run().expect(1);
+    assert_eq!(
+        run.stdout.matches("\nDAMAGED  ").count(),
+        cases.len(),
+        "{}",
+        run.stdout
+    );
+    let data = site.data().canonicalize().unwrap();
+    let remedy = format!(
+        "send the file again, or correct the file and run powerview -d '{0}' -t '{0}/acme/site/after/parsed/a.tsv'",
+        data.display()
+    );
+    assert!(run.stdout.contains(&remedy), "{}", run.stdout);
+    assert!(
+        !run.stdout.contains(['\u{1b}', '\u{202e}']),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn a_loss_of_up_to_five_percent_is_healthy() {
+    let row = |value: &str| format!("{}\t{value}\t2", time(90));
+    let file = |bad: &str| FileBuilder::default().lines(rows(9)).line(row(bad)).build();
+    let after = |good: i64| {
+        let table = FileBuilder::default().lines(rows(good)).build();
+        headed(r#"{"DataTimeSettings":"UTC"}"#, &table) + "1\n"
+    };
+    let site = Site::new();
+    for (device, text) in [
+        ("of-20", file("x")),
+        ("of-19", file("x").replacen("230.5", "", 1)),
+        ("after-20", after(19)),
+        ("after-19", after(18)),
+        ("empty", file("NaN").replace("230.5", "")),
+    ] {
+        site.put_old(format!("acme/site/{device}/a.tsv"), text);
+    }
+    let files = ingest(&site);
+    assert_eq!(files["of-20"]["loss_ratio"], 0.05);
+    let report = status_json(&site, 1);
+    for (device, expected) in [
+        ("of-20", None),
+        ("of-19", Some("5.3 % of the values are lost (1 of 19)")),
+        ("after-20", None),
+        (
+            "after-19",
+            Some("5.3 % of the lines are after END_DATA and not ingested (1 of 19)"),
+        ),
+        ("empty", None),
+    ] {
+        let found = problems(&report, device);
+        assert_eq!(
+            found.len(),
+            usize::from(expected.is_some()),
+            "{device}: {found:?}"
+        );
+        assert!(
+            found
+                .iter()
+                .all(|(_, text)| text.contains(expected.unwrap())),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn damage_is_shown_of_the_three_newest_ingested_files_of_the_last_seven_days() {
+    let site = Site::new();
+    let bad = with_line("yesterday\t1\t2");
+    let good = |hours: i64| file(hours);
+    for (path, text, hours) in [
+        ("third/parsed/a.tsv", &bad, 3),
+        ("third/parsed/b.tsv", &good(2), 2),
+        ("third/parsed/c.tsv", &good(1), 1),
+        ("fourth/parsed/a.tsv", &bad, 3),
+        ("fourth/parsed/b.tsv", &good(2), 2),
+        ("fourth/parsed/c.tsv", &good(1), 1),
+        ("fourth/parsed/d.tsv", &good(1), 0),
+        ("recent/parsed/a.tsv", &bad, 7 * 24 - 1),
+        ("recent/parsed/b.tsv", &good(1), 1),
+        ("old/parsed/a.tsv", &bad, 7 * 24 + 1),
+        ("old/parsed/b.tsv", &good(1), 1),
+        ("waits/a.tsv", &bad, 1),
+        ("failed/error/a.tsv", &bad, 1),
+        // Accepted by another version of the program.
+        ("unreadable/parsed/a.tsv", &"rubbish\n".to_owned(), 1),
+    ] {
+        put(&site, &format!("acme/site/{path}"), text, hours);
+    }
+    let report = status_json(&site, 1);
+    let kinds = |device| -> Vec<_> {
+        let found = problems(&report, device).into_iter();
+        found.map(|(kind, _)| kind).collect()
+    };
+    for (device, expected) in [
+        ("third", vec!["damaged"]),
+        ("fourth", vec![]),
+        // Its rows are later than its arrival too.
+        ("recent", vec!["damaged", "clock"]),
+        ("old", vec![]),
+        ("waits", vec![]),
+        ("failed", vec!["errors"]),
+        ("unreadable", vec![]),
+    ] {
+        assert_eq!(kinds(device), expected, "{device}");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_healthy_once_its_times_are_sent_again() {
+    let site = Site::new();
+    let bad = with_line(&format!("{}\t1,5\t2", time(90)));
+    let repaired = bad.replace("1,5", "1.5");
+    let shorter = FileBuilder::default().lines(&rows(8)[1..]).build();
+    for (path, text, hours) in [
+        ("again/parsed/a.tsv", &bad, 1),
+        ("again/parsed/a.1.tsv", &repaired, 0),
+        ("other-name/parsed/a.tsv", &bad, 1),
+        ("other-name/parsed/z.tsv", &repaired, 0),
+        ("before/parsed/a.tsv", &repaired, 1),
+        ("before/parsed/a.1.tsv", &bad, 0),
+        ("other-times/parsed/a.tsv", &bad, 1),
+        ("other-times/parsed/a.1.tsv", &shorter, 0),
+        ("not-ingested/parsed/a.tsv", &bad, 1),
+        ("not-ingested/a.tsv", &repaired, 0),
+    ] {
+        put(&site, &format!("acme/site/{path}"), text, hours);
+    }
+    let report = status_json(&site, 1);
+    for (device, damaged) in [
+        ("again", None),
+        ("other-name", None),
+        ("before", Some("parsed/a.1.tsv: ")),
+        ("other-times", Some("parsed/a.tsv: ")),
+        ("not-ingested", Some("parsed/a.tsv: ")),
+    ] {
+        let found = problems(&report, device);
+        assert_eq!(
+            found.len(),
+            usize::from(damaged.is_some()),
+            "{device}: {found:?}"
+        );
+        assert!(
+            found
+                .iter()
+                .all(|(_, text)| text.starts_with(damaged.unwrap())),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn rows_with_suspicious_times_are_a_clock_problem_with_the_number_of_the_report() {
+    let table = |times: &[&str]| {
+        let row = |time: &&str| format!("{time}\t1\t2");
+        FileBuilder::default().lines(times.iter().map(row)).build()
+    };
+    let at = time;
+    let cases = [
+        (
+            "reset",
+            table(&[&at(300), "01/01/00 00:00:00", "01/01/00 00:10:00", &at(90)]),
+            2,
+        ),
+        // Files that were joined.
+        (
+            "tables",
+            table(&[&at(300)]) + &table(&["31/12/09 23:50:00"]) + &table(&[&at(90)]),
+            1,
+        ),
+        ("ahead", table(&[&at(90 - 25 * 60), &at(90), &at(80)]), 2),
+        ("back", table(&[&at(300), &at(600), &at(100), &at(90)]), 1),
+        ("hour", table(&[&at(300), &at(400), &at(100), &at(90)]), 0),
+    ];
+    let site = Site::new();
+    for (device, text, _) in &cases {
+        site.put_old(format!("acme/site/{device}/a.tsv"), text);
+    }
+    let files = ingest(&site);
+    let report = status_json(&site, 1);
+    for (device, _, rows) in &cases {
+        assert_eq!(files[*device]["nb_suspicious_times"], *rows, "{device}");
+        let found = problems(&report, device);
+        if *rows == 0 {
+            assert_eq!(found, [], "{device}");
+            continue;
+        }
+        let [(kind, message)] = &found[..] else {
+            panic!("{device}: {found:?}")
+        };
+        assert_eq!(kind, "clock", "{device}");
+        let expected = format!(
+            "{rows} row{} in parsed/a.tsv",
+            if *rows == 1 { "" } else { "s" }
+        );
+        assert!(message.ends_with(&expected), "{device}: {message}");
+    }
+    let run = status(&site).run().expect(1);
+    assert_eq!(run.stdout.matches("\nCLOCK  ").count(), 4, "{}", run.stdout);
+}
+
+/// A clock that was reset, in a file whose last row shows it, is one problem and not two.
+#[test]
+fn a_clock_that_is_wrong_at_the_end_of_a_file_is_said_once() {
+    let site = Site::new();
+    let file = FileBuilder::default()
+        .line("01/01/00 00:00:00\t1\t2")
+        .line("01/01/00 00:10:00\t1\t2");
+    put(&site, "acme/site/1/parsed/a.tsv", &file.build(), 1);
+    let found = problems(&status_json(&site, 1), "1");
+    let [(kind, message)] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(kind, "clock");
+    assert!(message.starts_with("the last measurement is "), "{message}");
 }

@@ -2,6 +2,7 @@
 
 use super::scan::{DeviceScan, NEWEST_FILES, NewestFile};
 use super::{DeviceStatus, Kind, Problem, format_duration};
+use crate::logger_file::KNOWN_LOSS;
 use crate::report::counted;
 use crate::sanitize::sanitize;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -54,7 +55,9 @@ pub(super) fn diagnose(
     diagnosis.errors();
     diagnosis.rights();
     diagnosis.waiting();
+    diagnosis.damaged();
     diagnosis.clock();
+    diagnosis.suspicious_times();
     diagnosis.truncated();
     diagnosis.strays();
     let Diagnosis {
@@ -227,6 +230,24 @@ impl Diagnosis<'_> {
         }
     }
 
+    fn damaged(&mut self) {
+        let newest = &self.scan.newest;
+        for (position, file) in newest.iter().enumerate() {
+            let is_replaced = newest[..position].iter().any(|newer| newer.replaces(file));
+            let Some(loss) = file.loss().filter(|_| !is_replaced) else {
+                continue;
+            };
+            let path = file.sub.join(&file.name);
+            let message = format!("{}: {loss}", sanitize(&path));
+            let remedy = format!(
+                "correct the cause at the logger and send the file again, or correct the file and run powerview -d {} -t {}",
+                self.quoted(Path::new("")),
+                self.quoted(&self.scan.path.join(path))
+            );
+            self.add(Kind::Damaged, message, remedy);
+        }
+    }
+
     fn clock(&mut self) {
         let Some(file) = self.scan.newest.first() else {
             return;
@@ -264,6 +285,33 @@ impl Diagnosis<'_> {
         }
     }
 
+    fn suspicious_times(&mut self) {
+        let is_known = |problem: &Problem| problem.kind == Kind::Clock;
+        if self.problems.iter().any(is_known) {
+            return;
+        }
+        let files: Vec<_> = self
+            .scan
+            .newest
+            .iter()
+            .filter(|file| file.stats.suspicious_times > 0)
+            .map(|file| {
+                let rows = counted(file.stats.suspicious_times, "row");
+                format!("{rows} in {}", sanitize(file.sub.join(&file.name)))
+            })
+            .collect();
+        if !files.is_empty() {
+            self.add(
+                Kind::Clock,
+                format!(
+                    "suspicious times (before 2010, more than 24 h after the upload, or more than 2 h before the previous row): {}",
+                    files.join(", ")
+                ),
+                "correct the logger's clock and time zone; the points are in the database at these times",
+            );
+        }
+    }
+
     fn strays(&mut self) {
         let strays = &self.scan.strays;
         if strays.count > 0 {
@@ -294,6 +342,45 @@ impl Diagnosis<'_> {
                 "check the logger's network connection, which interrupts its uploads",
             );
         }
+    }
+}
+
+impl NewestFile {
+    /// What the file has lost, for people, if it is more than [`KNOWN_LOSS`].
+    fn loss(&self) -> Option<String> {
+        let stats = &self.stats;
+        let mut losses = Vec::new();
+        if stats.loss_ratio() > KNOWN_LOSS {
+            let mut loss = format!(
+                "{:.1} % of the values are lost ({} of {})",
+                stats.loss_ratio() * 100.0,
+                stats.lost_cells,
+                stats.cells
+            );
+            if let Some(problem) = &self.first_problem {
+                let _ = write!(loss, ", the first defect: {problem}");
+            }
+            losses.push(loss);
+        }
+        if stats.after_end_ratio() > KNOWN_LOSS {
+            losses.push(format!(
+                "{:.1} % of the lines are after END_DATA and not ingested ({} of {})",
+                stats.after_end_ratio() * 100.0,
+                stats.lines_after_end,
+                stats.data_lines()
+            ));
+        }
+        (!losses.is_empty()).then(|| losses.join("; "))
+    }
+
+    /// Whether this file has the times of an older one and was ingested without such a loss.
+    fn replaces(&self, older: &Self) -> bool {
+        let span = |file: &Self| file.first_measurement.zip(file.last_measurement);
+        let covers = match (span(self), span(older)) {
+            (Some(own), Some(other)) => own.0 <= other.0 && own.1 >= other.1,
+            _ => false,
+        };
+        covers && self.stats.points > 0 && self.loss().is_none()
     }
 }
 
@@ -336,6 +423,7 @@ fn is_old_data(newest: &[NewestFile]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logger_file::RowStats;
 
     const HOUR: u64 = 3600;
 
@@ -356,6 +444,8 @@ mod tests {
                     first_measurement: Some(now().timestamp() - measured * 3600 - 600),
                     last_measurement: Some(now().timestamp() - measured * 3600),
                     truncated: *truncated,
+                    stats: RowStats::default(),
+                    first_problem: None,
                 })
                 .collect(),
             ..DeviceScan::default()

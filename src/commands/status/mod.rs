@@ -72,6 +72,8 @@ pub(super) enum Kind {
     Rights,
     /// Files have been waiting for too long.
     Waiting,
+    /// An ingested file has lost some of its values.
+    Damaged,
     /// The logger's clock is wrong.
     Clock,
     /// The newest files are all truncated.

@@ -1,20 +1,24 @@
-//! Scan of the device folders. All files are listed; of the newest few, the first and last bytes are read.
+//! Scan of the device folders. All files are listed. Of the newest few, the first and last bytes are read, and those that
+//! were ingested in the last days are read to their end.
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
     DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, Sidecar, all_below,
     devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
 };
-use crate::logger_file::{Container, last_instant};
+use crate::logger_file::{
+    Container, FormatError, LoggerFile, Problem, ReadOptions, RowStats, last_instant,
+};
 use crate::sanitize::sanitize;
 use crate::time_zone::FileZones;
+use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Number of newest files per device that are opened.
 pub(super) const NEWEST_FILES: usize = 3;
@@ -27,6 +31,9 @@ const MAX_REASON_CHARS: usize = 300;
 
 /// Number of names that are kept of the files that no run takes.
 const MAX_STRAYS: usize = 5;
+
+/// Maximum age of an ingested file that is read to its end.
+const MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// Number of bytes read at each end of a file.
 const BLOCK: usize = 16 * 1024;
@@ -82,6 +89,10 @@ pub(super) struct NewestFile {
     pub last_measurement: Option<i64>,
     /// Whether the file is truncated.
     pub truncated: bool,
+    /// Counts as in the report; all 0 unless the file was ingested in the last days.
+    pub stats: RowStats,
+    /// The first defect of a file with counts.
+    pub first_problem: Option<Problem>,
 }
 
 /// Scans all devices below the data folder. Companies and campaigns without devices are listed too.
@@ -163,7 +174,15 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
         for newest in &mut scan.newest {
             let folder = folder.open_below(&newest.sub)?;
             match folder.open_file(&newest.name) {
-                Ok(open) => newest.read_ends(&open.file, open.stamp.size, zones)?,
+                Ok(open) => {
+                    newest.read_ends(&open.file, open.stamp.size, zones)?;
+                    let age = newest.time.elapsed().unwrap_or_default();
+                    if newest.sub == Path::new(PARSED) && age <= MAX_AGE {
+                        newest
+                            .read_rows(&open.file, zones)
+                            .map_err(|error| with_path(&newest.sub.join(&newest.name), &error))?;
+                    }
+                }
                 Err(OpenError::Io(error)) => {
                     return Err(with_path(&newest.sub.join(&newest.name), &error));
                 }
@@ -294,6 +313,8 @@ impl DeviceScan {
                 first_measurement: None,
                 last_measurement: None,
                 truncated: false,
+                stats: RowStats::default(),
+                first_problem: None,
             };
             self.newest.insert(position.min(self.newest.len()), newest);
         }
@@ -317,6 +338,30 @@ impl NewestFile {
             .split_inclusive(|byte| *byte == b'\n')
             .find_map(|line| last_instant(&head, line, true, zones));
         self.last_measurement = last_instant(&head, &tail, tail_start == 0, zones);
+        Ok(())
+    }
+
+    /// Reads the file to its end, or to where it becomes invalid, for the counts of its report.
+    fn read_rows(&mut self, file: &std::fs::File, zones: &FileZones) -> io::Result<()> {
+        let options = ReadOptions {
+            uploaded: Some(DateTime::<Utc>::from(self.time).timestamp()),
+            ..ReadOptions::new(zones)
+        };
+        let mut file = match LoggerFile::open(file, &options).map_err(FormatError::from) {
+            Ok(file) => file,
+            Err(FormatError::Read(error)) => return Err(error),
+            // An earlier version of the program may have accepted the header.
+            Err(_) => return Ok(()),
+        };
+        loop {
+            match file.next_row() {
+                Ok(Some(_)) => {}
+                Err(FormatError::Read(error)) => return Err(error),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.stats = file.stats();
+        self.first_problem = file.problems().first().cloned();
         Ok(())
     }
 }

@@ -88,6 +88,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Unreadable | Kind::Errors) => "ERROR",
         Some(Kind::Retryable) => "RETRY",
         Some(Kind::Rights | Kind::Waiting) => "WAITS",
+        Some(Kind::Damaged) => "DAMAGED",
         Some(Kind::Clock) => "CLOCK",
         Some(Kind::Truncated) => "CUT",
         Some(Kind::Stray) => "STRAY",

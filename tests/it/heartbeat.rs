@@ -1,6 +1,7 @@
 //! The heartbeat: requested after a successful sweep only. It never fails or delays a run.
 
 use crate::harness::{DEVICE, Site, good_file};
+use crate::influx_double::{Double, Fault};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
@@ -64,6 +65,34 @@ fn failures_dry_runs_and_named_files_send_no_heartbeat() {
     site.put_old(DEVICE.file("bad.tsv"), "nonsense\n");
     site.lp_run().env("TSV_HEARTBEAT_URL", &url).run().expect(1);
     assert!(heard.recv_timeout(Duration::from_millis(100)).is_err());
+}
+
+#[test]
+fn an_outage_of_one_bucket_is_one_of_the_run_and_sends_no_heartbeat() {
+    for on_outage in ["error", "keep"] {
+        let (url, heard) = listen(OK);
+        let double = Double::start();
+        let forbidden = Fault::status(403, "forbidden");
+        double.fault(
+            |r| r.is_write() && r.bucket == "acme",
+            0,
+            usize::MAX,
+            forbidden,
+        );
+        let site = Site::new();
+        site.put_old("acme/site/1/a.tsv", good_file(1, 3));
+        site.put_old("beta/site/2/a.tsv", good_file(1, 3));
+        site.run_to(&double)
+            .args(["--on-outage", on_outage])
+            .env("TSV_HEARTBEAT_URL", &url)
+            .run()
+            .expect(1);
+        let report = site.report();
+        assert_eq!(report["outage"], true, "{on_outage}");
+        assert_eq!(report["status"], "partial_failure", "{on_outage}");
+        assert_eq!(report["nb_files_success"], 1, "{on_outage}");
+        assert!(heard.recv_timeout(Duration::from_millis(100)).is_err());
+    }
 }
 
 #[test]

@@ -40,6 +40,12 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
     fields.integer("nb_cells", count(details.nb_cells));
     fields.float("loss_ratio", details.loss_ratio);
     fields.integer("nb_suspicious_times", count(details.nb_suspicious_times));
+    let first_problem = details.problems.first().map(ToString::to_string);
+    fields.text(
+        "first_problem",
+        &first_problem.unwrap_or_default(),
+        MAX_TEXT,
+    );
     fields.boolean("truncated", details.truncated);
     fields.boolean("retryable", result.retryable);
     if let Some(last) = details.last_measurement {
@@ -86,6 +92,8 @@ fn count(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logger_file::Problem;
+    use crate::report::Counts;
     use crate::report::file::tests::failed;
     use influxdb_line_protocol::{FieldValue, parse_lines};
 
@@ -105,5 +113,58 @@ mod tests {
         };
         let report: serde_json::Value = serde_json::from_str(report.as_str()).unwrap();
         assert_eq!(report["error"], "x\"y\\z\n");
+    }
+
+    /// Each count that is added to a report must be added to its point too.
+    #[test]
+    fn the_points_have_all_counts_of_the_reports() {
+        let file = failed("/d/a.tsv", "x");
+        let report = serde_json::to_value(&file).unwrap();
+        let head = RunHead::now(std::path::Path::new("/d"), false);
+        let totals = head.totals(Counts::default(), 0, false);
+        let counts_of = |report: serde_json::Value| -> Vec<String> {
+            let keys = report.as_object().unwrap().keys().cloned();
+            keys.filter(|key| key.starts_with("nb_")).collect()
+        };
+        for (point, counts, known) in [
+            (file_point(file, "r", 1), counts_of(report), "nb_cells"),
+            (
+                run_point(&head, &totals, 1),
+                counts_of(serde_json::to_value(&totals).unwrap()),
+                "nb_retries",
+            ),
+        ] {
+            let line = String::from_utf8(point).unwrap();
+            let parsed = parse_lines(&line).next().unwrap().unwrap();
+            assert!(counts.iter().any(|count| count == known), "{counts:?}");
+            for count in counts {
+                let value = parsed.field_value(&count);
+                assert_eq!(value, Some(&FieldValue::I64(0)), "{count}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_point_has_the_loss_and_the_first_defect() {
+        let mut file = failed("/d/a.tsv", "x");
+        let line = file_point(file.clone(), "r", 1);
+        assert!(
+            String::from_utf8(line)
+                .unwrap()
+                .contains(r#",first_problem="","#)
+        );
+        for line in [3, 4] {
+            file.details.problems.push(Problem {
+                line,
+                column: 2,
+                text: "1,5".to_owned(),
+                reason: "not a number",
+            });
+        }
+        file.details.loss_ratio = 0.25;
+        let line = String::from_utf8(file_point(file, "r", 1)).unwrap();
+        assert!(line.contains(",loss_ratio=0.25,"), "{line}");
+        let first = r#",first_problem="line 3, column 2, \"1,5\": not a number","#;
+        assert!(line.contains(first), "{line}");
     }
 }

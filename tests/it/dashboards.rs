@@ -331,6 +331,13 @@ fn the_alert_rules_refer_to_existing_panels_and_steps() {
             26.0,
         ),
         ("Fichiers en erreur", "Fichiers en erreur", "OK", 0.0),
+        ("Fichiers endommagés", "Fichiers endommagés", "OK", 0.0),
+        (
+            "Voies douteuses ou modifiées",
+            "Voies douteuses ou modifiées",
+            "OK",
+            0.0,
+        ),
         (
             "powerview n'a pas tourné depuis 26 h",
             "Dernière exécution",
@@ -1428,13 +1435,15 @@ struct FileLine<'a> {
     at: DateTime<Utc>,
     arrival_delay_s: f64,
     points: u32,
+    /// Fields that earlier versions of the program did not write, each with a comma before it.
+    later_fields: &'a str,
 }
 
 impl FileLine<'_> {
     fn text(&self) -> String {
         format!(
             "tsv_parser_file,bucket={},campaign=site,device_master_sn={},status={} file_name=\"{}\",nb_points={}i,error=\"{}\",\
-             truncated={},retryable=false,delay_s={:?},arrival_delay_s={:?} {}\n",
+             truncated={},retryable=false,delay_s={:?},arrival_delay_s={:?}{} {}\n",
             self.company,
             self.device,
             self.status,
@@ -1444,6 +1453,7 @@ impl FileLine<'_> {
             self.truncated,
             self.arrival_delay_s + 600.0,
             self.arrival_delay_s,
+            self.later_fields,
             self.at.timestamp_nanos_opt().expect("a time"),
         )
     }
@@ -1452,9 +1462,8 @@ impl FileLine<'_> {
 const EVENING: &str = "2025-11-20T18:00:00Z";
 const WEEK_BEFORE: &str = "2025-11-13T18:00:00Z";
 
-/// Twenty loggers that send a file per day. One has stopped, one sends invalid files, one sends truncated files.
-fn scene() -> String {
-    let good = FileLine {
+fn good_line() -> FileLine<'static> {
+    FileLine {
         company: "alpha",
         device: "",
         status: "success",
@@ -1464,7 +1473,13 @@ fn scene() -> String {
         at: at(EVENING),
         arrival_delay_s: 2.5,
         points: 100,
-    };
+        later_fields: "",
+    }
+}
+
+/// Twenty loggers that send a file per day. One has stopped, one sends invalid files, one sends truncated files.
+fn scene() -> String {
+    let good = good_line();
     let mut lines = String::new();
     let devices: Vec<String> = (1..=20).map(|i| format!("020000{i:02}")).collect();
     for (i, device) in devices.iter().enumerate() {
@@ -1722,11 +1737,19 @@ fn the_reception_dashboard_names_the_loggers_with_problems() {
                 && r["Arrivée à base (médiane)"] == "2.5")
     );
 
-    let [silence, failures, no_run] = &rules()[..] else {
-        panic!("three rules")
+    let [silence, failures, damage, layout, no_run] = &rules()[..] else {
+        panic!("five rules")
     };
     assert_eq!(alarmed(&server, silence, at(EVENING)), ["alpha 02000004"]);
     assert_eq!(alarmed(&server, failures, at(EVENING)), ["alpha 02000008"]);
+    // An earlier version of the program wrote all these points.
+    for (rule, title) in [
+        (damage, "Fichiers endommagés"),
+        (layout, "Voies douteuses ou modifiées"),
+    ] {
+        assert_eq!(alarmed(&server, rule, at(EVENING)), [""; 0]);
+        assert_eq!(view.rows(&server, panel(&dashboard, "table", title)), []);
+    }
     assert_eq!(alarmed(&server, no_run, at(EVENING)), [""; 0]);
     // The last run was at 17:00. The alert fires after 26 hours and a second, when all loggers are silent.
     assert_eq!(
@@ -1742,6 +1765,246 @@ fn the_reception_dashboard_names_the_loggers_with_problems() {
     assert_eq!(
         alarmed(&server, failures, at("2025-11-28T19:00:00Z")),
         [""; 0]
+    );
+}
+
+/// Writes a point per file beside those of an earlier version. A file is its device, its age in hours and its fields.
+fn write_files(server: &RealInflux, files: &[(&str, i64, FileLine)]) {
+    let mut lines = scene();
+    for (n, (device, hours, line)) in files.iter().enumerate() {
+        let line = FileLine {
+            device,
+            at: at(EVENING) - Duration::hours(*hours) - Duration::minutes(1)
+                + Duration::nanoseconds(i64::try_from(n).expect("few")),
+            ..*line
+        };
+        lines.push_str(&line.text());
+    }
+    server.write("powerview_meta", &lines, "ns");
+}
+
+/// The counts of a file that are the base of its loss, and its first defect.
+macro_rules! loss {
+    ($ratio:literal, $rows:literal, $after:literal) => {
+        concat!(
+            ",loss_ratio=",
+            $ratio,
+            ",nb_rows=",
+            $rows,
+            "i,nb_invalid_timestamps=2i,nb_malformed_rows=1i,nb_lines_after_end=",
+            $after,
+            "i,first_problem=\"line 3, column 2\""
+        )
+    };
+}
+
+#[test]
+fn the_reception_dashboard_names_damaged_files() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let file = |name: &'static str, later_fields: &'static str| FileLine {
+        file: name,
+        later_fields,
+        ..good_line()
+    };
+    let with_status = |status: &'static str, line: FileLine<'static>| FileLine { status, ..line };
+    let fine = loss!(0.0, 17, 0);
+    let lost = loss!(0.2, 17, 0);
+    write_files(
+        &server,
+        &[
+            ("02000001", 30, file("a.tsv", lost)),
+            ("02000001", 20, file("b.tsv", loss!(0.051, 17, 0))),
+            ("02000001", 10, file("c.tsv", fine)),
+            // 5 % of the values, and of 17 + 2 + 1 lines.
+            ("02000002", 10, file("a.tsv", loss!(0.05, 16, 1))),
+            ("02000003", 11, file("a.tsv", loss!(0.0, 15, 1))),
+            // Sent again without a loss.
+            ("02000005", 10, file("a.tsv", lost)),
+            ("02000005", 9, file("a.tsv", fine)),
+            // Skipped later, and sent again with a loss.
+            ("02000006", 10, file("a.tsv", lost)),
+            ("02000006", 9, with_status("skipped", file("a.tsv", fine))),
+            ("02000007", 10, file("a.tsv", fine)),
+            ("02000007", 9, file("a.tsv", loss!(0.4, 17, 0))),
+            // In error/, and shown there.
+            (
+                "02000009",
+                10,
+                with_status("error", file("a.tsv", loss!(0.9, 17, 0))),
+            ),
+            ("02000010", 24 * 7 + 1, file("a.tsv", lost)),
+        ],
+    );
+    let dashboard = grafana::dashboard("reception");
+    let view = reception_view(&dashboard, WEEK_BEFORE, EVENING);
+    let rows = view.rows(&server, panel(&dashboard, "table", "Fichiers endommagés"));
+    let shown: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let cells = [
+                "Enregistreur",
+                "Fichier",
+                "Valeurs perdues",
+                "Lignes après END_DATA",
+            ];
+            cells.map(|cell| row[cell].as_str()).join(" ")
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "02000007 a.tsv 0.4 0",
+            "02000006 a.tsv 0.2 0",
+            "02000003 a.tsv 0 1",
+            "02000001 b.tsv 0.051 0",
+            "02000001 a.tsv 0.2 0",
+        ]
+    );
+    for row in &rows {
+        assert_eq!((&*row["Société"], &*row["Campagne"]), ("alpha", "site"));
+        assert_eq!(row["Premier défaut"], "line 3, column 2");
+        let is_after = row["Enregistreur"] == "02000003";
+        let remedy = if is_after {
+            "retirer la ligne END_DATA"
+        } else {
+            "renvoyer le fichier"
+        };
+        assert!(row["À faire"].contains(remedy), "{row:?}");
+    }
+    let [_, _, damage, _, _] = &rules()[..] else {
+        panic!("five rules")
+    };
+    let damaged = [
+        "alpha 02000001",
+        "alpha 02000003",
+        "alpha 02000006",
+        "alpha 02000007",
+    ];
+    assert_eq!(alarmed(&server, damage, at(EVENING)), damaged);
+    let later = at(EVENING) + Duration::days(7) - Duration::hours(9) + Duration::seconds(1);
+    assert_eq!(alarmed(&server, damage, later), [""; 0]);
+}
+
+#[test]
+fn the_reception_dashboard_names_doubtful_and_changed_layouts() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let file = |name: &'static str, later_fields: &'static str| FileLine {
+        file: name,
+        later_fields,
+        ..good_line()
+    };
+    const FINE: &str = r#",layout_changed="",layout_suspect="""#;
+    const DOUBT: &str = r#",layout_changed="",layout_suspect="Voie1 W is a voltage""#;
+    const CHANGE: &str = r#",layout_changed="column 2: A to B",layout_suspect="""#;
+    const BOTH: &str =
+        r#",layout_changed="column 2: A to B",layout_suspect="Voie1 W is a voltage""#;
+    let arrived = |hours: i64, line: FileLine<'static>| FileLine {
+        arrival_delay_s: f64::from(i32::try_from(hours).expect("few")) * 3600.0,
+        ..line
+    };
+    let failed = FileLine {
+        status: "error",
+        ..file("n.tsv", FINE)
+    };
+    write_files(
+        &server,
+        &[
+            // A later file is consistent.
+            ("02000001", 30, file("x.tsv", DOUBT)),
+            ("02000001", 1, file("y.tsv", FINE)),
+            // Neither an old file that is ingested again nor a failed one is a later file.
+            ("02000002", 1, file("x.tsv", DOUBT)),
+            ("02000002", 0, arrived(720, file("old.tsv", FINE))),
+            ("02000002", 0, failed),
+            // Nor does an old one raise the alert again.
+            ("02000003", 1, file("x.tsv", FINE)),
+            ("02000003", 0, arrived(720, file("old.tsv", DOUBT))),
+            // Ingested again after it was acknowledged. The delays are a little too long and too short.
+            ("02000005", 10, file("x.tsv", DOUBT)),
+            (
+                "02000005",
+                1,
+                FileLine {
+                    arrival_delay_s: 9.0 * 3600.0 + 2.6,
+                    ..file("x.tsv", FINE)
+                },
+            ),
+            ("02000006", 10, file("x.tsv", DOUBT)),
+            (
+                "02000006",
+                1,
+                FileLine {
+                    arrival_delay_s: 9.0 * 3600.0 + 2.4,
+                    ..file("x.tsv", FINE)
+                },
+            ),
+            // The later file is one of an earlier version of the program.
+            ("02000007", 1, file("x.tsv", DOUBT)),
+            ("02000007", 0, file("y.tsv", "")),
+            ("09000001", 24 * 60, file("x.tsv", DOUBT)),
+            ("09000002", 24 * 7 - 1, file("x.tsv", CHANGE)),
+            ("09000002", 1, file("y.tsv", FINE)),
+            ("09000003", 24 * 7 + 1, file("x.tsv", CHANGE)),
+            ("09000004", 2, file("x.tsv", BOTH)),
+        ],
+    );
+    let dashboard = grafana::dashboard("reception");
+    let long = (at(EVENING) - Duration::days(180)).to_rfc3339();
+    let shown = |to: &str| -> Vec<String> {
+        let view = reception_view(&dashboard, &long, to);
+        let title = "Voies douteuses ou modifiées";
+        let rows = view.rows(&server, panel(&dashboard, "table", title));
+        rows.iter()
+            .map(|row| {
+                assert_eq!((&*row["Société"], &*row["Campagne"]), ("alpha", "site"));
+                let (finding, remedy) = match &*row["Voies"] {
+                    "douteuses" => (
+                        "Voie1 W is a voltage",
+                        format!(
+                            "powerview status --acknowledge alpha/site/{}",
+                            row["Enregistreur"]
+                        ),
+                    ),
+                    _ => ("column 2: A to B", "Vérifier".to_owned()),
+                };
+                assert!(
+                    row["Constat"] == finding && row["À faire"].contains(&remedy),
+                    "{row:?}"
+                );
+                format!(
+                    "{} {} {}",
+                    row["Enregistreur"], row["Fichier"], row["Voies"]
+                )
+            })
+            .collect()
+    };
+    let mut rows = shown(EVENING);
+    rows.sort();
+    assert_eq!(
+        rows,
+        [
+            "02000002 x.tsv douteuses",
+            "09000001 x.tsv douteuses",
+            "09000002 x.tsv modifiées",
+            "09000004 x.tsv douteuses",
+            "09000004 x.tsv modifiées",
+        ]
+    );
+    let [_, _, _, layout, _] = &rules()[..] else {
+        panic!("five rules")
+    };
+    let doubtful = ["alpha 02000002", "alpha 09000001", "alpha 09000004"];
+    let mut all = doubtful.to_vec();
+    all.insert(2, "alpha 09000002");
+    assert_eq!(alarmed(&server, layout, at(EVENING)), all);
+    // A change is shown for seven days, a doubt until a later file is without.
+    assert_eq!(
+        alarmed(&server, layout, at(EVENING) + Duration::days(8)),
+        doubtful
     );
 }
 
@@ -1769,6 +2032,7 @@ fn the_reception_dashboard_reads_the_meta_points_of_the_program() {
         match i {
             8 => text = text.replace("V002", "V999"),
             13 => text.truncate(text.len() - 2),
+            15 => text = text.replacen("230.5", "230,5", 1),
             _ => {}
         }
         let company = if i <= 12 { "alpha" } else { "beta" };
@@ -1807,16 +2071,28 @@ fn the_reception_dashboard_reads_the_meta_points_of_the_program() {
         ["stray.tsv"]
     );
 
-    let [silence, failures, no_run] = &rules()[..] else {
-        panic!("three rules")
+    let damaged = table("Fichiers endommagés");
+    assert_eq!(named(&damaged), ["beta 02000015"]);
+    assert_eq!(damaged[0]["Valeurs perdues"], "0.1");
+    assert_eq!(
+        damaged[0]["Premier défaut"],
+        r#"line 3, column 2, "230,5": a decimal comma; numbers need a point"#
+    );
+
+    let [silence, failures, damage, _, no_run] = &rules()[..] else {
+        panic!("five rules")
     };
     assert_eq!(alarmed(&server, silence, to), ["alpha 02000004"]);
     assert_eq!(alarmed(&server, failures, to), ["", "alpha 02000008"]);
+    assert_eq!(alarmed(&server, damage, to), ["beta 02000015"]);
     assert_eq!(alarmed(&server, no_run, to), [""; 0]);
 
-    // Each other panel shows something. Nothing failed that the last two would show.
+    // Each other panel shows something. No layout of this scene is doubtful or changed.
     for p in panels(&dashboard) {
         let title = p["title"].as_str().expect("a title");
+        if title == "Voies douteuses ou modifiées" {
+            continue;
+        }
         assert!(!view.frames(&server, p).is_empty(), "{title} shows nothing");
     }
 }

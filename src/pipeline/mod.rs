@@ -12,6 +12,7 @@ mod versions;
 
 use self::named_file::ingest_named;
 use self::outcome::FileRecord;
+pub(crate) use self::row_before::{LastRows, row_before};
 use self::sweep::sweep;
 use crate::config::{ConfigError, Settings};
 use crate::data_dir::Dir;

@@ -4,8 +4,9 @@
 
 use super::device::Device;
 use crate::data_dir::pending_files::is_tsv;
-use crate::data_dir::{EntryKind, Inode, OpenFile, PARSED};
+use crate::data_dir::{Dir, EntryKind, Inode, OpenFile, PARSED};
 use crate::logger_file::{LoggerFile, ReadOptions};
+use crate::time_zone::FileZones;
 use std::path::Path;
 
 /// The number of files of a run whose last rows are remembered.
@@ -16,7 +17,7 @@ const MAX_DEPTH: usize = 32;
 
 /// The last rows of the files of a device that this run has read, in the order in which they were read.
 #[derive(Default)]
-pub(super) struct LastRows(Vec<LastRow>);
+pub(crate) struct LastRows(Vec<LastRow>);
 
 struct LastRow {
     uploaded_ns: i128,
@@ -46,15 +47,39 @@ impl LastRows {
 }
 
 impl Device<'_> {
-    /// The timestamp of the last row of the upload before this one, among the files of this run and of `parsed/`. Errors
-    /// are ignored: without that row, the first of the two hours applies.
+    /// See [`row_before`].
     pub(super) fn row_before(&self, open: &OpenFile) -> Option<i64> {
-        self.last_row_before(open.stamp.uploaded_ns(), open.inode, MAX_DEPTH)
+        let zones = &self.context.settings.zones;
+        row_before(&self.folder, zones, &self.last_rows.borrow(), open)
     }
+}
 
+/// The timestamp of the last row of the upload before a file, among the files of the run and of `parsed/` in the device
+/// folder. Errors are ignored: without that row, the first of the two hours applies.
+pub(crate) fn row_before(
+    folder: &Dir,
+    zones: &FileZones,
+    last_rows: &LastRows,
+    open: &OpenFile,
+) -> Option<i64> {
+    let uploads = Uploads {
+        folder,
+        zones,
+        last_rows,
+    };
+    uploads.last_row_before(open.stamp.uploaded_ns(), open.inode, MAX_DEPTH)
+}
+
+/// The uploads of a device.
+struct Uploads<'a> {
+    folder: &'a Dir,
+    zones: &'a FileZones,
+    last_rows: &'a LastRows,
+}
+
+impl Uploads<'_> {
     fn last_row_before(&self, uploaded_ns: i128, this: Inode, depth: usize) -> Option<i64> {
-        let in_run = self.last_rows.borrow();
-        let in_run = in_run.before(uploaded_ns);
+        let in_run = self.last_rows.before(uploaded_ns);
         let in_parsed = self.parsed_before(uploaded_ns, this);
         match (in_run, in_parsed) {
             (Some(row), Some(file)) if row.uploaded_ns >= file.stamp.uploaded_ns() => {
@@ -92,7 +117,7 @@ impl Device<'_> {
         let row_before = || self.last_row_before(open.stamp.uploaded_ns(), open.inode, depth);
         let options = ReadOptions {
             row_before: &row_before,
-            ..ReadOptions::new(&self.context.settings.zones)
+            ..ReadOptions::new(self.zones)
         };
         let mut file = LoggerFile::open(&*open.file, &options).ok()?;
         while let Ok(Some(_)) = file.next_row() {}

@@ -1,6 +1,6 @@
 //! `powerview status`: healthy devices and devices with problems, recognised by their folders alone.
 
-use crate::harness::{FileBuilder, Site, age, headed};
+use crate::harness::{FileBuilder, Site, age, file_of, headed};
 use chrono::{Duration, TimeDelta, Utc};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -668,6 +668,36 @@ fn rows_with_suspicious_times_are_a_clock_problem_with_the_number_of_the_report(
     }
     let run = status(&site).run().expect(1);
     assert_eq!(run.stdout.matches("\nCLOCK  ").count(), 4, "{}", run.stdout);
+}
+
+/// The first row is in the second of two hours only because of the upload before it.
+#[test]
+fn suspicious_times_in_the_night_of_the_change_are_those_of_the_report() {
+    let site = Site::new();
+    let before = ["02:50", "02:10", "02:50"];
+    let table = |times: &[&str]| {
+        let row = |time: &&str| format!("26/10/25 {time}:00\t1\t2");
+        FileBuilder::default().lines(times.iter().map(row)).build()
+    };
+    put(&site, "acme/site/1/T302_251026_a.tsv", &table(&before), 2);
+    put(
+        &site,
+        "acme/site/1/T302_251026_b.tsv",
+        &table(&["02:55", "01:00"]),
+        1,
+    );
+    site.lp_run().run().expect(0);
+    let report = site.report();
+    assert_eq!(file_of(&report, "_b.tsv")["nb_suspicious_times"], 1);
+    let run = status(&site)
+        .env("TSV_TIMEZONE", "Europe/Paris")
+        .run()
+        .expect(1);
+    assert!(
+        run.stdout.contains(": 1 row in parsed/T302_251026_b.tsv: "),
+        "{}",
+        run.stdout
+    );
 }
 
 /// A clock that was reset, in a file whose last row shows it, is one problem and not two.

@@ -3,12 +3,13 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, OpenError, PARSED, Sidecar, all_below,
-    devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
+    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, OpenError, OpenFile, PARSED, Sidecar,
+    all_below, devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
 };
 use crate::logger_file::{
     Container, FormatError, LoggerFile, Problem, ReadOptions, RowStats, last_instant,
 };
+use crate::pipeline::{LastRows, row_before};
 use crate::sanitize::sanitize;
 use crate::time_zone::FileZones;
 use chrono::{DateTime, Utc};
@@ -172,14 +173,14 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
             }
         }
         for newest in &mut scan.newest {
-            let folder = folder.open_below(&newest.sub)?;
-            match folder.open_file(&newest.name) {
+            let below = folder.open_below(&newest.sub)?;
+            match below.open_file(&newest.name) {
                 Ok(open) => {
                     newest.read_ends(&open.file, open.stamp.size, zones)?;
                     let age = newest.time.elapsed().unwrap_or_default();
                     if newest.sub == Path::new(PARSED) && age <= MAX_AGE {
                         newest
-                            .read_rows(&open.file, zones)
+                            .read_rows(&open, &folder, zones)
                             .map_err(|error| with_path(&newest.sub.join(&newest.name), &error))?;
                     }
                 }
@@ -342,12 +343,13 @@ impl NewestFile {
     }
 
     /// Reads the file to its end, or to where it becomes invalid, for the counts of its report.
-    fn read_rows(&mut self, file: &std::fs::File, zones: &FileZones) -> io::Result<()> {
+    fn read_rows(&mut self, open: &OpenFile, device: &Dir, zones: &FileZones) -> io::Result<()> {
         let options = ReadOptions {
+            zones,
             uploaded: Some(DateTime::<Utc>::from(self.time).timestamp()),
-            ..ReadOptions::new(zones)
+            row_before: &|| row_before(device, zones, &LastRows::default(), open),
         };
-        let mut file = match LoggerFile::open(file, &options).map_err(FormatError::from) {
+        let mut file = match LoggerFile::open(&*open.file, &options).map_err(FormatError::from) {
             Ok(file) => file,
             Err(FormatError::Read(error)) => return Err(error),
             // An earlier version of the program may have accepted the header.

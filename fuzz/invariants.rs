@@ -7,14 +7,20 @@ use powerview::time_zone::FileZones;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
+use std::sync::LazyLock;
+
+/// The time zones of all files.
+static ZONES: LazyLock<FileZones> = LazyLock::new(|| FileZones::built_in(chrono_tz::Europe::Paris));
 
 /// The result of a conversion.
 struct Converted {
     lines: Vec<u8>,
     stats: RowStats,
-    truncated: bool,
+    truncated: Option<bool>,
     /// The number of cells of the rows that were kept: one per row and channel.
     cells: u64,
+    /// Whether an error ended the rows.
+    failed: bool,
 }
 
 /// A reader that returns at most the given number of bytes per read.
@@ -29,8 +35,8 @@ impl Read for SmallReads<'_> {
 
 /// Converts a file, or returns `None` if its header is invalid.
 fn convert(input: impl Read) -> Option<Converted> {
-    let zones = FileZones::built_in(chrono_tz::Europe::Paris);
-    let mut file = LoggerFile::open(input, &ReadOptions::new(&zones)).ok()?;
+    let zones = &*ZONES;
+    let mut file = LoggerFile::open(input, &ReadOptions::new(zones)).ok()?;
     let campaign = Campaign::new(OsStr::new("a, b=c")).expect("a campaign");
     // A table may begin at any row.
     let mut header_changes = u64::MAX;
@@ -39,7 +45,12 @@ fn convert(input: impl Read) -> Option<Converted> {
     let mut sent = 0;
     let mut cells = 0;
     // An error ends the rows like the end of the file does. The rows before it count.
-    while let Ok(Some(row)) = file.next_row() {
+    let failed = loop {
+        let row = match file.next_row() {
+            Ok(Some(row)) => row,
+            Ok(None) => break false,
+            Err(_) => break true,
+        };
         assert!(row.values.iter().flatten().all(|value| value.is_finite()));
         assert_eq!(row.values.len(), row.channels.list.len());
         if row.header_changes != header_changes {
@@ -50,7 +61,7 @@ fn convert(input: impl Read) -> Option<Converted> {
         }
         sent += u64::from(append_row(&mut lines, &prefixes, &row));
         cells += row.values.len() as u64;
-    }
+    };
     let stats = file.stats();
     assert_eq!(stats.points, sent);
     assert!(stats.lost_cells <= stats.cells);
@@ -62,12 +73,13 @@ fn convert(input: impl Read) -> Option<Converted> {
         stats,
         truncated: file.truncated(),
         cells,
+        failed,
     })
 }
 
 /// Checks that points and invalid values add up, that every line is valid line protocol, and that the block size of
 /// the input has no effect.
-#[allow(dead_code, reason = "each fuzz target uses one of the two")]
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
 pub(super) fn reader(bytes: &[u8]) {
     let whole = convert(bytes);
     let in_small_reads = convert(SmallReads(bytes, 3));
@@ -144,11 +156,11 @@ fn split_unescaped(text: &str, separator: u8) -> Vec<&str> {
 
 /// Checks that channels are numbered per device, that ids follow from the serials, and that the first serial is the
 /// master's.
-#[allow(dead_code, reason = "each fuzz target uses one of the two")]
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
 pub(super) fn header(bytes: &[u8]) {
     let text = [bytes, b"\n03/08/25 03:20:00\t1\n"].concat();
-    let zones = FileZones::built_in(chrono_tz::Europe::Paris);
-    let Ok(file) = LoggerFile::open(text.as_slice(), &ReadOptions::new(&zones)) else {
+    let zones = &*ZONES;
+    let Ok(file) = LoggerFile::open(text.as_slice(), &ReadOptions::new(zones)) else {
         return;
     };
     let channels = file.channels();
@@ -178,4 +190,158 @@ pub(super) fn header(bytes: &[u8]) {
             "{label:?}"
         );
     }
+}
+
+/// The parts of which [`documents`] puts files together: complete and cut lines of headers, rows and documents.
+const PARTS: [&[u8]; 40] = [
+    b"1\t1\t2\t3\n",
+    b"1\t2\t1\n",
+    b"7\t7\n",
+    b"MV_T302_V002\tPh 1 V\tVoie1 W\tVoie1 W\n",
+    b"MV_T302_V003\tVoie2 W\tPh 1 V\n",
+    b"MV_T302_V002\tCO2 ppm\n",
+    b"MV_T302_V004\tCO2 ppm\n",
+    b"MV_T302_V002\tPh 1",
+    b"1\t1\t2",
+    b"03/08/25 03:20:00\t242.25\t31.5\t163.8\n",
+    b"03/08/25 03:30:00\t242\t31\n",
+    b"04/08/25 00:00:00\t1\n",
+    b"03/08/25 03:40:00\t\t\t\n",
+    b"03/08/25 03:40:00\t1\t2\t3\t4\n",
+    b"03/08/25 03:40:00\t1\t2\t3\t\n",
+    b"03/08/25 03:50:00\t1,5\tNaN\t1e999\r\n",
+    b"03/08/25 04:00:00\t1\t2.",
+    b"03/08/25 04:00",
+    b"03/08/25 04:00:00\t1\t03/08/25 04:10:00\t3\n",
+    b"05/08/25 24:00:00\t1\n",
+    b"26/10/25 02:10:00\t1\t2\t3\n",
+    b"26/10/25 02:50:00\t1\t2\t3\n",
+    b"26/10/25 02:10:00\t4\n",
+    b"30/03/25 02:30:00\t5\t6\n",
+    b"START_HEADER\n",
+    b"START_HEADER\r\r\n",
+    b"{\"DataTimeSettings\":\"UTC\"}\n",
+    b"{\"TimeZoneName\":\"Indian/Reunion\"}\n",
+    b"{\"TimeZone\":\"CET-1CEST,M3.5.0,M10.5.0/3\"\n",
+    b"{}\n",
+    b"END_HEADER\n",
+    b"START_DATA\n",
+    b"END_DATA\n",
+    b"END_DATA",
+    b"START_HEADER\n{\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n1\t1\t2\nMV_T302_V003\tPh 1 V\tVoie1 W\n",
+    b"START_HEADER\n{\"DataTimeSettings\":\"UTC\"\nEND_HEADER\nSTART_DATA\n7\t7\nMV_T302_V002\tPh 1 V\n",
+    b"START_HEADER\n{\"TimeZoneName\":\"europe/paris\"}\nEND_HEADER\nSTART_DATA\n1\t2\nMV_T302_V003\tVoie1 W\n",
+    b"\n",
+    b"\0\0\n",
+    b"\xff\tx\n",
+];
+
+/// The positions in [`PARTS`] of the rows in the night of the autumn change. Their meaning depends on the row before.
+const AUTUMN_PARTS: std::ops::RangeInclusive<usize> = 20..=22;
+
+/// Reads a file made of [`PARTS`], one per byte after the first, which chooses a place in it. Checks that what follows
+/// that place does not change how the lines before it are read, and that a headed document that begins there is read like
+/// one at the start of a file.
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
+pub(super) fn documents(bytes: &[u8]) {
+    let Some((place, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let chosen = || bytes.iter().map(|byte| usize::from(*byte) % PARTS.len());
+    let has_autumn = chosen().any(|part| AUTUMN_PARTS.contains(&part));
+    let parts: Vec<_> = chosen().map(|part| PARTS[part]).collect();
+    let file = parts.concat();
+    reader(&file);
+    let place = usize::from(*place) % (parts.len() + 1);
+    let (before, after) = file.split_at(parts[..place].concat().len());
+    if !before.ends_with(b"\n") {
+        return;
+    }
+    let Some(before) = convert(before) else {
+        return;
+    };
+    let whole = convert(file.as_slice()).expect("the header is complete");
+    assert!(whole.lines.starts_with(&before.lines));
+    if before.failed || has_autumn || !after.starts_with(b"START_HEADER") {
+        return;
+    }
+    let after = convert(after).map_or(Vec::new(), |after| after.lines);
+    assert!(whole.lines[before.lines.len()..] == after);
+}
+
+/// Reads the lines of a text as `DataTimeSettings`, `TimeZoneName` and `TimeZone` of a headed document. Checks that its
+/// times have one meaning: the same in other letter case and in a header that is cut off, UTC where the header says so,
+/// and never more than 26 h from UTC, the limit of a POSIX string and its change of one hour.
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
+pub(super) fn zones(bytes: &[u8]) {
+    const KEYS: [&str; 3] = ["DataTimeSettings", "TimeZoneName", "TimeZone"];
+    let texts: Vec<String> = bytes
+        .splitn(KEYS.len(), |byte| *byte == b'\n')
+        .map(|text| {
+            let printable = text.iter().map(|byte| char::from(*byte));
+            let printable = printable.filter(|c| (' '..='~').contains(c));
+            printable.filter(|c| !matches!(c, '"' | '\\')).collect()
+        })
+        .collect();
+    let entries = |change: fn(&str) -> String| {
+        let entries = KEYS.iter().zip(&texts).enumerate();
+        let entries = entries.map(|(n, (key, text))| {
+            // A POSIX string has its own rules on letter case.
+            let text = if n < 2 { change(text) } else { text.clone() };
+            format!("\"{key}\":\"{text}\"")
+        });
+        format!("{{{}", entries.collect::<Vec<_>>().join(","))
+    };
+    let same = entries(str::to_owned);
+    let valid = times(&format!("{same}}}"));
+    let valid = valid.expect("a valid header is never refused");
+    let swapped = |text: &str| {
+        let swap = |c: char| match c {
+            'a'..='z' => c.to_ascii_uppercase(),
+            _ => c.to_ascii_lowercase(),
+        };
+        text.chars().map(swap).collect()
+    };
+    assert_eq!(
+        times(&format!("{}}}", entries(swapped))),
+        Some(valid.clone())
+    );
+    let is_given = texts.iter().any(|text| !text.is_empty());
+    assert_eq!(times(&same), is_given.then(|| valid.clone()));
+    let is_utc = texts
+        .first()
+        .is_some_and(|text| text.eq_ignore_ascii_case("UTC"));
+    for (time, naive) in valid.iter().zip(ROWS) {
+        let offset = (time - naive.1).abs();
+        assert!(offset <= 26 * 3600 && (offset == 0 || !is_utc), "{offset}");
+    }
+}
+
+/// Times and what they are in UTC: an ordinary one, those of the changes of the clock, and a second one of the autumn.
+const ROWS: [(&str, i64); 6] = [
+    ("01/01/25 00:00:00", 1_735_689_600),
+    ("30/03/25 02:30:00", 1_743_301_800),
+    ("03/08/25 03:20:00", 1_754_191_200),
+    ("26/10/25 02:10:00", 1_761_444_600),
+    ("26/10/25 02:50:00", 1_761_447_000),
+    ("26/10/25 02:10:00", 1_761_444_600),
+];
+
+/// The timestamps of [`ROWS`] in a document with this header. `None` if it is refused.
+fn times(header: &str) -> Option<Vec<i64>> {
+    let rows: String = ROWS
+        .iter()
+        .map(|(time, _)| format!("{time}\t1\n"))
+        .collect();
+    let text = format!(
+        "START_HEADER\n{header}\nEND_HEADER\nSTART_DATA\n1\t1\nMV_T302_V002\tx\n{rows}END_DATA\n"
+    );
+    let zones = &*ZONES;
+    let mut file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(zones)).ok()?;
+    let mut times = Vec::new();
+    while let Some(row) = file.next_row().expect("a valid row") {
+        times.push(row.time);
+    }
+    assert_eq!(times.len(), ROWS.len());
+    Some(times)
 }

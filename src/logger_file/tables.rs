@@ -122,6 +122,8 @@ pub struct LoggerFile<'a, R> {
     reformatted_times: u64,
     /// Whether a document was cut off.
     was_cut: bool,
+    /// Whether the end of the file was reached.
+    has_ended: bool,
     /// Whether the document has no table so far.
     is_first_table: bool,
 }
@@ -193,6 +195,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             data_rows: 0,
             reformatted_times: 0,
             was_cut: false,
+            has_ended: false,
             is_first_table: true,
         };
         match file.begin() {
@@ -278,16 +281,18 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     }
 
     /// Whether the file is truncated: it has a plain document without a final line break, or a headed one without
-    /// `END_DATA`, or ends with NUL bytes. Final after [`LoggerFile::next_row`] has returned `None`.
-    pub fn truncated(&self) -> bool {
+    /// `END_DATA`, or ends with NUL bytes. `None` until [`LoggerFile::next_row`] has returned `None`.
+    pub fn truncated(&self) -> Option<bool> {
         let tracker = self.lines.get_ref();
-        self.was_cut
-            || tracker.ended_with_nuls()
-            || match self.document {
-                Document::Plain => tracker.lacks_final_break(),
-                Document::Headed => true,
-                Document::Ended => false,
-            }
+        self.has_ended.then(|| {
+            self.was_cut
+                || tracker.ended_with_nuls()
+                || match self.document {
+                    Document::Plain => tracker.lacks_final_break(),
+                    Document::Headed => true,
+                    Document::Ended => false,
+                }
+        })
     }
 
     /// The timestamp of the last row so far.
@@ -756,6 +761,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
                         other => FormatError::Read(std::io::Error::other(format!("{other:?}"))),
                     })?;
             if !more {
+                self.has_ended = true;
                 return Ok(false);
             }
             if self.record.as_slice().ends_with(b"\r") {
@@ -832,7 +838,7 @@ mod tests {
         while let Some(row) = file.next_row()? {
             rows.push((row.time, row.values.to_vec()));
         }
-        Ok((rows, file.stats(), file.truncated()))
+        Ok((rows, file.stats(), file.truncated() == Some(true)))
     }
 
     /// 3 August 2025, 03:20 UTC.

@@ -64,8 +64,8 @@ pub(super) struct ParsedFile {
     pub master: Option<String>,
     /// JSON of a headed file.
     pub meta: HeaderMeta,
-    /// Whether the file is truncated. Always false if the header is not valid.
-    pub truncated: bool,
+    /// Whether the file is truncated. `None` if it was not read to its end.
+    pub truncated: Option<bool>,
     /// Counts of rows, points and skipped cells.
     pub stats: RowStats,
     /// Time range of the points.
@@ -92,7 +92,7 @@ impl ParsedFile {
         FileDetails {
             file_format: self.marker,
             file_container: self.container.map(Container::name),
-            truncated: self.truncated,
+            truncated: self.truncated.unwrap_or(false),
             nb_rows: self.stats.rows,
             nb_channels: self.channels.len(),
             nb_points: self.stats.points,

@@ -164,8 +164,8 @@ impl Device<'_> {
             &is_unchanged,
             |batch| sender.send(file_id, batch),
         );
-        if parsed.marker.is_none() {
-            parsed.truncated = looks_truncated(&open).unwrap_or(false);
+        if parsed.truncated.is_none() {
+            parsed.truncated = looks_truncated(&open).ok();
         }
         if let Some(time) = parsed.last_row {
             self.last_rows.borrow_mut().add(&open, time);
@@ -338,7 +338,7 @@ impl Device<'_> {
     /// Logs one warning per file and cause, with a count.
     fn warn_about(&self, path: &Path, parsed: &ParsedFile) {
         let warn = |message: String| self.context.recorder.warn(path, &message);
-        if parsed.truncated {
+        if parsed.truncated == Some(true) {
             warn(match parsed.container {
                 Some(Container::Headed) => {
                     "file is truncated: END_DATA is missing; check the upload".to_owned()

@@ -397,6 +397,22 @@ fn a_second_document_that_cannot_be_read_leaves_the_points_of_the_first() {
     }
 }
 
+#[test]
+fn a_file_that_fails_in_mid_file_is_truncated_only_if_its_end_is() {
+    let marker = "MV_T302_V002\tPh 1 V\tVoie1 W\n";
+    let rows = format!("{AT_0320}{marker}{}", AT_0330.repeat(10_000));
+    for (text, truncated) in [
+        (table(&rows), false),
+        (table(&rows) + "03/08/25 03:4", true),
+        (headed(UTC, &table(&rows)), false),
+        (headed(UTC, &table(&rows)).replace("END_DATA\n", ""), true),
+    ] {
+        ingest(text)
+            .fails(&["header begins without its line of serial numbers"])
+            .reports(json!({"truncated": truncated}));
+    }
+}
+
 // Damage.
 
 #[test]

@@ -1,4 +1,4 @@
-//! Replays the corpus of the fuzz targets. `cargo +nightly fuzz run reader` (or `header`) finds new inputs.
+//! Replays the corpus of the fuzz targets. `cargo +nightly fuzz run TARGET` finds new inputs.
 
 use std::path::Path;
 
@@ -27,6 +27,16 @@ fn the_invariants_hold_for_the_corpus_of_the_reader() {
 #[test]
 fn the_invariants_hold_for_the_corpus_of_the_header() {
     replay("header", invariants::header);
+}
+
+#[test]
+fn the_invariants_hold_for_the_corpus_of_documents() {
+    replay("documents", invariants::documents);
+}
+
+#[test]
+fn the_invariants_hold_for_the_corpus_of_zones() {
+    replay("zones", invariants::zones);
 }
 
 #[test]

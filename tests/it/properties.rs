@@ -60,7 +60,7 @@ fn program(bytes: &[u8]) -> Option<Read> {
         lines: String::from_utf8(lines).expect("line protocol is UTF-8"),
         stats: file.stats(),
         cells,
-        truncated: file.truncated(),
+        truncated: file.truncated() == Some(true),
         good: good && file.ensure_usable(second_reader::MAX_LOSS).is_ok(),
     })
 }

@@ -64,11 +64,6 @@ impl SortedListing {
         }
         self.page.pop_front().map(Ok)
     }
-
-    /// Whether all entries that were read have been returned.
-    pub(super) fn is_page_done(&self) -> bool {
-        self.page.is_empty()
-    }
 }
 
 impl Dir {

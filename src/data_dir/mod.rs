@@ -34,7 +34,10 @@ pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
 pub(crate) use walk::is_no_folder;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, statat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, fstat,
+    futimens, mkdirat, openat, statat,
+};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -58,6 +61,10 @@ pub(crate) struct Dir {
 
 /// Bytes that a file name in `error/` must leave free for the suffix of its sidecar.
 pub(crate) const SIDECAR_NAME_ROOM: usize = SIDECAR_SUFFIX.len();
+
+/// The maximum difference between the times that a move sets for the file and for the folder, in nanoseconds. The clock of
+/// a file system advances in steps of up to 10 ms.
+const MOVE_NS: i128 = 10_000_000;
 
 /// Device and inode number, which identify a file independently of its name.
 pub(crate) type Inode = (u64, u64);
@@ -195,6 +202,33 @@ impl Dir {
         }
     }
 
+    /// Time of the last change of a folder directly in this one, in nanoseconds since 1970: the last move into it or out
+    /// of it. `None` if it is missing.
+    pub(crate) fn folder_modified_ns(&self, name: &str) -> io::Result<Option<i128>> {
+        match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Stamp::of(&stat).modified_ns)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Time of the last change of this folder, in nanoseconds since 1970.
+    pub(crate) fn modified_ns(&self) -> io::Result<i128> {
+        Ok(Stamp::of(&fstat(&self.fd)?).modified_ns)
+    }
+
+    /// Sets the time of the last change of this folder to now, so that it is later than the changes of its files so far.
+    pub(crate) fn touch(&self) -> io::Result<()> {
+        let nsec = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+        Ok(futimens(
+            &self.fd,
+            &Timestamps {
+                last_access: nsec(UTIME_OMIT),
+                last_modification: nsec(UTIME_NOW),
+            },
+        )?)
+    }
+
     /// Time of the last change of a regular file's content, or `None` if `name` is missing or something else.
     ///
     /// See [`Stamp::uploaded_ns`] for times in the future.
@@ -247,9 +281,13 @@ impl Stamp {
         (self.size, self.modified_ns) == (other.size, other.modified_ns)
     }
 
-    /// Whether the content was written after the file was moved. A move sets `ctime` only, a write sets both.
-    pub(crate) fn is_written_after_its_move(&self) -> bool {
-        self.modified_ns >= self.changed_ns
+    /// Whether the content may have been written after the file was moved to a folder that was last changed at
+    /// `folder_modified_ns`.
+    ///
+    /// A move sets `ctime` only, a write sets both times. A client may set `mtime` back; then `ctime` is later than the
+    /// last move into the folder.
+    pub(crate) fn may_be_written_after_its_move(&self, folder_modified_ns: i128) -> bool {
+        self.modified_ns >= self.changed_ns || self.changed_ns > folder_modified_ns + MOVE_NS
     }
 
     /// Time of the upload, in nanoseconds since 1970. `ctime` is the upper limit because clients may set `mtime` to a

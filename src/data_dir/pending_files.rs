@@ -1,10 +1,12 @@
-//! The pending files of a device folder in the order of their names, listed in pages of bounded size.
+//! The pending files of a device folder, listed in pages of bounded size, in the order of their uploads.
+//!
+//! See docs/specification.md, section 1.
 
+use super::listing::PAGE_SIZE;
 use super::walk::{DirCursor, SortedWalk, WalkItem, is_no_folder};
 use super::{Dir, ERROR, EntryKind, SIDECAR_SUFFIX, is_processed_dir};
 use crate::shutdown::Shutdown;
-use chrono::DateTime;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::iter::Peekable;
@@ -64,7 +66,7 @@ pub(crate) fn count(data_folder: &Path, shutdown: &Shutdown) -> Option<(u64, u64
     Some((files, bytes))
 }
 
-/// Iterator over the items of a device folder.
+/// Iterator over the items of a device folder, in the order of their names.
 pub(crate) struct PendingFiles {
     waiting: Peekable<Waiting>,
     errors: Option<Peekable<Errors>>,
@@ -77,7 +79,6 @@ impl PendingFiles {
         let errors = Errors {
             root: Arc::clone(folder),
             cursor: DirCursor::new(PathBuf::from(ERROR)),
-            in_order: VecDeque::new(),
         };
         Self {
             waiting: waiting.peekable(),
@@ -131,43 +132,79 @@ fn sidecar_of(name: &OsStr) -> Option<OsString> {
     Some(OsStr::from_bytes(file).to_owned())
 }
 
-/// Sorts the names in `error/` in the order in which the files are retried, and returns each with its sort key.
-///
-/// The order is by name, but files that were uploaded with the same name stay together in the order of their arrival,
-/// so that an earlier file does not overwrite the corrections of a later one.
-fn sort_by_arrival(root: &Dir, names: Vec<OsString>) -> Vec<(OsString, OsString)> {
-    let files: HashSet<_> = names.iter().filter(|name| is_tsv(name)).cloned().collect();
-    let file_of = |name: &OsStr| sidecar_of(name).unwrap_or_else(|| name.to_owned());
-    let original_name = |name: &OsStr| {
-        let file = file_of(name);
-        let numbered = unnumbered(&file).filter(|(first, _)| files.contains(first));
-        numbered.unwrap_or((file, 0))
-    };
-    let mut count: HashMap<OsString, u32> = HashMap::new();
-    for name in &files {
-        *count.entry(original_name(name).0).or_default() += 1;
+/// Iterator over the items of a device folder, in the order of the uploads as far as the memory allows: pages of items
+/// follow each other in the order of the names.
+pub(crate) struct InUploadOrder {
+    folder: Arc<Dir>,
+    pending: PendingFiles,
+    page: VecDeque<Item>,
+}
+
+impl InUploadOrder {
+    /// Iterates over the same items as [`PendingFiles::new`].
+    pub(crate) fn new(folder: &Arc<Dir>, with_errors: bool) -> Self {
+        Self {
+            folder: Arc::clone(folder),
+            pending: PendingFiles::new(folder, with_errors),
+            page: VecDeque::new(),
+        }
     }
-    let errors = root.open_below(Path::new(ERROR)).ok();
-    let arrived = |name: &OsStr| {
-        let sidecar = errors.as_ref()?.read_sidecar(&file_of(name)).ok()??;
-        DateTime::parse_from_rfc3339(&sidecar.arrived).ok()
+}
+
+impl Iterator for InUploadOrder {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        if self.page.is_empty() {
+            let mut page: Vec<_> = self.pending.by_ref().take(PAGE_SIZE).collect();
+            sort_by_upload(&mut page, |item| {
+                let (sub, name) = match item {
+                    Item::File(sub, name) => (sub.as_path(), name),
+                    Item::Retry(name) | Item::Sidecar(name) => (Path::new(ERROR), name),
+                    Item::Unlisted(..) => return None,
+                };
+                let uploaded = uploaded_ns(&self.folder, sub, name);
+                Some((uploaded, name.clone()))
+            });
+            self.page = page.into();
+        }
+        self.page.pop_front()
+    }
+}
+
+/// The time of the upload of a file, or `None` if there is no such file.
+fn uploaded_ns(root: &Dir, sub: &Path, name: &OsStr) -> Option<i128> {
+    let stamp = if sub.as_os_str().is_empty() {
+        root.stamp_of(name)
+    } else {
+        root.open_below(sub)
+            .and_then(|folder| folder.stamp_of(name))
     };
-    let mut keyed: Vec<_> = names
-        .into_iter()
-        .map(|name| {
-            let (first, number) = original_name(&name);
-            let has_several_versions = count.get(&first).is_some_and(|count| *count > 1);
-            let arrived = has_several_versions.then(|| arrived(&name)).flatten();
-            (first, arrived, number, name)
-        })
-        .collect();
-    keyed.sort();
-    let keyed = keyed.into_iter();
-    keyed.map(|(first, _, _, name)| (first, name)).collect()
+    Some(stamp.ok()??.uploaded_ns())
+}
+
+/// Sorts files by the times of their uploads, which `upload` returns with the names.
+///
+/// Files with the same time are sorted by their names, except that the versions of a name are sorted by their numbers: a
+/// number alone may belong to the name that the logger gave.
+pub(crate) fn sort_by_upload<T>(
+    files: &mut Vec<T>,
+    upload: impl Fn(&T) -> Option<(Option<i128>, OsString)>,
+) {
+    let uploads: Vec<_> = files.iter().map(upload).collect();
+    let names: HashSet<_> = uploads.iter().flatten().map(|(_, name)| name).collect();
+    let keys = uploads.iter().map(|upload| {
+        let (uploaded, name) = upload.as_ref()?;
+        let numbered = unnumbered(name).filter(|(first, _)| names.contains(first));
+        Some((*uploaded, numbered.unwrap_or_else(|| (name.clone(), 0))))
+    });
+    let mut keyed: Vec<_> = keys.zip(files.drain(..)).collect();
+    keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    files.extend(keyed.into_iter().map(|(_, file)| file));
 }
 
 /// Splits `<stem>.<n>.tsv`, the name of a renamed file, into `<stem>.tsv` and `n`. `None` for other names.
-fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
+pub(crate) fn unnumbered(file: &OsStr) -> Option<(OsString, u32)> {
     let path = Path::new(file);
     let stem = Path::new(path.file_stem()?);
     let number = stem.extension()?.to_str()?.parse().ok()?;
@@ -184,7 +221,6 @@ struct Waiting(SortedWalk);
 struct Errors {
     root: Arc<Dir>,
     cursor: DirCursor,
-    in_order: VecDeque<(OsString, OsString)>,
 }
 
 impl Iterator for Waiting {
@@ -217,33 +253,29 @@ impl Iterator for Errors {
     type Item = Ordered;
 
     fn next(&mut self) -> Option<Ordered> {
-        if self.in_order.is_empty() {
-            let mut names = Vec::new();
-            while let Some(entry) = self.cursor.next(&self.root, is_retried) {
-                match entry {
-                    Ok(entry) => names.push(entry.name),
-                    Err(error) if is_no_folder(&error) => {}
-                    Err(error) => return Some(unlisted(self.cursor.sub.clone(), &error)),
-                }
-                if self.cursor.is_page_done() {
-                    break;
-                }
-            }
-            self.in_order = sort_by_arrival(&self.root, names).into();
+        loop {
+            let name = match self.cursor.next(&self.root, is_retried)? {
+                Ok(entry) => entry.name,
+                Err(error) if is_no_folder(&error) => continue,
+                Err(error) => return Some(unlisted(self.cursor.sub.clone(), &error)),
+            };
+            return Some(match sidecar_of(&name) {
+                Some(file) => Ordered {
+                    key: file.clone(),
+                    item: Item::Sidecar(file),
+                },
+                None => Ordered {
+                    key: name.clone(),
+                    item: Item::Retry(name),
+                },
+            });
         }
-        let (key, name) = self.in_order.pop_front()?;
-        let item = match sidecar_of(&name) {
-            Some(file) => Item::Sidecar(file),
-            None => Item::Retry(name),
-        };
-        Some(Ordered { key, item })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data_dir::listing::PAGE_SIZE;
 
     fn tree(names: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -316,40 +348,66 @@ mod tests {
         );
     }
 
+    /// The files of `dir` in the order in which a run with `--retry-errors` ingests them.
     fn retried(dir: &Path) -> Vec<String> {
-        let items = pending(dir, true).filter_map(|item| match item {
-            Item::File(_, name) => Some(name.into_string().unwrap()),
-            Item::Retry(name) => Some(format!("error/{}", name.into_string().unwrap())),
+        let folder = Arc::new(Dir::open(dir).unwrap());
+        let items = InUploadOrder::new(&folder, true).filter_map(|item| match item {
+            Item::File(sub, name) => Some(sub.join(name)),
+            Item::Retry(name) => Some(Path::new(ERROR).join(name)),
             Item::Sidecar(_) | Item::Unlisted(..) => None,
         });
-        items.collect()
+        items
+            .map(|path| path.into_os_string().into_string().unwrap())
+            .collect()
+    }
+
+    /// A tree of files, each with the time of its upload in seconds since 1970.
+    fn uploads(files: &[(&str, u64)]) -> tempfile::TempDir {
+        let dir = tree(&files.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        for (name, uploaded) in files {
+            let file = std::fs::File::options()
+                .write(true)
+                .open(dir.path().join(name))
+                .unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(*uploaded);
+            file.set_modified(time).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn files_are_in_the_order_of_their_uploads_wherever_they_are() {
+        let dir = uploads(&[
+            ("x.tsv", 3),
+            ("error/x.tsv", 5),
+            ("error/x.1.tsv", 2),
+            ("x.1.tsv", 4),
+            ("sub/x.tsv", 1),
+            ("a.tsv", 6),
+        ]);
+        let expected = [
+            "sub/x.tsv",
+            "error/x.1.tsv",
+            "x.tsv",
+            "x.1.tsv",
+            "error/x.tsv",
+            "a.tsv",
+        ];
+        assert_eq!(retried(dir.path()), expected);
     }
 
     #[test]
     fn files_in_error_that_arrived_with_the_same_name_are_in_order_of_arrival() {
         let names = ["w.tsv", "x.tsv", "x.1.tsv", "x.2.tsv", "x.10.tsv", "y.tsv"];
         let names = names.map(|name| format!("error/{name}"));
-        let dir = tree(&names.each_ref().map(String::as_str));
+        let dir = uploads(&names.each_ref().map(|name| (name.as_str(), 1)));
         assert_eq!(retried(dir.path()), names);
     }
 
     #[test]
     fn a_number_that_became_free_does_not_reverse_the_order() {
         // x.tsv was moved, x.1.tsv stayed, and another x.tsv arrived.
-        let dir = tree(&["error/x.1.tsv", "error/x.tsv", "x.tsv"]);
-        for (name, arrived) in [
-            ("x.1", "2025-08-03T10:00:00.5Z"),
-            ("x", "2025-08-04T09:00:00Z"),
-        ] {
-            let sidecar = format!(
-                r#"{{"error":"e","retryable":true,"time":"t","arrived":"{arrived}","run_id":"r"}}"#
-            );
-            std::fs::write(
-                dir.path().join(format!("error/{name}.tsv.error.json")),
-                sidecar,
-            )
-            .unwrap();
-        }
+        let dir = uploads(&[("error/x.1.tsv", 1), ("error/x.tsv", 2), ("x.tsv", 3)]);
         assert_eq!(
             retried(dir.path()),
             ["error/x.1.tsv", "error/x.tsv", "x.tsv"]
@@ -358,14 +416,18 @@ mod tests {
 
     #[test]
     fn numbers_in_the_loggers_own_names_are_part_of_the_name() {
-        let dir = tree(&["error/log.9.tsv", "error/log.10.tsv", "log.11.tsv"]);
+        let dir = uploads(&[
+            ("error/log.9.tsv", 1),
+            ("error/log.10.tsv", 1),
+            ("log.11.tsv", 1),
+        ]);
         assert_eq!(
             retried(dir.path()),
             ["error/log.10.tsv", "log.11.tsv", "error/log.9.tsv"]
         );
         let names = ["2025.08.03.tsv", "2025.08.03.1.tsv", "2025.08.04.tsv"];
         let names = names.map(|name| format!("error/{name}"));
-        let dir = tree(&names.each_ref().map(String::as_str));
+        let dir = uploads(&names.each_ref().map(|name| (name.as_str(), 1)));
         assert_eq!(retried(dir.path()), names);
     }
 

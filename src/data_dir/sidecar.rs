@@ -30,7 +30,7 @@ pub(crate) struct Sidecar {
     pub retryable: bool,
     /// Time of the error, ISO 8601 in UTC.
     pub time: String,
-    /// Time when the file was moved to `error/`, ISO 8601 in UTC. It orders files with the same original name.
+    /// Time when the file was moved to `error/`, ISO 8601 in UTC.
     #[serde(default)]
     pub arrived: String,
     /// Id of the run that wrote the sidecar.

@@ -126,11 +126,6 @@ impl DirCursor {
         })
     }
 
-    /// Whether all entries that were read have been returned.
-    pub(super) fn is_page_done(&self) -> bool {
-        self.listing.is_page_done()
-    }
-
     /// A cursor for a sub-folder. It is opened from this folder, because its path may be thousands of components long.
     fn below(&self, name: &OsStr) -> Self {
         let open = |folder: &Dir| folder.open_below(Path::new(name)).ok();

@@ -4,15 +4,16 @@
 
 use super::RunContext;
 use super::finish::{Moved, Processed};
+use super::later_uploads::Uploads;
 use super::outcome::{FileRecord, Outcome};
 use super::row_before::LastRows;
-use super::submit::{Request, Submitted};
-use crate::data_dir::pending_files::{Item, PendingFiles};
-use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError, is_no_folder};
+use super::submit::{Group, Request, Submitted};
+use crate::data_dir::pending_files::{InUploadOrder, Item};
+use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError, PARSED, is_no_folder};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
 use std::cell::RefCell;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(super) struct Device<'a> {
     pub(super) location: DevicePath,
     pub(super) folder: Arc<Dir>,
     pub(super) last_rows: RefCell<LastRows>,
+    pub(super) uploads: RefCell<Uploads>,
 }
 
 impl<'a> Device<'a> {
@@ -57,12 +59,13 @@ impl<'a> Device<'a> {
             location,
             folder: Arc::new(context.data.open_below(relative)?),
             last_rows: RefCell::default(),
+            uploads: RefCell::default(),
         })
     }
 
     /// Processes all pending files, and retryable files in `error/` if the settings ask for it.
     pub(super) fn sweep(&self) {
-        let mut pending = PendingFiles::new(&self.folder, self.context.settings.retry_errors);
+        let mut pending = InUploadOrder::new(&self.folder, self.context.settings.retry_errors);
         let mut sender = self.sender();
         let mut held = Duration::ZERO;
         let mut next = pending.next();
@@ -82,15 +85,15 @@ impl<'a> Device<'a> {
             // A writer that resolved an old name before the previous group was moved has opened the file by now.
             self.recheck_later(std::mem::take(&mut moved));
             let request = Request::sweep();
-            let mut group = Vec::new();
+            let mut group = Group::default();
             next = Some(first);
             while let Some(item) = next.take() {
                 if let Item::File(sub, name) = &item {
-                    group.extend(self.submit_written_versions(sub, name, &mut sender));
+                    self.submit_written_versions(sub, name, &mut group, &mut sender);
                 }
-                group.extend(self.submit_item(&item, &request, &mut sender));
+                self.submit_item(&item, &request, &mut group, &mut sender);
                 next = pending.next();
-                if group.len() >= GROUP_FILES
+                if group.files.len() >= GROUP_FILES
                     || start.elapsed() > GROUP_TIME
                     || self.context.stop.is_requested()
                 {
@@ -99,6 +102,7 @@ impl<'a> Device<'a> {
             }
             moved = self.finish(group, &request, &mut sender);
             if next.is_none() {
+                self.write_again_after_unanswered(&request, &mut sender);
                 self.context.meta.send_full_blocks();
                 self.recheck_later(std::mem::take(&mut moved));
             }
@@ -113,8 +117,20 @@ impl<'a> Device<'a> {
         self.recheck_later(moved);
     }
 
-    /// Processes a file named on the command line. `sub` is its folder relative to the device folder.
-    pub(super) fn ingest_named(&self, sub: &Path, name: &OsStr) {
+    /// Processes files named on the command line, in this order. Each is a folder relative to the device folder and a name.
+    pub(super) fn ingest_named(&self, files: &[(PathBuf, OsString)]) {
+        let in_parsed = files.iter().filter(|(sub, _)| sub == Path::new(PARSED));
+        *self.uploads.borrow_mut() =
+            Uploads::new(in_parsed.map(|(_, name)| name.clone()).collect());
+        for (position, (sub, name)) in files.iter().enumerate() {
+            if self.context.stop.is_requested() {
+                break;
+            }
+            self.ingest_one(sub, name, position + 1 == files.len());
+        }
+    }
+
+    fn ingest_one(&self, sub: &Path, name: &OsStr, is_last: bool) {
         let _lock = match self.lock() {
             Ok(lock) => lock,
             Err(error) => {
@@ -126,15 +142,17 @@ impl<'a> Device<'a> {
         // The look-up runs while the file is parsed.
         sender.prefetch_bucket();
         let request = Request::named();
-        let mut group = self.submit_written_versions(sub, name, &mut sender);
-        let moved = match self.submit(sub, name, &request, &mut sender) {
-            Some(submitted) => {
-                group.push(submitted);
-                self.finish(group, &request, &mut sender)
-            }
-            None if group.is_empty() => self.submit_missing(sub, name, &mut sender),
-            None => self.finish(group, &request, &mut sender),
+        let mut group = Group::default();
+        self.submit_written_versions(sub, name, &mut group, &mut sender);
+        let is_there = self.submit(sub, name, &request, &mut group, &mut sender);
+        let moved = if is_there || !group.files.is_empty() {
+            self.finish(group, &request, &mut sender)
+        } else {
+            self.submit_missing(sub, name, &mut sender)
         };
+        if is_last {
+            self.write_again_after_unanswered(&request, &mut sender);
+        }
         self.context.meta.send_full_blocks();
         self.recheck_later(moved);
     }
@@ -148,30 +166,34 @@ impl<'a> Device<'a> {
     /// A file whose mode or times changed, but not its content, is processed again at once.
     pub(super) fn finish(
         &self,
-        mut group: Vec<Submitted>,
+        mut group: Group,
         request: &Request,
         sender: &mut OrderedSender<'_>,
     ) -> Vec<Moved> {
         let mut moved = Vec::new();
         for attempt in 1.. {
-            // No points are in flight when a file is moved or the lock is released.
-            let written: Vec<_> = group
+            moved.append(&mut group.moved);
+            self.write_again_until(None, &mut group.again, sender);
+            // No file is moved before its points, and those that are written again after them, are written.
+            let mut written: Vec<_> = group
+                .files
                 .into_iter()
                 .map(|submitted| self.decide_outcome(submitted, sender))
                 .collect();
+            self.end_writing_again(group.again, &mut written, sender);
             let (changed, processed): (Vec<_>, _) = written
                 .into_iter()
                 .partition(|processed| processed.resubmit.is_some() && attempt < MAX_ATTEMPTS);
             moved.extend(self.move_and_record(processed));
-            group = changed
-                .into_iter()
-                .filter_map(|processed| processed.resubmit)
-                .filter_map(|(sub, name)| self.submit(&sub, &name, request, sender))
-                .collect();
-            if group.is_empty() {
+            group = Group::default();
+            for (sub, name) in changed.into_iter().filter_map(|p| p.resubmit) {
+                self.submit(&sub, &name, request, &mut group, sender);
+            }
+            if group.files.is_empty() {
                 break;
             }
         }
+        self.note_own_moves();
         moved
     }
 
@@ -180,9 +202,9 @@ impl<'a> Device<'a> {
         if settings.dry_run {
             return Ok(None);
         }
-        self.folder
-            .lock(settings.lock_wait, self.context.stop)
-            .map(Some)
+        let lock = self.folder.lock(settings.lock_wait, self.context.stop)?;
+        self.note_moves_of_others();
+        Ok(Some(lock))
     }
 
     /// Records the lock error for each pending file, and each folder that cannot be listed. The files stay in place.
@@ -207,29 +229,35 @@ impl<'a> Device<'a> {
         &self,
         item: &Item,
         request: &Request,
+        group: &mut Group,
         sender: &mut OrderedSender<'_>,
-    ) -> Option<Submitted> {
-        let left_in_place = |record| Some(Submitted::Processed(Processed::left_in_place(record)));
+    ) {
+        let mut leave_in_place = |record| {
+            let processed = Processed::left_in_place(record);
+            group.files.push(Submitted::Processed(processed));
+        };
         match item {
-            Item::File(sub, name) => self.submit(sub, name, request, sender),
+            Item::File(sub, name) => {
+                self.submit(sub, name, request, group, sender);
+            }
             Item::Retry(name) => {
                 let errors = match self.folder.open_below(Path::new(ERROR)) {
                     Ok(errors) => errors,
-                    Err(error) if is_no_folder(&error) => return None,
-                    Err(error) => return left_in_place(self.unlisted(Path::new(ERROR), &error)),
+                    Err(error) if is_no_folder(&error) => return,
+                    Err(error) => return leave_in_place(self.unlisted(Path::new(ERROR), &error)),
                 };
                 match errors.read_sidecar(name) {
                     Ok(Some(sidecar)) if sidecar.retryable => {
-                        self.submit(Path::new(ERROR), name, request, sender)
+                        self.submit(Path::new(ERROR), name, request, group, sender);
                     }
-                    Ok(_) => None,
+                    Ok(_) => {}
                     Err(error) => {
                         let message = format!(
                             "cannot read {}.error.json: {error}; check its permissions",
                             sanitize(name)
                         );
                         let outcome = Outcome::Retryable(message);
-                        left_in_place(self.unread(Path::new(ERROR), name, outcome))
+                        leave_in_place(self.unread(Path::new(ERROR), name, outcome));
                     }
                 }
             }
@@ -241,9 +269,8 @@ impl<'a> Device<'a> {
                     // A run that was killed after it moved the file left the sidecar.
                     let _ = errors.remove_orphan_sidecar(name);
                 }
-                None
             }
-            Item::Unlisted(sub, error) => left_in_place(self.unlisted(sub, error)),
+            Item::Unlisted(sub, error) => leave_in_place(self.unlisted(sub, error)),
         }
     }
 

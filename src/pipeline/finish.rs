@@ -8,6 +8,7 @@ use crate::data_dir::{
     Dir, ERROR, Lease, MoveError, OpenFile, OpenWriters, PARSED, Sidecar, Stamp,
 };
 use crate::pipeline::ingest::IngestError;
+use crate::points::TimeRange;
 use crate::sanitize::sanitize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub(super) struct ClaimedFile {
     pub lease: Option<Lease>,
     pub from: Arc<Dir>,
     pub name: OsString,
+    /// Time range of its points, as far as it was read.
+    pub span: Option<TimeRange>,
 }
 
 /// A file that was moved.
@@ -122,6 +125,13 @@ impl Device<'_> {
             return (record, None);
         }
         record.moved_to = Some(moved.path());
+        // A later change of the file is then later than the last change of the folder.
+        if let Err(error) = moved.to.touch() {
+            tracing::debug!(
+                "{}: cannot set its time: {error}",
+                sanitize(moved.to.path())
+            );
+        }
         // A waiting writer continues only now, after the move is complete.
         moved.claimed.release();
         (record, Some(moved))
@@ -157,21 +167,31 @@ impl Device<'_> {
 
     fn move_to_parsed(&self, claimed: &ClaimedFile) -> Result<Place, MoveError> {
         let ClaimedFile {
-            from, name, open, ..
+            from,
+            name,
+            open,
+            span,
+            ..
         } = claimed;
         let parsed = self.folder.open_or_make(PARSED)?;
         if parsed.is_same_file(name, open.inode)? {
             // The file was written to after an earlier move. Its new ctime marks this content as ingested.
-            if let Err(error) = open.mark_as_read() {
+            if let Err(error) = open.mark_as_read().and_then(|()| parsed.touch()) {
                 tracing::debug!(
-                    "{}: cannot update the ctime of a file: {error}",
+                    "{}: cannot update the times of a file: {error}",
                     sanitize(parsed.path())
                 );
             }
+            self.uploads
+                .borrow_mut()
+                .add(&open.stamp, name, span.as_ref());
             return Ok(None);
         }
         from.ensure_same_file(name, open.inode)?;
         let as_name = from.move_into(name, &parsed, name, 0, |_| Ok(true))?;
+        self.uploads
+            .borrow_mut()
+            .add(&open.stamp, &as_name, span.as_ref());
         // A retried file, or one whose move a killed run has prepared, has a sidecar in `error/`. A failure to remove
         // it does not affect the move.
         if let Ok(errors) = self.folder.open_below(Path::new(ERROR))
@@ -203,7 +223,9 @@ impl Device<'_> {
     /// Rechecks files after their move and records their results. A file with a writer or a change is moved back.
     ///
     /// Moves are not synced to disk: if a power failure undoes one, the file is ingested again with the same points.
-    fn recheck(&self, group: Vec<(FileRecord, Option<Moved>)>) -> Vec<Moved> {
+    fn recheck(&self, mut group: Vec<(FileRecord, Option<Moved>)>) -> Vec<Moved> {
+        // The report is sorted by path, although the files were written in the order of their uploads.
+        group.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
         let writers = Moved::writers(group.iter().filter_map(|(_, moved)| moved.as_ref()));
         let mut finished = Vec::new();
         for (mut record, moved) in group {

@@ -37,6 +37,8 @@ pub(super) struct IngestContext<'a> {
     pub row_before: &'a dyn Fn() -> Option<i64>,
     /// The share of the values that may be lost.
     pub max_loss: f64,
+    /// The time ranges whose rows are sent, or `None` for all rows.
+    pub only: Option<&'a [TimeRange]>,
 }
 
 /// Why a file was not ingested completely.
@@ -213,6 +215,12 @@ fn send_rows<R: Read>(
         if has_point {
             let span = parsed.span.get_or_insert(row.time..=row.time);
             *span = row.time.min(*span.start())..=row.time.max(*span.end());
+        }
+        let is_sent = ingest_context
+            .only
+            .is_none_or(|ranges| ranges.iter().any(|range| range.contains(&row.time)));
+        if !is_sent {
+            continue;
         }
         batch
             .push(&table.prefixes, &row)

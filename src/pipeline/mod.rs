@@ -3,6 +3,7 @@
 mod device;
 mod finish;
 mod ingest;
+mod later_uploads;
 mod named_file;
 mod outcome;
 mod row_before;
@@ -10,7 +11,7 @@ mod submit;
 mod sweep;
 mod versions;
 
-use self::named_file::ingest_named;
+use self::named_file::ingest_named_files;
 use self::outcome::FileRecord;
 pub(crate) use self::row_before::{LastRows, row_before};
 use self::sweep::sweep;
@@ -22,7 +23,6 @@ use crate::report::{
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{MetaSender, Sink};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The context that all devices of a run share.
@@ -94,12 +94,7 @@ pub(crate) fn run(
     if settings.files.is_empty() {
         sweep(&context);
     } else {
-        for file in in_order_of_upload(&settings.files) {
-            if stop.is_requested() {
-                break;
-            }
-            ingest_named(&context, file);
-        }
+        ingest_named_files(&context);
     }
     progress.finish();
     meta.send_full_blocks();
@@ -110,15 +105,4 @@ pub(crate) fn run(
     let summary = recorder.finish(totals);
     meta.wait();
     Ok(summary)
-}
-
-/// Sorts named files by their modification time, so that the last upload wins. Files that cannot be examined come first.
-fn in_order_of_upload(files: &[PathBuf]) -> Vec<&PathBuf> {
-    let mut files: Vec<_> = files.iter().collect();
-    files.sort_by_key(|file| {
-        file.symlink_metadata()
-            .and_then(|file| file.modified())
-            .ok()
-    });
-    files
 }

@@ -1,39 +1,112 @@
-//! Ingestion of a file that is named on the command line. See docs/specification.md, section 1.
+//! Ingestion of files that are named on the command line. See docs/specification.md, section 1.
 
 use super::RunContext;
 use super::device::Device;
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::pending_files::may_be_named;
-use crate::data_dir::{DevicePath, is_no_folder};
+use crate::data_dir::pending_files::{may_be_named, sort_by_upload};
+use crate::data_dir::{DevicePath, Dir, is_no_folder};
 use crate::sanitize::sanitize;
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-/// Ingests a file that is named on the command line.
-pub(super) fn ingest_named(context: &RunContext<'_>, given: &Path) {
-    let record = |outcome: Outcome| {
-        context.record_and_send(FileRecord::unread(given.to_owned(), None, outcome));
-    };
+/// The named files of a device.
+struct NamedFiles {
+    location: DevicePath,
+    /// The device folder, relative to the data folder.
+    device: PathBuf,
+    /// The folders, relative to the device folder, and the names.
+    files: Vec<(PathBuf, OsString)>,
+}
+
+/// Ingests the files that are named on the command line, device by device, in the order of their uploads.
+pub(super) fn ingest_named_files(context: &RunContext<'_>) {
+    let mut files: Vec<_> = context.settings.files.iter().collect();
+    sort_by_upload(&mut files, |file| {
+        let parent = Dir::open(
+            file.parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        );
+        let name = file.file_name()?;
+        let stamp = parent.and_then(|parent| parent.stamp_of(name));
+        Some((
+            stamp.ok().flatten().map(|stamp| stamp.uploaded_ns()),
+            name.to_owned(),
+        ))
+    });
+    let mut devices: Vec<NamedFiles> = Vec::new();
+    let mut positions: HashMap<PathBuf, usize> = HashMap::new();
+    for given in files {
+        let (location, folder, name) = match locate(context, given) {
+            Ok(located) => located,
+            Err(message) => {
+                record(context, given, Outcome::Rejected(message));
+                continue;
+            }
+        };
+        let device: PathBuf = folder.iter().take(3).collect();
+        let position = *positions.entry(device.clone()).or_insert_with(|| {
+            devices.push(NamedFiles {
+                location,
+                device,
+                files: Vec::new(),
+            });
+            devices.len() - 1
+        });
+        let sub = folder.iter().skip(3).collect();
+        devices[position].files.push((sub, name));
+    }
+    for device in devices {
+        if context.stop.is_requested() {
+            return;
+        }
+        device.ingest(context);
+    }
+}
+
+impl NamedFiles {
+    fn ingest(self, context: &RunContext<'_>) {
+        let error = match Device::open(context, self.location, &self.device) {
+            Ok(device) => return device.ingest_named(&self.files),
+            Err(error) => error,
+        };
+        for (sub, name) in &self.files {
+            let path: PathBuf = [&context.settings.data_folder, &self.device, sub]
+                .iter()
+                .collect();
+            record(
+                context,
+                &path.join(name),
+                if is_no_folder(&error) {
+                    Outcome::Rejected(format!(
+                        "cannot open the device folder: {error}; check the path"
+                    ))
+                } else {
+                    Outcome::Retryable(format!(
+                        "cannot open the device folder: {error}; check its permissions"
+                    ))
+                },
+            );
+        }
+    }
+}
+
+/// The device of a named file, its folder relative to the data folder, and its name.
+fn locate(
+    context: &RunContext<'_>,
+    given: &Path,
+) -> Result<(DevicePath, PathBuf, OsString), String> {
     let settings = context.settings;
     let (folder, name) =
-        match folder_and_name(&settings.data_folder, &settings.data_folder_given, given) {
-            Ok(split) => split,
-            Err(message) => return record(Outcome::Rejected(message)),
-        };
-    let location = match DevicePath::of_folder(&folder, &context.settings.meta_bucket) {
-        Ok(location) => location,
-        Err(error) => return record(Outcome::Rejected(error.to_string())),
-    };
-    let device: PathBuf = folder.iter().take(3).collect();
-    let sub: PathBuf = folder.iter().skip(3).collect();
-    match Device::open(context, location, &device) {
-        Ok(device) => device.ingest_named(&sub, &name),
-        Err(error) if is_no_folder(&error) => record(Outcome::Rejected(format!(
-            "cannot open the device folder: {error}; check the path"
-        ))),
-        Err(error) => record(Outcome::Retryable(format!(
-            "cannot open the device folder: {error}; check its permissions"
-        ))),
-    }
+        folder_and_name(&settings.data_folder, &settings.data_folder_given, given)?;
+    let location =
+        DevicePath::of_folder(&folder, &settings.meta_bucket).map_err(|error| error.to_string())?;
+    Ok((location, folder, name))
+}
+
+fn record(context: &RunContext<'_>, path: &Path, outcome: Outcome) {
+    context.record_and_send(FileRecord::unread(path.to_owned(), None, outcome));
 }
 
 /// Splits the path of a named file into its folder, relative to the data folder, and its name.
@@ -43,7 +116,7 @@ fn folder_and_name(
     data: &Path,
     given_data: &Path,
     given: &Path,
-) -> Result<(PathBuf, std::ffi::OsString), String> {
+) -> Result<(PathBuf, OsString), String> {
     let absolute =
         std::path::absolute(given).map_err(|error| format!("invalid path: {error}; correct it"))?;
     let name = match absolute.components().next_back() {

@@ -3,12 +3,13 @@
 //! Points of several files are in flight at the same time. See docs/specification.md, sections 4 to 6 and 9.
 
 use super::device::Device;
-use super::finish::{Change, ClaimedFile, Processed};
+use super::finish::{Change, ClaimedFile, Moved, Processed};
+use super::later_uploads::WrittenAgain;
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::{Dir, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
 use crate::logger_file::Container;
 use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
-use crate::points::BatchOptions;
+use crate::points::{BatchOptions, TimeRange};
 use crate::report::{FileDetails, counted};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::{FileId, OrderedSender};
@@ -41,6 +42,17 @@ pub(super) struct Pending {
     claimed: ClaimedFile,
 }
 
+/// Files that are processed together, and the later uploads that are written again after them.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) files: Vec<Submitted>,
+    /// The files that were moved already, because a later file of the group was uploaded before them.
+    pub(super) moved: Vec<Moved>,
+    /// The latest upload of the group.
+    newest: Option<i128>,
+    pub(super) again: WrittenAgain,
+}
+
 /// Why the files of a group are processed, and the scan for writers that they share.
 pub(super) struct Request {
     kind: RequestKind,
@@ -56,6 +68,16 @@ enum RequestKind {
     Named,
     /// Like `Named` with this name, but the file was already moved to `parsed/` or `error/`.
     Missing(OsString),
+}
+
+impl Submitted {
+    /// The file itself, if its points were submitted.
+    fn claimed(&self) -> Option<&ClaimedFile> {
+        match self {
+            Self::Processed(processed) => processed.claimed.as_ref(),
+            Self::Pending(pending) => Some(&pending.claimed),
+        }
+    }
 }
 
 impl Request {
@@ -96,12 +118,42 @@ enum Incomplete {
 }
 
 impl Device<'_> {
-    /// Opens a file and submits its points. Returns `None` if it does not exist, or, in a sweep, is not a regular file.
+    /// Opens a file, submits its points and adds it to a group. Returns whether it exists and, in a sweep, is a regular
+    /// file.
+    ///
+    /// The points are submitted in the order of the uploads: later uploads that are written again after an earlier file
+    /// of the group, but precede this one, are submitted first.
     pub(super) fn submit(
         &self,
         sub: &Path,
         name: &OsStr,
         request: &Request,
+        group: &mut Group,
+        sender: &mut OrderedSender<'_>,
+    ) -> bool {
+        let Some(submitted) = self.open_and_send(sub, name, request, group, sender) else {
+            return false;
+        };
+        let claimed = submitted.claimed();
+        let uploaded = claimed.map(|claimed| claimed.open.stamp.uploaded_ns());
+        if uploaded.is_some() && uploaded < group.newest {
+            let earlier = std::mem::take(group);
+            group.moved = self.finish(earlier, request, sender);
+        }
+        group.newest = group.newest.max(uploaded);
+        if let Some(claimed) = claimed {
+            self.note_if_late(claimed, group.files.len(), &mut group.again);
+        }
+        group.files.push(submitted);
+        true
+    }
+
+    fn open_and_send(
+        &self,
+        sub: &Path,
+        name: &OsStr,
+        request: &Request,
+        group: &mut Group,
         sender: &mut OrderedSender<'_>,
     ) -> Option<Submitted> {
         let left_in_place = |record| Some(Submitted::Processed(Processed::left_in_place(record)));
@@ -150,20 +202,13 @@ impl Device<'_> {
                     open,
                     from,
                     name: name.to_owned(),
+                    span: None,
                 }),
                 resubmit: None,
             }));
         }
-        let file_id = sender.begin();
-        let is_unchanged =
-            || lease.as_ref().is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
-        let row_before = || self.row_before(&open);
-        let (mut parsed, read) = ingest::ingest(
-            self.context.progress.reading(&*open.file),
-            &self.ingest_context(&open, &row_before),
-            &is_unchanged,
-            |batch| sender.send(file_id, batch),
-        );
+        self.write_again_until(Some(open.stamp.uploaded_ns()), &mut group.again, sender);
+        let (file_id, mut parsed, read) = self.read_and_send(&open, lease.as_ref(), None, sender);
         if parsed.truncated.is_none() {
             parsed.truncated = looks_truncated(&open).ok();
         }
@@ -173,16 +218,42 @@ impl Device<'_> {
         self.warn_about(&from.path().join(name), &parsed);
         Some(Submitted::Pending(Pending {
             file_id,
-            parsed,
             read,
             sub: sub.to_owned(),
             claimed: ClaimedFile {
+                span: parsed.span.clone(),
                 open,
                 lease,
                 from,
                 name: name.to_owned(),
             },
+            parsed,
         }))
+    }
+
+    /// Reads a file and sends its points, or those within the time ranges `only`.
+    pub(super) fn read_and_send(
+        &self,
+        open: &OpenFile,
+        lease: Option<&Lease>,
+        only: Option<&[TimeRange]>,
+        sender: &mut OrderedSender<'_>,
+    ) -> (FileId, ParsedFile, Result<(), IngestError>) {
+        let file_id = sender.begin();
+        let is_unchanged =
+            || lease.is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
+        let row_before = || self.row_before(open);
+        let context = IngestContext {
+            only,
+            ..self.ingest_context(open, &row_before)
+        };
+        let (parsed, read) = ingest::ingest(
+            self.context.progress.reading(&*open.file),
+            &context,
+            &is_unchanged,
+            |batch| sender.send(file_id, batch),
+        );
+        (file_id, parsed, read)
     }
 
     /// Waits until the points of a file are written and decides its outcome.
@@ -202,6 +273,9 @@ impl Device<'_> {
             Submitted::Pending(pending) => pending,
         };
         let written = sender.wait(file_id);
+        if written.unanswered {
+            self.note_unanswered(&claimed);
+        }
         let path = claimed.from.path().join(&claimed.name);
         let mut record = FileRecord {
             path,
@@ -269,6 +343,7 @@ impl Device<'_> {
             uploaded: i64::try_from(open.stamp.uploaded_ns() / 1_000_000_000).unwrap_or(i64::MAX),
             row_before,
             max_loss: settings.max_loss,
+            only: None,
         }
     }
 

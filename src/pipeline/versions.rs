@@ -6,7 +6,7 @@
 use super::device::Device;
 use super::finish::Moved;
 use super::outcome::{FileRecord, Outcome};
-use super::submit::{Request, Submitted};
+use super::submit::{Group, Request};
 use crate::data_dir::{
     ERROR, EntryKind, OpenError, PARSED, SIDECAR_NAME_ROOM, Stamp, is_no_folder, numbered_name,
 };
@@ -22,6 +22,8 @@ struct Version {
     name: OsString,
     number: u32,
     stamp: Stamp,
+    /// Whether its content may have been written after it was moved.
+    is_written: bool,
 }
 
 /// The folders of moved files, and the bytes that file names leave free there.
@@ -53,10 +55,11 @@ impl Device<'_> {
         &self,
         sub: &Path,
         name: &OsStr,
+        group: &mut Group,
         sender: &mut OrderedSender<'_>,
-    ) -> Vec<Submitted> {
+    ) {
         if self.context.settings.dry_run || !sub.as_os_str().is_empty() {
-            return Vec::new();
+            return;
         }
         let mut written = Vec::new();
         for (dir, room) in PROCESSED_DIRS {
@@ -64,16 +67,20 @@ impl Device<'_> {
             let Ok(folder) = self.folder.open_below(Path::new(dir)) else {
                 continue;
             };
+            let Ok(folder_modified_ns) = folder.modified_ns() else {
+                continue;
+            };
             let mut gaps = 0;
             for number in 0.. {
                 let name = numbered_name(name, number, room);
                 match folder.stamp_of(&name) {
-                    Ok(Some(stamp)) if stamp.is_written_after_its_move() => {
+                    Ok(Some(stamp)) if stamp.may_be_written_after_its_move(folder_modified_ns) => {
                         written.push(Version {
                             dir,
                             name,
                             number,
                             stamp,
+                            is_written: true,
                         });
                     }
                     Ok(Some(_)) => {}
@@ -85,22 +92,26 @@ impl Device<'_> {
             }
         }
         sort_by_upload(&mut written);
-        self.submit_versions(&written, name, sender)
+        self.submit_versions(&written, name, group, sender);
     }
 
     fn submit_versions<'v>(
         &self,
         versions: impl IntoIterator<Item = &'v Version>,
         name: &OsStr,
+        group: &mut Group,
         sender: &mut OrderedSender<'_>,
-    ) -> Vec<Submitted> {
+    ) {
         let request = Request::missing(name);
-        versions
-            .into_iter()
-            .filter_map(|version| {
-                self.submit(Path::new(version.dir), &version.name, &request, sender)
-            })
-            .collect()
+        for version in versions {
+            self.submit(
+                Path::new(version.dir),
+                &version.name,
+                &request,
+                group,
+                sender,
+            );
+        }
     }
 
     /// Handles a named file that does not exist, mostly because another process has moved it.
@@ -122,14 +133,12 @@ impl Device<'_> {
         };
         let is_named_there = [PARSED, ERROR].map(Path::new).contains(&sub);
         let request = Request::missing(name);
-        let mut group = Vec::new();
+        let mut group = Group::default();
         if !is_named_there && !self.context.settings.dry_run {
-            let written = versions
-                .iter()
-                .filter(|version| version.stamp.is_written_after_its_move());
-            group = self.submit_versions(written, name, sender);
+            let written = versions.iter().filter(|version| version.is_written);
+            self.submit_versions(written, name, &mut group, sender);
         }
-        if group.is_empty() {
+        if group.files.is_empty() {
             self.record(self.missing(sub, name, &versions));
             return Vec::new();
         }
@@ -146,6 +155,7 @@ impl Device<'_> {
                     Err(error) if is_no_folder(&error) => return Ok(()),
                     Err(error) => return Err(error),
                 };
+                let folder_modified_ns = folder.modified_ns()?;
                 let mut names = Vec::new();
                 folder.for_each_entry(|entry, kind| {
                     let number = (kind == EntryKind::File)
@@ -159,6 +169,7 @@ impl Device<'_> {
                         dir,
                         name,
                         number,
+                        is_written: stamp.may_be_written_after_its_move(folder_modified_ns),
                         stamp,
                     }));
                 }

@@ -110,6 +110,8 @@ pub(crate) struct Written {
     pub points: PointCounts,
     /// Whether all points were written or are expired.
     pub result: Result<(), WriteError>,
+    /// Whether a request got no answer, so that the server may still write its points later.
+    pub unanswered: bool,
 }
 
 impl Written {
@@ -122,6 +124,7 @@ impl Written {
                 expired: 0,
             },
             result,
+            unanswered: false,
         }
     }
 }

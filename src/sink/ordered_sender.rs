@@ -31,6 +31,7 @@ const NOTHING_WRITTEN: Written = Written {
         expired: 0,
     },
     result: Ok(()),
+    unanswered: false,
 };
 
 struct InFlight {
@@ -117,6 +118,7 @@ impl<'a> OrderedSender<'a> {
         let so_far = self.results.entry(file).or_insert(NOTHING_WRITTEN);
         so_far.points.accepted += written.points.accepted;
         so_far.points.expired += written.points.expired;
+        so_far.unanswered |= written.unanswered;
         let Err(failure) = written.result else { return };
         if matches!(failure, WriteError::Storage(_)) {
             self.storage_error.get_or_insert_with(|| failure.clone());
@@ -142,7 +144,8 @@ impl Drop for OrderedSender<'_> {
     }
 }
 
-fn overlaps(a: &TimeRange, b: &TimeRange) -> bool {
+/// Whether two time ranges share a second.
+pub(crate) fn overlaps(a: &TimeRange, b: &TimeRange) -> bool {
     a.start() <= b.end() && b.start() <= a.end()
 }
 

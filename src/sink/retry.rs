@@ -14,8 +14,11 @@ use tokio::time::Instant;
 /// Why one request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ApiError {
-    /// No connection, a timeout, a reset, or a status such as 429 or 503. The request can be retried.
+    /// No connection, or a status such as 429 or 503. The request can be retried.
     Transient(String),
+    /// A timeout or a reset after the connection was established. The request can be retried, but the server may still
+    /// carry it out as well.
+    Unanswered(String),
     /// 401, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
     Installation(String),
     /// 403, or 401 for a new bucket: the token is denied this request, but others may succeed.
@@ -41,6 +44,7 @@ impl ApiError {
     pub(super) fn into_message(self) -> String {
         match self {
             Self::Transient(message)
+            | Self::Unanswered(message)
             | Self::Installation(message)
             | Self::Forbidden(message)
             | Self::NotFound(message)
@@ -227,14 +231,16 @@ impl RetryPolicy {
                     tokio::time::timeout(limit, attempt())
                         .await
                         .unwrap_or_else(|_| {
-                            Err(ApiError::Transient(format!("no response within {limit:?}")))
+                            Err(ApiError::Unanswered(format!(
+                                "no response within {limit:?}"
+                            )))
                         })
                 })
                 .await?;
             drop(permit);
             let reason = match result {
                 Ok(value) => return Ok(value),
-                Err(ApiError::Transient(reason)) => reason,
+                Err(ApiError::Transient(reason) | ApiError::Unanswered(reason)) => reason,
                 Err(ApiError::Installation(reason)) => {
                     return Err(self.server_outage(reason));
                 }

@@ -54,6 +54,7 @@ mod time_zone;
 mod tls;
 mod untrusted_input;
 mod uploads;
+mod versions;
 
 mod dashboards;
 mod grafana;

@@ -14,6 +14,7 @@ use influxdb2::models::Status;
 use influxdb2::{Client as HttpClient, ClientBuilder};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -111,8 +112,15 @@ impl Client {
         stream: Stream,
     ) -> Written {
         let mut points = PointCounts::default();
-        let result = self.write_parts(bucket, batch, stream, &mut points).await;
-        Written { points, result }
+        let unanswered = AtomicU32::new(0);
+        let result = self
+            .write_parts(bucket, batch, stream, &mut points, &unanswered)
+            .await;
+        Written {
+            points,
+            result,
+            unanswered: unanswered.into_inner() > 0,
+        }
     }
 
     async fn write_parts(
@@ -121,6 +129,7 @@ impl Client {
         batch: Batch,
         stream: Stream,
         points: &mut PointCounts,
+        unanswered: &AtomicU32,
     ) -> Result<(), WriteError> {
         let retry = self.retry(stream);
         let named = |message| format!("bucket {:?}: {message}", sanitize(&**bucket));
@@ -140,7 +149,15 @@ impl Client {
             points.expired += lines - part.as_ref().map_or(0, |part| u64::from(part.lines));
             let Some(part) = part else { continue };
             let lines = u64::from(part.lines);
-            let attempt = || self.write(&known.key, &part, stream);
+            let attempt = || async {
+                // An attempt that times out is dropped here.
+                unanswered.fetch_add(1, Ordering::Relaxed);
+                let result = self.write(&known.key, &part, stream).await;
+                if !matches!(result, Err(ApiError::Unanswered(_))) {
+                    unanswered.fetch_sub(1, Ordering::Relaxed);
+                }
+                result
+            };
             let find_scope = self.find_scope(bucket, stream);
             let api_error = match retry.run(bucket, find_scope, attempt).await {
                 Ok(()) => {

@@ -21,7 +21,7 @@ pub(crate) struct Probe {
 impl Client {
     pub(super) async fn probe(&self, meta_bucket: &str) -> Probe {
         let message = |api_error: ApiError| match api_error {
-            ApiError::Transient(m) => {
+            ApiError::Transient(m) | ApiError::Unanswered(m) => {
                 format!("{m}; start InfluxDB or see its log, or correct INFLUXDB_HOST")
             }
             ApiError::Installation(m) | ApiError::Forbidden(m) => m,

@@ -15,7 +15,12 @@ impl Client {
     /// Classifies an error by its status. See docs/specification.md, section 6.
     pub(super) fn api_error(&self, error: &RequestError) -> ApiError {
         let RequestError::Http { status, text } = error else {
-            return ApiError::Transient(format!("{}: {}", self.address, self.reason(error)));
+            let message = format!("{}: {}", self.address, self.reason(error));
+            return if is_unconnected(error) {
+                ApiError::Transient(message)
+            } else {
+                ApiError::Unanswered(message)
+            };
         };
         let message = self.describe(status.as_u16(), text);
         match status.as_u16() {
@@ -110,6 +115,11 @@ impl Client {
         }
         message
     }
+}
+
+/// Whether a request failed before it was sent.
+fn is_unconnected(error: &RequestError) -> bool {
+    matches!(error, RequestError::ReqwestProcessing { source } if source.is_connect())
 }
 
 /// Whether the cause is a server certificate that does not verify. The TLS libraries wrap it in I/O errors.

@@ -1,0 +1,584 @@
+//! Writes later uploads again after a file that is ingested late, so that the last upload wins.
+//!
+//! A file is late if a file in `parsed/` was uploaded after it: because it is retried, was kept or left by an earlier run,
+//! or is named. See docs/specification.md, section 1.
+
+use super::device::Device;
+use super::finish::{ClaimedFile, Processed};
+use super::outcome::Outcome;
+use super::submit::{Group, Request};
+use crate::data_dir::pending_files::{is_tsv, unnumbered};
+use crate::data_dir::{Dir, EntryKind, LeaseError, OpenError, PARSED, Stamp, is_no_folder};
+use crate::logger_file::FormatError;
+use crate::pipeline::ingest::IngestError;
+use crate::points::TimeRange;
+use crate::report::counted;
+use crate::sanitize::sanitize;
+use crate::sink::WriteError;
+use crate::sink::ordered_sender::{FileId, OrderedSender, overlaps};
+use std::collections::{BTreeMap, BinaryHeap, HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+/// Maximum number of files in `parsed/` that are kept in memory. If there are more, the folder is listed several times.
+const MAX_LISTED: usize = 1 << 18;
+
+/// Maximum number of files whose answers are awaited at the same time when they are written again.
+const MAX_IN_FLIGHT: usize = 32;
+
+/// Maximum number of files without an answer that are remembered one by one.
+const MAX_UNANSWERED: usize = 96;
+
+/// Time of the upload in nanoseconds since 1970, number of the version, and name in `parsed/`.
+type Key = (i128, u32, OsString);
+
+fn key(uploaded: i128, name: &OsStr) -> Key {
+    let number = unnumbered(name).map_or(0, |(_, number)| number);
+    (uploaded, number, name.to_owned())
+}
+
+/// The key before those of all files that were uploaded at this time or later.
+fn start(uploaded: i128) -> Key {
+    (uploaded, 0, OsString::new())
+}
+
+/// The uploads in the folder `parsed/` of a device, as far as they are needed to find those after a late file.
+#[derive(Default)]
+pub(super) struct Uploads {
+    /// The latest upload that this run has ingested.
+    newest: Option<i128>,
+    /// When another process last changed the folder. What it moved there was uploaded before.
+    changed_by_others: Option<i128>,
+    /// When the folder was last changed, as far as is known.
+    changed: Option<i128>,
+    /// The names in `parsed/` that the command line contains.
+    named: HashSet<OsString>,
+    /// The files of the folder, once a late file was found.
+    listed: Option<Listed>,
+    /// Files that were written by requests without an answer.
+    unanswered: Vec<Late>,
+}
+
+/// Files of `parsed/` that follow each other in the order of their uploads.
+struct Listed {
+    /// The file before the first one.
+    after: Option<Key>,
+    files: BTreeMap<Key, Listing>,
+    /// Whether the last upload is among them.
+    is_complete: bool,
+}
+
+/// What is known about a file in `parsed/`.
+struct Listing {
+    span: Span,
+    is_named: bool,
+}
+
+/// The time range of the points of a file.
+enum Span {
+    Unread,
+    Read(Option<TimeRange>),
+}
+
+/// A late file.
+struct Late {
+    /// Its position in the group, if its outcome is not decided.
+    position: Option<usize>,
+    uploaded: i128,
+    path: PathBuf,
+    span: TimeRange,
+    is_in_parsed: bool,
+}
+
+/// The late files of a group, and the later uploads that are written again after them.
+#[derive(Default)]
+pub(super) struct WrittenAgain {
+    late: Vec<Late>,
+    /// The last file in `parsed/` that was considered.
+    cursor: Option<Key>,
+    in_flight: VecDeque<Again>,
+    /// The late files that fail, by their position in the group.
+    failures: Vec<(usize, Outcome)>,
+    /// Whether the rest is not written, because of an error.
+    is_stopped: bool,
+}
+
+/// A file that is being written again.
+struct Again {
+    key: Key,
+    path: PathBuf,
+    file_id: FileId,
+    /// The time range of its points, if it was read.
+    span: Option<TimeRange>,
+    read: Result<(), IngestError>,
+}
+
+impl Uploads {
+    pub(super) fn new(named: HashSet<OsString>) -> Self {
+        Self {
+            named,
+            ..Self::default()
+        }
+    }
+
+    /// Takes note of the time of the last change of the folder when its lock was acquired.
+    fn locked(&mut self, changed: Option<i128>) {
+        if changed != self.changed {
+            self.changed = changed;
+            self.changed_by_others = changed;
+            self.listed = None;
+        }
+    }
+
+    /// Adds a file that this run has moved to the folder or ingested there.
+    pub(super) fn add(&mut self, stamp: &Stamp, name: &OsStr, span: Option<&TimeRange>) {
+        let uploaded = stamp.uploaded_ns();
+        self.newest = self.newest.max(Some(uploaded));
+        if let Some(listed) = &mut self.listed {
+            listed.add(key(uploaded, name), span.cloned());
+        }
+    }
+
+    /// Whether a file may have been uploaded after one of this time. It costs nothing for the latest upload.
+    fn may_have_later(&self, uploaded: i128) -> bool {
+        [self.newest, self.changed_by_others]
+            .into_iter()
+            .flatten()
+            .any(|latest| uploaded <= latest)
+    }
+
+    /// The files that follow `from`, or the first of them.
+    fn list(&mut self, folder: &Dir, from: &Key) -> io::Result<&mut Listed> {
+        if self.listed.is_none() {
+            self.listed = Some(self.read_page(folder, None)?);
+        }
+        let covers = |listed: &Listed| listed.covers(from);
+        if !self.listed.as_ref().is_some_and(covers) {
+            self.listed = Some(self.read_page(folder, Some(from.clone()))?);
+        }
+        Ok(self.listed.get_or_insert_with(Listed::empty))
+    }
+
+    /// Reads the first files after `after` in the order of their uploads. What was known about them is kept.
+    fn read_page(&mut self, folder: &Dir, after: Option<Key>) -> io::Result<Listed> {
+        let parsed = match folder.open_below(Path::new(PARSED)) {
+            Ok(parsed) => parsed,
+            Err(error) if is_no_folder(&error) => return Ok(Listed::empty()),
+            Err(error) => return Err(error),
+        };
+        let mut first: BinaryHeap<Key> = BinaryHeap::new();
+        let mut is_complete = true;
+        parsed.for_each_entry(|name, kind| {
+            if kind != EntryKind::File || !is_tsv(name) {
+                return;
+            }
+            // A file that was removed meanwhile is no upload.
+            let Ok(Some(stamp)) = parsed.stamp_of(name) else {
+                return;
+            };
+            let key = key(stamp.uploaded_ns(), name);
+            if after.as_ref().is_some_and(|after| key <= *after) {
+                return;
+            }
+            first.push(key);
+            if first.len() > MAX_LISTED {
+                first.pop();
+                is_complete = false;
+            }
+        })?;
+        let mut known = self.listed.take().map_or_else(BTreeMap::new, |l| l.files);
+        let files = first.into_iter().map(|key| {
+            let listing = known.remove(&key).unwrap_or_else(|| Listing {
+                span: Span::Unread,
+                is_named: self.named.contains(&key.2),
+            });
+            (key, listing)
+        });
+        Ok(Listed {
+            files: files.collect(),
+            after,
+            is_complete,
+        })
+    }
+
+    /// The next file that has to be written again, among those that were uploaded before `until`.
+    fn next(
+        &mut self,
+        folder: &Dir,
+        again: &mut WrittenAgain,
+        until: Option<i128>,
+    ) -> io::Result<Option<Key>> {
+        let Some(first) = again.late.iter().map(|late| late.uploaded).min() else {
+            return Ok(None);
+        };
+        let hull = again.hull();
+        loop {
+            let from = again.cursor.take().unwrap_or_else(|| start(first));
+            let listed = self.list(folder, &from)?;
+            let mut last = &from;
+            let mut found = None;
+            let mut is_over = false;
+            let range = (Bound::Excluded(&from), Bound::Unbounded);
+            for (key, listing) in listed.files.range::<Key, _>(range) {
+                if until.is_some_and(|until| key.0 >= until) {
+                    is_over = true;
+                    break;
+                }
+                last = key;
+                if listing.may_overlap(&hull) && again.has_to_follow(key, listing) {
+                    found = Some(key.clone());
+                    break;
+                }
+            }
+            again.cursor = Some(last.clone());
+            if found.is_some() || is_over || listed.is_complete {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn set_span(&mut self, key: &Key, span: Option<TimeRange>) {
+        let listing = self.listed.as_mut().and_then(|l| l.files.get_mut(key));
+        if let Some(listing) = listing {
+            listing.span = Span::Read(span);
+        }
+    }
+}
+
+impl Listed {
+    fn empty() -> Self {
+        Self {
+            after: None,
+            files: BTreeMap::new(),
+            is_complete: true,
+        }
+    }
+
+    /// Whether the file after `key` is listed, if there is one.
+    fn covers(&self, key: &Key) -> bool {
+        let has_next = || self.files.last_key_value().is_some_and(|(k, _)| k > key);
+        self.after.as_ref() <= Some(key) && (self.is_complete || has_next())
+    }
+
+    fn add(&mut self, key: Key, span: Option<TimeRange>) {
+        if self.after.as_ref() >= Some(&key) || !self.is_complete && !self.covers(&key) {
+            return;
+        }
+        let listing = Listing {
+            span: Span::Read(span),
+            is_named: false,
+        };
+        self.files.insert(key, listing);
+        if self.files.len() > MAX_LISTED {
+            self.files.pop_last();
+            self.is_complete = false;
+        }
+    }
+}
+
+impl Listing {
+    fn may_overlap(&self, range: &TimeRange) -> bool {
+        match &self.span {
+            Span::Unread => true,
+            Span::Read(span) => span.as_ref().is_some_and(|span| overlaps(span, range)),
+        }
+    }
+}
+
+impl Late {
+    /// Whether a file in `parsed/` was uploaded later. Of versions with the same time, the number decides.
+    fn precedes(&self, (uploaded, later, name): &Key) -> bool {
+        let version = |name: &OsStr| unnumbered(name).unwrap_or_else(|| (name.to_owned(), 0));
+        let is_earlier_version = || {
+            let (this, number) = version(self.path.file_name().unwrap_or_default());
+            let (other, _) = version(name);
+            this == other && number < *later
+        };
+        match self.uploaded.cmp(uploaded) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => is_earlier_version(),
+            std::cmp::Ordering::Greater => false,
+        }
+    }
+}
+
+impl WrittenAgain {
+    /// Whether a file in `parsed/` has to be written again. A file that is named is written again anyway, but a late file
+    /// that is moved does not wait for that.
+    fn has_to_follow(&self, key: &Key, listing: &Listing) -> bool {
+        self.late.iter().any(|late| {
+            listing.may_overlap(&late.span)
+                && late.precedes(key)
+                && !(listing.is_named && late.is_in_parsed)
+        })
+    }
+
+    /// The time from the first to the last point of the late files. Most files are outside of it.
+    fn hull(&self) -> TimeRange {
+        let starts = self.late.iter().map(|late| *late.span.start());
+        let ends = self.late.iter().map(|late| *late.span.end());
+        starts.min().unwrap_or_default()..=ends.max().unwrap_or_default()
+    }
+
+    /// Fails all late files.
+    fn stop(&mut self, outcome: &Outcome) {
+        self.is_stopped = true;
+        let positions = self.late.iter().filter_map(|late| late.position);
+        self.failures
+            .extend(positions.map(|position| (position, outcome.clone())));
+    }
+}
+
+impl Device<'_> {
+    /// Takes note of the moves of other processes. Called when the lock was acquired.
+    pub(super) fn note_moves_of_others(&self) {
+        let changed = self.folder.folder_modified_ns(PARSED).unwrap_or_default();
+        self.uploads.borrow_mut().locked(changed);
+    }
+
+    /// Takes note of the moves of this process. Called before the lock is released.
+    pub(super) fn note_own_moves(&self) {
+        let changed = self.folder.folder_modified_ns(PARSED).unwrap_or_default();
+        self.uploads.borrow_mut().changed = changed;
+    }
+
+    /// Adds the next file of a group to its late files, if a file in `parsed/` was uploaded later.
+    pub(super) fn note_if_late(
+        &self,
+        claimed: &ClaimedFile,
+        position: usize,
+        again: &mut WrittenAgain,
+    ) {
+        let uploaded = claimed.open.stamp.uploaded_ns();
+        let mut uploads = self.uploads.borrow_mut();
+        if self.context.sink.is_discard() || !uploads.may_have_later(uploaded) {
+            return;
+        }
+        let Some(mut late) = self.late(claimed) else {
+            return;
+        };
+        late.position = Some(position);
+        let from = start(uploaded);
+        let is_late = uploads.list(&self.folder, &from).map(|listed| {
+            let range = (Bound::Excluded(&from), Bound::Unbounded);
+            let mut later = listed.files.range::<Key, _>(range);
+            later.any(|(key, _)| late.precedes(key))
+        });
+        match is_late {
+            Ok(true) => again.late.push(late),
+            Ok(false) => {}
+            Err(error) => again.failures.push((position, unlisted(&error))),
+        }
+    }
+
+    /// Remembers a file whose points the server may write once more, later than those of the files after it.
+    pub(super) fn note_unanswered(&self, claimed: &ClaimedFile) {
+        let Some(late) = self.late(claimed) else {
+            return;
+        };
+        let mut uploads = self.uploads.borrow_mut();
+        let from = start(late.uploaded);
+        // From now on, the time ranges of the files that are moved are remembered.
+        if let Err(error) = uploads.list(&self.folder, &from) {
+            tracing::debug!("{}: cannot list parsed/: {error}", sanitize(&late.path));
+        }
+        let is_full = uploads.unanswered.len() == MAX_UNANSWERED;
+        match uploads.unanswered.last_mut() {
+            Some(last) if is_full => {
+                last.uploaded = last.uploaded.min(late.uploaded);
+                last.span = *last.span.start().min(late.span.start())
+                    ..=*last.span.end().max(late.span.end());
+            }
+            _ => uploads.unanswered.push(late),
+        }
+    }
+
+    /// Writes the later uploads again after the files that were written by requests without an answer.
+    pub(super) fn write_again_after_unanswered(
+        &self,
+        request: &Request,
+        sender: &mut OrderedSender<'_>,
+    ) {
+        let mut group = Group::default();
+        group.again.late = std::mem::take(&mut self.uploads.borrow_mut().unanswered);
+        if !group.again.late.is_empty() && !self.context.stop.is_requested() {
+            self.finish(group, request, sender);
+        }
+    }
+
+    fn late(&self, claimed: &ClaimedFile) -> Option<Late> {
+        Some(Late {
+            position: None,
+            uploaded: claimed.open.stamp.uploaded_ns(),
+            path: claimed.from.path().join(&claimed.name),
+            span: claimed.span.clone()?,
+            is_in_parsed: claimed.from.path() == self.folder.path().join(PARSED),
+        })
+    }
+
+    /// Writes files of `parsed/` again that were uploaded after a late file of a group, but before `until`.
+    pub(super) fn write_again_until(
+        &self,
+        until: Option<i128>,
+        again: &mut WrittenAgain,
+        sender: &mut OrderedSender<'_>,
+    ) {
+        while !again.late.is_empty() && !again.is_stopped {
+            if self.context.stop.is_requested() {
+                again.stop(&Outcome::Skipped(WriteError::Stopped.to_string()));
+                return;
+            }
+            let next = self.uploads.borrow_mut().next(&self.folder, again, until);
+            match next {
+                Ok(Some(key)) => self.write_again(key, again, sender),
+                Ok(None) => return,
+                Err(error) => again.stop(&unlisted(&error)),
+            }
+        }
+    }
+
+    /// Writes a file of `parsed/` again, as far as it overlaps late files.
+    fn write_again(&self, key: Key, again: &mut WrittenAgain, sender: &mut OrderedSender<'_>) {
+        let path = self.folder.path().join(PARSED).join(&key.2);
+        let opened = match self.folder.open_below(Path::new(PARSED)) {
+            Ok(parsed) => parsed.open_file(&key.2),
+            Err(error) => Err(OpenError::Io(error)),
+        };
+        let open = match opened {
+            Ok(open) => open,
+            Err(OpenError::Gone | OpenError::NotAFile(_)) => {
+                return self.uploads.borrow_mut().set_span(&key, None);
+            }
+            Err(OpenError::Io(error)) => {
+                let error = IngestError::Format(FormatError::Read(error));
+                return self.fail_late(&key, &path, None, &error, again);
+            }
+        };
+        let lease = match open.lease() {
+            // The upload that is going on replaces the content, and is ingested when it is complete.
+            Err(LeaseError::Writer) => return,
+            lease => lease.ok(),
+        };
+        let preceding = again.late.iter().filter(|late| late.precedes(&key));
+        let ranges: Vec<_> = preceding.map(|late| late.span.clone()).collect();
+        let (file_id, parsed, read) =
+            self.read_and_send(&open, lease.as_ref(), Some(&ranges), sender);
+        if matches!(
+            read,
+            Ok(()) | Err(IngestError::Format(_) | IngestError::Changed)
+        ) {
+            let span = parsed.span.clone();
+            self.uploads.borrow_mut().set_span(&key, span);
+        }
+        again.in_flight.push_back(Again {
+            key,
+            path,
+            file_id,
+            span: parsed.span,
+            read,
+        });
+        if again.in_flight.len() > MAX_IN_FLIGHT {
+            self.end_oldest(again, sender);
+        }
+    }
+
+    /// Waits until all files that are written again are written. Files of the group whose later uploads cannot be written
+    /// fail.
+    pub(super) fn end_writing_again(
+        &self,
+        mut again: WrittenAgain,
+        group: &mut [Processed],
+        sender: &mut OrderedSender<'_>,
+    ) {
+        while !again.in_flight.is_empty() {
+            self.end_oldest(&mut again, sender);
+        }
+        for (position, outcome) in again.failures {
+            let record = &mut group[position].record;
+            if matches!(record.outcome, Outcome::Ingested | Outcome::Rejected(_)) {
+                record.outcome = outcome;
+            }
+        }
+    }
+
+    fn end_oldest(&self, again: &mut WrittenAgain, sender: &mut OrderedSender<'_>) {
+        let Some(oldest) = again.in_flight.pop_front() else {
+            return;
+        };
+        let written = sender.wait(oldest.file_id);
+        let (read, is_read) = match oldest.read {
+            Err(error @ (IngestError::Format(FormatError::Read(_)) | IngestError::Sink(_))) => {
+                (Err(error), false)
+            }
+            // What could be read is written, and an upload that changes the file is ingested when it is complete.
+            Ok(()) | Err(IngestError::Format(_) | IngestError::Changed) => (Ok(()), true),
+        };
+        if let Err(error) = read.and_then(|()| Ok(written.result?)) {
+            let span = oldest.span.as_ref().filter(|_| is_read);
+            return self.fail_late(&oldest.key, &oldest.path, span, &error, again);
+        }
+        let late = again.late.iter().find(|late| late.precedes(&oldest.key));
+        if let (1.., Some(late)) = (written.points.accepted, late) {
+            tracing::info!(
+                "{}: {} written again, because it was uploaded after {}",
+                sanitize(&oldest.path),
+                counted(written.points.accepted, "point"),
+                sanitize(&late.path)
+            );
+        }
+    }
+
+    /// Fails the late files after which a file cannot be written again. `span` is its time range, if it is known.
+    fn fail_late(
+        &self,
+        key: &Key,
+        path: &Path,
+        span: Option<&TimeRange>,
+        error: &IngestError,
+        again: &mut WrittenAgain,
+    ) {
+        let reason = format!(
+            "points are written, but {} was uploaded later and cannot be written again: {error}",
+            sanitize(path)
+        );
+        let outcome = match error {
+            IngestError::Sink(WriteError::Outage(_)) => Outcome::Outage(reason),
+            IngestError::Sink(WriteError::Stopped) => Outcome::Skipped(reason),
+            IngestError::Sink(WriteError::Storage(_)) | IngestError::Format(_) => {
+                Outcome::Retryable(reason)
+            }
+            IngestError::Sink(_) | IngestError::Changed => Outcome::Unwritten(reason),
+        };
+        if matches!(
+            error,
+            IngestError::Sink(WriteError::Outage(_) | WriteError::Stopped)
+        ) {
+            again.stop(&outcome);
+        }
+        let overlaps = |late: &Late| span.is_none_or(|span| overlaps(span, &late.span));
+        for late in again.late.iter().filter(|late| late.precedes(key)) {
+            match late.position {
+                Some(position) if overlaps(late) => {
+                    again.failures.push((position, outcome.clone()));
+                }
+                Some(_) => {}
+                None => self.context.recorder.warn(
+                    path,
+                    &format!(
+                        "cannot be written again after {}, whose points the server may write once more: {error}; ingest it again with --tsvFile",
+                        sanitize(&late.path)
+                    ),
+                ),
+            }
+        }
+    }
+}
+
+/// The outcome of a file if the later uploads cannot be found.
+fn unlisted(error: &io::Error) -> Outcome {
+    Outcome::Retryable(format!(
+        "points are written, but parsed/ cannot be listed to find later uploads: {error}; file left in place, check the permissions of the folder"
+    ))
+}

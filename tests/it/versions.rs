@@ -1,0 +1,418 @@
+//! The last upload wins, in whatever order files are ingested, and a file is identified by more than its name. See
+//! docs/specification.md, sections 1 and 9.
+
+use crate::harness::{
+    Call, DEVICE, FileBuilder, Run, Site, age, file_of, good_file, points_in, stored,
+};
+use crate::influx_double::{Double, Fault, Gate, Request, is_data_write};
+use crate::second_reader::{self, Point};
+use std::time::Duration;
+
+/// A file of three rows with this value at 1 August 2025, `hour`:00, :20 and :40.
+fn file(value: u32, hour: u32) -> String {
+    let rows = [0, 20, 40].map(|m| format!("01/08/25 {hour:02}:{m:02}:00\t{value}.5\t{value}"));
+    FileBuilder::default().lines(rows).build()
+}
+
+/// The points in the database after these files were written in this order.
+fn state(files: &[String]) -> Vec<Point> {
+    let points = files.iter().flat_map(|file| {
+        second_reader::read(file.as_bytes(), "site", chrono_tz::Europe::Paris)
+            .expect("good")
+            .points
+    });
+    stored(&points.collect::<Vec<_>>())
+}
+
+/// Writes a file that was uploaded some minutes ago.
+fn upload(site: &Site, path: &str, content: impl AsRef<[u8]>, minutes_ago: u64) {
+    let path = site.put(path, content);
+    age(&path, 60 * minutes_ago);
+}
+
+/// Fails the files of the device in an outage, so that they are in `error/`.
+fn fail_all(site: &Site, double: &Double) {
+    double.fault_writes(usize::MAX, Fault::status(503, "down"));
+    site.run_to(double)
+        .args(["--retry-for", "0"])
+        .run()
+        .expect(1);
+    double.clear_faults();
+}
+
+fn retry(site: &Site, double: &Double) -> Run {
+    site.run_to(double).arg("--retry-errors").ok()
+}
+
+/// The lines that `action` makes the program send.
+fn lines_sent(double: &Double, action: impl FnOnce()) -> usize {
+    let before = double.data_writes().len();
+    action();
+    let sent = &double.data_writes()[before..];
+    sent.iter().map(Request::nb_lines).sum()
+}
+
+#[test]
+fn a_retried_file_does_not_override_a_correction_that_was_ingested_meanwhile() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    fail_all(&site, &double);
+    upload(&site, &DEVICE.file("x.tsv"), file(2, 10), 40);
+    upload(&site, &DEVICE.file("other.tsv"), file(3, 12), 30);
+    site.run_to(&double).ok();
+    let sent = lines_sent(&double, || {
+        let run = retry(&site, &double);
+        assert!(
+            run.stderr.contains("parsed/x.tsv: 6 points written again"),
+            "{}",
+            run.stderr
+        );
+    });
+    assert_eq!(
+        points_in(&double, "acme"),
+        state(&[file(1, 10), file(2, 10), file(3, 12)])
+    );
+    assert_eq!(sent, 12, "only what overlaps is sent");
+    let reports = site.reports();
+    let report = reports.last().expect("a report");
+    assert_eq!(report["nb_files_total"], 1, "{report:#}");
+    assert_eq!(file_of(report, "error/x.tsv")["nb_points"], 6);
+    assert_eq!(
+        site.tree(),
+        ["other.tsv", "x.1.tsv", "x.tsv"].map(|name| DEVICE.parsed(name))
+    );
+}
+
+#[test]
+fn later_uploads_are_written_again_in_the_order_of_their_uploads_and_only_where_they_overlap() {
+    // Each file overlaps the next by one row, and the names are against the order of the uploads.
+    let (site, double) = (Site::new(), Double::start());
+    let rows = |value: u32, first: u32, last: u32| {
+        let rows = (first..=last).map(|m| format!("01/08/25 10:{m:02}:00\t{value}.5\t{value}"));
+        FileBuilder::default().lines(rows).build()
+    };
+    let files = [
+        rows(1, 0, 9),
+        rows(2, 5, 19),
+        rows(3, 8, 29),
+        rows(4, 28, 39),
+    ];
+    upload(&site, &DEVICE.file("d.tsv"), &files[0], 50);
+    fail_all(&site, &double);
+    upload(&site, &DEVICE.file("c.tsv"), &files[1], 40);
+    upload(&site, &DEVICE.file("b.tsv"), &files[2], 30);
+    upload(&site, &DEVICE.file("a.tsv"), &files[3], 20);
+    site.run_to(&double).ok();
+    let sent = lines_sent(&double, || {
+        retry(&site, &double);
+    });
+    assert_eq!(points_in(&double, "acme"), state(&files));
+    // Ten rows of the late file, and the rows up to its end of those that overlap it.
+    assert_eq!(sent, 2 * (10 + 5 + 2));
+}
+
+#[test]
+fn a_late_file_of_any_kind_does_not_override_a_later_upload() {
+    for kind in ["kept", "named", "named in error", "named in parsed", "left"] {
+        let (site, double) = (Site::new(), Double::start());
+        let late = match kind {
+            "named in error" => DEVICE.error("x.tsv"),
+            "named in parsed" => DEVICE.parsed("x.tsv"),
+            _ => DEVICE.file("x.tsv"),
+        };
+        upload(&site, &late, file(1, 10), 50);
+        let writer = (kind == "left").then(|| {
+            std::fs::File::options()
+                .append(true)
+                .open(site.path(&late))
+                .expect("opened")
+        });
+        if kind == "kept" {
+            double.fault_writes(usize::MAX, Fault::status(503, "down"));
+            site.run_to(&double)
+                .args(["--on-outage", "keep", "--retry-for", "0"])
+                .run()
+                .expect(1);
+            double.clear_faults();
+        }
+        upload(&site, &DEVICE.file("y.tsv"), file(2, 10), 40);
+        upload(&site, &DEVICE.file("sub/z.tsv"), file(3, 10), 30);
+        site.run_to(&double).named(DEVICE.file("sub/z.tsv")).ok();
+        site.run_to(&double).named(DEVICE.file("y.tsv")).ok();
+        drop(writer);
+        let call = site.run_to(&double);
+        if kind.starts_with("named") {
+            call.named(&late).ok();
+        } else {
+            call.ok();
+        }
+        assert_eq!(points_in(&double, "acme"), state(&[file(3, 10)]), "{kind}");
+        assert_eq!(
+            site.tree(),
+            ["x.tsv", "y.tsv", "z.tsv"].map(|name| DEVICE.parsed(name)),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn versions_of_one_stem_are_ingested_in_the_order_of_their_uploads() {
+    // The numbers are against the order of the uploads, some files are raw and some in error/.
+    for named in [false, true] {
+        let (site, double) = (Site::new(), Double::start());
+        let versions = ["x.2.tsv", "x.tsv", "x.10.tsv", "x.1.tsv"];
+        for (i, name) in versions.iter().enumerate().take(2) {
+            upload(&site, &DEVICE.file(name), file(i as u32, 10), 60 - i as u64);
+        }
+        fail_all(&site, &double);
+        for (i, name) in versions.iter().enumerate().skip(2) {
+            upload(&site, &DEVICE.file(name), file(i as u32, 10), 60 - i as u64);
+        }
+        let before = double.data_writes().len();
+        let call = site.run_to(&double);
+        if named {
+            let paths = [
+                DEVICE.file("x.1.tsv"),
+                DEVICE.error("x.tsv"),
+                DEVICE.error("x.2.tsv"),
+                DEVICE.file("x.10.tsv"),
+            ];
+            paths.iter().fold(call, Call::named).ok();
+        } else {
+            call.arg("--retry-errors").ok();
+        }
+        let sent: Vec<_> = double.data_writes()[before..]
+            .iter()
+            .map(Request::text)
+            .collect();
+        let values: Vec<_> = sent.iter().map(|t| t.split("value=").nth(1)).collect();
+        let values: Vec<_> = values
+            .iter()
+            .map(|v| v.expect("a value")[..3].to_owned())
+            .collect();
+        assert_eq!(values, ["0.5", "1.5", "2.5", "3.5"], "named {named}");
+        assert_eq!(points_in(&double, "acme"), state(&[file(3, 10)]));
+    }
+}
+
+#[test]
+fn replaying_parsed_ends_with_the_last_upload_and_writes_each_file_once() {
+    let (site, double) = (Site::new(), Double::start());
+    let names = ["x.tsv", "x.1.tsv", "a.tsv", "x.10.tsv", "x.2.tsv"];
+    for (i, name) in names.iter().enumerate() {
+        upload(
+            &site,
+            &DEVICE.parsed(name),
+            file(i as u32, 10),
+            60 - i as u64,
+        );
+    }
+    for order in [names, ["x.2.tsv", "x.10.tsv", "a.tsv", "x.1.tsv", "x.tsv"]] {
+        let before = double.data_writes().len();
+        let call = site.run_to(&double);
+        order
+            .iter()
+            .fold(call, |call, name| call.named(DEVICE.parsed(name)))
+            .ok();
+        assert_eq!(points_in(&double, "acme"), state(&[file(4, 10)]));
+        assert_eq!(double.data_writes().len() - before, names.len());
+    }
+}
+
+#[test]
+fn versions_with_the_same_time_are_ordered_by_their_numbers() {
+    // A client sets the modification time of both.
+    let (site, double) = (Site::new(), Double::start());
+    let time = std::time::SystemTime::now() - Duration::from_hours(1);
+    let put = |path: &str, value| {
+        let path = site.put(path, file(value, 10));
+        let file = std::fs::File::options().append(true).open(path);
+        file.expect("opened").set_modified(time).expect("set");
+    };
+    put(&DEVICE.file("x.tsv"), 1);
+    fail_all(&site, &double);
+    put(&DEVICE.parsed("x.2.tsv"), 2);
+    put(&DEVICE.parsed("x.10.tsv"), 3);
+    retry(&site, &double);
+    assert_eq!(points_in(&double, "acme"), state(&[file(3, 10)]));
+}
+
+#[test]
+fn the_modification_time_decides_also_if_a_client_sets_it() {
+    // The file that comes last has the earlier time.
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("new.tsv"), file(2, 10), 10);
+    site.run_to(&double).named(DEVICE.file("new.tsv")).ok();
+    upload(&site, &DEVICE.file("old.tsv"), file(1, 10), 600);
+    site.run_to(&double).named(DEVICE.file("old.tsv")).ok();
+    assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+}
+
+#[test]
+fn a_late_file_that_is_refused_in_mid_file_does_not_override_a_later_upload() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("new.tsv"), file(2, 10), 10);
+    site.run_to(&double).ok();
+    let late = file(1, 10) + "MV_T302_V002\tPh 1 V\n";
+    upload(&site, &DEVICE.file("late.tsv"), late, 60);
+    site.run_to(&double).run().expect(1);
+    assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+    assert_eq!(site.sidecar(&DEVICE.error("late.tsv"))["retryable"], false);
+}
+
+#[test]
+fn a_late_file_fails_if_a_later_upload_cannot_be_written_again() {
+    for (fault, on_outage, place) in [
+        (Fault::status(503, "down"), "error", DEVICE.error("x.tsv")),
+        (Fault::status(503, "down"), "keep", DEVICE.file("x.tsv")),
+        (Fault::status(400, "no"), "keep", DEVICE.error("x.tsv")),
+    ] {
+        let (site, double) = (Site::new(), Double::start());
+        upload(&site, &DEVICE.file("y.tsv"), file(2, 10), 10);
+        upload(&site, &DEVICE.file("z.tsv"), file(3, 11), 10);
+        site.run_to(&double).ok();
+        upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 60);
+        double.fault(is_data_write, 1, usize::MAX, fault);
+        site.run_to(&double)
+            .args(["--on-outage", on_outage, "--retry-for", "0"])
+            .run()
+            .expect(1);
+        double.clear_faults();
+        assert!(site.exists(&place), "{place}: {:?}", site.tree());
+        let reports = site.reports();
+        let entry = file_of(reports.last().expect("a report"), "x.tsv");
+        assert_eq!(
+            (&entry["status"], &entry["retryable"]),
+            (&"error".into(), &true.into())
+        );
+        retry(&site, &double);
+        assert_eq!(
+            points_in(&double, "acme"),
+            state(&[file(2, 10), file(3, 11)]),
+            "{place}"
+        );
+    }
+}
+
+#[test]
+fn a_run_killed_before_the_later_upload_is_written_again_is_repeated() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    fail_all(&site, &double);
+    upload(&site, &DEVICE.file("x.tsv"), file(2, 10), 40);
+    site.run_to(&double).ok();
+    let gate = Gate::new();
+    double.fault(is_data_write, 1, 1, Fault::Gate(gate.clone()));
+    let run = site.run_to(&double).arg("--retry-errors").start();
+    gate.wait_for(1);
+    assert_eq!(
+        points_in(&double, "acme"),
+        state(&[file(1, 10)]),
+        "the late file is written"
+    );
+    run.kill();
+    assert!(site.exists(DEVICE.error("x.tsv")), "{:?}", site.tree());
+    gate.open();
+    retry(&site, &double);
+    assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+    assert_eq!(
+        site.tree(),
+        ["x.1.tsv", "x.tsv"].map(|name| DEVICE.parsed(name))
+    );
+}
+
+#[test]
+fn a_dry_run_writes_nothing_again() {
+    let site = Site::new();
+    upload(&site, &DEVICE.parsed("y.tsv"), file(2, 10), 10);
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 60);
+    let run = site.call().arg("--dry-run").ok();
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(report["nb_points_total"], 6);
+    assert!(!run.stderr.contains("written again"), "{}", run.stderr);
+}
+
+#[test]
+fn files_after_one_whose_request_got_no_answer_are_written_again() {
+    // The server may carry out the first request later than the write of the second file.
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    upload(&site, &DEVICE.file("y.tsv"), file(2, 10), 40);
+    upload(&site, &DEVICE.file("z.tsv"), file(3, 12), 40);
+    double.fault_nth_write(1, Fault::SilenceAfterApply);
+    site.run_to(&double)
+        .env("TSV_REQUEST_TIMEOUT_S", "1")
+        .env("TSV_RETRY_FOR", "20")
+        .ok();
+    let sent: Vec<_> = double.data_writes().iter().map(Request::text).collect();
+    let of = |value: &str| sent.iter().filter(|t| t.contains(value)).count();
+    assert_eq!(
+        (of("value=1.5"), of("value=2.5"), of("value=3.5")),
+        (2, 2, 1)
+    );
+    let last = sent.last().expect("a write");
+    assert!(last.contains("value=2.5"), "{last}");
+}
+
+#[test]
+fn an_upload_into_a_moved_file_is_noticed_if_its_client_sets_the_time_back() {
+    for in_error in [false, true] {
+        let (site, double) = (Site::new(), Double::start());
+        upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+        let moved = if in_error {
+            fail_all(&site, &double);
+            DEVICE.error("x.tsv")
+        } else {
+            site.run_to(&double).ok();
+            DEVICE.parsed("x.tsv")
+        };
+        let path = site.path(&moved);
+        let before = std::fs::metadata(&path)
+            .and_then(|m| m.modified())
+            .expect("a time");
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(file(1, 10).len(), file(2, 10).len());
+        let mut writer = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("opened");
+        std::io::Write::write_all(&mut writer, file(2, 10).as_bytes()).expect("written");
+        writer.set_modified(before).expect("set back");
+        drop(writer);
+        // The hook of that upload.
+        site.run_to(&double).named(DEVICE.file("x.tsv")).ok();
+        assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+        assert_eq!(site.tree(), [DEVICE.parsed("x.tsv")]);
+        // Another one has nothing to do.
+        let sent = lines_sent(&double, || {
+            site.run_to(&double).named(DEVICE.file("x.tsv")).ok();
+        });
+        assert_eq!(sent, 0);
+    }
+}
+
+#[test]
+#[ignore = "slow: 40,000 files"]
+fn a_backlog_that_comes_after_later_uploads_takes_linear_time() {
+    let seconds = |files: u32| {
+        let site = Site::new();
+        for n in 0..files {
+            upload(
+                &site,
+                &DEVICE.file(format_args!("r{n:06}.tsv")),
+                good_file(n, 1),
+                600,
+            );
+            upload(
+                &site,
+                &DEVICE.parsed(format_args!("p{n:06}.tsv")),
+                file(n, 10),
+                10,
+            );
+        }
+        let run = site.lp_run().timeout(Duration::from_mins(10)).ok();
+        run.took.as_secs_f64()
+    };
+    let (few, many) = (seconds(5_000), seconds(20_000));
+    assert!(many < 8.0 * few, "{few} s and {many} s");
+}

@@ -89,6 +89,8 @@ pub(crate) struct OpenFile {
     pub inode: Inode,
     /// Size and times when it was opened.
     pub stamp: Stamp,
+    /// The number of its names. More than one is the rest of a move that was killed, or a hard link of a user.
+    pub links: u64,
 }
 
 /// Why a file cannot be opened.
@@ -174,6 +176,7 @@ impl Dir {
             FileType::RegularFile => Ok(OpenFile {
                 inode: (stat.st_dev, stat.st_ino),
                 stamp: Stamp::of(&stat),
+                links: stat.st_nlink,
                 file: Arc::new(File::from(fd)),
             }),
             FileType::Directory => Err(OpenError::NotAFile("a folder")),

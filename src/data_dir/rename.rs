@@ -1,6 +1,6 @@
 //! Moves by rename, which never overwrite and never copy. See docs/specification.md, section 1.
 
-use super::{Dir, Inode, SIDECAR_NAME_ROOM, Sidecar, numbered_name};
+use super::{Dir, EntryKind, Inode, SIDECAR_NAME_ROOM, Sidecar, numbered_name};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -92,6 +92,23 @@ impl Dir {
         }
     }
 
+    /// Removes the names of the file `inode` from this folder, with their sidecars. Returns whether there were any.
+    ///
+    /// The caller must know that the file has another name.
+    pub(crate) fn remove_links(&self, inode: Inode) -> io::Result<bool> {
+        let mut links = Vec::new();
+        self.for_each_entry(|name, kind| {
+            if kind == EntryKind::File && self.is_same_file(name, inode).unwrap_or(false) {
+                links.push(name.to_owned());
+            }
+        })?;
+        for name in &links {
+            unlinkat(&self.fd, name, AtFlags::empty())?;
+            self.remove_sidecar(name)?;
+        }
+        Ok(!links.is_empty())
+    }
+
     /// Whether `name` refers to the file `inode`.
     pub(crate) fn is_same_file(&self, name: &OsStr, inode: Inode) -> io::Result<bool> {
         Ok(self.inode_of(name)? == Some(inode))
@@ -103,7 +120,14 @@ fn rename_no_replace(from: &Dir, name: &OsStr, to: &Dir, target: &OsStr) -> Resu
         // Some network file systems do not support the flag. A hard link and an unlink do not overwrite either.
         Err(Errno::INVAL | Errno::NOSYS) => {
             linkat(&from.fd, name, &to.fd, target, AtFlags::empty())?;
-            unlinkat(&from.fd, name, AtFlags::empty())
+            match unlinkat(&from.fd, name, AtFlags::empty()) {
+                // The old name is gone, so the new one is the only one.
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => {
+                    let _ = unlinkat(&to.fd, target, AtFlags::empty());
+                    Err(error)
+                }
+            }
         }
         result => result,
     }

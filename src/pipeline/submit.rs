@@ -6,7 +6,9 @@ use super::device::Device;
 use super::finish::{Change, ClaimedFile, Moved, Processed};
 use super::later_uploads::WrittenAgain;
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::{Dir, Lease, LeaseError, OpenError, OpenFile, OpenWriters};
+use crate::data_dir::{
+    Dir, ERROR, Lease, LeaseError, OpenError, OpenFile, OpenWriters, PARSED, is_no_folder,
+};
 use crate::logger_file::Container;
 use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
 use crate::points::{BatchOptions, TimeRange};
@@ -167,7 +169,14 @@ impl Device<'_> {
                 return left_in_place(self.unread(sub, name, outcome));
             }
         };
-        let open = match from.open_file(name) {
+        let opened = from.open_file(name).and_then(|open| {
+            if open.links > 1 && self.undo_interrupted_move(&from, &open) {
+                from.open_file(name)
+            } else {
+                Ok(open)
+            }
+        });
+        let open = match opened {
             Ok(open) => open,
             Err(OpenError::Gone) => return None,
             Err(OpenError::NotAFile(what)) if request.is_sweep() => {
@@ -254,6 +263,35 @@ impl Device<'_> {
             |batch| sender.send(file_id, batch),
         );
         (file_id, parsed, read)
+    }
+
+    /// Removes the names of a file in `parsed/` and `error/` that a move which was killed has left. Returns whether there
+    /// were any.
+    ///
+    /// Where a rename cannot refuse to overwrite, a move is a link and an unlink. Whether the file was moved in or out is
+    /// not known, so it is ingested again under the name that is left, and moved.
+    fn undo_interrupted_move(&self, from: &Dir, open: &OpenFile) -> bool {
+        if self.context.settings.dry_run {
+            return false;
+        }
+        let mut is_undone = false;
+        for dir in [PARSED, ERROR] {
+            if from.path() == self.folder.path().join(dir) {
+                continue;
+            }
+            let removed = match self.folder.open_below(Path::new(dir)) {
+                Ok(folder) => folder.remove_links(open.inode),
+                Err(error) if is_no_folder(&error) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match removed {
+                Ok(removed) => is_undone |= removed,
+                Err(error) => {
+                    tracing::debug!("{dir}: cannot look for a second name of a file: {error}");
+                }
+            }
+        }
+        is_undone
     }
 
     /// Waits until the points of a file are written and decides its outcome.

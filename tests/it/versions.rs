@@ -2,10 +2,11 @@
 //! docs/specification.md, sections 1 and 9.
 
 use crate::harness::{
-    Call, DEVICE, FileBuilder, Run, Site, age, file_of, good_file, points_in, stored,
+    Call, DEVICE, FileBuilder, Run, Site, age, bad_file, file_of, good_file, points_in, stored,
 };
 use crate::influx_double::{Double, Fault, Gate, Request, is_data_write};
 use crate::second_reader::{self, Point};
+use std::path::Path;
 use std::time::Duration;
 
 /// A file of three rows with this value at 1 August 2025, `hour`:00, :20 and :40.
@@ -352,6 +353,87 @@ fn files_after_one_whose_request_got_no_answer_are_written_again() {
     );
     let last = sent.last().expect("a write");
     assert!(last.contains("value=2.5"), "{last}");
+}
+
+/// The double of a move that was killed between its link and its unlink.
+fn link(site: &Site, from: &str, to: &str) {
+    let to = site.path(to);
+    std::fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+    std::fs::hard_link(site.path(from), to).expect("linked");
+}
+
+#[test]
+fn a_move_that_was_killed_between_link_and_unlink_is_finished() {
+    for named in [false, true] {
+        let (site, double) = (Site::new(), Double::start());
+        let run = |expected| {
+            let call = site.run_to(&double);
+            let call = if named {
+                call.named(DEVICE.file("x.tsv"))
+            } else {
+                call
+            };
+            call.run().expect(expected);
+        };
+        upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+        link(&site, &DEVICE.file("x.tsv"), &DEVICE.parsed("x.tsv"));
+        run(0);
+        assert_eq!(site.tree(), [DEVICE.parsed("x.tsv")], "named {named}");
+
+        // The name in parsed/ was taken.
+        upload(&site, &DEVICE.file("x.tsv"), file(2, 10), 40);
+        link(&site, &DEVICE.file("x.tsv"), &DEVICE.parsed("x.1.tsv"));
+        run(0);
+        assert_eq!(
+            site.tree(),
+            ["x.1.tsv", "x.tsv"].map(|name| DEVICE.parsed(name))
+        );
+        assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+    }
+}
+
+#[test]
+fn a_move_to_or_from_error_that_was_killed_between_link_and_unlink_is_finished() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("bad.tsv"), bad_file(), 50);
+    site.run_to(&double).run().expect(1);
+    link(&site, &DEVICE.error("bad.tsv"), &DEVICE.file("bad.tsv"));
+    let failed = [DEVICE.error("bad.tsv"), DEVICE.sidecar("bad.tsv")];
+    site.run_to(&double).run().expect(1);
+    assert_eq!(site.tree(), failed, "not ingested for ever");
+    site.run_to(&double).ok();
+
+    // Out of error/, after a retry.
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    fail_all(&site, &double);
+    link(&site, &DEVICE.error("x.tsv"), &DEVICE.parsed("x.tsv"));
+    retry(&site, &double);
+    let [file, sidecar] = failed;
+    assert_eq!(site.tree(), [file, sidecar, DEVICE.parsed("x.tsv")]);
+}
+
+#[test]
+fn an_upload_into_a_file_whose_move_was_killed_is_ingested() {
+    // The content was written after the link.
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    link(&site, &DEVICE.file("x.tsv"), &DEVICE.parsed("x.tsv"));
+    std::fs::write(site.path(DEVICE.file("x.tsv")), file(2, 10)).expect("written");
+    site.run_to(&double).ok();
+    assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+    assert_eq!(site.tree(), [DEVICE.parsed("x.tsv")]);
+}
+
+#[test]
+fn a_file_with_a_hard_link_elsewhere_is_ingested() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    let backup = site.dir.path().join("backup.tsv");
+    std::fs::hard_link(site.path(DEVICE.file("x.tsv")), &backup).expect("linked");
+    site.run_to(&double).ok();
+    assert_eq!(points_in(&double, "acme"), state(&[file(1, 10)]));
+    assert_eq!(site.tree(), [DEVICE.parsed("x.tsv")]);
+    assert!(Path::new(&backup).exists());
 }
 
 #[test]

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 pub(super) enum ApiError {
     /// No connection, or a status such as 429 or 503. The request can be retried.
     Transient(String),
-    /// A timeout or a reset after the connection was established. The request can be retried, but the server may still
-    /// carry it out as well.
+    /// A timeout or a reset after the connection was established, or a proxy's 502 or 504. The request can be retried, but
+    /// the server may still carry it out as well.
     Unanswered(String),
     /// 401, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
     Installation(String),

@@ -32,6 +32,8 @@ impl Client {
             )),
             404 => ApiError::NotFound(message),
             413 => ApiError::TooLarge(message),
+            // The proxy got no answer.
+            502 | 504 => ApiError::Unanswered(format!("{}: {message}", self.address)),
             408 | 425 | 429 | 500.. => ApiError::Transient(format!("{}: {message}", self.address)),
             400..=499 => ApiError::Refused(message),
             // Another success status than the one of a write: this is not InfluxDB.
@@ -191,10 +193,8 @@ mod tests {
     #[test]
     fn the_status_decides_the_kind_of_error() {
         for (statuses, kind) in [
-            (
-                vec![408, 425, 429, 500, 502, 503, 504, 520, 200, 202],
-                "Transient",
-            ),
+            (vec![408, 425, 429, 500, 503, 520, 200, 202], "Transient"),
+            (vec![502, 504], "Unanswered"),
             (vec![401, 301, 302, 307, 308], "Installation"),
             (vec![403], "Forbidden"),
             (vec![404], "NotFound"),
@@ -274,10 +274,10 @@ mod tests {
 
     #[test]
     fn a_page_of_a_proxy_is_shortened_and_sanitized() {
-        let ApiError::Transient(message) =
+        let ApiError::Unanswered(message) =
             api_error(502, &format!("<html>\x1b[2J{}", "x".repeat(100_000)))
         else {
-            panic!("502 is transient");
+            panic!("502 is no answer");
         };
         assert!(
             message.len() < 3_000 && !message.contains('\x1b'),

@@ -36,11 +36,11 @@ pub(crate) use walk::is_no_folder;
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, fstat,
-    futimens, mkdirat, openat, statat,
+    futimens, mkdirat, openat, statat, unlinkat,
 };
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -183,6 +183,20 @@ impl Dir {
             FileType::Fifo => Err(OpenError::NotAFile("a pipe")),
             _ => Err(OpenError::NotAFile("a device")),
         }
+    }
+
+    /// Writes a file that does not exist yet. After an error, there is none. A file that root writes belongs to the owner
+    /// of this folder.
+    fn write_new(&self, name: &OsStr, content: &[u8]) -> io::Result<File> {
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o664))?);
+        give_to_owner_of(&self.fd, &file)
+            .and_then(|()| file.write_all(content))
+            .inspect_err(|_| {
+                let _ = unlinkat(&self.fd, name, AtFlags::empty());
+            })?;
+        Ok(file)
     }
 
     /// The inode that `name` currently refers to, or `None` if there is none. Links are not followed.

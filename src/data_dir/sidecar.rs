@@ -5,12 +5,11 @@
 //! the file is processed again or `error/` is listed. See docs/specification.md, section 7.
 
 use super::{Dir, OpenError};
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 
 /// Suffix that is appended to the file's name.
 pub(crate) const SUFFIX: &str = ".error.json";
@@ -50,7 +49,7 @@ impl Dir {
     /// The caller must hold the device lock.
     pub(crate) fn write_sidecar(&self, file: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         self.remove_sidecar(file)?;
-        self.write_new(&name_for(file), sidecar)
+        self.write_new_sidecar(&name_for(file), sidecar)
     }
 
     /// Atomically replaces the sidecar of a file that stays in the folder, and keeps its time of arrival.
@@ -62,7 +61,7 @@ impl Dir {
             sidecar.arrived = previous.arrived;
         }
         self.remove_unfinished_sidecar()?;
-        self.write_new(OsStr::new(TEMPORARY), &sidecar)?;
+        self.write_new_sidecar(OsStr::new(TEMPORARY), &sidecar)?;
         Ok(renameat(&self.fd, TEMPORARY, &self.fd, name_for(file))?)
     }
 
@@ -90,18 +89,12 @@ impl Dir {
         }
     }
 
-    fn write_new(&self, name: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut out = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o664))?);
+    fn write_new_sidecar(&self, name: &OsStr, sidecar: &Sidecar) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(sidecar)?;
         text.push(b'\n');
-        super::give_to_owner_of(&self.fd, &out)
-            .and_then(|()| out.write_all(&text))
-            .and_then(|()| out.sync_all())
-            .inspect_err(|_| {
-                let _ = unlinkat(&self.fd, name, AtFlags::empty());
-            })
+        self.write_new(name, &text)?.sync_all().inspect_err(|_| {
+            let _ = unlinkat(&self.fd, name, AtFlags::empty());
+        })
     }
 
     /// Reads the sidecar of `file`. `None` if there is none or its content is not valid.

@@ -172,6 +172,9 @@ pub struct Status {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    /// Accept the changed or suspect layout of this device, given as <company>/<campaign>/<device>; can be repeated
+    #[arg(long, value_name = "DEVICE_PATH", conflicts_with = "json")]
+    pub acknowledge: Vec<PathBuf>,
     /// Options of several commands.
     #[command(flatten)]
     pub common: Common,

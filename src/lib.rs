@@ -12,6 +12,7 @@
 //!   points, moves the files and records the outcomes.
 //! - [`data_dir`] lists, locks, opens and moves files below the data folder.
 //! - [`logger_file`] parses logger files: bytes in, rows out. [`time_zone`] provides the rules of time zones.
+//! - [`layout`] recognises columns that changed their meaning.
 //! - [`points`] encodes rows as batches of line protocol.
 //! - [`sink`] writes batches to InfluxDB 2, with retries, or to line protocol files.
 //! - [`report`] collects the outcomes: JSON report, meta points and totals, from which the exit code ([`exit_code`])
@@ -38,6 +39,7 @@ pub mod config;
 pub mod data_dir;
 mod exit_code;
 mod http;
+mod layout;
 pub mod logger_file;
 mod logging;
 mod pipeline;

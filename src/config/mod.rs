@@ -152,10 +152,18 @@ impl Tuning {
                 None => env.parse(&env_vars::TSV_ON_OUTAGE, parse_choice)?,
             },
             grace: duration(&env_vars::TSV_INCOMPLETE_GRACE_S)?,
-            lock_wait: duration(&env_vars::TSV_LOCK_WAIT_S)?,
+            lock_wait: lock_wait(env)?,
             heartbeat: heartbeat(env)?,
         })
     }
+}
+
+/// The longest wait for the lock on a device folder.
+///
+/// # Errors
+/// The setting is unusable.
+pub(crate) fn lock_wait(env: &Environment) -> Result<Duration, ConfigError> {
+    env.parse(&env_vars::TSV_LOCK_WAIT_S, parse_duration)
 }
 
 fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {

@@ -6,6 +6,7 @@
 mod device_path;
 mod devices;
 mod fcntl;
+mod layout_file;
 mod lease;
 mod level;
 mod listing;
@@ -23,6 +24,7 @@ pub(crate) use device_path::{
     Company, DevicePath, DevicePathError, ERROR, PARSED, is_processed_dir,
 };
 pub(crate) use devices::{DeviceItem, devices};
+pub(crate) use layout_file::LAYOUT_FILE;
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
@@ -206,6 +208,11 @@ impl Dir {
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Time of the last change of the folder's entries, in nanoseconds since 1970.
+    pub(crate) fn entries_changed_ns(&self) -> io::Result<i128> {
+        Ok(Stamp::of(&fstat(&self.fd)?).modified_ns)
     }
 
     /// Size and times of a regular file, or `None` if `name` is missing or something else.

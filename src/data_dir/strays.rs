@@ -1,5 +1,6 @@
 //! Files in a device folder that no run takes. See docs/specification.md, section 1.
 
+use super::layout_file::is_layout_file;
 use super::pending_files::{is_hidden, is_tsv};
 use super::walk::{SortedWalk, WalkItem, is_no_folder};
 use super::{Dir, EntryKind, is_processed_dir};
@@ -28,6 +29,7 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
     let other = |name: &OsStr, kind| kind == EntryKind::Dir || !is_tsv(name);
     for item in SortedWalk::new(folder, other, |_, name| !is_processed_dir(name)) {
         match item {
+            WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_layout_file(&name) => {}
             WalkItem::File(sub, name) => add(folder, &sub.join(name), &mut each)?,
             // Files directly in `parsed/` and `error/` were taken.
             WalkItem::Dir(path) if path.components().count() == 1 => {
@@ -115,18 +117,22 @@ mod tests {
             "parsed/d.tsv",
             "parsed/e",
             "error/f.tsv",
+            ".powerview-layout.json",
+            ".powerview-layout.tmp",
         ] {
-            put(taken, 0);
+            put(taken, 25);
         }
         for recent in [".sftpgo-upload.1.x.tsv", "x.tsv.filepart", "y.TMP"] {
             put(recent, 23);
         }
         let expected = [
+            ".powerview-layout.old",
             ".sftpgo-upload.2.x.tsv",
             "a.csv",
             "error/sub/x.tsv",
             "noextension",
             "parsed/sub/deep/x.tsv",
+            "sub/.powerview-layout.json",
             "sub/parsed/x.tsv",
             "sub/x.tsv.gz",
             "z.filepart",

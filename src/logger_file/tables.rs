@@ -13,6 +13,7 @@ use super::problems::{Problem, Problems};
 use super::row_stats::{RowStats, glued, value_cells};
 use super::timestamps::{TimestampResolver, ZoneChoice, parse_wall_time};
 use super::{FormatError, MAX_CHANNELS, MAX_HEADER, MAX_WEEKS, cells, foreign};
+use crate::layout::{FileLayout, LayoutScan};
 use crate::time_zone::{FileZones, ZoneSource};
 use chrono::NaiveDateTime;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
@@ -113,6 +114,7 @@ pub struct LoggerFile<'a, R> {
     values: Vec<Option<f64>>,
     stats: RowStats,
     problems: Problems,
+    layout: LayoutScan,
     zone_warnings: Vec<String>,
     weeks: HashSet<i64>,
     week: Option<i64>,
@@ -189,6 +191,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             values: Vec::new(),
             stats: RowStats::default(),
             problems: Problems::default(),
+            layout: LayoutScan::default(),
             zone_warnings: Vec::new(),
             weeks: HashSet::new(),
             week: None,
@@ -278,6 +281,11 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     /// The first defects.
     pub fn problems(&self) -> &[Problem] {
         self.problems.list()
+    }
+
+    /// The layouts of the tables so far.
+    pub(crate) fn layout(&self) -> Option<FileLayout> {
+        self.layout.file()
     }
 
     /// Whether the file is truncated: it has a plain document without a final line break, or a headed one without
@@ -403,6 +411,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         self.stats.rows += 1;
         self.stats.points += points;
         self.stats.invalid_values += columns as u64 - points;
+        self.layout.add_row(&self.values);
         Ok(Some(time))
     }
 
@@ -557,6 +566,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         meta: HeaderMeta,
         line: u64,
     ) -> Result<(), FormatError> {
+        self.layout.begin_document(meta.text("MasterType"));
         let choice = ZoneChoice::of_document(&meta, self.options.zones);
         let name = choice.as_ref().map(|choice| choice.zone.name().to_owned());
         if self.first.is_none() {
@@ -694,6 +704,10 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         let channels = Channels::new((&cells, serials.number), (&labels, line))?;
         let is_equal =
             channels.master == self.channels.master && channels.list == self.channels.list;
+        // A label line that is cut off may lack a unit.
+        if !self.lines.get_ref().ended_inside_line() {
+            self.layout.begin_table(&channels);
+        }
         self.stats.tables += u64::from(self.is_first_table || !is_equal);
         self.is_first_table = false;
         if is_equal {

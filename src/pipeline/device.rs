@@ -5,6 +5,7 @@
 use super::RunContext;
 use super::finish::{Moved, Processed};
 use super::later_uploads::Uploads;
+use super::layout_guard::LayoutGuard;
 use super::outcome::{FileRecord, Outcome};
 use super::row_before::LastRows;
 use super::submit::{Group, Request, Submitted};
@@ -42,6 +43,7 @@ pub(super) struct Device<'a> {
     pub(super) folder: Arc<Dir>,
     pub(super) last_rows: RefCell<LastRows>,
     pub(super) uploads: RefCell<Uploads>,
+    pub(super) layout: LayoutGuard,
 }
 
 impl<'a> Device<'a> {
@@ -60,6 +62,7 @@ impl<'a> Device<'a> {
             folder: Arc::new(context.data.open_below(relative)?),
             last_rows: RefCell::default(),
             uploads: RefCell::default(),
+            layout: LayoutGuard::default(),
         })
     }
 
@@ -204,6 +207,7 @@ impl<'a> Device<'a> {
         }
         let lock = self.folder.lock(settings.lock_wait, self.context.stop)?;
         self.note_moves_of_others();
+        self.layout.forget();
         Ok(Some(lock))
     }
 

@@ -96,6 +96,7 @@ impl Device<'_> {
         let Some(claimed) = processed.claimed else {
             return (record, None);
         };
+        self.check_layout(&mut record, &claimed.name, &claimed.open);
         let place = match record.outcome.target(self.context.settings.on_outage) {
             Target::Stay => Ok(None),
             Target::Parsed | Target::Error if !claimed.begin_move() => {

@@ -1,6 +1,7 @@
 //! Parses one file and passes its points to the sink. Does not wait for the writes and does not move the file.
 
 use crate::data_dir::DevicePath;
+use crate::layout::FileLayout;
 use crate::logger_file::{
     Channels as Header, Container, FormatError, HeaderMeta, LoggerFile, Problem, ReadOptions,
     RowStats,
@@ -84,6 +85,8 @@ pub(super) struct ParsedFile {
     pub zone_warnings: Vec<String>,
     /// The first defects.
     pub problems: Vec<Problem>,
+    /// The layouts of the tables.
+    pub layout: Option<FileLayout>,
 }
 
 impl ParsedFile {
@@ -158,6 +161,7 @@ pub(super) fn ingest(
         .and_then(|()| Ok(file.ensure_usable(ingest_context.max_loss)?));
     parsed.stats = file.stats();
     parsed.problems = file.problems().to_vec();
+    parsed.layout = file.layout();
     parsed.zone_warnings = file.zone_warnings().to_vec();
     parsed.truncated = file.truncated();
     parsed.last_row = file.last_row();

@@ -4,6 +4,7 @@ mod device;
 mod finish;
 mod ingest;
 mod later_uploads;
+mod layout_guard;
 mod named_file;
 mod outcome;
 mod row_before;

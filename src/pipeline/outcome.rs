@@ -4,6 +4,7 @@
 
 use crate::config::env_vars::OnOutage;
 use crate::data_dir::{DevicePath, Sidecar};
+use crate::layout::FileLayout;
 use crate::logger_file::FormatError;
 use crate::pipeline::ingest::IngestError;
 use crate::report::{FileDetails, FileReport, FileResult, Status, iso};
@@ -115,6 +116,8 @@ pub(super) struct FileRecord {
     pub outcome: Outcome,
     /// Path after the move, if the file was moved.
     pub moved_to: Option<PathBuf>,
+    /// The layouts of the file, until they are compared with the one before.
+    pub layout: Option<FileLayout>,
 }
 
 impl FileRecord {
@@ -125,6 +128,7 @@ impl FileRecord {
             details: FileDetails::unread(location),
             outcome,
             moved_to: None,
+            layout: None,
         }
     }
 }

@@ -302,7 +302,7 @@ impl Device<'_> {
     ) -> Processed {
         let Pending {
             file_id,
-            parsed,
+            mut parsed,
             read,
             sub,
             claimed,
@@ -317,11 +317,13 @@ impl Device<'_> {
         let path = claimed.from.path().join(&claimed.name);
         let mut record = FileRecord {
             path,
+            layout: parsed.layout.take(),
             details: parsed.into_details(&self.location),
             outcome: Outcome::of(read.and_then(|()| Ok(written.result?))),
             moved_to: None,
         };
         if self.context.settings.dry_run {
+            self.check_layout(&mut record, &claimed.name, &claimed.open);
             return Processed::left_in_place(record);
         }
         record.details.nb_points = written.points.accepted;

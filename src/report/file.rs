@@ -2,6 +2,7 @@
 
 use super::json::to_json;
 use crate::data_dir::DevicePath;
+use crate::layout::ColumnChange;
 use crate::logger_file::{Channel, Problem};
 use serde::Serialize;
 
@@ -107,6 +108,10 @@ pub(crate) struct FileDetails {
     pub time_zone: Option<String>,
     /// `header`, `header_posix`, `setting` or `machine`.
     pub time_zone_source: Option<&'static str>,
+    /// How the layout changed since the previous file of the device, and within the file.
+    pub layout_changed: Option<Vec<ColumnChange>>,
+    /// What contradicts the layout, in plain words.
+    pub layout_suspect: Option<Vec<String>>,
     /// The first defects of the file.
     pub problems: Vec<Problem>,
     /// Time of the first point, ISO 8601 in UTC.
@@ -125,6 +130,9 @@ pub(crate) struct FileDetails {
     /// Time of the last point in seconds since 1970.
     #[serde(skip)]
     pub last_measurement: Option<i64>,
+    /// Whether a person has acknowledged what contradicts the layout.
+    #[serde(skip)]
+    pub is_layout_acknowledged: bool,
 }
 
 impl FileDetails {

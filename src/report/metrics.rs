@@ -1,5 +1,6 @@
 //! Meta points: one per run and one per file, for the operator's dashboard. See docs/specification.md, section 7.
 
+use crate::layout::describe_changes;
 use crate::points::Line;
 use crate::report::{FileReport, RunHead, RunTotals};
 use crate::sanitize::sanitize;
@@ -62,6 +63,15 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
         result.error.as_deref().unwrap_or_default(),
         MAX_TEXT,
     );
+    let changes = details.layout_changed.as_deref().unwrap_or_default();
+    fields.text("layout_changed", &describe_changes(changes), MAX_TEXT);
+    let contradictions = details.layout_suspect.as_deref().unwrap_or_default();
+    let open = if details.is_layout_acknowledged {
+        &[]
+    } else {
+        contradictions
+    };
+    fields.text("layout_suspect", &open.join("; "), MAX_TEXT);
     fields.text("report", &file.compact(MAX_FIELD), MAX_FIELD);
     fields.at(time_ns)
 }

@@ -49,6 +49,9 @@ impl Display for Device {
     }
 }
 
+/// The file in a device folder that remembers the layouts of its files.
+pub const LAYOUT_FILE: &str = ".powerview-layout.json";
+
 /// An unprivileged user.
 pub const NOBODY: u32 = 65_534;
 
@@ -134,12 +137,12 @@ impl Site {
         std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
-    /// All files and links below the data folder, by path relative to it.
+    /// All files and links below the data folder, by path relative to it, without those that remember layouts.
     pub fn tree(&self) -> Vec<String> {
         let mut paths: Vec<String> = walkdir::WalkDir::new(self.data())
             .into_iter()
             .filter_map(Result::ok)
-            .filter(|e| !e.file_type().is_dir())
+            .filter(|e| !e.file_type().is_dir() && e.file_name() != LAYOUT_FILE)
             .map(|e| {
                 e.path()
                     .strip_prefix(self.data())

@@ -33,7 +33,7 @@ const RUN_KEYS: [&str; 15] = [
     "files",
 ];
 
-const FILE_KEYS: [&str; 33] = [
+const FILE_KEYS: [&str; 35] = [
     "file_path",
     "moved_to",
     "bucket",
@@ -60,6 +60,8 @@ const FILE_KEYS: [&str; 33] = [
     "nb_suspicious_times",
     "time_zone",
     "time_zone_source",
+    "layout_changed",
+    "layout_suspect",
     "problems",
     "time_start",
     "time_end",

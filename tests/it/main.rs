@@ -45,6 +45,7 @@ mod fixtures;
 mod fuzz_corpus;
 mod heartbeat;
 mod ingest;
+mod layout;
 mod properties;
 mod real_server;
 mod samples;

@@ -1,7 +1,8 @@
 //! Diagnosis of a device: its problems and their remedies.
 
-use super::scan::{DeviceScan, NEWEST_FILES, NewestFile};
+use super::scan::{DeviceScan, MAX_REASON_CHARS, NEWEST_FILES, NewestFile};
 use super::{DeviceStatus, Kind, Problem, format_duration};
+use crate::layout::{LayoutState, describe_changes};
 use crate::logger_file::KNOWN_LOSS;
 use crate::report::counted;
 use crate::sanitize::sanitize;
@@ -24,6 +25,9 @@ const SAME_DELAY: i64 = 12 * 3600;
 
 /// Time between the arrivals of two files, in seconds, from which on they are separate uploads of a logger.
 const SEPARATE_UPLOADS: i64 = 6 * 3600;
+
+/// Time for which a change of the layout is shown.
+const CHANGE_IS_SHOWN: TimeDelta = TimeDelta::days(7);
 
 /// 2010-01-01, before which no logger measured.
 const YEAR_2010: i64 = 1_262_304_000;
@@ -56,6 +60,7 @@ pub(super) fn diagnose(
     diagnosis.rights();
     diagnosis.waiting();
     diagnosis.damaged();
+    diagnosis.layout();
     diagnosis.clock();
     diagnosis.suspicious_times();
     diagnosis.truncated();
@@ -248,6 +253,22 @@ impl Diagnosis<'_> {
         }
     }
 
+    fn layout(&mut self) {
+        for (message, is_suspect) in layout_problems(&self.scan.layout, self.now) {
+            let remedy = if is_suspect {
+                let data = self.quoted(Path::new(""));
+                let device = sanitize(&self.scan.path).replace('\'', "'\\''");
+                format!(
+                    "correct the logger's configuration, or accept it with powerview status -d {data} --acknowledge '{device}'"
+                )
+            } else {
+                "check the logger's configuration, and the dashboards and bills that use these columns"
+                    .to_owned()
+            };
+            self.add(Kind::Layout, message, remedy);
+        }
+    }
+
     fn clock(&mut self) {
         let Some(file) = self.scan.newest.first() else {
             return;
@@ -382,6 +403,42 @@ impl NewestFile {
         };
         covers && self.stats.points > 0 && self.loss().is_none()
     }
+}
+
+/// What is wrong with the layouts of a device and not acknowledged, and whether it is a suspicion.
+pub(super) fn layout_problems(state: &LayoutState, now: DateTime<Utc>) -> Vec<(String, bool)> {
+    let mut problems = Vec::new();
+    let after = (now - CHANGE_IS_SHOWN).timestamp_nanos_opt();
+    let changes = state.open_changes(after.unwrap_or_default());
+    if let Some((time, columns)) = changes.last() {
+        let time = DateTime::from_timestamp_nanos(*time);
+        problems.push((
+            format!(
+                "the layout changed in {} with the upload of {}: {}{}",
+                counted(columns.len() as u64, "column"),
+                time.format("%Y-%m-%d %H:%MZ"),
+                describe_changes(columns),
+                match changes.len() - 1 {
+                    0 => String::new(),
+                    more => format!(" (and {} before)", counted(more as u64, "change")),
+                }
+            ),
+            false,
+        ));
+    }
+    if let Some(suspicion) = state.open_suspicion() {
+        let reasons: String = suspicion.reasons.join("; ");
+        let shown: String = reasons.chars().take(MAX_REASON_CHARS).collect();
+        problems.push((
+            format!(
+                "the layout contradicts itself in {}: {}",
+                sanitize(&suspicion.file),
+                sanitize(shown)
+            ),
+            true,
+        ));
+    }
+    problems
 }
 
 /// Whether the newest file contains old data that was loaded later, so that its times say nothing about the clock.

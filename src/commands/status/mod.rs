@@ -1,5 +1,6 @@
 //! `powerview status`: lists all devices and their problems. It reads the data folder only and needs no server.
 
+mod acknowledge;
 mod diagnose;
 mod notes;
 mod scan;
@@ -74,6 +75,8 @@ pub(super) enum Kind {
     Waiting,
     /// An ingested file has lost some of its values.
     Damaged,
+    /// Columns changed their meaning, or what they mean is doubtful.
+    Layout,
     /// The logger's clock is wrong.
     Clock,
     /// The newest files are all truncated.
@@ -99,7 +102,8 @@ struct Report<'a> {
     notes: &'a [String],
 }
 
-/// Prints the status of all devices; exit status 1 if there are problems.
+/// Prints the status of all devices; exit status 1 if there are problems. With `--acknowledge`, acknowledges layouts
+/// instead.
 ///
 /// # Errors
 /// The data folder or a setting is unusable.
@@ -107,6 +111,15 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let folder = config::data_folder(args.data_folder.as_deref())?;
+    if !args.acknowledge.is_empty() {
+        let lock_wait = config::lock_wait(&env)?;
+        for device in &args.acknowledge {
+            for line in acknowledge::acknowledge(&folder, device, lock_wait)? {
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+        }
+        return Ok(ExitCode::Success);
+    }
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;

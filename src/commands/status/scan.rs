@@ -3,9 +3,10 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, OpenError, OpenFile, PARSED, Sidecar,
-    all_below, devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
+    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, LAYOUT_FILE, OpenError, OpenFile, PARSED,
+    Sidecar, all_below, devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
 };
+use crate::layout::LayoutState;
 use crate::logger_file::{
     Container, FormatError, LoggerFile, Problem, ReadOptions, RowStats, last_instant,
 };
@@ -28,7 +29,7 @@ pub(super) const NEWEST_FILES: usize = 3;
 const MAX_REASONS: usize = 3;
 
 /// Maximum length of a reason in characters. SFTP users can write sidecars.
-const MAX_REASON_CHARS: usize = 300;
+pub(super) const MAX_REASON_CHARS: usize = 300;
 
 /// Number of names that are kept of the files that no run takes.
 const MAX_STRAYS: usize = 5;
@@ -64,6 +65,8 @@ pub(super) struct DeviceScan {
     pub empty: bool,
     /// Files that no run takes.
     pub strays: Strays,
+    /// What is remembered of the layouts of the files.
+    pub layout: LayoutState,
 }
 
 /// Files that no run takes.
@@ -163,6 +166,8 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
         let folder = Arc::new(data.open_below(&scan.path)?);
         scan.unwritable = folder.first_unwritable()?;
+        scan.layout = LayoutState::read(&folder)
+            .map_err(|error| with_path(Path::new(LAYOUT_FILE), &error))?;
         add_waiting(&folder, scan)?;
         strays(&folder, |file| scan.strays.add(&file))?;
         for sub in [PARSED, ERROR] {

@@ -89,6 +89,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Retryable) => "RETRY",
         Some(Kind::Rights | Kind::Waiting) => "WAITS",
         Some(Kind::Damaged) => "DAMAGED",
+        Some(Kind::Layout) => "LAYOUT",
         Some(Kind::Clock) => "CLOCK",
         Some(Kind::Truncated) => "CUT",
         Some(Kind::Stray) => "STRAY",

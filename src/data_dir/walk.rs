@@ -1,6 +1,6 @@
 //! Walks of folder trees in the order of their paths, listed in pages of bounded size.
 
-use super::listing::{Filter, PAGE_SIZE, SortedListing};
+use super::listing::{Filter, PAGE_BYTES, SortedListing};
 use super::{Dir, Entry, EntryKind, is_processed_dir};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -122,7 +122,7 @@ impl DirCursor {
             };
             self.folder
                 .insert(folder)
-                .read_page(after, PAGE_SIZE, wants)
+                .read_page(after, PAGE_BYTES, wants)
         })
     }
 

@@ -1,10 +1,14 @@
 //! The common settings of the HTTP clients for InfluxDB and for the heartbeat.
 
+use crate::remedy::MORE_THREADS;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_native_certs::{load_certs_from_paths, load_native_certs};
+use std::net::ToSocketAddrs as _;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Debian's bundle of all root certificates.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -36,8 +40,29 @@ impl HttpSettings {
     pub(crate) fn client_builder(&self) -> reqwest::ClientBuilder {
         reqwest::Client::builder()
             .tls_backend_preconfigured(self.0.clone())
+            .dns_resolver(Arc::new(Resolver))
             .http1_only()
             .no_proxy()
+    }
+}
+
+/// Looks up host names, each in a thread of its own, because the look-up may hang. The library's resolver panics if it
+/// cannot start a thread.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (sender, addresses) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("resolver".to_owned())
+            .spawn(move || {
+                // The receiver is gone after a time-out.
+                let _ = sender.send((name.as_str(), 0).to_socket_addrs());
+            });
+        Box::pin(async move {
+            thread.map_err(|error| format!("cannot start a thread: {error}; {MORE_THREADS}"))?;
+            Ok(Box::new(addresses.await??) as Addrs)
+        })
     }
 }
 

@@ -18,7 +18,7 @@
 //! - [`report`] collects the outcomes: JSON report, meta points and totals, from which the exit code ([`exit_code`])
 //!   follows.
 //!
-//! [`http`], [`sanitize`] and [`shutdown`] are used by several layers. See docs/specification.md for the behaviour.
+//! [`http`], [`remedy`], [`sanitize`] and [`shutdown`] are used by several layers. See docs/specification.md for the behaviour.
 #![deny(unsafe_code, unreachable_pub)]
 #![cfg_attr(
     test,
@@ -44,6 +44,7 @@ pub mod logger_file;
 mod logging;
 mod pipeline;
 pub mod points;
+mod remedy;
 mod report;
 mod sanitize;
 mod shutdown;

@@ -25,6 +25,8 @@ impl Shutdown {
             signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&shutdown.0))?;
             signal_hook::flag::register(signal, Arc::clone(&shutdown.0))?;
         }
+        // With a handler, a write beyond the limit of file sizes is an error. It would end the process otherwise.
+        signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
         Ok(shutdown)
     }
 

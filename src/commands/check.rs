@@ -7,6 +7,7 @@ use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
 use crate::data_dir::{DeviceItem, Dir, devices, is_no_folder};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
+use crate::remedy::remedy;
 use crate::report::Progress;
 use crate::report::counted;
 use crate::sanitize::sanitize;
@@ -218,8 +219,9 @@ fn check_writable(dir: &Path) -> Result<String, String> {
 
 fn not_writable(dir: &Path, error: &std::io::Error) -> String {
     format!(
-        "{} is not writable: {error}; grant write access to the user that runs powerview",
-        sanitize(dir)
+        "{} is not writable: {error}; {}",
+        sanitize(dir),
+        remedy(error, "grant write access to the user that runs powerview")
     )
 }
 

@@ -20,7 +20,6 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     init_logging(&args.common, &env, &progress)?;
     let settings = Settings::resolve(args, &env)?;
     let shutdown = Shutdown::on_signals()?;
-    raise_file_limit();
     let summary = pipeline::run(&settings, &shutdown, &progress)?;
     print_summary(&summary, args.common.quiet, shutdown.is_requested());
     let failed = summary.totals.counts.nb_files_failed > 0
@@ -35,20 +34,6 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
         report::ping(url);
     }
     Ok(ExitCode::Success)
-}
-
-/// Raises the limit of open files to the maximum that the system allows, because each device keeps several files open.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // If that fails, the usual limit of 1024 is enough for a dozen devices.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
 }
 
 /// Prints the failures, and one line about the run.

@@ -4,6 +4,7 @@
 //! See docs/specification.md, section 9.
 
 use super::Dir;
+use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use crate::shutdown::{POLL_INTERVAL, Shutdown};
 use rustix::fs::{FlockOperation, Mode, flock, fstat, openat};
@@ -30,7 +31,9 @@ pub(crate) enum LockError {
     Stopped,
     /// The file system does not support locks, or the folder was removed.
     #[error(
-        "cannot lock the device folder: {0}; file left in place, check that the file system supports locks"
+        "cannot lock the device folder: {error}; file left in place, {}",
+        remedy(.0, "check that the file system supports locks"),
+        error = .0
     )]
     Io(std::io::Error),
 }

@@ -36,6 +36,7 @@ pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
 pub(crate) use walk::is_no_folder;
 
+use crate::remedy::remedy;
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, fstat,
     futimens, mkdirat, openat, statat, unlinkat,
@@ -105,7 +106,11 @@ pub(crate) enum OpenError {
     #[error("not a regular file but {0}; remove it")]
     NotAFile(&'static str),
     /// Any other I/O error, mostly missing permissions.
-    #[error("cannot open the file: {0}; check its permissions and those of its folder")]
+    #[error(
+        "cannot open the file: {error}; {}",
+        remedy(.0, "check its permissions and those of its folder"),
+        error = .0
+    )]
     Io(io::Error),
 }
 
@@ -153,6 +158,11 @@ impl Dir {
             }
             result => result,
         }
+    }
+
+    /// Duplicates of the descriptor of the folder.
+    pub(crate) fn duplicates(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        (0..count).map(|_| self.fd.try_clone()).collect()
     }
 
     /// The path under which the folder was opened.

@@ -6,6 +6,7 @@ use super::listing::PAGE_SIZE;
 use super::walk::{DirCursor, SortedWalk, WalkItem, is_no_folder};
 use super::{Dir, ERROR, EntryKind, SIDECAR_SUFFIX, is_processed_dir};
 use crate::shutdown::Shutdown;
+use rustix::io::Errno;
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -25,7 +26,7 @@ pub(crate) enum Item {
     /// The sidecar in `error/` of the file of this name, which may be missing.
     Sidecar(OsString),
     /// A folder (relative to the device folder) that cannot be listed, and the error. It may contain pending files.
-    Unlisted(PathBuf, String),
+    Unlisted(PathBuf, Errno),
 }
 
 /// Whether a sweep takes a file of this name for a logger file. Hidden files are uploads in progress.
@@ -245,7 +246,7 @@ impl Iterator for Waiting {
 fn unlisted(sub: PathBuf, error: &io::Error) -> Ordered {
     Ordered {
         key: sub.iter().next().unwrap_or_default().to_owned(),
-        item: Item::Unlisted(sub, error.to_string()),
+        item: Item::Unlisted(sub, Errno::from_io_error(error).unwrap_or(Errno::IO)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Moves by rename, which never overwrite and never copy. See docs/specification.md, section 1.
 
 use super::{Dir, EntryKind, Inode, SIDECAR_NAME_ROOM, Sidecar, numbered_name};
+use crate::remedy::remedy;
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +20,11 @@ pub(crate) enum MoveError {
     #[error("the target folder is on another file system; replace it by a folder on the same one")]
     OtherFileSystem,
     /// Any other I/O error.
-    #[error("{0}; check the permissions of the folder")]
+    #[error(
+        "{error}; {}",
+        remedy(.0, "check the permissions of the folder"),
+        error = .0
+    )]
     Io(#[from] io::Error),
 }
 

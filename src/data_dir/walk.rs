@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Maximum number of nested folders that are open at the same time.
-const OPEN_DIRS: usize = 32;
+const OPEN_DIRS: usize = 2;
 
 /// Something that a walk found. Paths are relative to its root.
 #[derive(Debug)]

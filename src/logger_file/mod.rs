@@ -24,6 +24,8 @@ pub use row_stats::RowStats;
 pub use tables::{HeaderError, LoggerFile, ReadOptions, Row};
 pub(crate) use timestamps::last_instant;
 
+use crate::remedy::remedy;
+
 /// The maximum number of channels in a file. Real loggers have about 30.
 pub(crate) const MAX_CHANNELS: usize = 4_096;
 
@@ -224,7 +226,9 @@ pub enum FormatError {
     },
     /// An I/O error. The file itself may be valid.
     #[error(
-        "cannot read the file: {0}; check the disk and the file's permissions; file left in place"
+        "cannot read the file: {error}; {}; file left in place",
+        remedy(.0, "check the disk and the file's permissions"),
+        error = .0
     )]
     Read(std::io::Error),
 }

@@ -6,25 +6,23 @@ use super::RunContext;
 use super::finish::{Moved, Processed};
 use super::later_uploads::Uploads;
 use super::layout_guard::LayoutGuard;
+use super::limits::RESERVED_PER_DEVICE;
 use super::outcome::{FileRecord, Outcome};
 use super::row_before::LastRows;
 use super::submit::{Group, Request, Submitted};
 use crate::data_dir::pending_files::{InUploadOrder, Item};
 use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError, PARSED, is_no_folder};
+use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Maximum number of files in a group.
-///
-/// Files are processed in groups, because the cost of scanning `/proc` and syncing the sink is independent of their
-/// number. Between groups the lock is released.
-const GROUP_FILES: usize = 96;
 /// Time after which a group is closed.
 const GROUP_TIME: Duration = Duration::from_millis(250);
 
@@ -44,6 +42,11 @@ pub(super) struct Device<'a> {
     pub(super) last_rows: RefCell<LastRows>,
     pub(super) uploads: RefCell<Uploads>,
     pub(super) layout: LayoutGuard,
+    /// Open files that are closed before the files of a group are moved, so that the files for that can be opened.
+    pub(super) reserve: RefCell<Vec<OwnedFd>>,
+    /// Whether a file could not be opened because of the open files of the group. The files after it wait for it, so
+    /// that the order is kept.
+    pub(super) is_out_of_files: Cell<bool>,
 }
 
 impl<'a> Device<'a> {
@@ -63,6 +66,8 @@ impl<'a> Device<'a> {
             last_rows: RefCell::default(),
             uploads: RefCell::default(),
             layout: LayoutGuard::default(),
+            reserve: RefCell::default(),
+            is_out_of_files: Cell::default(),
         })
     }
 
@@ -96,7 +101,8 @@ impl<'a> Device<'a> {
                 }
                 self.submit_item(&item, &request, &mut group, &mut sender);
                 next = pending.next();
-                if group.files.len() >= GROUP_FILES
+                if group.files.len() >= self.context.limits.group_files
+                    || group.files.last().is_some_and(Submitted::is_not_opened)
                     || start.elapsed() > GROUP_TIME
                     || self.context.stop.is_requested()
                 {
@@ -166,7 +172,8 @@ impl<'a> Device<'a> {
 
     /// Waits until the points of a group are written, moves its files and records the results. Returns the moved files.
     ///
-    /// A file whose mode or times changed, but not its content, is processed again at once.
+    /// A file whose mode or times changed, but not its content, is processed again at once. So is a file that could not
+    /// be opened because of the open files of the group.
     pub(super) fn finish(
         &self,
         mut group: Group,
@@ -184,10 +191,17 @@ impl<'a> Device<'a> {
                 .map(|submitted| self.decide_outcome(submitted, sender))
                 .collect();
             self.end_writing_again(group.again, &mut written, sender);
-            let (changed, processed): (Vec<_>, _) = written
-                .into_iter()
-                .partition(|processed| processed.resubmit.is_some() && attempt < MAX_ATTEMPTS);
+            let may_open_more = written.iter().any(|processed| !processed.is_not_opened());
+            let (changed, processed): (Vec<_>, _) = written.into_iter().partition(|processed| {
+                processed.resubmit.is_some()
+                    && (attempt < MAX_ATTEMPTS || (processed.is_not_opened() && may_open_more))
+            });
             moved.extend(self.move_and_record(processed));
+            if changed.iter().any(Processed::is_not_opened) {
+                self.recheck_later(std::mem::take(&mut moved));
+                // Without the reserve, a move may fail, which is recorded then.
+                let _ = self.fill_reserve();
+            }
             group = Group::default();
             for (sub, name) in changed.into_iter().filter_map(|p| p.resubmit) {
                 self.submit(&sub, &name, request, &mut group, sender);
@@ -208,7 +222,14 @@ impl<'a> Device<'a> {
         let lock = self.folder.lock(settings.lock_wait, self.context.stop)?;
         self.note_moves_of_others();
         self.layout.forget();
+        self.fill_reserve().map_err(LockError::Io)?;
         Ok(Some(lock))
+    }
+
+    pub(super) fn fill_reserve(&self) -> io::Result<()> {
+        self.reserve
+            .replace(self.folder.duplicates(RESERVED_PER_DEVICE)?);
+        Ok(())
     }
 
     /// Records the lock error for each pending file, and each folder that cannot be listed. The files stay in place.
@@ -222,7 +243,7 @@ impl<'a> Device<'a> {
                     let outcome = Outcome::Retryable(error.to_string());
                     self.record(self.unread(&sub, &name, outcome));
                 }
-                Item::Unlisted(sub, error) => self.record(self.unlisted(&sub, &error)),
+                Item::Unlisted(sub, error) => self.record(self.unlisted(&sub, &error.into())),
                 Item::Retry(_) | Item::Sidecar(_) => {}
             }
             self.context.meta.send_full_blocks();
@@ -257,8 +278,9 @@ impl<'a> Device<'a> {
                     Ok(_) => {}
                     Err(error) => {
                         let message = format!(
-                            "cannot read {}.error.json: {error}; check its permissions",
-                            sanitize(name)
+                            "cannot read {}.error.json: {error}; {}",
+                            sanitize(name),
+                            remedy(&error, "check its permissions")
                         );
                         let outcome = Outcome::Retryable(message);
                         leave_in_place(self.unread(Path::new(ERROR), name, outcome));
@@ -274,12 +296,12 @@ impl<'a> Device<'a> {
                     let _ = errors.remove_orphan_sidecar(name);
                 }
             }
-            Item::Unlisted(sub, error) => leave_in_place(self.unlisted(sub, error)),
+            Item::Unlisted(sub, error) => leave_in_place(self.unlisted(sub, &(*error).into())),
         }
     }
 
     /// The record of a folder that cannot be listed.
-    pub(super) fn unlisted(&self, sub: &Path, error: &impl std::fmt::Display) -> FileRecord {
+    pub(super) fn unlisted(&self, sub: &Path, error: &io::Error) -> FileRecord {
         let path: PathBuf = self.folder.path().iter().chain(sub).collect();
         unlisted_folder(path, Some(&self.location), error)
     }
@@ -301,10 +323,11 @@ impl<'a> Device<'a> {
 pub(super) fn unlisted_folder(
     path: PathBuf,
     location: Option<&DevicePath>,
-    error: &impl std::fmt::Display,
+    error: &io::Error,
 ) -> FileRecord {
     let outcome = Outcome::Retryable(format!(
-        "cannot list the folder: {error}; it may contain pending files, check its permissions and the disk"
+        "cannot list the folder: {error}; it may contain pending files, {}",
+        remedy(error, "check its permissions and the disk")
     ));
     FileRecord::unread(path, location, outcome)
 }

@@ -10,7 +10,9 @@ use crate::data_dir::{
 use crate::pipeline::ingest::IngestError;
 use crate::points::TimeRange;
 use crate::sanitize::sanitize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,13 +51,13 @@ pub(super) struct Moved {
     claimed: ClaimedFile,
     /// Size and times after the move, if they could be read.
     stamp: Option<Stamp>,
-    to: Dir,
+    to: Arc<Dir>,
     as_name: OsString,
     with_sidecar: bool,
 }
 
 /// Where a file was moved: folder, name, and whether it has a sidecar. `None` if it was there already.
-type Place = Option<(Dir, OsString, bool)>;
+type Place = Option<(Arc<Dir>, OsString, bool)>;
 
 impl Processed {
     /// A file that stays in place.
@@ -66,12 +68,22 @@ impl Processed {
             resubmit: None,
         }
     }
+
+    /// Whether the file could not be opened because of the open files of its group.
+    pub(super) fn is_not_opened(&self) -> bool {
+        self.resubmit.is_some() && matches!(self.record.outcome, Outcome::Retryable(_))
+    }
 }
+
+/// The folders to which the files of a group are moved, once they are open.
+type TargetDirs = BTreeMap<&'static str, Arc<Dir>>;
 
 impl Device<'_> {
     /// Syncs the written points, moves the files of a group, rechecks them and records the results. Returns the files
     /// that were moved, except those that were moved back.
     pub(super) fn move_and_record(&self, mut group: Vec<Processed>) -> Vec<Moved> {
+        self.reserve.take();
+        self.is_out_of_files.set(false);
         let mut ingested = group
             .iter_mut()
             .filter(|processed| processed.record.outcome == Outcome::Ingested)
@@ -83,15 +95,20 @@ impl Device<'_> {
                 processed.record.outcome = Outcome::Retryable(error.to_string());
             }
         }
+        let mut targets = TargetDirs::new();
         let moved = group
             .into_iter()
-            .map(|processed| self.move_file(processed))
+            .map(|processed| self.move_file(processed, &mut targets))
             .collect();
         self.recheck(moved)
     }
 
     /// Moves a file according to its outcome. A file that cannot be moved stays, with the reason in its outcome.
-    fn move_file(&self, processed: Processed) -> (FileRecord, Option<Moved>) {
+    fn move_file(
+        &self,
+        processed: Processed,
+        targets: &mut TargetDirs,
+    ) -> (FileRecord, Option<Moved>) {
         let mut record = processed.record;
         let Some(claimed) = processed.claimed else {
             return (record, None);
@@ -103,8 +120,8 @@ impl Device<'_> {
                 record.outcome = Outcome::of(Err(IngestError::Changed));
                 Ok(None)
             }
-            Target::Parsed => self.move_to_parsed(&claimed),
-            Target::Error => self.move_to_error(&record.outcome, &claimed),
+            Target::Parsed => self.move_to_parsed(&claimed, targets),
+            Target::Error => self.move_to_error(&record.outcome, &claimed, targets),
         };
         let (to, as_name, with_sidecar) = match place {
             Ok(Some(place)) => place,
@@ -166,7 +183,11 @@ impl Device<'_> {
         }
     }
 
-    fn move_to_parsed(&self, claimed: &ClaimedFile) -> Result<Place, MoveError> {
+    fn move_to_parsed(
+        &self,
+        claimed: &ClaimedFile,
+        targets: &mut TargetDirs,
+    ) -> Result<Place, MoveError> {
         let ClaimedFile {
             from,
             name,
@@ -174,7 +195,7 @@ impl Device<'_> {
             span,
             ..
         } = claimed;
-        let parsed = self.folder.open_or_make(PARSED)?;
+        let parsed = self.target(PARSED, targets)?;
         if parsed.is_same_file(name, open.inode)? {
             // The file was written to after an earlier move. Its new ctime marks this content as ingested.
             if let Err(error) = open.mark_as_read().and_then(|()| parsed.touch()) {
@@ -206,11 +227,16 @@ impl Device<'_> {
         Ok(Some((parsed, as_name, false)))
     }
 
-    fn move_to_error(&self, outcome: &Outcome, claimed: &ClaimedFile) -> Result<Place, MoveError> {
+    fn move_to_error(
+        &self,
+        outcome: &Outcome,
+        claimed: &ClaimedFile,
+        targets: &mut TargetDirs,
+    ) -> Result<Place, MoveError> {
         let ClaimedFile {
             from, name, open, ..
         } = claimed;
-        let errors = self.folder.open_or_make(ERROR)?;
+        let errors = self.target(ERROR, targets)?;
         let sidecar = outcome.sidecar(&self.context.head.run_id);
         if errors.is_same_file(name, open.inode)? {
             errors.replace_sidecar(name, &sidecar)?;
@@ -219,6 +245,16 @@ impl Device<'_> {
         from.ensure_same_file(name, open.inode)?;
         let as_name = from.move_into_error(name, &errors, name, &sidecar)?;
         Ok(Some((errors, as_name, true)))
+    }
+
+    /// Opens or makes a folder to which files are moved, unless it is open already.
+    fn target(&self, name: &'static str, targets: &mut TargetDirs) -> io::Result<Arc<Dir>> {
+        if let Some(open) = targets.get(name) {
+            return Ok(Arc::clone(open));
+        }
+        let open = Arc::new(self.folder.open_or_make(name)?);
+        targets.insert(name, Arc::clone(&open));
+        Ok(open)
     }
 
     /// Rechecks files after their move and records their results. A file with a writer or a change is moved back.

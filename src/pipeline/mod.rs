@@ -5,6 +5,7 @@ mod finish;
 mod ingest;
 mod later_uploads;
 mod layout_guard;
+mod limits;
 mod named_file;
 mod outcome;
 mod row_before;
@@ -12,12 +13,14 @@ mod submit;
 mod sweep;
 mod versions;
 
+use self::limits::Limits;
 use self::named_file::ingest_named_files;
 use self::outcome::FileRecord;
 pub(crate) use self::row_before::{LastRows, row_before};
 use self::sweep::sweep;
 use crate::config::{ConfigError, Settings};
 use crate::data_dir::Dir;
+use crate::remedy::remedy;
 use crate::report::{
     FileReport, Progress, ReportTarget, RunHead, RunRecorder, Summary, file_point, run_point,
 };
@@ -29,6 +32,7 @@ use std::sync::Arc;
 /// The context that all devices of a run share.
 struct RunContext<'a> {
     settings: &'a Settings,
+    limits: Limits,
     head: &'a RunHead,
     sink: &'a Sink,
     meta: &'a MetaSender<'a>,
@@ -65,12 +69,14 @@ pub(crate) fn run(
     stop: &Shutdown,
     progress: &Progress,
 ) -> anyhow::Result<Summary> {
+    let limits = Limits::new(settings.jobs)?;
     let data = Dir::open(&settings.data_folder)
         .map(Arc::new)
         .map_err(|error| {
             ConfigError(format!(
-                "cannot open the data folder {}: {error}; check its permissions",
-                sanitize(&settings.data_folder)
+                "cannot open the data folder {}: {error}; {}",
+                sanitize(&settings.data_folder),
+                remedy(&error, "check its permissions")
             ))
         })?;
     let sink = Sink::open(&settings.destination, stop)?;
@@ -84,6 +90,7 @@ pub(crate) fn run(
     let meta = MetaSender::new(&sink, &settings.meta_bucket);
     let context = RunContext {
         settings,
+        limits,
         head: &head,
         sink: &sink,
         meta: &meta,

@@ -5,6 +5,7 @@ use super::device::Device;
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::pending_files::{may_be_named, sort_by_upload};
 use crate::data_dir::{DevicePath, Dir, is_no_folder};
+use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -84,7 +85,8 @@ impl NamedFiles {
                     ))
                 } else {
                     Outcome::Retryable(format!(
-                        "cannot open the device folder: {error}; check its permissions"
+                        "cannot open the device folder: {error}; {}",
+                        remedy(&error, "check its permissions")
                     ))
                 },
             );

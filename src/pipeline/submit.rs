@@ -12,6 +12,7 @@ use crate::data_dir::{
 use crate::logger_file::Container;
 use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
 use crate::points::{BatchOptions, TimeRange};
+use crate::remedy::{MORE_OPEN_FILES, is_out_of_files, remedy};
 use crate::report::{FileDetails, counted};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::{FileId, OrderedSender};
@@ -33,6 +34,13 @@ pub(super) enum Submitted {
     Processed(Processed),
     /// The points are in flight.
     Pending(Pending),
+}
+
+impl Submitted {
+    /// Whether the file is to be opened again after the files of its group are moved.
+    pub(super) fn is_not_opened(&self) -> bool {
+        matches!(self, Self::Processed(processed) if processed.is_not_opened())
+    }
 }
 
 /// A file whose points are in flight, possibly only those before an error.
@@ -141,6 +149,8 @@ impl Device<'_> {
         if uploaded.is_some() && uploaded < group.newest {
             let earlier = std::mem::take(group);
             group.moved = self.finish(earlier, request, sender);
+            // Without the reserve, a move may fail, which is recorded then.
+            let _ = self.fill_reserve();
         }
         group.newest = group.newest.max(uploaded);
         if let Some(claimed) = claimed {
@@ -158,15 +168,20 @@ impl Device<'_> {
         group: &mut Group,
         sender: &mut OrderedSender<'_>,
     ) -> Option<Submitted> {
+        if self.is_out_of_files.get() {
+            let message = format!("too many open files; {MORE_OPEN_FILES}");
+            return Some(self.not_opened(sub, name, message, true));
+        }
         let left_in_place = |record| Some(Submitted::Processed(Processed::left_in_place(record)));
         let from = match self.folder_of(sub) {
             Ok(from) => from,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                let outcome = Outcome::Retryable(format!(
-                    "cannot open the folder: {error}; symbolic links are not followed, check the path"
-                ));
-                return left_in_place(self.unread(sub, name, outcome));
+                let message = format!(
+                    "cannot open the folder: {error}; {}",
+                    remedy(&error, "symbolic links are not followed, check the path")
+                );
+                return Some(self.not_opened(sub, name, message, is_out_of_files(&error)));
             }
         };
         let opened = from.open_file(name).and_then(|open| {
@@ -184,8 +199,8 @@ impl Device<'_> {
                 return None;
             }
             Err(error) => {
-                let outcome = Outcome::Retryable(error.to_string());
-                return left_in_place(self.unread(sub, name, outcome));
+                let again = matches!(&error, OpenError::Io(error) if is_out_of_files(error));
+                return Some(self.not_opened(sub, name, error.to_string(), again));
             }
         };
         let lease = open.lease();
@@ -353,6 +368,16 @@ impl Device<'_> {
             claimed: Some(claimed),
             resubmit: None,
         }
+    }
+
+    /// A file that could not be opened. If `again` is set, it is opened again after the files of its group are moved.
+    fn not_opened(&self, sub: &Path, name: &OsStr, message: String, again: bool) -> Submitted {
+        self.is_out_of_files.set(again);
+        let record = self.unread(sub, name, Outcome::Retryable(message));
+        Submitted::Processed(Processed {
+            resubmit: again.then(|| (sub.to_owned(), name.to_owned())),
+            ..Processed::left_in_place(record)
+        })
     }
 
     /// Opens the folder `sub`, relative to the device folder. It is empty for most files.

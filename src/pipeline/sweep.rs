@@ -5,10 +5,12 @@ use super::device::{Device, unlisted_folder};
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::pending_files::{Item, PendingFiles, count};
 use crate::data_dir::{DeviceItem, DevicePath, DevicePathError, devices, is_no_folder};
+use crate::remedy::{MORE_THREADS, remedy};
 use crate::sanitize::sanitize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::Builder;
 
 /// Finds all device folders and processes them, `jobs` at a time.
 pub(super) fn sweep(context: &RunContext<'_>) {
@@ -16,41 +18,55 @@ pub(super) fn sweep(context: &RunContext<'_>) {
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
         if context.progress.is_watched() {
-            scope.spawn(|| {
+            // Without this thread there is no estimate of the remaining time.
+            let _ = Builder::new().spawn_scoped(scope, || {
                 if let Some((files, bytes)) = count(&context.settings.data_folder, context.stop) {
                     context.progress.set_total(files, bytes);
                 }
             });
         }
-        for _ in 0..context.settings.jobs.get() {
-            scope.spawn(|| {
+        let jobs = context.limits.jobs;
+        let mut workers = 0;
+        while workers < jobs {
+            let worker = Builder::new().spawn_scoped(scope, || {
                 loop {
                     let next = receiver
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .recv();
                     let Ok(device) = next else { return };
-                    if !context.stop.is_requested() {
-                        sweep_device(context, &device);
-                    }
+                    sweep_device(context, &device);
                 }
             });
+            if let Err(error) = worker {
+                tracing::warn!(
+                    "{workers} of {jobs} threads can be started: {error}; devices wait for each other, {MORE_THREADS}"
+                );
+                break;
+            }
+            workers += 1;
         }
-        send_devices(context, &sender);
+        for_each_device(context, |device| {
+            if workers == 0 {
+                sweep_device(context, &device);
+            } else {
+                // The receivers live longer than this loop, so `send` does not fail.
+                let _ = sender.send(device);
+            }
+        });
         drop(sender);
     });
 }
 
-/// Sends the device folders, in the order of their paths, to `workers`. What is misplaced above them is recorded.
-fn send_devices(context: &RunContext<'_>, workers: &mpsc::SyncSender<PathBuf>) {
+/// Calls `each` with the device folders, in the order of their paths. What is misplaced above them is recorded.
+fn for_each_device(context: &RunContext<'_>, each: impl Fn(PathBuf)) {
     let mut misplaced: BTreeMap<PathBuf, RejectedFiles> = BTreeMap::new();
     for item in devices(context.data) {
         if context.stop.is_requested() {
             return;
         }
         match item {
-            // The receivers live longer than this loop, so `send` does not fail.
-            DeviceItem::Device(path) => drop(workers.send(path)),
+            DeviceItem::Device(path) => each(path),
             DeviceItem::Misplaced(file) => {
                 let folder = file.parent().unwrap_or(Path::new("")).to_owned();
                 misplaced.entry(folder).or_default().add(file);
@@ -104,6 +120,9 @@ impl RejectedFiles {
 }
 
 fn sweep_device(context: &RunContext<'_>, relative: &Path) {
+    if context.stop.is_requested() {
+        return;
+    }
     let location = match DevicePath::of_folder(relative, &context.settings.meta_bucket) {
         Ok(location) => location,
         Err(error) => return reject_files(context, relative, &error),
@@ -116,7 +135,8 @@ fn sweep_device(context: &RunContext<'_>, relative: &Path) {
         Err(error) => {
             let path = context.settings.data_folder.join(relative);
             let outcome = Outcome::Retryable(format!(
-                "cannot open the folder: {error}; check its permissions"
+                "cannot open the folder: {error}; {}",
+                remedy(&error, "check its permissions")
             ));
             context.record_and_send(FileRecord::unread(path, None, outcome));
         }
@@ -136,7 +156,7 @@ fn reject_files(context: &RunContext<'_>, relative: &Path, error: &DevicePathErr
         match item {
             Item::File(sub, name) => files.add(relative.join(sub).join(name)),
             Item::Unlisted(sub, error) => {
-                context.record_and_send(unlisted_folder(path.join(sub), None, &error));
+                context.record_and_send(unlisted_folder(path.join(sub), None, &error.into()));
             }
             Item::Retry(_) | Item::Sidecar(_) => {}
         }
@@ -153,6 +173,7 @@ mod tests {
     use crate::cli::Cli;
     use crate::config::{Environment, Settings};
     use crate::data_dir::Dir;
+    use crate::pipeline::Limits;
     use crate::report::{Progress, ReportTarget, RunHead, RunRecorder};
     use crate::shutdown::Shutdown;
     use crate::sink::{MetaSender, Sink};
@@ -190,6 +211,7 @@ mod tests {
         let target = ReportTarget::Dir(dir.path().join("reports"));
         sweep(&RunContext {
             settings: &settings,
+            limits: Limits::new(settings.jobs).unwrap(),
             head: &head,
             sink: &sink,
             meta: &MetaSender::new(&sink, &settings.meta_bucket),

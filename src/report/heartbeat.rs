@@ -13,7 +13,7 @@ pub(crate) fn ping(url: &url::Url) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let status = runtime.block_on(async {
+        runtime.block_on(async {
             let client = HttpSettings::new(url)?
                 .client_builder()
                 .timeout(TIMEOUT)
@@ -24,10 +24,7 @@ pub(crate) fn ping(url: &url::Url) {
                 .await
                 .map_err(reqwest::Error::without_url)?;
             Ok(response.status().as_u16())
-        });
-        // A pending name resolution is not waited for.
-        runtime.shutdown_background();
-        status
+        })
     };
     let host = url.host_str().unwrap_or_default();
     match request() {

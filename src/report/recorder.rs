@@ -2,6 +2,7 @@
 
 use super::json_file::ReportWriter;
 use super::{Counts, FileReport, RunHead, RunTotals, Status};
+use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -141,11 +142,13 @@ impl RunRecorder {
 fn warn_of_report(target: &ReportTarget, error: &std::io::Error) {
     match target {
         ReportTarget::Stdout => tracing::warn!(
-            "cannot write the report to stdout: {error}; redirect it to a file that can be written"
+            "cannot write the report to stdout: {error}; {}",
+            remedy(error, "redirect it to a file that can be written")
         ),
         ReportTarget::Dir(dir) => tracing::warn!(
-            "cannot write the report to {}: {error}; free disk space, correct the permissions or set TSV_REPORT_DIR",
-            sanitize(dir)
+            "cannot write the report to {}: {error}; {}",
+            sanitize(dir),
+            remedy(error, "correct the permissions or set TSV_REPORT_DIR")
         ),
     }
 }

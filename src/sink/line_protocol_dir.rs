@@ -2,6 +2,7 @@
 
 use super::WriteError;
 use crate::points::Batch;
+use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
@@ -17,7 +18,11 @@ pub(crate) struct LineProtocolDir {
 
 /// The folder cannot be created.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot create the folder {}: {error}; correct --line-protocol-dir", sanitize(.dir))]
+#[error(
+    "cannot create the folder {}: {error}; {}",
+    sanitize(.dir),
+    remedy(.error, "correct --line-protocol-dir")
+)]
 pub(crate) struct CreateDirError {
     dir: PathBuf,
     error: io::Error,
@@ -117,7 +122,7 @@ fn storage(path: &Path, error: &io::Error) -> WriteError {
         io::ErrorKind::InvalidFilename => {
             "the company name is too long for a file name; rename its folder"
         }
-        _ => "free disk space or correct --line-protocol-dir",
+        _ => remedy(error, "correct --line-protocol-dir"),
     };
     WriteError::Storage(format!(
         "cannot write {}: {error}; {remedy}; input file left in place",

@@ -1,14 +1,12 @@
 //! Concurrent processes, and processes that are killed at random times.
 
 use crate::harness::{
-    Call, DEVICE, FileBuilder, HEADER, LAYOUT_FILE, Site, bad_file, points_in, stored,
+    Call, DEVICE, FileBuilder, HEADER, LAYOUT_FILE, Site, Tmpfs, bad_file, points_in, stored,
 };
 use crate::influx_double::{Double, Fault, is_data_write};
 use crate::second_reader::{self, Point};
-use crate::skipped::skipped;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
 use std::time::Duration;
 
 /// Files of several companies and devices, one of them invalid. Each value occurs once.
@@ -483,12 +481,12 @@ fn a_move_to_another_file_system_fails_with_a_clear_error() {
     );
     let parsed = path.with_file_name("parsed");
     std::fs::create_dir(&parsed).expect("made");
-    if !mount_tmpfs(&parsed) {
-        return skipped("mount", "run the tests as a user who may mount a tmpfs");
-    }
+    let Some(disk) = Tmpfs::mount(&parsed, "size=64k") else {
+        return;
+    };
     let run = site.lp_run().run();
     let tree = site.tree();
-    let _unmounted = std::process::Command::new("umount").arg(&parsed).status();
+    drop(disk);
     let run = run.expect(1);
     assert_eq!(tree, [DEVICE.file("a.tsv")]);
     assert!(run.stderr.contains("file system"), "{}", run.stderr);
@@ -505,16 +503,16 @@ fn a_full_disk_for_the_report_is_a_warning() {
     );
     let reports = site.reports_dir();
     std::fs::create_dir(&reports).expect("made");
-    if !mount_tmpfs(&reports) {
-        return skipped("mount", "run the tests as a user who may mount a tmpfs");
-    }
+    let Some(disk) = Tmpfs::mount(&reports, "size=64k") else {
+        return;
+    };
     let filled = std::fs::write(reports.join("filler"), vec![0; 1 << 20]);
     let run = site.lp_run().run();
     let left: Vec<_> = std::fs::read_dir(&reports)
         .expect("read")
         .map(|e| e.expect("entry").file_name())
         .collect();
-    let _unmounted = std::process::Command::new("umount").arg(&reports).status();
+    drop(disk);
     assert!(filled.is_err(), "the disk is full");
     let run = run.expect(0);
     assert!(run.stderr.contains("WARN"), "{}", run.stderr);
@@ -523,13 +521,4 @@ fn a_full_disk_for_the_report_is_a_warning() {
         left.iter().all(|n| !n.to_string_lossy().ends_with(".json")),
         "no half report: {left:?}"
     );
-}
-
-fn mount_tmpfs(at: &Path) -> bool {
-    std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-        .arg(at)
-        .stderr(std::process::Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success())
 }

@@ -55,6 +55,47 @@ pub const LAYOUT_FILE: &str = ".powerview-layout.json";
 /// An unprivileged user.
 pub const NOBODY: u32 = 65_534;
 
+/// A tmpfs, which is unmounted on drop.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// Mounts a tmpfs with options such as `size=64k`. Returns `None` and skips the calling test without the right to
+    /// mount one.
+    pub fn mount(at: impl Into<PathBuf>, options: &str) -> Option<Self> {
+        let at = at.into();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&at)
+            .stderr(Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at));
+        }
+        skipped("mount", "run the tests as a user who may mount a tmpfs");
+        None
+    }
+
+    /// Makes the file system read-only, or writable again.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        let mode = if is_read_only {
+            "remount,ro"
+        } else {
+            "remount,rw"
+        };
+        let status = Command::new("mount")
+            .args(["-o", mode])
+            .arg(&self.0)
+            .status();
+        assert!(status.expect("mount starts").success());
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _already_unmounted = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// A data folder and a report folder in a temporary directory, which is removed on drop.
 pub struct Site {
     pub dir: tempfile::TempDir,
@@ -347,7 +388,12 @@ impl Call<'_> {
 
     /// Runs as an unprivileged user, who owns the data folder from now on. Returns `None` and skips the calling test if
     /// that user cannot start the binary.
-    pub fn unprivileged(mut self) -> Option<Self> {
+    pub fn unprivileged(self) -> Option<Self> {
+        self.by_user(NOBODY)
+    }
+
+    /// Like [`Call::unprivileged`], as the user `id` if the tests run as root.
+    pub fn by_user(mut self, id: u32) -> Option<Self> {
         use std::os::unix::process::CommandExt;
         if !rustix::process::geteuid().is_root() {
             return Some(self);
@@ -364,12 +410,12 @@ impl Call<'_> {
             assert!(copied.expect("cp starts").success());
         }
         for entry in walkdir::WalkDir::new(self.site.dir.path()) {
-            std::os::unix::fs::lchown(entry.expect("entry").path(), Some(NOBODY), Some(NOBODY))
+            std::os::unix::fs::lchown(entry.expect("entry").path(), Some(id), Some(id))
                 .expect("chown");
         }
         let as_nobody = || {
             let mut command = self.site.command(&program);
-            command.uid(NOBODY).gid(NOBODY);
+            command.uid(id).gid(id);
             command
         };
         let probe = as_nobody().arg("--version").output();

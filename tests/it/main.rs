@@ -49,6 +49,7 @@ mod layout;
 mod properties;
 mod real_server;
 mod samples;
+mod scarce;
 mod skipping;
 mod status;
 mod time_zone;

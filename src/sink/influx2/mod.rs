@@ -22,27 +22,19 @@ pub(crate) use health::Probe;
 use self::client::Client;
 use super::{PendingWrite, ServerSettings, Stream, WriteError, Written};
 use crate::points::Batch;
+use crate::remedy::{MORE_THREADS, remedy};
 use crate::shutdown::Shutdown;
-use anyhow::Context as _;
+use anyhow::anyhow;
 use std::sync::Arc;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// The connection to an InfluxDB server, shared by all devices of a run.
 pub(crate) struct Influx {
-    /// `Some` until the value is dropped.
-    runtime: Option<Runtime>,
     handle: Handle,
     client: Arc<Client>,
-}
-
-impl Drop for Influx {
-    /// Shuts the runtime down without waiting for blocking tasks, such as a DNS lookup that hangs.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+    #[expect(dead_code, reason = "dropping it ends the network thread")]
+    running: oneshot::Sender<()>,
 }
 
 impl Influx {
@@ -51,18 +43,30 @@ impl Influx {
     /// # Errors
     /// The network thread cannot be started, or TLS cannot be set up.
     pub(crate) fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
-        // One thread suffices, because requests only wait. Parsing and compression run on the threads of the devices.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(4)
+        let client = Arc::new(Client::new(settings, stop)?);
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .context("cannot start the network thread")?;
-        let client = Arc::new(Client::new(settings, stop)?);
+            .map_err(|error| {
+                anyhow!(
+                    "cannot set up the network: {error}; {}",
+                    remedy(&error, "check the limits of the process")
+                )
+            })?;
+        let handle = runtime.handle().clone();
+        let (running, ended) = oneshot::channel();
+        // One thread suffices, because requests only wait. Parsing and compression run on the threads of the devices.
+        // The multi-threaded runtime would panic if its thread could not be started.
+        std::thread::Builder::new()
+            .name("network".to_owned())
+            .spawn(move || {
+                let _ = runtime.block_on(ended);
+            })
+            .map_err(|error| anyhow!("cannot start the network thread: {error}; {MORE_THREADS}"))?;
         Ok(Self {
-            handle: runtime.handle().clone(),
-            runtime: Some(runtime),
+            handle,
             client,
+            running,
         })
     }
 

@@ -1,0 +1,65 @@
+//! What to do about an error of the operating system.
+
+use rustix::io::Errno;
+use std::io;
+
+/// What to do if no thread can be started.
+pub(crate) const MORE_THREADS: &str =
+    "raise the limit of processes (ulimit -u, TasksMax= of the systemd unit)";
+
+/// What to do if the limit of open files is too low.
+pub(crate) const MORE_OPEN_FILES: &str =
+    "raise the limit of open files (ulimit -n, LimitNOFILE= of the systemd unit)";
+
+/// What to do about an error. Where it does not depend on the error, it is `otherwise`.
+pub(crate) fn remedy<'a>(error: &io::Error, otherwise: &'a str) -> &'a str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC) => "free disk space or inodes",
+        Some(Errno::DQUOT) => "free disk space or raise the disk quota of the user",
+        Some(Errno::ROFS) => {
+            "mount the file system writable, or add the folder to ReadWritePaths= of the systemd unit; a disk error may be the cause, see the kernel log"
+        }
+        Some(Errno::IO) => "check the disk, see the kernel log",
+        Some(Errno::FBIG) => {
+            "raise the limit of file sizes (ulimit -f, LimitFSIZE= of the systemd unit)"
+        }
+        Some(Errno::MFILE) => MORE_OPEN_FILES,
+        Some(Errno::NFILE) => "raise the limit of open files of the system (sysctl fs.file-max)",
+        Some(Errno::NOMEM) => "free memory or raise its limit",
+        _ => otherwise,
+    }
+}
+
+/// Whether the error means that this process or the system has too many open files.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_a_quota_and_a_failing_disk_have_their_own_remedies() {
+        for (errno, expected) in [
+            (Errno::NOSPC, "disk space"),
+            (Errno::DQUOT, "quota"),
+            (Errno::ROFS, "writable"),
+            (Errno::IO, "check the disk"),
+            (Errno::FBIG, "file sizes"),
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::NFILE, "fs.file-max"),
+            (Errno::NOMEM, "memory"),
+            (Errno::ACCESS, "check the permissions"),
+            (Errno::PERM, "check the permissions"),
+        ] {
+            let remedy = remedy(&errno.into(), "check the permissions");
+            assert!(remedy.contains(expected), "{errno:?}: {remedy}");
+        }
+        let other = io::Error::other("no errno");
+        assert_eq!(remedy(&other, "try again"), "try again");
+    }
+}

@@ -15,6 +15,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
+use crate::file_builder::good_file;
+use crate::influx_double::{Double, ORG, TOKEN};
 use crate::names::{INVALID, VALID};
 use crate::skipped::installed;
 
@@ -1135,6 +1137,89 @@ fn calls_for_one_device_leave_their_files_to_the_one_that_works() {
 #[ignore = "slow: a thousand calls of the hook"]
 fn a_thousand_calls_for_one_device_leave_no_process_and_no_file_behind() {
     calls_for_one_device(1_000);
+}
+
+/// The real binary, called by a thousand uploads to one device at once. Samples the memory of all processes together,
+/// in which shared pages count once.
+#[test]
+#[ignore = "slow: a thousand calls of the hook"]
+fn a_thousand_calls_at_once_with_the_real_binary_need_100_mib_and_leave_no_file_raw() {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    const CALLS: u32 = 1_000;
+    let double = Double::start();
+    let place = Place::new();
+    let env = format!(
+        "INFLUXDB_HOST={}\nINFLUXDB_ORG={ORG}\nINFLUXDB_ADMIN_TOKEN={TOKEN}\nTSV_TIMEZONE=UTC\n",
+        double.url()
+    );
+    fs::write(place.path("base/.env"), env).expect("a file");
+    let device = place.data("acme/c/02001171");
+    fs::create_dir_all(&device).expect("a folder");
+    for n in 0..CALLS {
+        fs::write(device.join(format!("{n:04}.tsv")), good_file(n, 1)).expect("a file");
+    }
+    let peak = std::thread::scope(|scope| {
+        for first in 0..16 {
+            let (place, device) = (&place, &device);
+            scope.spawn(move || {
+                let mut children = Vec::new();
+                for n in (first..CALLS).step_by(16) {
+                    let mut hook = place.hook();
+                    hook.env("POWERVIEW_BIN", env!("CARGO_BIN_EXE_powerview"))
+                        .env("SFTPGO_ACTION", "upload")
+                        .env("SFTPGO_ACTION_STATUS", "1")
+                        .env("SFTPGO_ACTION_PATH", device.join(format!("{n:04}.tsv")));
+                    children.push(hook.spawn().expect("the hook starts"));
+                }
+                for mut child in children {
+                    assert!(child.wait().expect("an end").success());
+                }
+            });
+        }
+        let mut peak = (0, 0);
+        loop {
+            let now = pss_of(&place);
+            peak = peak.max(now);
+            if now.1 == 0 && peak.1 > 0 {
+                return peak;
+            }
+        }
+    });
+    let raw = fs::read_dir(&device).expect("the folder").flatten();
+    let raw: Vec<_> = raw
+        .map(|entry| entry.file_name())
+        .filter(|name| name != "parsed")
+        .collect();
+    assert!(raw.is_empty(), "{raw:?}: {}", place.log());
+    assert_eq!(
+        fs::read_dir(device.join("parsed")).expect("parsed").count(),
+        CALLS as usize
+    );
+    assert_eq!(notes_left(&place), 0);
+    assert!(
+        peak.0 < 100 * 1024,
+        "{} KiB in {} processes",
+        peak.0,
+        peak.1
+    );
+}
+
+/// The memory of the processes whose environment names this place, in KiB, and their number.
+fn pss_of(place: &Place) -> (u64, usize) {
+    let needle = place.path("base").into_os_string();
+    let mut all = (0, 0);
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if memchr_find(&environ, needle.as_bytes()) {
+            let memory = fs::read_to_string(entry.path().join("smaps_rollup")).unwrap_or_default();
+            let line = memory.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+            all = (all.0 + kib.unwrap_or(0), all.1 + 1);
+        }
+    }
+    all
 }
 
 /// A call may leave its file at the moment at which the worker ends.

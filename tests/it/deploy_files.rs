@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::harness::put_program;
 use crate::skipped::{installed, skipped};
 
 const SECRETS: [&str; 3] = [
@@ -162,8 +163,7 @@ fn podman_compose_accepts_it() {
     let up = |env: &str| {
         let dir = compose_folder(env);
         let podman = dir.path().join("podman");
-        fs::write(&podman, "#!/bin/sh\necho podman version 4.3.1\n").expect("a script");
-        fs::set_permissions(&podman, fs::Permissions::from_mode(0o755)).expect("a mode");
+        put_program(&podman, "#!/bin/sh\necho podman version 4.3.1\n");
         let mut command = Command::new("podman-compose");
         command
             .args(["--dry-run", "up", "-d"])
@@ -292,7 +292,6 @@ fn systemd_accepts_every_unit() {
 
 /// Runs `deploy/report-failure` with doubles of the programs that it calls. Returns what was logged and mailed.
 fn report_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (String, String) {
-    use std::os::unix::fs::PermissionsExt as _;
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).expect("a folder");
     for (name, script) in [
@@ -301,8 +300,7 @@ fn report_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (Strin
         ("journalctl", "echo 'the reason in the journal'"),
     ] {
         let path = bin.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("rights");
+        put_program(&path, &format!("#!/bin/sh\n{script}\n"));
     }
     fs::write(dir.join(".env"), env_file).expect("a file");
     for _ in 0..times {

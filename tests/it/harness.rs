@@ -96,6 +96,66 @@ impl Drop for Tmpfs {
     }
 }
 
+/// Waits until each process that this one has forked runs its own program.
+///
+/// Until then, it has the files open that tests in other threads were writing when it was forked. A program among them
+/// cannot be executed ("text file busy"), and no lease is granted on the others.
+pub fn wait_for_forks() {
+    let own = std::fs::read_link("/proc/self/exe").expect("a program");
+    let parent = std::process::id().to_string();
+    let is_fork = |process: &Path| {
+        std::fs::read_link(process.join("exe")).is_ok_and(|program| program == own)
+            && std::fs::read_to_string(process.join("stat")).is_ok_and(|stat| {
+                let fields = stat.rsplit(')').next().unwrap_or_default();
+                fields.split_whitespace().nth(1) == Some(&parent)
+            })
+    };
+    let has_fork = || {
+        let mut processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+        processes.any(|process| is_fork(&process.path()))
+    };
+    while has_fork() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_program_can_be_executed_while_other_threads_start_programs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    Command::new("true").status().expect("true starts");
+                }
+            });
+        }
+        let results: Vec<_> = (0..300)
+            .map(|n| {
+                let program = dir.path().join(n.to_string());
+                put_program(&program, "#!/bin/sh\n");
+                Command::new(program)
+                    .status()
+                    .map(|status| status.success())
+            })
+            .collect();
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for result in results {
+            assert!(result.expect("the program starts"));
+        }
+    });
+}
+
+/// Writes a program that can be executed at once.
+pub fn put_program(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).expect("a program");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, mode).expect("a mode");
+    wait_for_forks();
+}
+
 /// A data folder and a report folder in a temporary directory, which is removed on drop.
 pub struct Site {
     pub dir: tempfile::TempDir,
@@ -464,6 +524,7 @@ impl Call<'_> {
     }
 
     pub fn start(mut self) -> Running {
+        wait_for_forks();
         let started = Instant::now();
         let mut child = self.command.spawn().expect("the binary starts");
         let stdout = drain(child.stdout.take().expect("piped"));

@@ -4,7 +4,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -16,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::file_builder::good_file;
+use crate::harness::put_program;
 use crate::influx_double::{Double, ORG, TOKEN};
 use crate::names::{INVALID, VALID};
 use crate::skipped::installed;
@@ -73,8 +73,7 @@ impl Place {
         let place = Self { dir };
         for (folder, name) in [("powerview", "powerview"), ("ansible", "ansible-playbook")] {
             let program = place.path(folder).join(name);
-            fs::write(&program, RECORDER).expect("a script");
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+            put_program(&program, RECORDER);
         }
         place
     }

@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+
+use crate::harness::put_program;
 
 /// The password of all users.
 pub const PASSWORD: &str = "s3cret-pw";
@@ -67,8 +69,7 @@ impl Site {
             path("sftpgo").display(),
             base = path("base").display()
         );
-        fs::write(path("hook.sh"), hook).expect("a file");
-        fs::set_permissions(path("hook.sh"), fs::Permissions::from_mode(0o755)).expect("a mode");
+        put_program(&path("hook.sh"), &hook);
         let keys: Vec<_> = setup.public_key.into_iter().collect();
         let users: Vec<_> = setup
             .companies

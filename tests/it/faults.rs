@@ -1019,6 +1019,15 @@ fn a_run_killed_before_the_answer_is_repeated_by_the_next_run() {
     assert_eq!(points_in(&double, "acme"), expected_points(&file));
 }
 
+/// The time-out of requests in seconds. Only a server that does not answer is to reach it, not a machine under load.
+fn request_timeout(fault: &Fault) -> &'static str {
+    if matches!(fault, Fault::Silence) {
+        "5"
+    } else {
+        "60"
+    }
+}
+
 /// A write of measurements of the campaign `poison`.
 fn is_poisoned(request: &Request) -> bool {
     is_data_write(request) && request.text().contains(",campaign=poison,")
@@ -1052,7 +1061,7 @@ fn batches_that_the_server_never_takes_fail_only_their_files() {
             site.run_to(&double)
                 .args(["--on-outage", on_outage])
                 .env("TSV_RETRY_FOR", "1")
-                .env("TSV_REQUEST_TIMEOUT_S", "2")
+                .env("TSV_REQUEST_TIMEOUT_S", request_timeout(&fault))
                 .run()
                 .expect(1);
             let report = site.report();
@@ -1118,7 +1127,7 @@ fn an_outage_of_one_bucket_is_none_of_the_others() {
                 .run_to(&double)
                 .args(["--on-outage", on_outage])
                 .env("TSV_RETRY_FOR", "1")
-                .env("TSV_REQUEST_TIMEOUT_S", "2")
+                .env("TSV_REQUEST_TIMEOUT_S", request_timeout(&fault))
                 .run()
                 .expect(1);
             let report = site.report();

@@ -304,6 +304,22 @@ work_on() {
   done
 }
 
+# Works on a queue, then on the dashboards that the worker of another company left because it did not get the lock of
+# Ansible. They would wait for the next event of that company otherwise.
+work_on_all() {
+  local left files notes status
+  work_on "$1"
+  status=$?
+  for left in "$queues"/dashboards-*; do
+    ((status != NOT_LOCKED)) || break
+    left=${left##*/}
+    if read_notes "$left" && lock_queue "$left" -n; then
+      work_on "$left" || status=$?
+    fi
+  done
+  return "$status"
+}
+
 # Does the work of `notes`.
 work() {
   local note result status=0 arguments=() sweep='' parts=()
@@ -364,7 +380,7 @@ run() {
   if in_background; then lock_queue "$queue" -n; else lock_queue "$queue"; fi
   status=$?
   if ((status == 1)); then return 0; fi
-  if in_background; then start_worker queue "$queue"; else work_on "$queue"; fi
+  if in_background; then start_worker queue "$queue"; else work_on_all "$queue"; fi
 }
 
 in_background() { [[ ${POWERVIEW_HOOK_FOREGROUND:-} != 1 ]]; }
@@ -385,7 +401,7 @@ main() {
   case ${1:-} in
     queue)
       exec 3>&- # closing the pipe tells the hook that the new session has started
-      work_on "$2"
+      work_on_all "$2"
       ;;
     alone)
       exec 3>&-

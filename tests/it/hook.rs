@@ -1367,6 +1367,37 @@ fn ansible_does_not_run_without_its_lock() {
     assert_eq!(notes_left(&place), 0);
 }
 
+/// The worker of one company did not get the lock of Ansible; the next event is one of another company.
+#[test]
+fn dashboards_that_were_left_are_made_at_the_next_event_of_any_company() {
+    if !installed("python3", "python3") || !installed("flock", "util-linux") {
+        return;
+    }
+    let (place, _) = place_with_playbook();
+    let left = place.data("acme/c");
+    fs::create_dir_all(place.path("sftpgo/logs/queue/dashboards-left")).expect("a folder");
+    let note = [left.as_os_str().as_bytes(), b"\0"].concat();
+    fs::write(place.path("sftpgo/logs/queue/dashboards-left/1.1"), note).expect("a note");
+    assert!(place.act("mkdir", place.data("beta/c"), "", "1").success());
+    let campaigns: Vec<String> = place
+        .calls("ansible")
+        .iter()
+        .map(|call| {
+            call.args
+                .last()
+                .expect("variables")
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    assert_eq!(campaigns.len(), 2, "{campaigns:?}");
+    for company in ["acme", "beta"] {
+        let made = campaigns.iter().filter(|vars| vars.contains(company));
+        assert_eq!(made.count(), 1, "{company}: {campaigns:?}");
+    }
+    assert_eq!(notes_left(&place), 0);
+}
+
 /// A client makes "New folder" and renames it.
 #[test]
 fn a_folder_that_is_renamed_to_a_campaign_gets_a_dashboard() {

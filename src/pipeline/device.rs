@@ -198,9 +198,7 @@ impl<'a> Device<'a> {
             });
             moved.extend(self.move_and_record(processed));
             if changed.iter().any(Processed::is_not_opened) {
-                self.recheck_later(std::mem::take(&mut moved));
-                // Without the reserve, a move may fail, which is recorded then.
-                let _ = self.fill_reserve();
+                self.with_reserve(|| self.recheck_later(std::mem::take(&mut moved)));
             }
             group = Group::default();
             for (sub, name) in changed.into_iter().filter_map(|p| p.resubmit) {
@@ -226,10 +224,19 @@ impl<'a> Device<'a> {
         Ok(Some(lock))
     }
 
-    pub(super) fn fill_reserve(&self) -> io::Result<()> {
+    fn fill_reserve(&self) -> io::Result<()> {
         self.reserve
             .replace(self.folder.duplicates(RESERVED_PER_DEVICE)?);
         Ok(())
+    }
+
+    /// Does something that opens files while those of a group are open.
+    pub(super) fn with_reserve<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.reserve.take();
+        let result = action();
+        // Without the reserve, a move may fail, which is recorded then.
+        let _ = self.fill_reserve();
+        result
     }
 
     /// Records the lock error for each pending file, and each folder that cannot be listed. The files stay in place.

@@ -361,7 +361,8 @@ impl Device<'_> {
         };
         late.position = Some(position);
         let from = start(uploaded);
-        let is_late = uploads.list(&self.folder, &from).map(|listed| {
+        let listed = self.with_reserve(|| uploads.list(&self.folder, &from));
+        let is_late = listed.map(|listed| {
             let range = (Bound::Excluded(&from), Bound::Unbounded);
             let mut later = listed.files.range::<Key, _>(range);
             later.any(|(key, _)| late.precedes(key))
@@ -381,7 +382,7 @@ impl Device<'_> {
         let mut uploads = self.uploads.borrow_mut();
         let from = start(late.uploaded);
         // From now on, the time ranges of the files that are moved are remembered.
-        if let Err(error) = uploads.list(&self.folder, &from) {
+        if let Err(error) = self.with_reserve(|| uploads.list(&self.folder, &from)) {
             tracing::debug!("{}: cannot list parsed/: {error}", sanitize(&late.path));
         }
         let is_full = uploads.unanswered.len() == MAX_UNANSWERED;
@@ -430,9 +431,12 @@ impl Device<'_> {
                 again.stop(&Outcome::Skipped(WriteError::Stopped.to_string()));
                 return;
             }
-            let next = self.uploads.borrow_mut().next(&self.folder, again, until);
+            let next = self.with_reserve(|| {
+                let mut uploads = self.uploads.borrow_mut();
+                uploads.next(&self.folder, again, until)
+            });
             match next {
-                Ok(Some(key)) => self.write_again(key, again, sender),
+                Ok(Some(key)) => self.with_reserve(|| self.write_again(key, again, sender)),
                 Ok(None) => return,
                 Err(error) => again.stop(&unlisted(&error)),
             }

@@ -9,6 +9,7 @@ use crate::data_dir::pending_files::is_tsv;
 use crate::data_dir::{EntryKind, LAYOUT_FILE, OpenFile, PARSED, is_no_folder};
 use crate::layout::{FileLayout, Held, Later, Layout, LayoutState, describe_changes};
 use crate::logger_file::{LoggerFile, ReadOptions};
+use crate::remedy::remedy;
 use crate::report::counted;
 use crate::sanitize::sanitize;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -103,7 +104,8 @@ impl Device<'_> {
             self.context.recorder.warn(
                 &path,
                 &format!(
-                    "cannot write the layout of the device: {error}; check the rights of the folder"
+                    "cannot write the layout of the device: {error}; {}",
+                    remedy(&error, "check the rights of the folder")
                 ),
             );
         }

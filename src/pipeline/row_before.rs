@@ -50,7 +50,7 @@ impl Device<'_> {
     /// See [`row_before`].
     pub(super) fn row_before(&self, open: &OpenFile) -> Option<i64> {
         let zones = &self.context.settings.zones;
-        row_before(&self.folder, zones, &self.last_rows.borrow(), open)
+        self.with_reserve(|| row_before(&self.folder, zones, &self.last_rows.borrow(), open))
     }
 }
 

@@ -148,9 +148,7 @@ impl Device<'_> {
         let uploaded = claimed.map(|claimed| claimed.open.stamp.uploaded_ns());
         if uploaded.is_some() && uploaded < group.newest {
             let earlier = std::mem::take(group);
-            group.moved = self.finish(earlier, request, sender);
-            // Without the reserve, a move may fail, which is recorded then.
-            let _ = self.fill_reserve();
+            group.moved = self.with_reserve(|| self.finish(earlier, request, sender));
         }
         group.newest = group.newest.max(uploaded);
         if let Some(claimed) = claimed {

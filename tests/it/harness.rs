@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{Display, Formatter};
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -98,8 +98,8 @@ impl Drop for Tmpfs {
 
 /// Waits until each process that this one has forked runs its own program.
 ///
-/// Until then, it has the files open that tests in other threads were writing when it was forked. A program among them
-/// cannot be executed ("text file busy"), and no lease is granted on the others.
+/// Until then, it has the files open that tests in other threads were writing when it was forked, and no lease is granted
+/// on them.
 pub fn wait_for_forks() {
     let own = std::fs::read_link("/proc/self/exe").expect("a program");
     let parent = std::process::id().to_string();
@@ -148,12 +148,20 @@ fn a_program_can_be_executed_while_other_threads_start_programs() {
 }
 
 /// Writes a program that can be executed at once.
+///
+/// Another process writes it: if this one had it open, so would each process that other threads fork meanwhile, and a
+/// program that is open for writing cannot be executed ("text file busy").
 pub fn put_program(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text).expect("a program");
-    let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(path, mode).expect("a mode");
-    wait_for_forks();
+    let mut install = Command::new("install")
+        .args(["-m", "755", "/dev/stdin"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("install starts");
+    let mut input = install.stdin.take().expect("the input");
+    input.write_all(text.as_bytes()).expect("a program");
+    drop(input);
+    assert!(install.wait().expect("install ends").success());
 }
 
 /// A data folder and a report folder in a temporary directory, which is removed on drop.

@@ -324,6 +324,13 @@ impl Stamp {
         self.modified_ns >= self.changed_ns || self.changed_ns > folder_modified_ns + MOVE_NS
     }
 
+    /// Whether the file was last changed or moved at most this long ago.
+    pub(crate) fn changed_within(&self, age: Duration) -> bool {
+        let changed = u64::try_from(self.changed_ns).map(Duration::from_nanos);
+        let changed = SystemTime::UNIX_EPOCH + changed.unwrap_or_default();
+        changed.elapsed().unwrap_or_default() <= age
+    }
+
     /// Time of the upload, in nanoseconds since 1970. `ctime` is the upper limit because clients may set `mtime` to a
     /// time in the future.
     pub(crate) fn uploaded_ns(&self) -> i128 {

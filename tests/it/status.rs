@@ -535,7 +535,7 @@ fn a_loss_of_up_to_five_percent_is_healthy() {
 }
 
 #[test]
-fn damage_is_shown_of_the_three_newest_ingested_files_of_the_last_seven_days() {
+fn damage_is_shown_of_ingested_files_of_the_last_seven_days() {
     let site = Site::new();
     let bad = with_line("yesterday\t1\t2");
     let good = |hours: i64| file(hours);
@@ -547,16 +547,26 @@ fn damage_is_shown_of_the_three_newest_ingested_files_of_the_last_seven_days() {
         ("fourth/parsed/b.tsv", &good(2), 2),
         ("fourth/parsed/c.tsv", &good(1), 1),
         ("fourth/parsed/d.tsv", &good(1), 0),
-        ("recent/parsed/a.tsv", &bad, 7 * 24 - 1),
-        ("recent/parsed/b.tsv", &good(1), 1),
-        ("old/parsed/a.tsv", &bad, 7 * 24 + 1),
-        ("old/parsed/b.tsv", &good(1), 1),
+        ("backlog/parsed/a.tsv", &bad, 7 * 24 + 1),
+        ("backlog/parsed/b.tsv", &good(1), 1),
         ("waits/a.tsv", &bad, 1),
         ("failed/error/a.tsv", &bad, 1),
         // Accepted by another version of the program.
         ("unreadable/parsed/a.tsv", &"rubbish\n".to_owned(), 1),
     ] {
         put(&site, &format!("acme/site/{path}"), text, hours);
+    }
+    put(&site, "acme/site/hundred/parsed/a.tsv", &bad, 3);
+    for n in 0..100 {
+        put(
+            &site,
+            &format!("acme/site/hundred/parsed/b{n}.tsv"),
+            &good(1),
+            1,
+        );
+    }
+    for n in 0..5 {
+        put(&site, &format!("acme/site/many/parsed/{n}.tsv"), &bad, 1);
     }
     let report = status_json(&site, 1);
     let kinds = |device| -> Vec<_> {
@@ -565,10 +575,11 @@ fn damage_is_shown_of_the_three_newest_ingested_files_of_the_last_seven_days() {
     };
     for (device, expected) in [
         ("third", vec!["damaged"]),
-        ("fourth", vec![]),
-        // Its rows are later than its arrival too.
-        ("recent", vec!["damaged", "clock"]),
-        ("old", vec![]),
+        ("fourth", vec!["damaged"]),
+        // It was ingested now. Its rows are later than its upload too.
+        ("backlog", vec!["damaged", "clock"]),
+        ("hundred", vec![]),
+        ("many", vec!["damaged"; 4]),
         ("waits", vec![]),
         ("failed", vec!["errors"]),
         ("unreadable", vec![]),

@@ -29,6 +29,9 @@ const SEPARATE_UPLOADS: i64 = 6 * 3600;
 /// Time for which a change of the layout is shown.
 const CHANGE_IS_SHOWN: TimeDelta = TimeDelta::days(7);
 
+/// Number of files that are named per device and kind of problem.
+const MAX_NAMED: usize = 3;
+
 /// 2010-01-01, before which no logger measured.
 const YEAR_2010: i64 = 1_262_304_000;
 
@@ -237,11 +240,26 @@ impl Diagnosis<'_> {
 
     fn damaged(&mut self) {
         let newest = &self.scan.newest;
-        for (position, file) in newest.iter().enumerate() {
-            let is_replaced = newest[..position].iter().any(|newer| newer.replaces(file));
-            let Some(loss) = file.loss().filter(|_| !is_replaced) else {
-                continue;
-            };
+        let is_replaced = |position: usize| {
+            let newer = &newest[..position];
+            newer.iter().any(|newer| newer.replaces(&newest[position]))
+        };
+        let damaged: Vec<_> = newest
+            .iter()
+            .enumerate()
+            .filter_map(|(position, file)| Some((position, file, file.loss()?)))
+            .filter(|(position, ..)| !is_replaced(*position))
+            .collect();
+        let (named, others) = damaged.split_at(damaged.len().min(MAX_NAMED));
+        if !others.is_empty() {
+            let files = counted(others.len() as u64, "more file");
+            self.add(
+                Kind::Damaged,
+                format!("{files} of the last days with lost values"),
+                "see the dashboard of the receptions and the reports",
+            );
+        }
+        for (_, file, loss) in named {
             let path = file.sub.join(&file.name);
             let message = format!("{}: {loss}", sanitize(&path));
             let remedy = format!(
@@ -287,7 +305,7 @@ impl Diagnosis<'_> {
         } else {
             MAX_CLOCK_BEHIND
         };
-        if by > limit && !is_ahead && is_old_data(&self.scan.newest) {
+        if by > limit && !is_ahead && is_old_data(first_of(&self.scan.newest)) {
             self.note = Some(format!(
                 "old data loaded: the last measurement in {} is {} before its arrival",
                 sanitize(file.sub.join(&file.name)),
@@ -311,7 +329,7 @@ impl Diagnosis<'_> {
         if self.problems.iter().any(is_known) {
             return;
         }
-        let files: Vec<_> = self
+        let mut files: Vec<_> = self
             .scan
             .newest
             .iter()
@@ -321,6 +339,10 @@ impl Diagnosis<'_> {
                 format!("{rows} in {}", sanitize(file.sub.join(&file.name)))
             })
             .collect();
+        if files.len() > MAX_NAMED {
+            let others = files.split_off(MAX_NAMED).len() as u64;
+            files.push(counted(others, "more file"));
+        }
         if !files.is_empty() {
             self.add(
                 Kind::Clock,
@@ -355,7 +377,7 @@ impl Diagnosis<'_> {
     }
 
     fn truncated(&mut self) {
-        let newest = &self.scan.newest;
+        let newest = first_of(&self.scan.newest);
         if newest.len() == NEWEST_FILES && newest.iter().all(|file| file.truncated) {
             self.add(
                 Kind::Truncated,
@@ -439,6 +461,11 @@ pub(super) fn layout_problems(state: &LayoutState, now: DateTime<Utc>) -> Vec<(S
         ));
     }
     problems
+}
+
+/// The files that decide whether the clock and the uploads are healthy.
+fn first_of(newest: &[NewestFile]) -> &[NewestFile] {
+    &newest[..newest.len().min(NEWEST_FILES)]
 }
 
 /// Whether the newest file contains old data that was loaded later, so that its times say nothing about the clock.

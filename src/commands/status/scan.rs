@@ -1,5 +1,4 @@
-//! Scan of the device folders. All files are listed. Of the newest few, the first and last bytes are read, and those that
-//! were ingested in the last days are read to their end.
+//! Scan of the device folders. All files are listed, and those that were ingested in the last days are read to their end.
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
@@ -22,8 +21,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Number of newest files per device that are opened.
+/// Number of newest files per device that decide whether its clock and its uploads are healthy.
 pub(super) const NEWEST_FILES: usize = 3;
+
+/// Number of newest files per device that are opened.
+const MAX_OPENED: usize = 100;
 
 /// Number of different reasons of errors that are kept per device.
 const MAX_REASONS: usize = 3;
@@ -34,7 +36,7 @@ pub(super) const MAX_REASON_CHARS: usize = 300;
 /// Number of names that are kept of the files that no run takes.
 const MAX_STRAYS: usize = 5;
 
-/// Maximum age of an ingested file that is read to its end.
+/// How long ago a file may have been ingested that is read to its end. The first [`NEWEST_FILES`] are read at any age.
 const MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// Number of bytes read at each end of a file.
@@ -59,7 +61,7 @@ pub(super) struct DeviceScan {
     pub errors_other: u64,
     /// The first different reasons of those files, sanitized, with the number of files of each.
     pub error_reasons: Vec<(String, u64)>,
-    /// The newest files, newest first.
+    /// The newest files, newest first: [`NEWEST_FILES`], and those that were ingested in the last days.
     pub newest: Vec<NewestFile>,
     /// Whether this is a company without campaigns or a campaign without devices.
     pub empty: bool,
@@ -93,7 +95,7 @@ pub(super) struct NewestFile {
     pub last_measurement: Option<i64>,
     /// Whether the file is truncated.
     pub truncated: bool,
-    /// Counts as in the report; all 0 unless the file was ingested in the last days.
+    /// Counts as in the report; all 0 unless the file was ingested.
     pub stats: RowStats,
     /// The first defect of a file with counts.
     pub first_problem: Option<Problem>,
@@ -177,25 +179,19 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
                 Err(error) => return Err(error),
             }
         }
-        for newest in &mut scan.newest {
-            let below = folder.open_below(&newest.sub)?;
-            match below.open_file(&newest.name) {
-                Ok(open) => {
-                    newest.read_ends(&open.file, open.stamp.size, zones)?;
-                    let age = newest.time.elapsed().unwrap_or_default();
-                    if newest.sub == Path::new(PARSED) && age <= MAX_AGE {
-                        newest
-                            .read_rows(&open, &folder, zones)
-                            .map_err(|error| with_path(&newest.sub.join(&newest.name), &error))?;
-                    }
+        let mut position = 0;
+        let mut result = Ok(());
+        scan.newest.retain_mut(|newest| {
+            position += 1;
+            match newest.read(&folder, zones, position <= NEWEST_FILES) {
+                Ok(is_kept) => is_kept,
+                Err(error) => {
+                    result = Err(with_path(&newest.sub.join(&newest.name), &error));
+                    true
                 }
-                Err(OpenError::Io(error)) => {
-                    return Err(with_path(&newest.sub.join(&newest.name), &error));
-                }
-                Err(OpenError::Gone | OpenError::NotAFile(_)) => {}
             }
-        }
-        Ok(())
+        });
+        result
     };
     if let Err(error) = read(&mut scan) {
         scan.unreadable = Some(sanitize(error.to_string()));
@@ -310,8 +306,8 @@ impl DeviceScan {
         let position = self
             .newest
             .partition_point(|other| (other.time, &other.name) > (time, &name));
-        if position < NEWEST_FILES {
-            self.newest.truncate(NEWEST_FILES - 1);
+        if position < MAX_OPENED {
+            self.newest.truncate(MAX_OPENED - 1);
             let newest = NewestFile {
                 name,
                 sub,
@@ -328,6 +324,25 @@ impl DeviceScan {
 }
 
 impl NewestFile {
+    /// Reads the file, unless it is one of the others and was ingested long ago or not at all. Returns whether it was read
+    /// or is one of the first [`NEWEST_FILES`].
+    fn read(&mut self, device: &Dir, zones: &FileZones, is_among_first: bool) -> io::Result<bool> {
+        let open = match device.open_below(&self.sub)?.open_file(&self.name) {
+            Ok(open) => open,
+            Err(OpenError::Io(error)) => return Err(error),
+            Err(OpenError::Gone | OpenError::NotAFile(_)) => return Ok(is_among_first),
+        };
+        let is_ingested = self.sub == Path::new(PARSED);
+        if !(is_among_first || is_ingested && open.stamp.changed_within(MAX_AGE)) {
+            return Ok(false);
+        }
+        self.read_ends(&open.file, open.stamp.size, zones)?;
+        if is_ingested {
+            self.read_rows(&open, device, zones)?;
+        }
+        Ok(true)
+    }
+
     /// Reads both ends of the file to find the last measurement and whether the file is truncated.
     fn read_ends(&mut self, file: &std::fs::File, size: u64, zones: &FileZones) -> io::Result<()> {
         let block = |start: u64| -> io::Result<Vec<u8>> {
@@ -382,7 +397,9 @@ mod tests {
     fn the_newest_files_are_kept_in_order() {
         let mut scan = DeviceScan::default();
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        for (name, time) in [("a", 5), ("b", 9), ("c", 1), ("d", 7), ("e", 9), ("f", 2)] {
+        let older = (0..MAX_OPENED as u64 - 3).map(|_| ("x", 4));
+        let files = [("a", 5), ("b", 9), ("c", 1), ("d", 7), ("e", 9), ("f", 2)];
+        for (name, time) in files.into_iter().chain(older) {
             scan.add_newest(PathBuf::new(), name.into(), at(time));
         }
         let names: Vec<_> = scan
@@ -390,6 +407,8 @@ mod tests {
             .iter()
             .map(|n| n.name.to_str().unwrap())
             .collect();
-        assert_eq!(names, ["e", "b", "d"]);
+        assert_eq!(names.len(), MAX_OPENED);
+        assert_eq!(names[..5], ["e", "b", "d", "a", "x"]);
+        assert!(names[5..].iter().all(|name| *name == "x"), "{names:?}");
     }
 }

@@ -220,11 +220,6 @@ impl Dir {
         }
     }
 
-    /// Time of the last change of the folder's entries, in nanoseconds since 1970.
-    pub(crate) fn entries_changed_ns(&self) -> io::Result<i128> {
-        Ok(Stamp::of(&fstat(&self.fd)?).modified_ns)
-    }
-
     /// Size and times of a regular file, or `None` if `name` is missing or something else.
     pub(crate) fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -173,6 +173,24 @@ impl Iterator for InUploadOrder {
     }
 }
 
+impl Dir {
+    /// Calls `each` with the name and the time of the upload, in nanoseconds since 1970, of each logger file in this
+    /// folder. A file that is removed meanwhile is no upload.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed to its end.
+    pub(crate) fn for_each_upload(&self, mut each: impl FnMut(&OsStr, i128)) -> io::Result<()> {
+        self.for_each_entry(|name, kind| {
+            if kind == EntryKind::File
+                && is_tsv(name)
+                && let Ok(Some(stamp)) = self.stamp_of(name)
+            {
+                each(name, stamp.uploaded_ns());
+            }
+        })
+    }
+}
+
 /// The time of the upload of a file, or `None` if there is no such file.
 fn uploaded_ns(root: &Dir, sub: &Path, name: &OsStr) -> Option<i128> {
     let stamp = if sub.as_os_str().is_empty() {

@@ -7,8 +7,8 @@ use super::device::Device;
 use super::finish::{ClaimedFile, Processed};
 use super::outcome::Outcome;
 use super::submit::{Group, Request};
-use crate::data_dir::pending_files::{is_tsv, unnumbered};
-use crate::data_dir::{Dir, EntryKind, LeaseError, OpenError, PARSED, Stamp, is_no_folder};
+use crate::data_dir::pending_files::unnumbered;
+use crate::data_dir::{Dir, LeaseError, OpenError, PARSED, Stamp, is_no_folder};
 use crate::logger_file::FormatError;
 use crate::pipeline::ingest::IngestError;
 use crate::points::TimeRange;
@@ -170,15 +170,8 @@ impl Uploads {
         };
         let mut first: BinaryHeap<Key> = BinaryHeap::new();
         let mut is_complete = true;
-        parsed.for_each_entry(|name, kind| {
-            if kind != EntryKind::File || !is_tsv(name) {
-                return;
-            }
-            // A file that was removed meanwhile is no upload.
-            let Ok(Some(stamp)) = parsed.stamp_of(name) else {
-                return;
-            };
-            let key = key(stamp.uploaded_ns(), name);
+        parsed.for_each_upload(|name, uploaded| {
+            let key = key(uploaded, name);
             if after.as_ref().is_some_and(|after| key <= *after) {
                 return;
             }

@@ -5,8 +5,7 @@
 
 use super::device::Device;
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::pending_files::is_tsv;
-use crate::data_dir::{EntryKind, LAYOUT_FILE, OpenFile, PARSED, is_no_folder};
+use crate::data_dir::{LAYOUT_FILE, OpenFile, PARSED, is_no_folder};
 use crate::layout::{FileLayout, Held, Later, Layout, LayoutState, describe_changes};
 use crate::logger_file::{LoggerFile, ReadOptions};
 use crate::remedy::remedy;
@@ -163,7 +162,7 @@ impl Device<'_> {
             // A file is moved after it is uploaded, which sets the time of the folder.
             None => match self.folder.open_below(Path::new(PARSED)) {
                 Ok(parsed) => parsed
-                    .entries_changed_ns()
+                    .modified_ns()
                     .is_ok_and(|moved| nanoseconds(moved) < uploaded),
                 Err(error) => is_no_folder(&error),
             },
@@ -183,14 +182,8 @@ impl Device<'_> {
         self.layout.listings.set(listings + 1);
         let mut found = Neighbours::default();
         let mut last = i64::MIN;
-        let listed = parsed.for_each_entry(|name, kind| {
-            if kind != EntryKind::File || !is_tsv(name) {
-                return;
-            }
-            let Ok(Some(stamp)) = parsed.stamp_of(name) else {
-                return;
-            };
-            let time = nanoseconds(stamp.uploaded_ns());
+        let listed = parsed.for_each_upload(|name, uploaded_ns| {
+            let time = nanoseconds(uploaded_ns);
             last = last.max(time);
             let (slot, nearer) = match time.cmp(&uploaded) {
                 Ordering::Less => (&mut found.before, Ordering::Greater),

@@ -3,8 +3,7 @@
 //! See docs/specification.md, section 3.
 
 use super::device::Device;
-use crate::data_dir::pending_files::is_tsv;
-use crate::data_dir::{Dir, EntryKind, Inode, OpenFile, PARSED};
+use crate::data_dir::{Dir, Inode, OpenFile, PARSED};
 use crate::logger_file::{LoggerFile, ReadOptions};
 use crate::time_zone::FileZones;
 use std::path::Path;
@@ -95,14 +94,7 @@ impl Uploads<'_> {
         let parsed = self.folder.open_below(Path::new(PARSED)).ok()?;
         let mut newest = None;
         parsed
-            .for_each_entry(|name, kind| {
-                if kind != EntryKind::File || !is_tsv(name) {
-                    return;
-                }
-                let Ok(Some(stamp)) = parsed.stamp_of(name) else {
-                    return;
-                };
-                let uploaded = stamp.uploaded_ns();
+            .for_each_upload(|name, uploaded| {
                 let is_newer = newest.as_ref().is_none_or(|(newest, _)| *newest < uploaded);
                 if uploaded < uploaded_ns && is_newer {
                     newest = Some((uploaded, name.to_owned()));

@@ -38,8 +38,8 @@ pub(super) struct IngestContext<'a> {
     pub row_before: &'a dyn Fn() -> Option<i64>,
     /// The share of the values that may be lost.
     pub max_loss: f64,
-    /// The time ranges whose rows are sent, or `None` for all rows.
-    pub only: Option<&'a [TimeRange]>,
+    /// Chooses the rows to send by their timestamps.
+    pub is_sent: &'a dyn Fn(i64) -> bool,
 }
 
 /// Why a file was not ingested completely.
@@ -79,6 +79,8 @@ pub(super) struct ParsedFile {
     pub bytes: u64,
     /// Timestamp of the last row in seconds since 1970.
     pub last_row: Option<i64>,
+    /// Whether the hour of its first rows depends on the row before the file.
+    pub depends_on_row_before: bool,
     /// Time zone of the first document and where it comes from.
     pub time_zone: Option<(String, ZoneSource)>,
     /// What headers say about the time zone that was not understood.
@@ -220,10 +222,7 @@ fn send_rows<R: Read>(
             let span = parsed.span.get_or_insert(row.time..=row.time);
             *span = row.time.min(*span.start())..=row.time.max(*span.end());
         }
-        let is_sent = ingest_context
-            .only
-            .is_none_or(|ranges| ranges.iter().any(|range| range.contains(&row.time)));
-        if !is_sent {
+        if !(ingest_context.is_sent)(row.time) {
             continue;
         }
         batch

@@ -8,7 +8,7 @@ use super::finish::{ClaimedFile, Processed};
 use super::outcome::Outcome;
 use super::submit::{Group, Request};
 use crate::data_dir::pending_files::unnumbered;
-use crate::data_dir::{Dir, LeaseError, OpenError, PARSED, Stamp, is_no_folder};
+use crate::data_dir::{Dir, Inode, LeaseError, OpenError, PARSED, Stamp, is_no_folder};
 use crate::logger_file::FormatError;
 use crate::pipeline::ingest::IngestError;
 use crate::points::TimeRange;
@@ -82,8 +82,13 @@ enum Span {
     Read(Option<TimeRange>),
 }
 
+/// The time after a late file, in seconds, in which the first row of a later one may be in the hour that occurs twice. Which
+/// of the two it is depends on the late file.
+const DOUBLED_HOUR_REACH: i64 = 3 * 3600;
+
 /// A late file.
 struct Late {
+    inode: Inode,
     /// Its position in the group, if its outcome is not decided.
     position: Option<usize>,
     uploaded: i128,
@@ -281,6 +286,11 @@ impl Listing {
 }
 
 impl Late {
+    /// The times of the rows in later files that may depend on this file.
+    fn reach(&self) -> TimeRange {
+        *self.span.start()..=self.span.end().saturating_add(DOUBLED_HOUR_REACH)
+    }
+
     /// Whether a file in `parsed/` was uploaded later. Of versions with the same time, the number decides.
     fn precedes(&self, (uploaded, later, name): &Key) -> bool {
         let version = |name: &OsStr| unnumbered(name).unwrap_or_else(|| (name.to_owned(), 0));
@@ -302,16 +312,16 @@ impl WrittenAgain {
     /// that is moved does not wait for that.
     fn has_to_follow(&self, key: &Key, listing: &Listing) -> bool {
         self.late.iter().any(|late| {
-            listing.may_overlap(&late.span)
+            listing.may_overlap(&late.reach())
                 && late.precedes(key)
                 && !(listing.is_named && late.is_in_parsed)
         })
     }
 
-    /// The time from the first to the last point of the late files. Most files are outside of it.
+    /// The times that the late files reach, from the first to the last. Most files are outside of it.
     fn hull(&self) -> TimeRange {
-        let starts = self.late.iter().map(|late| *late.span.start());
-        let ends = self.late.iter().map(|late| *late.span.end());
+        let starts = self.late.iter().map(|late| *late.reach().start());
+        let ends = self.late.iter().map(|late| *late.reach().end());
         starts.min().unwrap_or_default()..=ends.max().unwrap_or_default()
     }
 
@@ -404,6 +414,7 @@ impl Device<'_> {
 
     fn late(&self, claimed: &ClaimedFile) -> Option<Late> {
         Some(Late {
+            inode: claimed.open.inode,
             position: None,
             uploaded: claimed.open.stamp.uploaded_ns(),
             path: claimed.from.path().join(&claimed.name),
@@ -458,10 +469,21 @@ impl Device<'_> {
             Err(LeaseError::Writer) => return,
             lease => lease.ok(),
         };
-        let preceding = again.late.iter().filter(|late| late.precedes(&key));
+        // A file that was moved after it was noted has another name now, but does not follow itself.
+        let preceding = |late: &&Late| late.precedes(&key) && late.inode != open.inode;
+        let preceding = again.late.iter().filter(preceding);
         let ranges: Vec<_> = preceding.map(|late| late.span.clone()).collect();
+        if ranges.is_empty() {
+            return;
+        }
         let (file_id, parsed, read) =
-            self.read_and_send(&open, lease.as_ref(), Some(&ranges), sender);
+            self.read_and_send(&open, &key.2, lease.as_ref(), Some(&ranges), sender);
+        if parsed.depends_on_row_before {
+            self.context.recorder.warn(
+                &path,
+                "written again, because its first row is in the hour that occurs twice and an earlier upload came late; if it was read as the other hour before, delete those points",
+            );
+        }
         if matches!(
             read,
             Ok(()) | Err(IngestError::Format(_) | IngestError::Changed)
@@ -555,20 +577,22 @@ impl Device<'_> {
             again.stop(&outcome);
         }
         let overlaps = |late: &Late| span.is_none_or(|span| overlaps(span, &late.span));
+        let mut unanswered = None;
         for late in again.late.iter().filter(|late| late.precedes(key)) {
             match late.position {
                 Some(position) if overlaps(late) => {
                     again.failures.push((position, outcome.clone()));
                 }
                 Some(_) => {}
-                None => self.context.recorder.warn(
-                    path,
-                    &format!(
-                        "cannot be written again after {}, whose points the server may write once more: {error}; ingest it again with --tsvFile",
-                        sanitize(&late.path)
-                    ),
-                ),
+                None => unanswered = Some(late),
             }
+        }
+        if let Some(late) = unanswered {
+            let reason = format!(
+                "cannot be written again after {}, whose points the server may write once more: {error}; ingest it again with --tsvFile",
+                sanitize(&late.path)
+            );
+            self.record(self.unread(Path::new(PARSED), &key.2, Outcome::Retryable(reason)));
         }
     }
 }

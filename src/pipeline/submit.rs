@@ -17,7 +17,7 @@ use crate::report::{FileDetails, counted};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::{FileId, OrderedSender};
 use chrono::Utc;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -230,12 +230,13 @@ impl Device<'_> {
             }));
         }
         self.write_again_until(Some(open.stamp.uploaded_ns()), &mut group.again, sender);
-        let (file_id, mut parsed, read) = self.read_and_send(&open, lease.as_ref(), None, sender);
+        let (file_id, mut parsed, read) =
+            self.read_and_send(&open, name, lease.as_ref(), None, sender);
         if parsed.truncated.is_none() {
             parsed.truncated = looks_truncated(&open).ok();
         }
         if let Some(time) = parsed.last_row {
-            self.last_rows.borrow_mut().add(&open, time);
+            self.last_rows.borrow_mut().add(&open, name, time);
         }
         self.warn_about(&from.path().join(name), &parsed);
         Some(Submitted::Pending(Pending {
@@ -253,10 +254,12 @@ impl Device<'_> {
         }))
     }
 
-    /// Reads a file and sends its points, or those within the time ranges `only`.
+    /// Reads a file and sends its points, or those within the time ranges `only`. All are sent if their hour depends on the
+    /// file before: it may have been read as another one when that file was missing.
     pub(super) fn read_and_send(
         &self,
         open: &OpenFile,
+        name: &OsStr,
         lease: Option<&Lease>,
         only: Option<&[TimeRange]>,
         sender: &mut OrderedSender<'_>,
@@ -264,17 +267,24 @@ impl Device<'_> {
         let file_id = sender.begin();
         let is_unchanged =
             || lease.is_none_or(Lease::is_intact) && !open.has_changed().unwrap_or(true);
-        let row_before = || self.row_before(open);
-        let context = IngestContext {
-            only,
-            ..self.ingest_context(open, &row_before)
+        let depends_on_row_before = Cell::new(false);
+        let row_before = || {
+            depends_on_row_before.set(true);
+            self.row_before(open, name)
         };
-        let (parsed, read) = ingest::ingest(
+        let is_sent = |time| {
+            only.is_none_or(|ranges| {
+                depends_on_row_before.get() || ranges.iter().any(|range| range.contains(&time))
+            })
+        };
+        let context = self.ingest_context(open, &row_before, &is_sent);
+        let (mut parsed, read) = ingest::ingest(
             self.context.progress.reading(&*open.file),
             &context,
             &is_unchanged,
             |batch| sender.send(file_id, batch),
         );
+        parsed.depends_on_row_before = depends_on_row_before.get();
         (file_id, parsed, read)
     }
 
@@ -391,6 +401,7 @@ impl Device<'_> {
         &'c self,
         open: &OpenFile,
         row_before: &'c dyn Fn() -> Option<i64>,
+        is_sent: &'c dyn Fn(i64) -> bool,
     ) -> IngestContext<'c> {
         let settings = self.context.settings;
         IngestContext {
@@ -406,7 +417,7 @@ impl Device<'_> {
             uploaded: i64::try_from(open.stamp.uploaded_ns() / 1_000_000_000).unwrap_or(i64::MAX),
             row_before,
             max_loss: settings.max_loss,
-            only: None,
+            is_sent,
         }
     }
 

@@ -1093,6 +1093,40 @@ fn an_autumn_night_in_three_uploads_named_in_one_call_has_18_instants() {
     check_autumn_night(&site);
 }
 
+/// Ingests these uploads of the autumn night, each in a run of its own.
+fn ingest_one_by_one(site: &Site, indices: &[usize]) {
+    for index in indices {
+        put_autumn_night(site, *index);
+        site.lp_run().ok();
+    }
+}
+
+#[test]
+fn an_autumn_night_whose_first_hour_comes_late_has_18_instants() {
+    let site = Site::new();
+    ingest_one_by_one(&site, &[0, 2, 1]);
+    check_autumn_night(&site);
+}
+
+#[test]
+fn an_autumn_night_with_two_versions_of_the_first_hour_has_18_instants() {
+    let site = Site::new();
+    ingest_one_by_one(&site, &[0, 1, 1, 2]);
+    assert!(site.exists(DEVICE.parsed("b_0259.1.tsv")));
+    check_autumn_night(&site);
+}
+
+#[test]
+fn an_autumn_night_whose_files_have_the_same_time_is_in_the_order_of_their_names() {
+    let site = Site::new();
+    for index in 0..3 {
+        let path = put_autumn_night(&site, index);
+        age(&site.path(path), 3 * 3600);
+        site.lp_run().ok();
+    }
+    check_autumn_night(&site);
+}
+
 #[test]
 fn the_autumn_night_of_the_cases_is_the_one_of_these_tests() {
     let Some(dir) = cases() else { return };

@@ -355,6 +355,64 @@ fn files_after_one_whose_request_got_no_answer_are_written_again() {
     assert!(last.contains("value=2.5"), "{last}");
 }
 
+/// A version that is moved under another name is not taken for a later upload of itself.
+#[test]
+fn a_version_whose_request_got_no_answer_is_not_written_again_after_itself() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("y.tsv"), file(9, 10), 60);
+    site.run_to(&double).ok();
+    upload(&site, &DEVICE.file("y.tsv"), file(1, 10), 50);
+    upload(&site, &DEVICE.file("x.tsv"), file(2, 10), 40);
+    let before = double.data_writes().len();
+    double.fault_nth_write(1, Fault::SilenceAfterApply);
+    site.run_to(&double)
+        .env("TSV_REQUEST_TIMEOUT_S", "1")
+        .env("TSV_RETRY_FOR", "20")
+        .ok();
+    let sent: Vec<_> = double.data_writes()[before..]
+        .iter()
+        .map(Request::text)
+        .collect();
+    let values: Vec<_> = sent
+        .iter()
+        .map(|text| if text.contains("value=1.5") { 1 } else { 2 })
+        .collect();
+    assert_eq!(values, [1, 1, 2, 2]);
+}
+
+/// A later upload that cannot be written again is an error of the run: the server may still write the earlier one.
+#[test]
+fn a_file_that_cannot_be_written_again_after_a_request_without_an_answer_is_an_error() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, &DEVICE.file("x.tsv"), file(1, 10), 50);
+    upload(&site, &DEVICE.file("y.tsv"), file(2, 10), 40);
+    double.fault_nth_write(1, Fault::SilenceAfterApply);
+    // The repetition, the later upload, and that again.
+    double.fault_nth_write(3, Fault::status(400, "no"));
+    let run = site
+        .run_to(&double)
+        .env("TSV_REQUEST_TIMEOUT_S", "1")
+        .env("TSV_RETRY_FOR", "20")
+        .run()
+        .expect(1);
+    let report = site.report();
+    let errors: Vec<_> = report["files"]
+        .as_array()
+        .expect("files")
+        .iter()
+        .filter(|file| file["status"] == "error")
+        .collect();
+    assert_eq!(errors.len(), 1, "{}", run.stderr);
+    let error = errors[0]["error"].as_str().expect("an error");
+    assert!(error.contains("--tsvFile"), "{error}");
+    assert!(
+        errors[0]["file_path"]
+            .as_str()
+            .is_some_and(|path| path.ends_with("/parsed/y.tsv")),
+        "{report:#}"
+    );
+}
+
 /// The double of a move that was killed between its link and its unlink.
 fn link(site: &Site, from: &str, to: &str) {
     let to = site.path(to);

@@ -367,7 +367,7 @@ impl NewestFile {
         let options = ReadOptions {
             zones,
             uploaded: Some(DateTime::<Utc>::from(self.time).timestamp()),
-            row_before: &|| row_before(device, zones, &LastRows::default(), open),
+            row_before: &|| row_before(device, zones, &LastRows::default(), open, &self.name),
         };
         let mut file = match LoggerFile::open(&*open.file, &options).map_err(FormatError::from) {
             Ok(file) => file,

@@ -420,7 +420,8 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         let columns = self.values.len();
         let line = self.line_number();
         let cells = || value_cells(&self.record, is_cut);
-        if let Some((column, cell, reason)) = glued(cells(), columns) {
+        // The cell that may be cut off shows all the same that the row does not fit.
+        if let Some((column, cell, reason)) = glued(value_cells(&self.record, false), columns) {
             self.problems.add(line, column + 1, cell, reason);
             self.stats.malformed_rows += 1;
             self.stats.lose(cells(), is_cut);
@@ -541,9 +542,10 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             return;
         }
         self.data_rows += 1;
-        let cells = || value_cells(&line.record, line.is_cut);
-        self.stats.lose(cells(), line.is_cut);
-        if let Some((column, cell, reason)) = glued(cells(), self.values.len()) {
+        self.stats
+            .lose(value_cells(&line.record, line.is_cut), line.is_cut);
+        let cells = value_cells(&line.record, false);
+        if let Some((column, cell, reason)) = glued(cells, self.values.len()) {
             self.stats.malformed_rows += 1;
             self.problems.add(line.number, column + 1, cell, reason);
             return;
@@ -591,8 +593,16 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         };
         let mut warnings = Vec::from_iter(choice.warning);
         if let HeaderMeta::Broken { reason, .. } = meta {
+            let meaning = match choice.source {
+                ZoneSource::Header | ZoneSource::HeaderPosix => {
+                    "its time zone is read from its text"
+                }
+                ZoneSource::Setting | ZoneSource::Machine => {
+                    "no time zone in its text is understood"
+                }
+            };
             warnings.push(format!(
-                "header is not valid JSON ({}); its time zone is read from its text: {}",
+                "header is not valid JSON ({}); {meaning}: {} applies",
                 crate::sanitize::sanitize(reason),
                 choice.zone.name()
             ));

@@ -37,7 +37,9 @@ impl ZoneChoice {
         if is_broken && settings.or(name).or(posix).is_none() {
             return None;
         }
-        let found = if settings.is_some_and(|settings| settings.eq_ignore_ascii_case("UTC")) {
+        let is_set_to =
+            |value: &str| settings.is_some_and(|s| s.trim().eq_ignore_ascii_case(value));
+        let found = if is_set_to("UTC") {
             Some((Zone::Utc, ZoneSource::Header))
         } else {
             let named = name.and_then(|name| zones.database.zone_in_any_case(name));
@@ -53,14 +55,21 @@ impl ZoneChoice {
         };
         let (zone, source) =
             found.unwrap_or_else(|| (Zone::Local(zones.default.clone()), zones.default_source));
-        let warning = (!is_understood).then(|| {
-            let given = name.or(posix).unwrap_or_default();
+        let unknown = |what: &str, given: &str| {
             format!(
-                "the header's time zone {:?} is not known; {} applies; correct the logger's time zone",
+                "the header's {what} {:?} is not known; {} applies; correct the logger's time zone",
                 sanitize(given),
                 zone.name()
             )
-        });
+        };
+        let warning = if !is_understood {
+            let given = name.or(posix).unwrap_or_default();
+            Some(unknown("time zone", given))
+        } else if settings.is_some() && !is_set_to("UTC") && !is_set_to("LOCAL") {
+            Some(unknown("DataTimeSettings", settings.unwrap_or_default()))
+        } else {
+            None
+        };
         Some(Self {
             zone,
             source,

@@ -462,6 +462,20 @@ fn a_value_beyond_the_last_column_makes_the_row_malformed_wherever_the_others_ar
 }
 
 #[test]
+fn a_last_row_that_does_not_fit_is_malformed_though_its_last_cell_may_be_cut_off() {
+    for last in [
+        "1\t2\t3",
+        "1\t2\t\t3",
+        "1\tEND_DATA",
+        "1\t03/08/25 03:30:00",
+    ] {
+        ingest(table(&format!("{AT_0320}03/08/25 03:25:00\t{last}")))
+            .has(&first_row())
+            .reports(json!({"nb_malformed_rows": 1, "truncated": true, "nb_cells": 2}));
+    }
+}
+
+#[test]
 fn a_short_row_loses_its_last_cell_and_keeps_the_others() {
     let time = "2025-08-03 01:30:00";
     let header = "02001171\t02001171\t02001171\t02001171\nMV_T302_V002\tPh 1 V\tPh 2 V\tPh 3 V\n";
@@ -858,6 +872,29 @@ fn a_header_without_a_zone_has_the_zone_of_the_settings() {
         .has(&first_row())
         .reports(json!({"time_zone": "Europe/Paris", "time_zone_source": "setting"}))
         .warns_of_nothing();
+}
+
+#[test]
+fn other_words_for_the_meaning_of_times_are_a_warning_that_names_the_zone_used() {
+    for (settings, zone) in [("GMT", "Asia/Tokyo"), ("UTC+1", "Asia/Tokyo")] {
+        let json = format!(r#"{{"DataTimeSettings":"{settings}","TimeZoneName":"Asia/Tokyo"}}"#);
+        ingest(with_header(&json)).warns(&["DataTimeSettings", settings, zone]);
+    }
+    let ingested = ingest_with(
+        with_header(r#"{"DataTimeSettings":" utc ","TimeZoneName":"Asia/Tokyo"}"#).as_bytes(),
+        &[],
+    );
+    assert_eq!(ingested.file["time_zone"], "UTC");
+    ingested.warns_of_nothing();
+}
+
+#[test]
+fn broken_json_whose_zone_is_cut_off_is_not_said_to_name_one() {
+    let json = r#"{"DataTimeSettings":"LOCAL","TimeZoneName":"Asia/Tok"#;
+    ingest(with_header(json)).warns(&[
+        "not valid JSON",
+        "no time zone in its text is understood: Europe/Paris applies",
+    ]);
 }
 
 #[test]

@@ -413,12 +413,12 @@ impl Reader<'_> {
         let mut cells = line.cells();
         let holds_something = |c: &&String| !c.is_empty() && !c.eq_ignore_ascii_case("NaN");
         let nb_held = cells[1..].iter().filter(holds_something).count() as u64;
+        let malformed = cells[1..].iter().any(|c| holds_another_row(c))
+            || cells.iter().skip(width).any(|c| !c.is_empty());
         if !line.ended {
             // The text after the last tab may be incomplete.
             cells.last_mut().expect("split gives at least one").clear();
         }
-        let malformed = cells[1..].iter().any(|c| holds_another_row(c))
-            || cells.iter().skip(width).any(|c| !c.is_empty());
         let short = line.ended && cells.len() < width;
         if short && cells.len() > 1 {
             cells.last_mut().expect("more than one").clear();

@@ -58,7 +58,18 @@ impl RowStats {
 
     /// The number of lines with data, including those that are skipped.
     pub(crate) fn data_lines(&self) -> u64 {
-        self.rows + self.invalid_timestamps + self.malformed_rows + self.lines_after_end
+        self.rows + self.skipped_lines() + self.lines_after_end
+    }
+
+    /// The number of lines that are skipped as a whole. They may hold no cell, if their tabs were lost too.
+    pub(crate) fn skipped_lines(&self) -> u64 {
+        self.invalid_timestamps + self.malformed_rows
+    }
+
+    /// The share of the lines with data that are skipped, 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub(crate) fn skipped_ratio(&self) -> f64 {
+        self.skipped_lines() as f64 / self.data_lines().max(1) as f64
     }
 
     /// The share of the lines with data that are after `END_DATA`, 0 to 1.

@@ -404,6 +404,17 @@ impl NewestFile {
                 let _ = write!(loss, ", the first defect: {problem}");
             }
             losses.push(loss);
+        } else if stats.skipped_ratio() > KNOWN_LOSS {
+            let mut loss = format!(
+                "{:.1} % of the lines are skipped ({} of {})",
+                stats.skipped_ratio() * 100.0,
+                stats.skipped_lines(),
+                stats.data_lines()
+            );
+            if let Some(problem) = &self.first_problem {
+                let _ = write!(loss, ", the first defect: {problem}");
+            }
+            losses.push(loss);
         }
         if stats.after_end_ratio() > KNOWN_LOSS {
             losses.push(format!(
@@ -416,14 +427,14 @@ impl NewestFile {
         (!losses.is_empty()).then(|| losses.join("; "))
     }
 
-    /// Whether this file has the times of an older one and was ingested without such a loss.
+    /// Whether this file has the times of an older one and as many points as that one would have without its loss.
     fn replaces(&self, older: &Self) -> bool {
         let span = |file: &Self| file.first_measurement.zip(file.last_measurement);
         let covers = match (span(self), span(older)) {
             (Some(own), Some(other)) => own.0 <= other.0 && own.1 >= other.1,
             _ => false,
         };
-        covers && self.stats.points > 0 && self.loss().is_none()
+        covers && self.stats.points >= older.stats.cells.max(1) && self.loss().is_none()
     }
 }
 

@@ -24,8 +24,8 @@ use std::time::{Duration, SystemTime};
 /// Number of newest files per device that decide whether its clock and its uploads are healthy.
 pub(super) const NEWEST_FILES: usize = 3;
 
-/// Number of newest files per device that are opened.
-const MAX_OPENED: usize = 100;
+/// Number of newest files per device that are opened: more than the 1,008 of a logger that sends every ten minutes.
+const MAX_OPENED: usize = 1_500;
 
 /// Number of different reasons of errors that are kept per device.
 const MAX_REASONS: usize = 3;

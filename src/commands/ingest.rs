@@ -6,7 +6,7 @@ use crate::config::{Environment, Settings};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::pipeline;
-use crate::report::{self, Progress, Summary, counted};
+use crate::report::{self, Heartbeat, Progress, Summary, counted};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 
@@ -20,20 +20,47 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     init_logging(&args.common, &env, &progress)?;
     let settings = Settings::resolve(args, &env)?;
     let shutdown = Shutdown::on_signals()?;
-    let summary = pipeline::run(&settings, &shutdown, &progress)?;
-    print_summary(&summary, args.common.quiet, shutdown.is_requested());
-    let failed = summary.totals.counts.nb_files_failed > 0
-        || shutdown.is_requested()
-        // The report is the only result of a dry run, so losing it is a failure.
-        || (settings.dry_run && summary.report_lost);
-    if failed {
-        return Ok(ExitCode::GeneralError);
-    }
     let is_sweep = settings.files.is_empty() && !settings.dry_run;
-    if let Some(url) = settings.heartbeat.as_ref().filter(|_| is_sweep) {
-        report::ping(url);
+    let monitor = settings.heartbeat.as_ref().filter(|_| is_sweep);
+    if let Some(url) = monitor {
+        report::ping(url, Heartbeat::Start);
     }
-    Ok(ExitCode::Success)
+    let result = pipeline::run(&settings, &shutdown, &progress);
+    if let Ok(summary) = &result {
+        print_summary(summary, args.common.quiet, shutdown.is_requested());
+    }
+    let failure = match &result {
+        Ok(summary) => failure(summary, &settings, shutdown.is_requested()),
+        Err(error) => Some(format!("the sweep cannot start: {error:#}")),
+    };
+    let exit_code = if failure.is_some() {
+        ExitCode::GeneralError
+    } else {
+        ExitCode::Success
+    };
+    if let Some(url) = monitor {
+        report::ping(url, failure.map_or(Heartbeat::Success, Heartbeat::Failure));
+    }
+    result.map(|_| exit_code)
+}
+
+/// Why a run failed, and what to do. `None` if it succeeded.
+fn failure(summary: &Summary, settings: &Settings, stopped: bool) -> Option<String> {
+    let counts = summary.totals.counts;
+    if counts.nb_files_failed > 0 {
+        Some(format!(
+            "{} of {} failed; run powerview status -d {} for the reasons and remedies",
+            counts.nb_files_failed,
+            counted(counts.nb_files_total, "file"),
+            sanitize(&settings.data_folder)
+        ))
+    } else if stopped {
+        Some("the run was stopped; the next one takes the remaining files".to_owned())
+    } else {
+        // The report is the only result of a dry run, so losing it is a failure.
+        (settings.dry_run && summary.report_lost)
+            .then(|| "the report was lost; see the error on stderr".to_owned())
+    }
 }
 
 /// Prints the failures, and one line about the run.

@@ -163,7 +163,7 @@ env_vars! {
     TSV_BATCH_LINES, Number(BATCH_LINES), Value("10000"), "points per request";
     TSV_CONNECT_TIMEOUT_S, Duration, Value("5s"), "limit for connecting to the server";
     TSV_REQUEST_TIMEOUT_S, Duration, Value("30s"), "limit for a request and its response";
-    TSV_HEARTBEAT_URL, Secret, Unset, "URL requested after each sweep without a failed file";
+    TSV_HEARTBEAT_URL, Secret, Unset, "URL requested when a sweep starts, succeeds or fails";
     TZ, Text, Derived("/etc/localtime"), "time zone of the machine, as for libc";
     TZDIR, Path, Value("/usr/share/zoneinfo"), "folder of the time zone database";
     POWERVIEW_BASE, Path, Value("/srv/powerview"), "folder with the hook on-upload.sh, for check";

@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     pub gzip: bool,
     /// The share of a file's values that may be lost, 0 to 1. If more are, the file fails.
     pub max_loss: f64,
-    /// URL requested after each successful sweep.
+    /// URL of the monitor that is told about the start and the result of each sweep.
     pub heartbeat: Option<url::Url>,
 }
 
@@ -166,7 +166,11 @@ pub(crate) fn lock_wait(env: &Environment) -> Result<Duration, ConfigError> {
     env.parse(&env_vars::TSV_LOCK_WAIT_S, parse_duration)
 }
 
-fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
+/// The URL of the monitor, if one is set.
+///
+/// # Errors
+/// The setting is unusable.
+pub(crate) fn heartbeat(env: &Environment) -> Result<Option<url::Url>, ConfigError> {
     let var = &env_vars::TSV_HEARTBEAT_URL;
     if env.get(var).is_none() {
         return Ok(None);

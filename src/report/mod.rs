@@ -10,7 +10,7 @@ mod recorder;
 mod run;
 
 pub(crate) use file::{ChannelStats, Channels, FileDetails, FileReport, FileResult, Status};
-pub(crate) use heartbeat::ping;
+pub(crate) use heartbeat::{Heartbeat, ping};
 pub(crate) use metrics::{file_point, run_point};
 pub(crate) use progress::{Progress, StderrWriter};
 pub(crate) use recorder::{ReportTarget, RunRecorder, Summary};

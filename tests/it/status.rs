@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 const HOUR: u64 = 3600;
 
 /// A file whose last row was measured `hours` hours ago.
-fn file(hours: i64) -> String {
+pub fn file(hours: i64) -> String {
     let last = Utc::now() - Duration::hours(hours);
     let before = last - TimeDelta::minutes(10);
     let row = |at: chrono::DateTime<Utc>| at.format("%d/%m/%y %H:%M:%S").to_string();

@@ -11,7 +11,8 @@ use crate::config;
 use crate::config::Environment;
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
-use crate::report::Progress;
+use crate::report::{self, Heartbeat, Progress};
+use crate::sanitize::sanitize;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::io::{IsTerminal as _, Write as _};
@@ -110,8 +111,8 @@ struct Report<'a> {
 pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
-    let folder = config::data_folder(args.data_folder.as_deref())?;
     if !args.acknowledge.is_empty() {
+        let folder = config::data_folder(args.data_folder.as_deref())?;
         let lock_wait = config::lock_wait(&env)?;
         for device in &args.acknowledge {
             for line in acknowledge::acknowledge(&folder, device, lock_wait)? {
@@ -120,7 +121,28 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::Success);
     }
-    let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
+    let monitor = config::heartbeat(&env)?;
+    let result = print_status(args, &env);
+    let failure = match &result {
+        Ok(problems) => problems.clone(),
+        Err(error) => Some(format!("powerview status failed: {error:#}")),
+    };
+    let exit_code = if failure.is_some() {
+        ExitCode::GeneralError
+    } else {
+        ExitCode::Success
+    };
+    // The success of a sweep is not reported here: it would hide a failure of the last sweep.
+    if let (Some(url), Some(failure)) = (monitor, failure) {
+        report::ping(&url, Heartbeat::Failure(failure));
+    }
+    result.map(|_| exit_code)
+}
+
+/// Prints the status of all devices. Returns a summary of the problems, if there are any.
+fn print_status(args: &cli::Status, env: &Environment) -> anyhow::Result<Option<String>> {
+    let folder = config::data_folder(args.data_folder.as_deref())?;
+    let zones = config::file_zones(args.common.timezone.as_deref(), env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;
     let scans = scan::all(&folder, &zones);
@@ -146,11 +168,13 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     };
     // Write errors are ignored: the exit code has the result too.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(if healthy {
-        ExitCode::Success
-    } else {
-        ExitCode::GeneralError
-    })
+    Ok((!healthy).then(|| {
+        format!(
+            "{}; run powerview status -d {} for the problems and remedies",
+            table::summary(&devices),
+            sanitize(&folder)
+        )
+    }))
 }
 
 fn by_severity(a: &DeviceStatus, b: &DeviceStatus) -> std::cmp::Ordering {

@@ -66,7 +66,7 @@ pub(super) fn table(
 }
 
 /// The line about all devices.
-fn summary(devices: &[DeviceStatus]) -> String {
+pub(super) fn summary(devices: &[DeviceStatus]) -> String {
     let unhealthy = devices
         .iter()
         .filter(|device| !device.problems.is_empty())

@@ -15,10 +15,9 @@
 #
 # Variables (from the environment, else from $POWERVIEW_BASE/.env): POWERVIEW_BASE, SFTPGO_BASE, POWERVIEW_BIN,
 # ANSIBLE_PLAYBOOK_BIN, and POWERVIEW_HOOK_FOREGROUND=1 to wait for the work and return its exit status.
+#
+# Other scripts source this file to read .env by the same rules.
 set -u
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export LC_ALL=C.UTF-8
-umask 027
 
 # Removes trailing slashes, so that the paths of SFTPGo can be compared with the result.
 strip_slashes() { printf '%s' "${1%"${1##*[!/]}"}"; }
@@ -392,6 +391,8 @@ start_worker() {
 }
 
 main() {
+  export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+  umask 027
   hook=$(readlink -f -- "${BASH_SOURCE[0]}")
   read_env_file "$POWERVIEW_BASE/.env"
   SFTPGO_BASE=$(strip_slashes "${SFTPGO_BASE:-/srv/sftpgo}")
@@ -412,4 +413,4 @@ main() {
   esac
 }
 
-main "$@"
+[[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

@@ -408,6 +408,61 @@ fn the_alerts_are_sent_to_the_address_in_the_environment() {
     assert_eq!(file["policies"][0]["receiver"], contact["name"]);
 }
 
+/// Grafana ignores unknown settings of a webhook, and does not start without its URL.
+#[test]
+fn the_alerts_are_posted_to_the_url_in_the_environment() {
+    const SECRET_URL: &str = "https://hooks.slack.com/services/T0/B0/x";
+    let environment = BTreeMap::from([("POWERVIEW_ALERT_URL", SECRET_URL)]);
+    let file = provisioned("alerting/contact.yaml", &environment);
+    let webhook = &file["contactPoints"][0]["receivers"][1];
+    assert_eq!(webhook["type"], "webhook");
+    let settings = webhook["settings"].as_object().expect("settings");
+    assert_eq!(
+        settings.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["url", "httpMethod", "payload"]
+    );
+    assert_eq!(settings["url"], SECRET_URL);
+    assert_eq!(settings["httpMethod"], "POST");
+    assert_eq!(settings["payload"]["vars"], json!({"url": SECRET_URL}));
+
+    let template = settings["payload"]["template"]
+        .as_str()
+        .expect("a template");
+    let group = &file["templates"][0];
+    let text = group["template"].as_str().expect("a template");
+    let define = "{{ define \"powerview.text\" }}";
+    assert!(text.starts_with(define), "{text}");
+    // Both kinds of body are made of the template that exists.
+    for used in [
+        "tmpl.Exec \"powerview.text\" .",
+        "template \"powerview.text\" .",
+    ] {
+        assert_eq!(template.matches(used).count(), 1, "{template}");
+    }
+    for (text, opened) in [(template, "if"), (text, "range")] {
+        let actions = |word: &str| text.matches(&format!("{{{{ {word}")).count();
+        assert_eq!(
+            actions("end }}"),
+            actions(opened) + actions("define"),
+            "{text}"
+        );
+    }
+    // What the message shows exists in each rule, and says what to do.
+    for annotation in ["summary", "description"] {
+        assert!(text.contains(&format!("{{{{ .Annotations.{annotation} }}}}")));
+        for rule in rules() {
+            let shown = rule["annotations"][annotation].as_str().unwrap_or_default();
+            assert!(!shown.is_empty(), "{annotation} of {}", rule["title"]);
+        }
+    }
+
+    let compose = std::fs::read_to_string(shipped("../compose.yaml")).expect("compose.yaml");
+    assert!(
+        compose.contains("POWERVIEW_ALERT_URL: ${POWERVIEW_ALERT_URL:-http://127.0.0.1:9}"),
+        "Grafana would not start without a URL"
+    );
+}
+
 // ------------------------------------------------------------------------------------------------- the client's dashboard
 
 /// The channel of a point.

@@ -230,6 +230,7 @@ fn systemd_accepts_every_unit() {
         "powerview-sweep.timer",
         "powerview-status.service",
         "powerview-failure@.service",
+        "powerview-alerts.service",
     ];
     // The programs of the units are not installed on this machine. Everything else is checked unchanged.
     let dir = tempfile::tempdir().expect("a folder");
@@ -266,6 +267,7 @@ fn systemd_accepts_every_unit() {
             "powerview-sweep.service",
             vec![
                 "ExecStart=/srv/powerview/bin/powerview --dataFolder /srv/sftpgo/data --retry-errors",
+                "Wants=network-online.target powerview-alerts.service",
                 "OnSuccess=powerview-status.service",
                 "OnFailure=powerview-failure@%n.service powerview-status.service",
                 "NoNewPrivileges=yes",
@@ -314,6 +316,7 @@ fn report_failure(dir: &std::path::Path, env_file: &str, times: usize) -> (Strin
         .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
         .env("OUT", dir)
         .env("STATE_DIRECTORY", dir)
+        .env("SFTPGO_BASE", dir)
         .output()
         .expect("report-failure starts");
         assert!(output.status.success(), "{}", text(&output));
@@ -377,7 +380,7 @@ fn with_sftpgo() -> tempfile::TempDir {
 }
 
 #[test]
-fn only_reports_are_removed_after_ninety_days() {
+fn reports_are_removed_after_ninety_days_and_alerts_after_seven() {
     if !installed("systemd-tmpfiles", "systemd") {
         return;
     }
@@ -405,8 +408,11 @@ fn only_reports_are_removed_after_ninety_days() {
     let gone = old(logs.join("reports/tsv_parser_old.json"), "91");
     let kept = old(logs.join("reports/tsv_parser_young.json"), "89");
     let log = old(logs.join("uploads.log"), "400");
+    let old_alert = old(logs.join("alerts/old.post"), "8");
+    let alert = old(logs.join("alerts/young.post"), "6");
     tmpfiles("--clean");
     assert!(!gone.exists() && kept.exists() && log.exists());
+    assert!(!old_alert.exists() && alert.exists());
 }
 
 #[test]
@@ -516,7 +522,12 @@ fn variables_read() -> BTreeMap<String, String> {
         names_after(&text, "$__env{").for_each(|n| note(n, &path));
         names_after(&text, "environ[\"").for_each(|n| note(n, &path));
     }
-    for name in ["compose.yaml", "on-upload.sh", "tsv_parser.py"] {
+    for name in [
+        "compose.yaml",
+        "on-upload.sh",
+        "tsv_parser.py",
+        "deploy/report-failure",
+    ] {
         let text = read(name);
         for before in ["${", "environ.get(\"", "environ[\""] {
             names_after(&text, before).for_each(|n| note(n, Path::new(name)));

@@ -61,6 +61,7 @@ mod versions;
 mod dashboards;
 mod grafana;
 
+mod alerts;
 mod ansible;
 mod deploy_files;
 mod end_to_end;

@@ -19,9 +19,24 @@ pub const ORG_ID: &str = "6f9dd2f6ebb29ea7";
 /// The permissions of a folder or dashboard: (kind, name or id, level). Levels are 1 view, 2 edit, 4 admin.
 type Rights = Vec<Value>;
 
+/// A user of Grafana.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct User {
+    pub id: u64,
+    pub mail: String,
+    pub password: String,
+    pub is_admin: bool,
+    pub is_disabled: bool,
+    /// Organisation -> role. The organisation of the teams is 1.
+    pub orgs: BTreeMap<u64, String>,
+    /// Ids of the teams.
+    pub teams: Vec<u64>,
+}
+
 #[derive(Default)]
 pub struct State {
     pub teams: Vec<(u64, String)>,
+    pub users: Vec<User>,
     /// uid -> title, permissions
     pub folders: BTreeMap<String, (String, Rights)>,
     /// uid -> folder, model, own permissions
@@ -49,6 +64,33 @@ impl State {
 
     pub fn team_id(&self, name: &str) -> Option<u64> {
         self.teams.iter().find(|t| t.1 == name).map(|t| t.0)
+    }
+
+    pub fn add_team(&mut self, name: &str) -> u64 {
+        let id = self.id();
+        self.teams.push((id, name.into()));
+        id
+    }
+
+    /// Adds a viewer of the organisation 1 who is in no team.
+    pub fn add_user(&mut self, mail: &str) -> &mut User {
+        let id = 100 + self.id();
+        self.users.push(User {
+            id,
+            mail: mail.into(),
+            password: "of-the-user".into(),
+            orgs: BTreeMap::from([(1, "Viewer".to_owned())]),
+            ..User::default()
+        });
+        self.users.last_mut().expect("a user")
+    }
+
+    pub fn user(&self, mail: &str) -> Option<&User> {
+        self.users.iter().find(|u| u.mail == mail)
+    }
+
+    fn user_by_id(&mut self, id: &str) -> Option<&mut User> {
+        self.users.iter_mut().find(|u| u.id.to_string() == id)
     }
 
     pub fn folder_uid(&self, title: &str) -> Option<String> {
@@ -247,7 +289,10 @@ fn grafana(
                         .get("name")
                         .is_none_or(|n| n.eq_ignore_ascii_case(&t.1))
                 })
-                .map(|t| json!({"id": t.0, "orgId": 1, "name": t.1, "memberCount": 0}))
+                .map(|t| {
+                    let members = state.users.iter().filter(|u| u.teams.contains(&t.0));
+                    json!({"id": t.0, "orgId": 1, "name": t.1, "memberCount": members.count()})
+                })
                 .collect();
             (
                 200,
@@ -262,8 +307,7 @@ fn grafana(
             if state.team_id(name).is_some() {
                 return message(409, "Team name taken");
             }
-            let id = state.id();
-            state.teams.push((id, name.into()));
+            let id = state.add_team(name);
             (200, json!({"message": "Team created", "teamId": id}))
         }
         (Delete, ["teams", id]) => {
@@ -274,6 +318,10 @@ fn grafana(
             } else {
                 message(200, "Team deleted")
             }
+        }
+
+        (_, ["users" | "admin" | "org" | "teams", _, ..]) => {
+            users(state, method, path, query, body)
         }
 
         (Get, ["folders"]) => {
@@ -433,6 +481,113 @@ fn grafana(
             } else {
                 message(200, "Data source deleted")
             }
+        }
+        _ => message(404, "Not found"),
+    }
+}
+
+/// The requests about users and the members of teams.
+fn users(state: &mut State, method: &Method, path: &[&str], query: &Query, body: &Value) -> Answer {
+    use Method::{Delete, Get, Patch, Post, Put};
+    let text = |key: &str| body[key].as_str().unwrap_or_default().to_lowercase();
+    let shown = |u: &User| {
+        json!({"id": u.id, "email": u.mail, "login": u.mail, "name": u.mail, "orgId": 1, "isExternal": false,
+            "isGrafanaAdmin": u.is_admin, "isDisabled": u.is_disabled})
+    };
+    let not_found = || message(404, "user not found");
+    match (method, path) {
+        (Get, ["users", "lookup"]) => {
+            let wanted = query.get("loginOrEmail").cloned().unwrap_or_default();
+            state
+                .user(&wanted)
+                .map_or_else(not_found, |u| (200, shown(u)))
+        }
+        (Get, ["users", id]) => state
+            .user_by_id(id)
+            .map_or_else(not_found, |u| (200, shown(u))),
+        (Get, ["users", id, "orgs"]) => state.user_by_id(id).map_or_else(not_found, |u| {
+            let org = |(id, role)| json!({"orgId": id, "name": format!("Org {id}"), "role": role});
+            (200, u.orgs.iter().map(org).collect())
+        }),
+        (Get, ["users", id, "teams"]) => {
+            let Some(user) = state.user_by_id(id).cloned() else {
+                return not_found();
+            };
+            let of_user = state.teams.iter().filter(|t| user.teams.contains(&t.0));
+            let team = |t: &(u64, String)| json!({"id": t.0, "orgId": 1, "name": t.1});
+            (200, of_user.map(team).collect())
+        }
+        (Post, ["admin", "users"]) => {
+            let (mail, password) = (text("email"), body["password"].as_str().unwrap_or_default());
+            if state.user(&mail).is_some() {
+                return message(412, "user already exists");
+            }
+            if mail.is_empty() || password.len() < 4 || body["OrgId"] != 1 {
+                return message(400, "bad request data");
+            }
+            let user = state.add_user(&mail);
+            user.password = password.into();
+            (200, json!({"id": user.id, "message": "User created"}))
+        }
+        (Put, ["admin", "users", id, "password"]) => {
+            let password = body["password"].as_str().unwrap_or_default().to_owned();
+            state.user_by_id(id).map_or_else(not_found, |u| {
+                u.password = password;
+                message(200, "User password updated")
+            })
+        }
+        (Post, ["admin", "users", id, what @ ("enable" | "disable")]) => {
+            state.user_by_id(id).map_or_else(not_found, |u| {
+                u.is_disabled = *what == "disable";
+                message(200, "User changed")
+            })
+        }
+        (Post, ["org", "users"]) => {
+            let mail = text("loginOrEmail");
+            let Some(user) = state.users.iter_mut().find(|u| u.mail == mail) else {
+                return not_found();
+            };
+            if user.orgs.contains_key(&1) {
+                return message(409, "User is already member of this organization");
+            }
+            let role = body["role"].as_str().unwrap_or_default();
+            user.orgs.insert(1, role.into());
+            message(200, "User added to organization")
+        }
+        (Patch, ["org", "users", id]) => {
+            let role = body["role"].as_str().unwrap_or_default().to_owned();
+            state.user_by_id(id).map_or_else(not_found, |u| {
+                u.orgs.insert(1, role);
+                message(200, "Organization user updated")
+            })
+        }
+        (Get, ["teams", team, "members"]) => {
+            let id: u64 = team.parse().unwrap_or_default();
+            let members = state.users.iter().filter(|u| u.teams.contains(&id));
+            let member =
+                |u: &User| json!({"userId": u.id, "teamId": id, "email": u.mail, "login": u.mail});
+            (200, members.map(member).collect())
+        }
+        (Post, ["teams", team, "members"]) => {
+            let id: u64 = team.parse().unwrap_or_default();
+            if !state.teams.iter().any(|t| t.0 == id) || !body["userId"].is_u64() {
+                return message(400, "bad request data");
+            }
+            let Some(user) = state.user_by_id(&body["userId"].to_string()) else {
+                return not_found();
+            };
+            if user.teams.contains(&id) {
+                return message(400, "User is already added to this team");
+            }
+            user.teams.push(id);
+            message(200, "Member added to Team")
+        }
+        (Delete, ["teams", team, "members", id]) => {
+            let team: u64 = team.parse().unwrap_or_default();
+            state.user_by_id(id).map_or_else(not_found, |u| {
+                u.teams.retain(|t| *t != team);
+                message(200, "Team Member removed")
+            })
         }
         _ => message(404, "Not found"),
     }

@@ -860,6 +860,7 @@ fn shellcheck_passes() {
         .current_dir(root)
         .args([
             "on-upload.sh",
+            "powerview-company",
             ".ci/run",
             ".ci/setup-deploy",
             ".ci/setup-dashboards",

@@ -68,4 +68,5 @@ mod end_to_end;
 mod grafana_double;
 mod hook;
 mod names;
+mod people;
 mod upload_storm;

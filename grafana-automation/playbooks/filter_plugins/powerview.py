@@ -185,27 +185,70 @@ def client_dashboard(master, title, dashboard_uid, source_uid):
     return dashboard
 
 
-def failure(result, grafana_url, influxdb_url):
+# The permissions of an SFTP user: all except to create symbolic links and to change modes, owners and times.
+UPLOAD = ["list", "download", "upload", "overwrite", "delete", "rename", "create_dirs", "copy"]
+
+
+def sftp_user(before, name, home, public_key, password):
+    """Returns the request body for an enabled SFTP user. Other settings of `before` are kept, also its password."""
+    user = dict(before, username=name, status=1, home_dir=before.get("home_dir") or home)
+    user["permissions"] = dict(before.get("permissions") or {}, **{"/": UPLOAD})
+    keys = before.get("public_keys") or []
+    if public_key and not any(key == public_key or key.startswith(public_key + " ") for key in keys):
+        user["public_keys"] = [*keys, public_key]
+    if password:
+        user["password"] = password
+    return user
+
+
+def company_list(sftp_users, teams, data_folder):
+    """Returns a line per company with the state of its SFTP user and the number of users in Grafana."""
+    state = {}
+    for user in sftp_users:
+        if user["home_dir"].rstrip("/") == "%s/%s" % (data_folder, user["username"]):
+            state[user["username"]] = "enabled" if user["status"] == 1 else "disabled"
+    members = {team["name"]: team["memberCount"] for team in teams}
+    names = sorted({*state, *members})
+    width = max(map(len, [*names, "company"]))
+    rows = [("company", "SFTP user", "users of Grafana")]
+    rows += [(name, state.get(name, "none"), str(members.get(name, "no team"))) for name in names]
+    return ["%-*s  %-9s  %s" % (width, *row) for row in rows]
+
+
+def failure(result, grafana_url, influxdb_url, sftpgo_url):
     """Returns the cause of a failed request and the remedy. Never shows parts of the request, because it contains secrets."""
     failed = [r for r in result.get("results") or [] if r.get("failed")]
     response = failed[0] if failed else result
     if "status" not in response:
         return "%s" % response.get("msg", "no reason given")
     status = response["status"]
-    of_influxdb = str(response.get("url", "")).startswith(influxdb_url + "/api/v2/")
-    server, url = ("InfluxDB", influxdb_url) if of_influxdb else ("Grafana", grafana_url)
+    servers = {
+        "SFTPGo": (sftpgo_url, "SFTPGO_URL", "systemctl start sftpgo"),
+        "InfluxDB": (influxdb_url, "INFLUXDB_HOST", "docker compose up -d, or podman-compose up -d"),
+        "Grafana": (grafana_url, "GRAFANA_URL", "docker compose up -d, or podman-compose up -d"),
+    }
+    path = str(response.get("url", ""))
+    # Both have the prefix /api/v2.
+    if path.startswith(influxdb_url + "/api/v2/"):
+        server = "InfluxDB"
+    elif path.startswith(sftpgo_url + "/api/v2/"):
+        server = "SFTPGo"
+    else:
+        server = "Grafana"
+    url, variable, start = servers[server]
     message = response.get("json") or {}
     message = message.get("message", "") if isinstance(message, dict) else ""
     if status == -1:
         cause = "%s does not answer at %s" % (server, url)
-        variable = "INFLUXDB_HOST" if of_influxdb else "GRAFANA_URL"
-        remedy = "start it (docker compose up -d, or podman-compose up -d) or correct %s in .env" % variable
+        remedy = "start it (%s) or correct %s in .env" % (start, variable)
     else:
         cause = "%s answered %s%s" % (server, status, " (%s)" % message if message else "")
-        if of_influxdb and status in (401, 403):
+        if server == "InfluxDB" and status in (401, 403):
             remedy = "correct INFLUXDB_ADMIN_TOKEN in .env; it needs the rights to create buckets and tokens"
-        elif of_influxdb and status == 404 and "/orgs" in response.get("url", ""):
+        elif server == "InfluxDB" and status == 404 and "/orgs" in path:
             remedy = "correct INFLUXDB_ORG in .env"
+        elif server == "SFTPGo" and status in (401, 403):
+            remedy = "correct SFTPGO_ADMIN_USERNAME and SFTPGO_ADMIN_PASSWORD, or SFTPGO_API_KEY, in .env; the administrator must be allowed to manage users"
         elif status in (401, 403):
             remedy = "correct GRAFANA_USERNAME and GRAFANA_PASSWORD in .env; the user must be an admin of Grafana"
         else:
@@ -227,6 +270,8 @@ class FilterModule:
             "powerview_is_data_source": is_data_source,
             "powerview_reads_only": reads_only,
             "powerview_failure": failure,
+            "powerview_sftp_user": sftp_user,
+            "powerview_company_list": company_list,
             "powerview_client_dashboard": client_dashboard,
         }
 

@@ -202,8 +202,13 @@ pub struct Common {
     /// Time zone of files that name none.
     #[arg(long, value_name = "ZONE", help = option_help(&env_vars::TSV_TIMEZONE))]
     pub timezone: Option<String>,
-    /// Read environment variables from this file (default: .env in the working directory)
-    #[arg(long, value_name = "FILE")]
+    /// File with environment variables.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Read environment variables from this file [default: the first .env in the working directory, \
+                $POWERVIEW_BASE, /etc/powerview and beside the binary]"
+    )]
     pub env_file: Option<PathBuf>,
     /// Log at debug level; -vv logs at trace level
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]

@@ -176,9 +176,13 @@ fn check_server_settings(installation: &Installation<'_>) -> CheckResult {
         Err(error) => Some(Err(error.to_string())),
         Ok(_) if installation.meta_bucket.is_err() || installation.tuning.is_err() => None,
         Ok(server) => Some(Ok(format!(
-            "{}, organisation {:?}",
+            "{}, organisation {:?}, {}",
             server.url,
-            sanitize(&server.org)
+            sanitize(&server.org),
+            match installation.env.file() {
+                Some(path) => format!("variables of {}", sanitize(path)),
+                None => "variables of the environment".to_owned(),
+            }
         ))),
     }
 }

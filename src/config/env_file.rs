@@ -1,10 +1,12 @@
 //! Environment variables and the `.env` file.
 
-use super::env_vars::{DefaultValue, EnvVar};
+use super::env_vars::{self, DefaultValue, EnvVar};
 use crate::sanitize::sanitize;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::Path;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 /// A missing or unusable setting: message with remedy. Exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -16,58 +18,61 @@ pub(crate) fn config_error<T>(message: impl Into<String>) -> Result<T, ConfigErr
     Err(ConfigError(message.into()))
 }
 
+/// The folder of the configuration of an installed package.
+const PACKAGE_CONFIG: &str = "/etc/powerview";
+
 /// The variables of the process and of `.env`. Those of the process take precedence.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Environment(HashMap<String, String>);
+pub(crate) struct Environment {
+    variables: HashMap<String, String>,
+    file: EnvFile,
+}
+
+/// Where `.env` was read from.
+#[derive(Debug, Clone)]
+enum EnvFile {
+    Read(PathBuf),
+    /// None of these paths exists.
+    Missing(Vec<PathBuf>),
+}
+
+impl Default for EnvFile {
+    fn default() -> Self {
+        Self::Missing(Vec::new())
+    }
+}
 
 impl Environment {
-    /// Reads `env_file`, or `.env` in the working directory if it exists, and the variables of the process.
+    /// Reads `env_file`, or the first `.env` that exists (see [`places`]), and the variables of the process.
     ///
     /// # Errors
     /// `env_file` is missing, or the file cannot be read or parsed.
     pub(crate) fn load(env_file: Option<&Path>) -> Result<Self, ConfigError> {
-        let default = Path::new(".env");
-        let path = env_file.unwrap_or(default);
-        let mut variables = HashMap::new();
-        match std::fs::read(path) {
-            Ok(text) => {
-                let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-                for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
-                    let place = || format!("{}, line {}", sanitize(path), at + 1);
-                    // Comments may be in any encoding. A value must be UTF-8, because a lossy conversion would change it.
-                    let text = String::from_utf8_lossy(line);
-                    let entry = parse_line(&text).map_err(|NotAnEntry| {
-                        // The line is not shown, because it may contain a secret.
-                        ConfigError(format!(
-                            "{}: not KEY=VALUE; put values with spaces, #, $ or \\ in single quotes",
-                            place()
-                        ))
-                    })?;
-                    let Some((key, value)) = entry else { continue };
-                    if matches!(text, Cow::Owned(_)) && value.contains(char::REPLACEMENT_CHARACTER)
-                    {
-                        return config_error(format!(
-                            "{}: the value of {key} is not UTF-8; save the file as UTF-8",
-                            place()
-                        ));
-                    }
-                    variables.insert(key.to_owned(), value);
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && env_file.is_none() => {}
-            Err(error) => {
-                return config_error(format!(
-                    "cannot read {}: {error}; correct its permissions or name another file with --env-file",
-                    sanitize(path)
-                ));
-            }
-        }
+        let file = if let Some(path) = env_file {
+            EnvFile::Read(path.to_owned())
+        } else {
+            let base = std::env::var_os(env_vars::POWERVIEW_BASE.name);
+            let base = base.filter(|base| !base.is_empty()).map(PathBuf::from);
+            EnvFile::find(places(base, std::env::current_exe().ok().as_deref()))?
+        };
+        let mut variables = match &file {
+            EnvFile::Read(path) => read(path)?,
+            EnvFile::Missing(_) => HashMap::new(),
+        };
         for (key, value) in std::env::vars_os() {
             if let (Ok(key), false) = (key.into_string(), value.is_empty()) {
                 variables.insert(key, value.to_string_lossy().into_owned());
             }
         }
-        Ok(Self(variables))
+        Ok(Self { variables, file })
+    }
+
+    /// The `.env` that was read.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.file {
+            EnvFile::Read(path) => Some(path),
+            EnvFile::Missing(_) => None,
+        }
     }
 
     /// Returns the trimmed value of a variable that is set and not empty.
@@ -76,7 +81,10 @@ impl Environment {
     }
 
     fn get_by_name(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|v| v.trim()).filter(|v| !v.is_empty())
+        self.variables
+            .get(name)
+            .map(|v| v.trim())
+            .filter(|v| !v.is_empty())
     }
 
     /// Returns the value of a variable or its default.
@@ -88,8 +96,9 @@ impl Environment {
             (Some(value), _) => Ok(value),
             (None, DefaultValue::Value(default)) => Ok(default),
             (None, _) => config_error(format!(
-                "{} is not set; set it in the environment or in .env ({})",
+                "{} is not set; set it in the environment or in {} ({})",
                 var.name,
+                self.file,
                 var.description()
             )),
         }
@@ -111,8 +120,105 @@ impl Environment {
     /// Creates an environment from the given variables.
     #[cfg(test)]
     pub(crate) fn of<const N: usize>(pairs: [(&str, &str); N]) -> Self {
-        Self(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+        Self {
+            variables: pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            file: EnvFile::default(),
+        }
     }
+}
+
+impl EnvFile {
+    /// Finds the first of these files that exists. If the permissions hide whether one does, it is an error, except for
+    /// the working directory: a user who was switched to often starts in a folder of another user.
+    fn find(places: Vec<PathBuf>) -> Result<Self, ConfigError> {
+        for place in &places {
+            match place.metadata() {
+                Ok(_) => return Ok(Self::Read(place.clone())),
+                Err(error) => match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::NotADirectory => {}
+                    ErrorKind::PermissionDenied if place == Path::new(".env") => {}
+                    _ => return cannot_read(place, &error),
+                },
+            }
+        }
+        Ok(Self::Missing(places))
+    }
+}
+
+impl fmt::Display for EnvFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(path) => write!(f, "{}", sanitize(path)),
+            Self::Missing(places) => {
+                f.write_str(".env")?;
+                for (at, place) in places.iter().enumerate() {
+                    let before = if at == 0 { "; no such file:" } else { "," };
+                    write!(f, "{before} {}", sanitize(place))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The paths of `.env` in the order of the search: in the working directory, in `base`, in `/etc/powerview`, and beside
+/// the binary, or in the folder above if the binary is in `bin/`.
+fn places(base: Option<PathBuf>, binary: Option<&Path>) -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::new()];
+    folders.extend(base);
+    folders.push(PathBuf::from(PACKAGE_CONFIG));
+    if let Some(folder) = binary.and_then(Path::parent) {
+        folders.push(folder.to_owned());
+        if let (true, Some(above)) = (folder.ends_with("bin"), folder.parent()) {
+            folders.push(above.to_owned());
+        }
+    }
+    let mut places: Vec<PathBuf> = Vec::new();
+    for folder in folders {
+        let place = folder.join(".env");
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+/// Reads the variables of a file.
+fn read(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => return cannot_read(path, &error),
+    };
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let mut variables = HashMap::new();
+    for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let place = || format!("{}, line {}", sanitize(path), at + 1);
+        // Comments may be in any encoding. A value must be UTF-8, because a lossy conversion would change it.
+        let text = String::from_utf8_lossy(line);
+        let entry = parse_line(&text).map_err(|NotAnEntry| {
+            // The line is not shown, because it may contain a secret.
+            ConfigError(format!(
+                "{}: not KEY=VALUE; put values with spaces, #, $ or \\ in single quotes",
+                place()
+            ))
+        })?;
+        let Some((key, value)) = entry else { continue };
+        if matches!(text, Cow::Owned(_)) && value.contains(char::REPLACEMENT_CHARACTER) {
+            return config_error(format!(
+                "{}: the value of {key} is not UTF-8; save the file as UTF-8",
+                place()
+            ));
+        }
+        variables.insert(key.to_owned(), value);
+    }
+    Ok(variables)
+}
+
+fn cannot_read<T>(path: &Path, error: &std::io::Error) -> Result<T, ConfigError> {
+    config_error(format!(
+        "cannot read {}: {error}; correct its permissions or name another file with --env-file",
+        sanitize(path)
+    ))
 }
 
 /// A line that is neither empty, a comment nor an assignment.
@@ -235,5 +341,36 @@ mod tests {
         // Such a comment counts as a line too.
         let message = load(b"# \xe9\nnot a line\n").unwrap_err().to_string();
         assert!(message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn dot_env_is_searched_in_the_working_directory_the_base_etc_and_beside_the_binary() {
+        let of = |base: Option<&str>, binary: &str| {
+            places(base.map(PathBuf::from), Some(Path::new(binary)))
+        };
+        let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(
+            of(None, "/opt/p/powerview"),
+            paths(&[".env", "/etc/powerview/.env", "/opt/p/.env"])
+        );
+        assert_eq!(
+            of(Some("/srv/powerview"), "/srv/powerview/bin/powerview"),
+            paths(&[
+                ".env",
+                "/srv/powerview/.env",
+                "/etc/powerview/.env",
+                "/srv/powerview/bin/.env"
+            ])
+        );
+        assert_eq!(
+            of(Some("base"), "/usr/bin/powerview"),
+            paths(&[
+                ".env",
+                "base/.env",
+                "/etc/powerview/.env",
+                "/usr/bin/.env",
+                "/usr/.env"
+            ])
+        );
     }
 }

@@ -166,7 +166,7 @@ env_vars! {
     TSV_HEARTBEAT_URL, Secret, Unset, "URL requested when a sweep starts, succeeds or fails";
     TZ, Text, Derived("/etc/localtime"), "time zone of the machine, as for libc";
     TZDIR, Path, Value("/usr/share/zoneinfo"), "folder of the time zone database";
-    POWERVIEW_BASE, Path, Value("/srv/powerview"), "folder with the hook on-upload.sh, for check";
+    POWERVIEW_BASE, Path, Value("/srv/powerview"), "folder of the hook on-upload.sh and, if the environment sets it, of .env";
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use crate::harness::{DEVICE, HEADER, Run, Site, good_file, points_in};
 use crate::influx_double::{Double, Fault, ORG, TOKEN};
 use serde_json::Value;
 use std::io::Read;
+use std::path::PathBuf;
+use std::process::Command;
 
 /// Asserts exit status 2, a message with these words on stderr, nothing on stdout, and no report.
 #[track_caller]
@@ -281,6 +283,121 @@ fn dot_env_is_read_and_the_environment_takes_precedence() {
         points_in(&double2, "acme")[0].epoch,
         1_753_999_200 - 7 * 3600,
         "Tokyo is 7 hours before Paris"
+    );
+}
+
+/// A copy of the binary in `bin/` of the site, which is called by a link in another folder.
+fn linked_program(site: &Site) -> PathBuf {
+    let dir = site.dir.path();
+    for folder in ["bin", "links", "base"] {
+        std::fs::create_dir(dir.join(folder)).expect("a folder");
+    }
+    // Another process copies it, because a program that is open for writing cannot be executed.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_powerview"))
+        .arg(dir.join("bin/powerview"))
+        .status();
+    assert!(copied.expect("cp starts").success());
+    let link = dir.join("links/powerview");
+    std::os::unix::fs::symlink("../bin/powerview", &link).expect("a link");
+    link
+}
+
+/// The message of an ingestion in `cwd/` that ends with a configuration error.
+fn configuration_error(site: &Site, command: &mut Command) -> String {
+    let output = command
+        .arg("-d")
+        .arg(site.data())
+        .env_clear()
+        .env("POWERVIEW_BASE", site.dir.path().join("base"))
+        .current_dir(site.dir.path().join("cwd"))
+        .output()
+        .expect("the program starts");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    message
+}
+
+#[test]
+fn dot_env_is_read_in_the_working_directory_the_base_folder_or_beside_the_binary() {
+    let site = site();
+    let dir = site.dir.path();
+    let program = linked_program(&site);
+    let mut places = ["cwd", "base", "bin", "."].to_vec();
+    for place in &places {
+        let text = format!("INFLUXDB_HOST=ftp://in-{place}\n");
+        std::fs::write(dir.join(place).join(".env"), text).expect("written");
+    }
+    while !places.is_empty() {
+        let found = places.remove(0);
+        let message = configuration_error(&site, &mut Command::new(&program));
+        assert!(
+            message.contains(&format!("\"ftp://in-{found}\"")),
+            "{message}"
+        );
+        std::fs::remove_file(dir.join(found).join(".env")).expect("removed");
+    }
+    let message = configuration_error(&site, &mut Command::new(&program));
+    let tried = ["base/.env", "bin/.env", ".env"].map(|place| dir.join(place));
+    let expected = format!(
+        "INFLUXDB_HOST is not set; set it in the environment or in .env; no such file: .env, {}, /etc/powerview/.env, {}, {} (URL of InfluxDB",
+        tried[0].display(),
+        tried[1].display(),
+        tried[2].display()
+    );
+    assert!(message.contains(&expected), "{message}");
+
+    // The message for a variable that the file lacks names the file.
+    let file = dir.join("bin/.env");
+    std::fs::write(&file, "INFLUXDB_HOST=http://127.0.0.1:1\n").expect("written");
+    let message = configuration_error(&site, &mut Command::new(&program));
+    let expected = format!(
+        "INFLUXDB_ADMIN_TOKEN is not set; set it in the environment or in {} (",
+        file.display()
+    );
+    assert!(message.contains(&expected), "{message}");
+}
+
+#[test]
+fn a_dot_env_that_exists_and_cannot_be_read_is_an_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let site = site();
+    let dir = site.dir.path();
+    let program = linked_program(&site);
+    // A folder is unreadable as a file, for root too.
+    for place in ["cwd", "base", "bin", "."] {
+        let file = dir.join(place).join(".env");
+        std::fs::create_dir(&file).expect("a folder");
+        let message = configuration_error(&site, &mut Command::new(&program));
+        assert!(message.contains("cannot read"), "{place}: {message}");
+        std::fs::remove_dir(&file).expect("removed");
+    }
+
+    if !rustix::process::geteuid().is_root() {
+        return crate::skipped::skipped("root", "run the tests as root: another user is needed");
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    std::fs::write(dir.join("base/.env"), "INFLUXDB_HOST=ftp://base\n").expect("written");
+    let set_mode = |folder: &str, mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.join(folder), mode).expect("a mode");
+    };
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program);
+        command
+    };
+    // `sudo -u` keeps the working directory, which the user may not be able to enter.
+    set_mode("cwd", 0o700);
+    let message = configuration_error(&site, &mut as_nobody());
+    assert!(message.contains("ftp://base"), "{message}");
+    set_mode("base", 0o700);
+    let message = configuration_error(&site, &mut as_nobody());
+    assert!(
+        message.contains("cannot read") && message.contains("base/.env"),
+        "{message}"
     );
 }
 

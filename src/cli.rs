@@ -13,6 +13,8 @@ Examples:
         ingest all files waiting in the data folder (cron job, backfill)
   powerview --dataFolder /srv/sftpgo/data --tsvFile /srv/sftpgo/data/acme/site/02001084/T302.tsv
         ingest one file (upload hook, or by hand; also a file in parsed/ or error/)
+  powerview -d data -t data/acme/site1 data/acme/site2/02001084/error
+        ingest the files waiting in a campaign, and all files in the folder error/ of a device
   powerview -d data --line-protocol-dir out --timezone Europe/Paris
         write line protocol to out/<bucket>.lp; no server is needed
   powerview -d data --dry-run
@@ -107,8 +109,14 @@ pub struct Ingest {
         required = true
     )]
     pub data_folder: Option<PathBuf>,
-    /// Ingest only this file, which may be anywhere below the data folder; can be repeated
-    #[arg(short = 't', long = "tsvFile", alias = "tsv-file", value_name = "FILE")]
+    /// Ingest only these files, anywhere below the data folder, and the files waiting in these folders; can be repeated
+    #[arg(
+        short = 't',
+        long = "tsvFile",
+        alias = "tsv-file",
+        value_name = "PATH",
+        num_args = 1..
+    )]
     pub tsv_file: Vec<PathBuf>,
     /// Print the report as JSON to stdout without writing, moving or sending anything
     #[arg(long)]
@@ -234,6 +242,7 @@ mod tests {
             vec!["powerview", "--dataFolder", "D"],
             vec!["powerview", "--dataFolder", "D", "--tsvFile", "F"],
             vec!["powerview", "--data-folder=D", "--tsv-file=F", "-t", "G"],
+            vec!["powerview", "-t", "F", "G", "-d", "D", "-t", "H"],
         ] {
             let cli = Cli::try_parse_from(call).unwrap();
             assert_eq!(cli.ingest.data_folder, Some(PathBuf::from("D")));

@@ -10,7 +10,7 @@ use crate::report::{self, Heartbeat, Progress, Summary, counted};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 
-/// Ingests the named files, or all files of the data folder.
+/// Ingests the named files and folders, or all files of the data folder.
 ///
 /// # Errors
 /// A setting is unusable, or the run cannot start.
@@ -20,7 +20,7 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     init_logging(&args.common, &env, &progress)?;
     let settings = Settings::resolve(args, &env)?;
     let shutdown = Shutdown::on_signals()?;
-    let is_sweep = settings.files.is_empty() && !settings.dry_run;
+    let is_sweep = settings.paths.is_empty() && !settings.dry_run;
     let monitor = settings.heartbeat.as_ref().filter(|_| is_sweep);
     if let Some(url) = monitor {
         report::ping(url, Heartbeat::Start);

@@ -29,8 +29,8 @@ pub(crate) struct Settings {
     pub data_folder: PathBuf,
     /// Data folder as given, made absolute.
     pub data_folder_given: PathBuf,
-    /// Files named on the command line; empty for a sweep.
-    pub files: Vec<PathBuf>,
+    /// Files and folders named on the command line; empty for a sweep of the data folder.
+    pub paths: Vec<PathBuf>,
     /// Write, move and send nothing.
     pub dry_run: bool,
     /// Also ingest the retryable files in `error/`.
@@ -68,7 +68,7 @@ impl Settings {
     /// The first setting that is missing or unusable.
     pub(crate) fn resolve(args: &Ingest, env: &Environment) -> Result<Self, ConfigError> {
         let data_folder = data_folder(args.data_folder.as_deref())?;
-        if args.tsv_file.iter().any(|file| file.as_os_str().is_empty()) {
+        if args.tsv_file.iter().any(|path| path.as_os_str().is_empty()) {
             return config_error(
                 "--tsvFile \"\" is empty; name a file, or omit the option for a sweep",
             );
@@ -98,7 +98,7 @@ impl Settings {
                 .and_then(|given| std::path::absolute(given).ok())
                 .unwrap_or_else(|| data_folder.clone()),
             data_folder,
-            files: args.tsv_file.clone(),
+            paths: args.tsv_file.clone(),
             dry_run: args.dry_run,
             retry_errors: args.retry_errors,
             on_outage,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The depth of device folders: company, campaign, device.
-const DEVICE_DEPTH: usize = 3;
+pub(crate) const DEVICE_DEPTH: usize = 3;
 
 /// Something that was found down to the level of the device folders. Paths are relative to the data folder.
 #[derive(Debug)]
@@ -27,10 +27,21 @@ pub(crate) enum DeviceItem {
     Unlisted(PathBuf, io::Error),
 }
 
-/// Iterates over the device folders in the order of their paths.
+/// Iterates over all device folders in the order of their paths.
 pub(crate) fn devices(data: &Arc<Dir>) -> impl Iterator<Item = DeviceItem> {
+    devices_in(data, Path::new(""))
+}
+
+/// Iterates over the device folders below `folder`, a path relative to the data folder, in the order of their paths. If
+/// `folder` is a device folder, it is the only one.
+pub(crate) fn devices_in(data: &Arc<Dir>, folder: &Path) -> impl Iterator<Item = DeviceItem> {
     let enters = |depth, name: &_| depth < DEVICE_DEPTH && !is_processed_dir(name);
-    SortedWalk::new(data, |_, _| true, enters).map(|item| match item {
+    let depth = folder.components().count();
+    let device = (depth == DEVICE_DEPTH).then(|| WalkItem::Dir(folder.to_owned()));
+    let walk = (depth < DEVICE_DEPTH)
+        .then(|| SortedWalk::starting_at(folder.to_owned(), data, |_, _| true, enters));
+    let items = device.into_iter().chain(walk.into_iter().flatten());
+    items.map(|item| match item {
         WalkItem::File(folder, name) if is_tsv(&name) => DeviceItem::Misplaced(folder.join(name)),
         WalkItem::File(folder, name) => DeviceItem::Other(folder.join(name)),
         WalkItem::Dir(path) if is_reserved(&path) => DeviceItem::Reserved(path),
@@ -64,7 +75,10 @@ mod tests {
         }
         std::os::unix::fs::symlink(dir.path().join("b"), dir.path().join("link")).unwrap();
         let data = Arc::new(Dir::open(dir.path()).unwrap());
-        let found: Vec<_> = devices(&data).map(|item| format!("{item:?}")).collect();
+        let names = |items: &mut dyn Iterator<Item = DeviceItem>| {
+            items.map(|item| format!("{item:?}")).collect::<Vec<_>>()
+        };
+        let found = names(&mut devices(&data));
         assert_eq!(
             found,
             [
@@ -78,5 +92,10 @@ mod tests {
                 "Misplaced(\"top.tsv\")",
             ]
         );
+        let below = |folder| names(&mut devices_in(&data, Path::new(folder)));
+        assert_eq!(below("b"), found[1..7]);
+        assert_eq!(below("b/c"), [&found[1..5]].concat());
+        assert_eq!(below("b/c/2"), found[2..3]);
+        assert_eq!(below("a"), found[..1]);
     }
 }

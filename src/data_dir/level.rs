@@ -1,14 +1,12 @@
 //! Detects a data folder that was given some levels too high or too low. See docs/specification.md, section 1.
 
+use super::devices::DEVICE_DEPTH;
 use super::is_processed_dir;
 use super::pending_files::is_tsv;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
-
-/// The depth of device folders: company, campaign, device.
-const DEVICE_DEPTH: usize = 3;
 
 /// How many levels below the right depth device folders are looked for.
 const EXTRA_LEVELS: usize = 2;

@@ -23,7 +23,7 @@ pub use device_path::Campaign;
 pub(crate) use device_path::{
     Company, DevicePath, DevicePathError, ERROR, PARSED, is_processed_dir,
 };
-pub(crate) use devices::{DeviceItem, devices};
+pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in};
 pub(crate) use layout_file::LAYOUT_FILE;
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use level::meant_data_folder;

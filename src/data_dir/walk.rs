@@ -28,7 +28,9 @@ pub(super) struct SortedWalk {
     root: Arc<Dir>,
     wants: Filter,
     enters: fn(depth: usize, &OsStr) -> bool,
-    /// The folders from the root to the current one.
+    /// The number of folders from the root to the one where the walk starts.
+    start_depth: usize,
+    /// The folders from the start to the current one.
     cursors: Vec<DirCursor>,
 }
 
@@ -51,11 +53,22 @@ impl SortedWalk {
         wants: Filter,
         enters: fn(depth: usize, &OsStr) -> bool,
     ) -> Self {
+        Self::starting_at(PathBuf::new(), root, wants, enters)
+    }
+
+    /// Like [`SortedWalk::new`], for the part of the tree below `start`, a path relative to `root`.
+    pub(super) fn starting_at(
+        start: PathBuf,
+        root: &Arc<Dir>,
+        wants: Filter,
+        enters: fn(depth: usize, &OsStr) -> bool,
+    ) -> Self {
         Self {
             root: Arc::clone(root),
             wants,
             enters,
-            cursors: vec![DirCursor::new(PathBuf::new())],
+            start_depth: start.components().count(),
+            cursors: vec![DirCursor::new(start)],
         }
     }
 }
@@ -65,7 +78,7 @@ impl Iterator for SortedWalk {
 
     fn next(&mut self) -> Option<WalkItem> {
         loop {
-            let depth = self.cursors.len();
+            let depth = self.start_depth + self.cursors.len();
             let cursor = self.cursors.last_mut()?;
             let entry = match cursor.next(&self.root, self.wants) {
                 Some(Ok(entry)) => entry,

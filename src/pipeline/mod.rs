@@ -14,7 +14,7 @@ mod sweep;
 mod versions;
 
 use self::limits::Limits;
-use self::named_file::ingest_named_files;
+use self::named_file::ingest_named;
 use self::outcome::FileRecord;
 pub(crate) use self::row_before::{LastRows, row_before};
 use self::sweep::sweep;
@@ -27,6 +27,7 @@ use crate::report::{
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{MetaSender, Sink};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The context that all devices of a run share.
@@ -60,7 +61,7 @@ impl RunContext<'_> {
     }
 }
 
-/// Ingests the named files, or all pending files if none are named.
+/// Ingests the named files and folders, or all pending files if none are named.
 ///
 /// # Errors
 /// If the run cannot start. Errors of single files are part of the summary.
@@ -99,10 +100,10 @@ pub(crate) fn run(
         recorder: &recorder,
         progress,
     };
-    if settings.files.is_empty() {
-        sweep(&context);
+    if settings.paths.is_empty() {
+        sweep(&context, &[PathBuf::new()]);
     } else {
-        ingest_named_files(&context);
+        ingest_named(&context);
     }
     progress.finish();
     meta.send_full_blocks();

@@ -1,15 +1,17 @@
-//! Ingestion of files that are named on the command line. See docs/specification.md, section 1.
+//! Ingestion of files and folders that are named on the command line. See docs/specification.md, section 1.
 
 use super::RunContext;
-use super::device::Device;
+use super::device::{Device, unlisted_folder};
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::pending_files::{may_be_named, sort_by_upload};
-use crate::data_dir::{DevicePath, Dir, is_no_folder};
+use super::sweep::{RESERVED, sweep};
+use crate::data_dir::pending_files::{Item, PendingFiles, may_be_named, sort_by_upload};
+use crate::data_dir::{DEVICE_DEPTH, DevicePath, Dir, is_no_folder, is_processed_dir};
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// The named files of a device.
 struct NamedFiles {
@@ -20,9 +22,65 @@ struct NamedFiles {
     files: Vec<(PathBuf, OsString)>,
 }
 
-/// Ingests the files that are named on the command line, device by device, in the order of their uploads.
-pub(super) fn ingest_named_files(context: &RunContext<'_>) {
-    let mut files: Vec<_> = context.settings.files.iter().collect();
+/// Ingests what is named on the command line: files, device by device, in the order of their uploads, then the files that
+/// wait in the folders.
+pub(super) fn ingest_named(context: &RunContext<'_>) {
+    let mut files = Vec::new();
+    let mut folders = Vec::new();
+    for given in &context.settings.paths {
+        // A folder with the name of a logger file is an error: the hook names what was uploaded.
+        if !given.is_dir() || given.file_name().is_some_and(may_be_named) {
+            files.push(given.clone());
+            continue;
+        }
+        match relative_folder(context, given) {
+            Ok(folder) if folder.components().count() <= DEVICE_DEPTH => folders.push(folder),
+            Ok(folder) => add_files_below(context, &folder, &mut files),
+            Err(message) => record(context, given, Outcome::Rejected(message)),
+        }
+    }
+    ingest_named_files(context, files);
+    folders.sort();
+    folders.dedup_by(|folder, before| folder.starts_with(before));
+    if !folders.is_empty() {
+        sweep(context, &folders);
+    }
+}
+
+/// The path of a named folder relative to the data folder. The levels of companies, campaigns and devices contain no folder
+/// of processed files.
+fn relative_folder(context: &RunContext<'_>, given: &Path) -> Result<PathBuf, String> {
+    let settings = context.settings;
+    let absolute = absolute(given)?;
+    let folder = below_data_folder(
+        &settings.data_folder,
+        &settings.data_folder_given,
+        &absolute,
+    )?;
+    if folder.iter().take(DEVICE_DEPTH).any(is_processed_dir) {
+        return Err(RESERVED.to_owned());
+    }
+    Ok(folder)
+}
+
+/// Adds the logger files below a folder in a device folder, such as `parsed/`.
+fn add_files_below(context: &RunContext<'_>, folder: &Path, files: &mut Vec<PathBuf>) {
+    let path = context.settings.data_folder.join(folder);
+    let unlisted = |path, error| context.record_and_send(unlisted_folder(path, None, &error));
+    let opened = match context.data.open_below(folder) {
+        Ok(opened) => Arc::new(opened),
+        Err(error) => return unlisted(path, error),
+    };
+    for item in PendingFiles::new(&opened, false) {
+        match item {
+            Item::File(sub, name) => files.push(path.join(sub).join(name)),
+            Item::Unlisted(sub, error) => unlisted(path.join(sub), error.into()),
+            Item::Retry(_) | Item::Sidecar(_) => {}
+        }
+    }
+}
+
+fn ingest_named_files(context: &RunContext<'_>, mut files: Vec<PathBuf>) {
     sort_by_upload(&mut files, |file| {
         let parent = Dir::open(
             file.parent()
@@ -39,14 +97,14 @@ pub(super) fn ingest_named_files(context: &RunContext<'_>) {
     let mut devices: Vec<NamedFiles> = Vec::new();
     let mut positions: HashMap<PathBuf, usize> = HashMap::new();
     for given in files {
-        let (location, folder, name) = match locate(context, given) {
+        let (location, folder, name) = match locate(context, &given) {
             Ok(located) => located,
             Err(message) => {
-                record(context, given, Outcome::Rejected(message));
+                record(context, &given, Outcome::Rejected(message));
                 continue;
             }
         };
-        let device: PathBuf = folder.iter().take(3).collect();
+        let device: PathBuf = folder.iter().take(DEVICE_DEPTH).collect();
         let position = *positions.entry(device.clone()).or_insert_with(|| {
             devices.push(NamedFiles {
                 location,
@@ -55,7 +113,7 @@ pub(super) fn ingest_named_files(context: &RunContext<'_>) {
             });
             devices.len() - 1
         });
-        let sub = folder.iter().skip(3).collect();
+        let sub = folder.iter().skip(DEVICE_DEPTH).collect();
         devices[position].files.push((sub, name));
     }
     for device in devices {
@@ -112,15 +170,12 @@ fn record(context: &RunContext<'_>, path: &Path, outcome: Outcome) {
 }
 
 /// Splits the path of a named file into its folder, relative to the data folder, and its name.
-///
-/// Symbolic links inside the data folder are rejected, because they could lead into another company.
 fn folder_and_name(
     data: &Path,
     given_data: &Path,
     given: &Path,
 ) -> Result<(PathBuf, OsString), String> {
-    let absolute =
-        std::path::absolute(given).map_err(|error| format!("invalid path: {error}; correct it"))?;
+    let absolute = absolute(given)?;
     let name = match absolute.components().next_back() {
         Some(Component::Normal(name)) => name.to_owned(),
         _ => return Err("path has no file name; correct it".to_owned()),
@@ -131,17 +186,28 @@ fn folder_and_name(
         );
     }
     let parent = absolute.parent().unwrap_or(&absolute);
-    let resolved = parent
+    Ok((below_data_folder(data, given_data, parent)?, name))
+}
+
+fn absolute(given: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(given).map_err(|error| format!("invalid path: {error}; correct it"))
+}
+
+/// The path of a folder, given as an absolute path, relative to the data folder.
+///
+/// Symbolic links inside the data folder are rejected, because they could lead into another company.
+fn below_data_folder(data: &Path, given_data: &Path, folder: &Path) -> Result<PathBuf, String> {
+    let resolved = folder
         .canonicalize()
         .map_err(|error| format!("cannot resolve the folder: {error}; check the path"))?;
     let Ok(relative) = resolved.strip_prefix(data) else {
         return Err(format!(
-            "file is outside the data folder {}; move it there or correct --dataFolder",
+            "path is outside the data folder {}; move it there or correct --dataFolder",
             sanitize(data)
         ));
     };
     // Links in the path of the data folder itself are allowed, so only the components below it are compared.
-    let normalized = normalize(parent);
+    let normalized = normalize(folder);
     let has_no_link = [data, given_data]
         .into_iter()
         .find_map(|data| normalized.strip_prefix(data).ok())
@@ -149,7 +215,7 @@ fn folder_and_name(
     if !has_no_link {
         return Err("path contains a symbolic link; use the real path".to_owned());
     }
-    Ok((relative.to_owned(), name))
+    Ok(relative.to_owned())
 }
 
 /// Resolves `.` and `..` in a path without following links.

@@ -1,10 +1,10 @@
-//! A sweep: finds all device folders and processes them in parallel. See docs/specification.md, section 1.
+//! A sweep: finds the device folders and processes them in parallel. See docs/specification.md, section 1.
 
 use super::RunContext;
 use super::device::{Device, unlisted_folder};
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::pending_files::{Item, PendingFiles, count};
-use crate::data_dir::{DeviceItem, DevicePath, DevicePathError, devices, is_no_folder};
+use crate::data_dir::{DeviceItem, DevicePath, DevicePathError, devices_in, is_no_folder};
 use crate::remedy::{MORE_THREADS, remedy};
 use crate::sanitize::sanitize;
 use std::collections::BTreeMap;
@@ -12,15 +12,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::Builder;
 
-/// Finds all device folders and processes them, `jobs` at a time.
-pub(super) fn sweep(context: &RunContext<'_>) {
+/// Why the files of a folder above the device folders that is named `parsed` or `error` are not ingested.
+pub(super) const RESERVED: &str =
+    "folder name is reserved for processed files, so its files are not ingested; rename the folder";
+
+/// Finds the device folders below some folders, relative to the data folder, and processes them, `jobs` at a time. None of
+/// the folders may be below another one.
+pub(super) fn sweep(context: &RunContext<'_>, folders: &[PathBuf]) {
     let (sender, receiver) = mpsc::sync_channel::<PathBuf>(16);
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
         if context.progress.is_watched() {
             // Without this thread there is no estimate of the remaining time.
             let _ = Builder::new().spawn_scoped(scope, || {
-                if let Some((files, bytes)) = count(&context.settings.data_folder, context.stop) {
+                let counted = folders.iter().try_fold((0, 0), |(files, bytes), folder| {
+                    let folder = context.settings.data_folder.join(folder);
+                    let (more_files, more_bytes) = count(&folder, context.stop)?;
+                    Some((files + more_files, bytes + more_bytes))
+                });
+                if let Some((files, bytes)) = counted {
                     context.progress.set_total(files, bytes);
                 }
             });
@@ -46,7 +56,7 @@ pub(super) fn sweep(context: &RunContext<'_>) {
             }
             workers += 1;
         }
-        for_each_device(context, |device| {
+        for_each_device(context, folders, |device| {
             if workers == 0 {
                 sweep_device(context, &device);
             } else {
@@ -59,9 +69,12 @@ pub(super) fn sweep(context: &RunContext<'_>) {
 }
 
 /// Calls `each` with the device folders, in the order of their paths. What is misplaced above them is recorded.
-fn for_each_device(context: &RunContext<'_>, each: impl Fn(PathBuf)) {
+fn for_each_device(context: &RunContext<'_>, folders: &[PathBuf], each: impl Fn(PathBuf)) {
     let mut misplaced: BTreeMap<PathBuf, RejectedFiles> = BTreeMap::new();
-    for item in devices(context.data) {
+    let items = folders
+        .iter()
+        .flat_map(|folder| devices_in(context.data, folder));
+    for item in items {
         if context.stop.is_requested() {
             return;
         }
@@ -73,8 +86,7 @@ fn for_each_device(context: &RunContext<'_>, each: impl Fn(PathBuf)) {
             }
             DeviceItem::Reserved(path) => {
                 let path = context.settings.data_folder.join(path);
-                let message = "folder name is reserved for processed files, so its files are not ingested; rename the folder";
-                context.recorder.warn(&path, message);
+                context.recorder.warn(&path, RESERVED);
             }
             DeviceItem::Unlisted(path, error) => {
                 let path = context.settings.data_folder.join(path);
@@ -209,7 +221,7 @@ mod tests {
         let sink = Sink::open(&settings.destination, &stop).unwrap();
         let head = RunHead::now(&settings.data_folder, false);
         let target = ReportTarget::Dir(dir.path().join("reports"));
-        sweep(&RunContext {
+        let context = RunContext {
             settings: &settings,
             limits: Limits::new(settings.jobs).unwrap(),
             head: &head,
@@ -219,7 +231,8 @@ mod tests {
             data: &data,
             recorder: &RunRecorder::open(target, &head),
             progress: &Progress::none(),
-        });
+        };
+        sweep(&context, &[PathBuf::new()]);
         let sent = std::fs::read_to_string(out.join("powerview_meta.lp")).unwrap_or_default();
         sent.lines().count()
     }

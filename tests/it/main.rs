@@ -46,6 +46,7 @@ mod fuzz_corpus;
 mod heartbeat;
 mod ingest;
 mod layout;
+mod named_paths;
 mod properties;
 mod real_server;
 mod samples;

@@ -184,7 +184,7 @@ fn places(base: Option<PathBuf>, binary: Option<&Path>) -> Vec<PathBuf> {
 }
 
 /// Reads the variables of a file.
-fn read(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) => return cannot_read(path, &error),

@@ -167,6 +167,10 @@ env_vars! {
     TZ, Text, Derived("/etc/localtime"), "time zone of the machine, as for libc";
     TZDIR, Path, Value("/usr/share/zoneinfo"), "folder of the time zone database";
     POWERVIEW_BASE, Path, Value("/srv/powerview"), "folder of the hook on-upload.sh and, if the environment sets it, of .env";
+    SFTPGO_CONFIG_DIR, Path, Value("/etc/sftpgo"), "folder of sftpgo.env and sftpgo.json, for check";
+    GRAFANA_URL, Url, Unset, "URL of Grafana on this machine";
+    GRAFANA_USERNAME, Text, Value("admin"), "administrator of Grafana";
+    GRAFANA_PASSWORD, Secret, Unset, "password of that administrator";
 }
 
 #[cfg(test)]

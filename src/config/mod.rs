@@ -5,7 +5,7 @@ pub mod env_vars;
 mod parse;
 mod time_zone;
 
-pub(crate) use self::env_file::{ConfigError, Environment};
+pub(crate) use self::env_file::{ConfigError, Environment, read as read_env_file};
 pub(crate) use self::parse::{DURATION_FORMS, parse_choice, parse_duration, parse_number};
 
 use self::env_file::config_error;
@@ -335,6 +335,43 @@ pub(crate) fn influx(
             None => env.parse(&env_vars::TSV_RETRY_FOR, parse_duration)?,
         },
     })
+}
+
+/// The hook: `on-upload.sh` in `POWERVIEW_BASE`, else that of an installed package, else the default of the variable.
+pub(crate) fn hook(env: &Environment) -> PathBuf {
+    let packaged = Path::new("/usr/share/powerview/on-upload.sh");
+    match env.value(&env_vars::POWERVIEW_BASE) {
+        Ok(base) if env.get(&env_vars::POWERVIEW_BASE).is_some() || !packaged.exists() => {
+            Path::new(base).join("on-upload.sh")
+        }
+        _ => packaged.to_owned(),
+    }
+}
+
+/// The address of Grafana and its administrator.
+pub(crate) struct GrafanaSettings {
+    pub url: url::Url,
+    pub user: String,
+    pub password: String,
+}
+
+impl GrafanaSettings {
+    /// The settings, or `None` if there is no URL.
+    ///
+    /// # Errors
+    /// The URL is unusable, or there is no password.
+    pub(crate) fn resolve(env: &Environment) -> Result<Option<Self>, ConfigError> {
+        let var = &env_vars::GRAFANA_URL;
+        if env.get(var).is_none() {
+            return Ok(None);
+        }
+        let remedy = "set it to a URL such as http://127.0.0.1:8088";
+        Ok(Some(Self {
+            url: env.parse(var, |text| parse_http_url(text, remedy))?,
+            user: env.value(&env_vars::GRAFANA_USERNAME)?.to_owned(),
+            password: env.value(&env_vars::GRAFANA_PASSWORD)?.to_owned(),
+        }))
+    }
 }
 
 /// Parses the server URL. Anything beside scheme, host and port is an error, because the client would drop it.

@@ -695,6 +695,7 @@ fn check_prints_one_line_for_each_check() {
             .env("INFLUXDB_HOST", url)
             .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
             .env("INFLUXDB_ORG", ORG)
+            .env("SFTPGO_CONFIG_DIR", "/nonexistent")
             .arg("check")
             .arg("-d")
             .arg(site.data())
@@ -710,12 +711,15 @@ fn check_prints_one_line_for_each_check() {
         [
             "ok   data folder",
             "ok   reports",
+            "ok   free space",
             "ok   time zone",
             "ok   configuration",
             "ok   server",
             "ok   organisation",
             "ok   token",
+            "-    Grafana",
             "ok   hook",
+            "-    SFTPGo",
             "ok   clock",
         ]
     );

@@ -43,6 +43,8 @@ pub struct State {
     pub dashboards: BTreeMap<String, (String, Value, Rights)>,
     /// name -> what Grafana returns, and the secrets, which it never returns
     pub data_sources: BTreeMap<String, (Value, Value)>,
+    /// The uids of the alert rules.
+    pub rules: Vec<String>,
     /// id -> name
     pub buckets: BTreeMap<String, String>,
     /// id -> authorization
@@ -434,6 +436,17 @@ fn grafana(
             Some(d) => (200, d.0.clone()),
             None => message(404, "Data source not found"),
         },
+        (Get, ["datasources", "uid", uid]) => {
+            let mut found = state.data_sources.values();
+            match found.find(|d| d.0["uid"] == **uid) {
+                Some(d) => (200, d.0.clone()),
+                None => message(404, "Data source not found"),
+            }
+        }
+        (Get, ["v1", "provisioning", "alert-rules"]) => {
+            let rules = state.rules.iter();
+            (200, rules.map(|uid| json!({"uid": uid})).collect())
+        }
         (Post, ["datasources"]) => {
             let name = body["name"].as_str().unwrap_or_default().to_owned();
             let uid_taken = state

@@ -2,6 +2,15 @@
 
 #![expect(clippy::unnecessary_wraps, reason = "all checks have the same type")]
 
+mod grafana;
+mod hook_user;
+mod sftpgo;
+mod space;
+
+use self::grafana::{GrafanaProbe, check_provisioning, check_sign_in};
+use self::hook_user::HookUser;
+use self::sftpgo::check_sftpgo;
+use self::space::{check_data_space, check_report_space};
 use crate::cli::Check;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
 use crate::data_dir::{DeviceItem, Dir, devices, is_no_folder};
@@ -13,24 +22,44 @@ use crate::report::counted;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{Influx, Probe, ServerSettings};
+use anyhow::Context as _;
 use chrono::Utc;
+use rustix::fs::Access;
+use rustix::io::Errno;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The result of a check: a confirmation, or the reason of the failure and the remedy. `None` if the check does not
-/// apply, because another one reports the problem.
-type CheckResult = Option<Result<String, String>>;
+/// The result of a check, with a message. That of a problem has the remedy.
+#[derive(Debug, Clone)]
+enum Finding {
+    Good(String),
+    /// Something that may become a problem. It does not change the exit status.
+    Warning(String),
+    Failure(String),
+    NotConfigured(String),
+}
+
+impl From<Result<String, String>> for Finding {
+    fn from(result: Result<String, String>) -> Self {
+        result.map_or_else(Self::Failure, Self::Good)
+    }
+}
+
+/// `None` if the check does not apply, because another one reports the problem.
+type CheckResult = Option<Finding>;
 
 /// The function of a check.
 type CheckFn = fn(&Installation<'_>) -> CheckResult;
 
 /// The names and functions of the checks, in the order of the output.
-const CHECKS: [(&str, CheckFn); 12] = [
+const CHECKS: [(&str, CheckFn); 18] = [
     ("data folder", check_data_folder),
     ("device folders", check_device_folders),
     ("reports", check_reports),
+    ("free space", check_data_space),
+    ("free space", check_report_space),
     ("time zone", check_time_zone),
     ("configuration", check_server_settings),
     ("configuration", check_meta_bucket),
@@ -38,15 +67,13 @@ const CHECKS: [(&str, CheckFn); 12] = [
     ("server", check_server),
     ("organisation", check_organisation),
     ("token", check_token),
+    ("Grafana", check_sign_in),
+    ("provisioning", check_provisioning),
     ("hook", check_hook),
+    ("SFTPGo", check_sftpgo),
     ("clock", check_clock),
+    ("file system", check_file_system),
 ];
-
-/// A name, and a function that returns what may become a problem, with its remedy. Warnings do not change the exit status.
-type Warning = (&'static str, fn(&Installation<'_>) -> Option<String>);
-
-/// The warnings, which are printed after the checks.
-const WARNINGS: [Warning; 1] = [("file system", warn_of_file_system)];
 
 /// What is checked: the options and variables, the settings that follow from them, and the server's answers.
 struct Installation<'a> {
@@ -58,6 +85,8 @@ struct Installation<'a> {
     tuning: Result<Tuning, ConfigError>,
     /// `None` if the settings of the server or the meta bucket are unusable.
     probe: Option<Probe>,
+    /// `None` if Grafana is not configured.
+    grafana: Option<GrafanaProbe>,
 }
 
 impl<'a> Installation<'a> {
@@ -74,6 +103,7 @@ impl<'a> Installation<'a> {
         Ok(Self {
             data_folder: config::data_folder(args.data_folder.as_deref()),
             tuning: Tuning::resolve(None, &args.server, env),
+            grafana: GrafanaProbe::new(env),
             args,
             env,
             server,
@@ -85,38 +115,53 @@ impl<'a> Installation<'a> {
 
 /// Runs all checks and prints a line for each; exit status 1 if one fails.
 ///
+/// Root runs them with the rights of the user of the hook: rights that root lacks nowhere say nothing about that user.
+///
 /// # Errors
 /// The `.env` file or the log level is unusable, so that no check can run.
 pub(super) fn check(args: &Check) -> anyhow::Result<ExitCode> {
+    match args.data_folder.as_deref().and_then(HookUser::find) {
+        None => check_all(args, None),
+        Some(user) => user
+            .run(|| check_all(args, Some(&user)))
+            .with_context(|| format!("cannot check as the user {user}"))?,
+    }
+}
+
+fn check_all(args: &Check, user: Option<&HookUser>) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
     let installation = Installation::new(args, &env)?;
     let mut code = ExitCode::Success;
     let mut out = std::io::stdout().lock();
+    let mut print = |mark: &str, name: &str, message: &str| {
+        // Write errors are ignored: the exit code has the result too.
+        let _ = writeln!(out, "{mark} {name:14} {message}");
+    };
+    if let Some(user) = user {
+        let message = format!("rights are those of the user {user}, to whom the data belongs");
+        print("ok  ", "user", &message);
+    }
     for (name, check) in CHECKS {
         let (mark, message) = match check(&installation) {
             None => continue,
-            Some(Ok(message)) => ("ok  ", message),
-            Some(Err(message)) => {
+            Some(Finding::Good(message)) => ("ok  ", message),
+            Some(Finding::Warning(message)) => ("warn", message),
+            Some(Finding::NotConfigured(message)) => ("-   ", message),
+            Some(Finding::Failure(message)) => {
                 code = ExitCode::GeneralError;
                 ("FAIL", message)
             }
         };
-        // Write errors are ignored: the exit code has the result too.
-        let _ = writeln!(out, "{mark} {name:14} {message}");
-    }
-    for (name, warning) in WARNINGS {
-        if let Some(message) = warning(&installation) {
-            let _ = writeln!(out, "warn {name:14} {message}");
-        }
+        print(mark, name, &message);
     }
     Ok(code)
 }
 
 fn check_data_folder(installation: &Installation<'_>) -> CheckResult {
     Some(match &installation.data_folder {
-        Ok(dir) => check_writable(dir),
-        Err(error) => Err(error.to_string()),
+        Ok(dir) => check_writable(dir).into(),
+        Err(error) => Finding::Failure(error.to_string()),
     })
 }
 
@@ -141,7 +186,7 @@ fn check_device_folders(installation: &Installation<'_>) -> CheckResult {
         }
     }
     let first = sanitize(first?);
-    Some(Err(format!(
+    Some(Finding::Failure(format!(
         "files of {} cannot be moved; {first} is the first folder that is not writable; make it and the files in it belong to the user of the hook: chown -R",
         counted(failed, "device")
     )))
@@ -151,31 +196,47 @@ fn check_reports(installation: &Installation<'_>) -> CheckResult {
     let data = installation.data_folder.as_ref().ok()?;
     let reports = config::report_dir(data, installation.env);
     Some(match std::fs::create_dir_all(&reports) {
-        Ok(()) => check_writable(&reports),
-        Err(error) => Err(not_writable(&reports, &error)),
+        Ok(()) => check_writable(&reports).into(),
+        Err(error) => Finding::Failure(not_writable(&reports, &error)),
     })
 }
 
+/// Checks the time zone of files that name none. Machines are often set to UTC and loggers to local time, so UTC that nobody
+/// chose is worth a warning.
 fn check_time_zone(installation: &Installation<'_>) -> CheckResult {
     let Installation { args, env, .. } = installation;
+    let is_set = args.common.timezone.is_some() || env.get(&env_vars::TSV_TIMEZONE).is_some();
     let found = config::zone_database(env).and_then(|database| {
         let default = config::zone(args.common.timezone.as_deref(), env, &database)?;
-        Ok(format!(
+        let text = format!(
             "{} ({}) for files that name no zone; {}",
             default.zone,
             default.source,
             default.zone.describe_rules(&database)
-        ))
+        );
+        Ok(if !is_set && is_utc(default.zone.name()) {
+            Finding::Warning(format!(
+                "{text}; set TSV_TIMEZONE to the zone of the loggers, such as Europe/Paris, or to UTC"
+            ))
+        } else {
+            Finding::Good(text)
+        })
     });
-    Some(found.map_err(|error| error.to_string()))
+    Some(found.unwrap_or_else(|error| Finding::Failure(error.to_string())))
+}
+
+/// Whether a name of the time zone database, or a POSIX string, means UTC.
+fn is_utc(zone: &str) -> bool {
+    let name = zone.strip_prefix("Etc/").unwrap_or(zone);
+    ["UTC", "UCT", "Universal", "Zulu", "UTC0"].contains(&name)
 }
 
 /// Checks the settings of the server. Confirms the configuration only if the other settings are valid too.
 fn check_server_settings(installation: &Installation<'_>) -> CheckResult {
     match &installation.server {
-        Err(error) => Some(Err(error.to_string())),
+        Err(error) => Some(Finding::Failure(error.to_string())),
         Ok(_) if installation.meta_bucket.is_err() || installation.tuning.is_err() => None,
-        Ok(server) => Some(Ok(format!(
+        Ok(server) => Some(Finding::Good(format!(
             "{}, organisation {:?}, {}",
             server.url,
             sanitize(&server.org),
@@ -189,24 +250,24 @@ fn check_server_settings(installation: &Installation<'_>) -> CheckResult {
 
 fn check_meta_bucket(installation: &Installation<'_>) -> CheckResult {
     let error = installation.meta_bucket.as_ref().err()?;
-    Some(Err(error.to_string()))
+    Some(Finding::Failure(error.to_string()))
 }
 
 fn check_tuning(installation: &Installation<'_>) -> CheckResult {
     let error = installation.tuning.as_ref().err()?;
-    Some(Err(error.to_string()))
+    Some(Finding::Failure(error.to_string()))
 }
 
 fn check_server(installation: &Installation<'_>) -> CheckResult {
-    Some(installation.probe.as_ref()?.health.clone())
+    Some(installation.probe.as_ref()?.health.clone().into())
 }
 
 fn check_organisation(installation: &Installation<'_>) -> CheckResult {
-    Some(installation.probe.as_ref()?.organisation.clone())
+    Some(installation.probe.as_ref()?.organisation.clone().into())
 }
 
 fn check_token(installation: &Installation<'_>) -> CheckResult {
-    Some(installation.probe.as_ref()?.write.clone())
+    Some(installation.probe.as_ref()?.write.clone().into())
 }
 
 /// Checks that files can be created in a folder, by creating one.
@@ -229,23 +290,16 @@ fn not_writable(dir: &Path, error: &std::io::Error) -> String {
     )
 }
 
-/// Checks that the upload hook, if installed, is executable.
+/// Checks that the upload hook, if installed, is executable for this user.
 fn check_hook(installation: &Installation<'_>) -> CheckResult {
-    use std::os::unix::fs::PermissionsExt as _;
-    let base = installation.env.value(&env_vars::POWERVIEW_BASE);
-    let path = Path::new(base.ok()?).join("on-upload.sh");
-    Some(match path.metadata() {
-        Ok(file) if file.permissions().mode() & 0o111 != 0 => {
-            Ok(format!("{} is executable", sanitize(&path)))
-        }
-        Ok(_) => Err(format!(
-            "{} is not executable; run chmod +x on it",
-            sanitize(&path)
+    let path = config::hook(installation.env);
+    let shown = sanitize(&path);
+    Some(match rustix::fs::access(&path, Access::EXEC_OK) {
+        Ok(()) => Finding::Good(format!("{shown} is executable")),
+        Err(Errno::NOENT) => Finding::Good(format!(
+            "{shown} is not installed, so uploads wait for the next sweep; set POWERVIEW_BASE if it is elsewhere"
         )),
-        Err(_) => Ok(format!(
-            "{} is not installed, so uploads wait for the next sweep; set POWERVIEW_BASE if it is elsewhere",
-            sanitize(&path)
-        )),
+        Err(_) => Finding::Failure(format!("{shown} is not executable; run chmod +x on it")),
     })
 }
 
@@ -253,22 +307,22 @@ fn check_hook(installation: &Installation<'_>) -> CheckResult {
 fn check_clock(_: &Installation<'_>) -> CheckResult {
     let now = Utc::now();
     Some(if now.timestamp() < 1_735_689_600 {
-        Err(format!(
+        Finding::Failure(format!(
             "the clock shows {now:.0}, which is before this program was released; set the clock or start a time service"
         ))
     } else {
-        Ok(format!("{}", now.format("%Y-%m-%d %H:%M:%S UTC")))
+        Finding::Good(format!("{}", now.format("%Y-%m-%d %H:%M:%S UTC")))
     })
 }
 
 /// Warns of a data folder on a file system on which locks or leases may not exclude processes on other machines.
-fn warn_of_file_system(installation: &Installation<'_>) -> Option<String> {
+fn check_file_system(installation: &Installation<'_>) -> CheckResult {
     let data = installation.data_folder.as_ref().ok()?;
     let kind = shared_file_system(rustix::fs::statfs(data).ok()?.f_type)?;
-    Some(format!(
+    Some(Finding::Warning(format!(
         "{} is on {kind}, where locks and leases may not exclude other writers; use a local disk, or run SFTPGo and powerview on one machine only",
         sanitize(data)
-    ))
+    )))
 }
 
 /// The name of a file system that several machines share or a program provides, by the `f_type` of `statfs`.

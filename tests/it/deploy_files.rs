@@ -154,6 +154,128 @@ fn compose_does_not_start_without_a_secret() {
     }
 }
 
+/// compose.yaml as compose reads it with this `.env`.
+fn compose_config(env: &str) -> Option<serde_json::Value> {
+    let dir = compose_folder(env);
+    let mut command = docker_compose()?;
+    let output = command.arg("config").current_dir(dir.path()).output();
+    let output = output.expect("compose starts");
+    assert!(output.status.success(), "{}", text(&output));
+    Some(serde_yaml_ng::from_slice(&output.stdout).expect("YAML"))
+}
+
+#[test]
+fn the_names_of_the_volumes_are_kept_and_can_be_set() {
+    let names = |config: &serde_json::Value| {
+        ["influxdb-data", "influxdb-config", "grafana-data"].map(|volume| {
+            config["volumes"][volume]["name"]
+                .as_str()
+                .map(str::to_owned)
+        })
+    };
+    // The names that compose made of the folder /srv/powerview when the file had none.
+    let Some(config) = compose_config(&filled_in("")) else {
+        return;
+    };
+    let expected = [
+        "powerview_influxdb-data",
+        "powerview_influxdb-config",
+        "powerview_grafana-data",
+    ];
+    assert_eq!(names(&config), expected.map(|name| Some(name.to_owned())));
+    for service in ["influxdb", "grafana"] {
+        assert_eq!(
+            config["services"][service]["restart"], "always",
+            "{service}"
+        );
+    }
+    let env =
+        filled_in("") + "INFLUXDB_DATA_VOLUME=a\nINFLUXDB_CONFIG_VOLUME=b\nGRAFANA_DATA_VOLUME=c\n";
+    let config = compose_config(&env).expect("compose is there");
+    assert_eq!(
+        names(&config),
+        ["a", "b", "c"].map(|name| Some(name.to_owned()))
+    );
+}
+
+/// Runs the command that starts InfluxDB in its container, with the container's folders below `dir`.
+fn start_influxdb(dir: &Path, ignore_old_volume: &str) -> Output {
+    let compose: serde_json::Value =
+        serde_yaml_ng::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
+    let words = |key: &str| {
+        let words = compose["services"]["influxdb"][key].as_array();
+        let words = words.expect("a list").iter();
+        words
+            .map(|word| word.as_str().expect("a text").replace("$$", "$"))
+            .collect::<Vec<_>>()
+    };
+    let folders = ["/old/", "/var/lib/influxdb2/", "/entrypoint.sh"];
+    let command: Vec<String> = words("entrypoint")
+        .iter()
+        .chain(&words("command"))
+        .map(|word| {
+            folders.iter().fold(word.clone(), |word, folder| {
+                word.replace(folder, &format!("{}{folder}", dir.display()))
+            })
+        })
+        .collect();
+    Command::new(&command[0])
+        .args(&command[1..])
+        .env_clear()
+        .env("POWERVIEW_IGNORE_OLD_VOLUME", ignore_old_volume)
+        .output()
+        .expect("a shell starts")
+}
+
+#[test]
+fn influxdb_does_not_start_empty_beside_the_database_of_an_older_installation() {
+    for old in ["old/named", "old/project"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        for folder in ["old/named", "old/project", "var/lib/influxdb2"] {
+            fs::create_dir_all(dir.path().join(folder)).expect("a folder");
+        }
+        put_program(
+            &dir.path().join("entrypoint.sh"),
+            "#!/bin/sh\necho started \"$@\"\n",
+        );
+        let started = |output: Output| {
+            let is_started = text(&output) == "started influxd\n";
+            assert_eq!(is_started, output.status.success(), "{}", text(&output));
+            is_started
+        };
+        // A new server.
+        assert!(started(start_influxdb(dir.path(), "0")));
+        // An old database, and none of this installation.
+        fs::write(dir.path().join(old).join("influxd.bolt"), "").expect("a file");
+        let output = start_influxdb(dir.path(), "0");
+        for word in ["INFLUXDB_DATA_VOLUME", "POWERVIEW_IGNORE_OLD_VOLUME=1"] {
+            assert!(text(&output).contains(word), "{}", text(&output));
+        }
+        assert!(!started(output));
+        assert!(started(start_influxdb(dir.path(), "1")));
+        // Both, as after the move.
+        fs::write(dir.path().join("var/lib/influxdb2/influxd.bolt"), "").expect("a file");
+        assert!(started(start_influxdb(dir.path(), "0")));
+    }
+    // The container has the old volumes there, by their names.
+    let compose: serde_json::Value =
+        serde_yaml_ng::from_str(&read("compose.yaml")).expect("compose.yaml is YAML");
+    let mounts = compose["services"]["influxdb"]["volumes"]
+        .as_array()
+        .expect("volumes");
+    for (mount, name) in [
+        ("influxdb-old-named:/old/named:ro", "influxdb2-data"),
+        (
+            "influxdb-old-project:/old/project:ro",
+            "powerview_influxdb2-data",
+        ),
+    ] {
+        assert!(mounts.iter().any(|m| m == mount), "{mount}");
+        let volume = mount.split(':').next().expect("a volume");
+        assert_eq!(compose["volumes"][volume]["name"], name);
+    }
+}
+
 /// podman-compose has no `config`. Its dry run prints the commands. A script replaces podman.
 #[test]
 fn podman_compose_accepts_it() {
@@ -187,6 +309,12 @@ fn podman_compose_accepts_it() {
     );
     assert!(
         shown.contains("--healthcheck-command /bin/sh -c 'influx ping'"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("-v powerview_influxdb-data:/var/lib/influxdb2 ")
+            && shown.contains("exec /entrypoint.sh \\\"$@\\\"")
+            && shown.contains(" docker.io/library/influxdb:2.9.1 influxd\n"),
         "{shown}"
     );
     for missing in SECRETS {

@@ -1,10 +1,12 @@
-//! A real InfluxDB. `INFLUXD_BIN` is the path of its program. Each server has a free port of 127.0.0.1 and a temporary
-//! folder, and stops on drop.
+//! A real InfluxDB. `INFLUXD_BIN` is the path of its program, or a list of paths: a test then runs with each of them. Each
+//! server has a free port of 127.0.0.1 and a temporary folder, and stops on drop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::skipped::skipped;
@@ -38,10 +40,13 @@ pub struct Table {
 impl RealInflux {
     /// Starts and sets up a server. Returns `None` and skips the calling test without `INFLUXD_BIN`.
     pub fn start() -> Option<Self> {
-        let Some(program) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
+        let Some(programs) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
             skipped("INFLUXD_BIN", "set it to the path of an influxd");
             return None;
         };
+        let mut programs = std::env::split_paths(&programs);
+        let program = programs.next().expect("a path");
+        repeat_with(programs);
         // Another process may take the free port before the server does. Then another one is tried.
         for _ in 0..5 {
             let dir = tempfile::Builder::new()
@@ -74,7 +79,7 @@ impl RealInflux {
                 .stdout(log.try_clone().expect("the log file twice"))
                 .stderr(log)
                 .spawn()
-                .unwrap_or_else(|e| panic!("INFLUXD_BIN={}: {e}", program.to_string_lossy()));
+                .unwrap_or_else(|e| panic!("INFLUXD_BIN={}: {e}", program.display()));
             let mut server = Self { child, port, dir };
             if server.answers() {
                 server.set_up();
@@ -274,6 +279,33 @@ impl Drop for RealInflux {
     }
 }
 
+/// Runs the calling test with each of these servers, in a process of its own, unless it was done before: a test may start
+/// several servers.
+fn repeat_with(programs: impl Iterator<Item = PathBuf>) {
+    static DONE: Mutex<BTreeSet<(String, PathBuf)>> = Mutex::new(BTreeSet::new());
+    let thread = std::thread::current();
+    let test = thread.name().expect("the thread of a test has its name");
+    for program in programs {
+        let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+        if !done.insert((test.to_owned(), program.clone())) {
+            continue;
+        }
+        drop(done);
+        let output = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", test, "--include-ignored"])
+            .env("INFLUXD_BIN", &program)
+            .output()
+            .expect("this program starts");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && stdout.contains(" 1 passed; "),
+            "{test} fails with {}: {stdout}{}",
+            program.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
 /// The tables of annotated CSV, or the error in the middle of the answer.
 pub fn parse(csv: &str) -> Result<Vec<Table>, String> {
     let mut reader = csv::ReaderBuilder::new()
@@ -387,6 +419,26 @@ fn an_error_in_the_middle_of_an_answer_is_an_error() {
                ,,0,1\r\n\r\n#datatype,string,string\r\n#group,true,true\r\n#default,,\r\n,error,reference\r\n\
                ,out of memory,897\r\n";
     assert_eq!(parse(csv), Err("out of memory".to_owned()));
+}
+
+#[test]
+fn a_test_runs_with_each_server_of_the_list() {
+    for (list, first) in [("/none/a:/none/b", "/none/b"), ("/none/a", "/none/a")] {
+        let output = Command::new(std::env::current_exe().expect("this program"))
+            .args([
+                "--exact",
+                "real_influx::a_real_server_returns_what_was_written",
+            ])
+            .env("INFLUXD_BIN", list)
+            .output()
+            .expect("this program starts");
+        assert!(!output.status.success());
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            stdout.contains(&format!("INFLUXD_BIN={first}: No such file")),
+            "{stdout}"
+        );
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::config::env_vars::{self, DefaultValue, EnvVar, OnOutage};
 use crate::config::{DURATION_FORMS, parse_duration, parse_number};
+use crate::version::LONG_VERSION;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ fn option_help(var: &EnvVar) -> String {
 #[command(
     name = "powerview",
     version,
+    long_version = LONG_VERSION.as_str(),
     about = "Ingests measurement files of MV2 loggers into InfluxDB 2",
     after_help = after_help(),
     max_term_width = 110,

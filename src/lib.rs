@@ -50,6 +50,7 @@ mod sanitize;
 mod shutdown;
 mod sink;
 pub mod time_zone;
+mod version;
 
 #[cfg(test)]
 #[path = "../tests/skipped/mod.rs"]

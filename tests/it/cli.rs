@@ -3,8 +3,9 @@
 use crate::harness::{DEVICE, HEADER, Run, Site, good_file, points_in};
 use crate::influx_double::{Double, Fault, ORG, TOKEN};
 use serde_json::Value;
+use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Asserts exit status 2, a message with these words on stderr, nothing on stdout, and no report.
@@ -653,6 +654,87 @@ fn help_names_options_variables_and_commands() {
             .contains(env!("CARGO_PKG_VERSION"))
     );
     assert_eq!(site.reports().len(), 0);
+}
+
+#[test]
+fn the_version_shows_the_build_and_the_time_zone_database() {
+    let site = Site::new();
+    let short = format!("powerview {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(site.bare().arg("-V").ok().stdout, short);
+
+    let zones = site.dir.path().join("zones");
+    let version = || {
+        let run = site.bare().env("TZDIR", &zones).arg("--version").ok();
+        assert!(run.stdout.starts_with(&short), "{}", run.stdout);
+        run.stdout
+    };
+    let text = version();
+    let built = text
+        .lines()
+        .find_map(|line| line.strip_prefix("built: "))
+        .unwrap_or_else(|| panic!("no date of the build: {text}"));
+    chrono::NaiveDate::parse_from_str(built, "%Y-%m-%d").expect("a date");
+    let database = |text: &str| text.lines().last().expect("a line").to_owned();
+    let missing = database(&text);
+    assert!(
+        missing.starts_with("time zone database: the built-in tables (20"),
+        "{missing}"
+    );
+
+    fs::create_dir(&zones).expect("a folder");
+    fs::write(zones.join("tzdata.zi"), "# version 2031z\n").expect("a file");
+    let line = format!("time zone database: {} (2031z)", zones.display());
+    assert_eq!(database(&version()), line);
+}
+
+#[test]
+fn the_build_takes_the_commit_only_from_its_own_repository() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = dir.path().join("build-script");
+    let run = |program: &Path, arguments: &[&str], at: &Path| {
+        let output = std::process::Command::new(program)
+            .args(arguments)
+            .current_dir(at)
+            .env("SOURCE_DATE_EPOCH", "1735689600")
+            .output()
+            .expect("the program starts");
+        assert!(output.status.success(), "{program:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/build.rs");
+    let out = script.to_str().expect("UTF-8");
+    let here = dir.path();
+    run(
+        Path::new("rustc"),
+        &["--edition=2024", "-o", out, source],
+        here,
+    );
+
+    let repository = here.join("repository");
+    let archive = repository.join("archive");
+    fs::create_dir_all(&archive).expect("a folder");
+    let git = |arguments: &[&str]| run(Path::new("git"), arguments, &repository);
+    git(&["init", "-q"]);
+    git(&["config", "user.name", "a"]);
+    git(&["config", "user.email", "a@example.org"]);
+    git(&["commit", "-q", "--allow-empty", "-m", "first"]);
+    let commit = git(&["rev-parse", "HEAD"]);
+    let variable = "cargo::rustc-env=POWERVIEW_COMMIT=";
+
+    let text = run(&script, &[], &repository);
+    assert!(
+        text.contains(&format!("{variable}{}\n", &commit[..10])),
+        "{text}"
+    );
+    assert!(
+        text.contains("cargo::rustc-env=POWERVIEW_BUILD_TIME=1735689600\n"),
+        "{text}"
+    );
+    for without in [here, &archive] {
+        let text = run(&script, &[], without);
+        assert!(!text.contains(variable), "{text}");
+        assert!(text.contains("POWERVIEW_BUILD_TIME=1735689600"), "{text}");
+    }
 }
 
 #[test]

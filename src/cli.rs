@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const EXAMPLES: &str = "\
+/// Example calls.
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   powerview --dataFolder /srv/sftpgo/data
         ingest all files waiting in the data folder (cron job, backfill)
@@ -25,7 +26,8 @@ Examples:
   powerview status -d /srv/sftpgo/data --silent-after 26h
         list all loggers and their problems";
 
-const EXIT_STATUS: &str = "\
+/// The exit statuses.
+pub(crate) const EXIT_STATUS: &str = "\
 Exit status:
   0  all files are ingested, or there were none
   1  at least one file failed, or the run was stopped
@@ -35,17 +37,13 @@ Exit status:
 fn after_help() -> String {
     let mut variables = String::new();
     for var in env_vars::ALL {
-        let default = match &var.default {
-            DefaultValue::Unset => String::new(),
-            DefaultValue::Required => " (required)".to_owned(),
-            default => format!(" (default: {default})"),
-        };
         // Writing to a string does not fail.
         let _ = writeln!(
             variables,
-            "  {:22}  {}{default}",
+            "  {:22}  {}{}",
             var.name,
-            var.description()
+            var.description(),
+            describe_default(var)
         );
     }
     format!(
@@ -55,6 +53,15 @@ fn after_help() -> String {
          Durations are written {DURATION_FORMS}.\n\n\
          {EXIT_STATUS}"
     )
+}
+
+/// What to append to the description of a variable: its default, or that it is required.
+pub(crate) fn describe_default(var: &EnvVar) -> String {
+    match &var.default {
+        DefaultValue::Unset => String::new(),
+        DefaultValue::Required => " (required)".to_owned(),
+        default => format!(" (default: {default})"),
+    }
 }
 
 /// The help of an option that takes precedence over a variable.
@@ -96,6 +103,12 @@ pub enum Command {
     Completions {
         /// Shell to complete for
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages to a folder
+    #[command(hide = true)]
+    Man {
+        /// Folder to write to
+        dir: PathBuf,
     },
 }
 

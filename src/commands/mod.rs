@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod ingest;
+mod man;
 mod status;
 
 use crate::cli::{Cli, Command};
@@ -18,6 +19,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Status(args)) => status::status(args),
         Some(Command::Completions { shell }) => completions::completions(*shell),
+        Some(Command::Man { dir }) => man::man(dir),
     };
     let code = result.unwrap_or_else(|error| {
         eprint_line(&format!("powerview: {error:#}"));

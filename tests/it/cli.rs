@@ -738,6 +738,50 @@ fn the_build_takes_the_commit_only_from_its_own_repository() {
 }
 
 #[test]
+fn manual_pages_are_written_for_each_command() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let site = Site::new();
+    site.bare().arg("man").arg(dir.path()).ok();
+    let help = site.bare().arg("--help").ok().stdout;
+    assert!(!help.contains("manual pages"), "{help}");
+
+    let page = |name: &str| {
+        let text = fs::read_to_string(dir.path().join(name)).expect(name);
+        // Hyphens are escaped.
+        text.replace("\\-", "-")
+    };
+    let main = page("powerview.1");
+    for text in [
+        "--dataFolder",
+        ".SH ENVIRONMENT",
+        ".SH \"EXIT STATUS\"",
+        ".SH EXAMPLES",
+    ] {
+        assert!(main.contains(text), "{text}: {main}");
+    }
+    for var in powerview::config::env_vars::ALL {
+        assert!(
+            main.contains(&format!("\\fB{}\\fR\n", var.name)),
+            "{}",
+            var.name
+        );
+    }
+    assert!(page("powerview-check.1").contains("--retry-for"));
+    assert!(page("powerview-status.1").contains("--silent-after"));
+    assert!(page("powerview-completions.1").contains("fish"));
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 4);
+
+    let nowhere = dir.path().join("missing");
+    let run = site.bare().arg("man").arg(&nowhere).run();
+    assert_eq!(run.code(), 1);
+    assert!(
+        run.stderr.contains("cannot write the manual pages to"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
 fn completions_are_printed_for_each_shell() {
     let site = Site::new();
     for shell in ["bash", "zsh", "fish"] {

@@ -13,8 +13,10 @@
 # Each device and each company has a queue. A call adds a note to it. If no other call works on the queue, it starts a
 # worker, which continues until no note is left. All other calls end at once, however many there are.
 #
-# Variables (from the environment, else from $POWERVIEW_BASE/.env): POWERVIEW_BASE, SFTPGO_BASE, POWERVIEW_BIN,
-# ANSIBLE_PLAYBOOK_BIN, and POWERVIEW_HOOK_FOREGROUND=1 to wait for the work and return its exit status.
+# POWERVIEW_BASE is the folder of this file, unless the environment sets it: a checkout such as /srv/powerview, or the
+# package's /usr/share/powerview. Other variables come from the environment, else from .env there, else from
+# /etc/powerview/.env: SFTPGO_BASE, POWERVIEW_BIN, ANSIBLE_PLAYBOOK_BIN, and POWERVIEW_HOOK_FOREGROUND=1 to wait for the
+# work and return its exit status.
 #
 # Other scripts source this file to read .env by the same rules.
 set -u
@@ -22,7 +24,8 @@ set -u
 # Removes trailing slashes, so that the paths of SFTPGo can be compared with the result.
 strip_slashes() { printf '%s' "${1%"${1##*[!/]}"}"; }
 
-POWERVIEW_BASE=$(strip_slashes "${POWERVIEW_BASE:-/srv/powerview}")
+hook=$(readlink -f -- "${BASH_SOURCE[0]}")
+POWERVIEW_BASE=$(strip_slashes "${POWERVIEW_BASE:-${hook%/*}}")
 MAX_LOG_LINE=4000
 ANSIBLE_SECONDS=1200 # a run takes seconds; the limit keeps one that hangs from blocking all later ones
 RETRY_SECONDS=3600   # time between two attempts of uploads to create the dashboard of a campaign
@@ -393,8 +396,11 @@ start_worker() {
 main() {
   export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
   umask 027
-  hook=$(readlink -f -- "${BASH_SOURCE[0]}")
-  read_env_file "$POWERVIEW_BASE/.env"
+  if [[ -e $POWERVIEW_BASE/.env ]]; then
+    read_env_file "$POWERVIEW_BASE/.env"
+  else
+    read_env_file /etc/powerview/.env
+  fi
   SFTPGO_BASE=$(strip_slashes "${SFTPGO_BASE:-/srv/sftpgo}")
   export POWERVIEW_BASE SFTPGO_BASE
   data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log queues=$SFTPGO_BASE/logs/queue

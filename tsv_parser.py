@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 
-here = os.path.dirname(os.path.abspath(__file__))
+here = os.path.dirname(os.path.realpath(__file__))
 if not os.environ.get("INFLUXDB_ORG") and not os.environ.get("POWERVIEW_BASE"):
     os.environ["POWERVIEW_BASE"] = here
 installed = os.path.join(here, "bin", "powerview")

@@ -945,5 +945,4 @@ fn the_files_agree_on_the_paths() {
     ] {
         assert!(sftpgo.contains(&format!("# {line}")), "{line}");
     }
-    assert!(read("on-upload.sh").contains("POWERVIEW_BASE:-/srv/powerview"));
 }

@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::file_builder::good_file;
-use crate::harness::{LAYOUT_FILE, put_program};
+use crate::harness::{LAYOUT_FILE, Tmpfs, put_program};
 use crate::influx_double::{Double, ORG, TOKEN};
 use crate::names::{INVALID, VALID};
 use crate::skipped::installed;
@@ -848,6 +849,77 @@ fn the_binary_of_the_base_folder_takes_precedence_over_the_path() {
         .env("SFTPGO_ACTION", "upload");
     assert!(hook.status().expect("the hook starts").success());
     assert_eq!(place.calls("base/bin").len(), 1);
+}
+
+/// A command that runs a program with an /etc of its own, which has the file `/etc/powerview/.env`.
+fn with_package_settings(text: &str, program: &Path) -> Command {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs tmpfs /etc
+        mkdir /etc/powerview
+        printf %s "$0" >/etc/powerview/.env
+        exec "$@""#;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-euc", SCRIPT, text])
+        .arg(program)
+        .env_clear()
+        .current_dir("/");
+    command
+}
+
+/// A checkout has `.env` beside the hook, the package in /etc/powerview.
+#[test]
+fn hook_and_stand_in_find_env_and_binary_from_where_they_really_are() {
+    if !installed("python3", "python3") {
+        return;
+    }
+    let place = Place::new();
+    if Tmpfs::mount(place.path("base"), "size=64k").is_none() {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let layout = place.path("layout");
+    fs::create_dir_all(layout.join("bin/calls")).expect("a folder");
+    fs::create_dir(place.path("links")).expect("a folder");
+    for name in ["on-upload.sh", "tsv_parser.py"] {
+        fs::copy(root.join(name), layout.join(name)).expect("a copy");
+        symlink(layout.join(name), place.path("links").join(name)).expect("a link");
+    }
+    put_program(&layout.join("bin/powerview"), RECORDER);
+
+    for (beside, expected) in [(true, "beside"), (false, "package")] {
+        let env_file = layout.join(".env");
+        if beside {
+            fs::write(&env_file, "TSV_LOG_LEVEL=beside\n").expect("a file");
+        } else {
+            fs::remove_file(&env_file).expect("a file");
+        }
+        let settings = "TSV_LOG_LEVEL=package\n";
+
+        let hook = place.path("links/on-upload.sh");
+        let mut hook = with_package_settings(settings, &hook);
+        hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
+            .env("SFTPGO_BASE", place.path("sftpgo"))
+            .env("SFTPGO_ACTION", "upload");
+        assert!(hook.status().expect("the hook starts").success());
+        let calls = place.calls("layout/bin");
+        let levels: Vec<_> = calls.iter().map(|c| c.env("TSV_LOG_LEVEL")).collect();
+        assert_eq!(levels, [Some(expected.to_owned())]);
+        fs::remove_dir_all(layout.join("bin/calls")).expect("a folder");
+        fs::create_dir(layout.join("bin/calls")).expect("a folder");
+
+        // No level has such a name, and the message repeats it.
+        let stand_in = place.path("links/tsv_parser.py");
+        let output = with_package_settings(settings, &stand_in)
+            .env("POWERVIEW_BIN", env!("CARGO_BIN_EXE_powerview"))
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .arg("check")
+            .output()
+            .expect("the stand-in starts");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(&format!("\"{expected}\"")), "{message}");
+    }
 }
 
 #[test]

@@ -7,8 +7,10 @@ CARGO = cargo
 binary = target/release/powerview
 bindir = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
+musl = x86_64-unknown-linux-musl
+deb_options =
 
-.PHONY: help build test lint deny fmt bench demo ci install clean
+.PHONY: help build test lint deny fmt bench demo ci install deb static clean
 
 help:
 	@echo "build    release build, $(binary)"
@@ -20,6 +22,8 @@ help:
 	@echo "demo     ingest a small tree into files of line protocol, without a server"
 	@echo "ci       everything that must pass before a change is merged"
 	@echo "install  install the binary and its shell completions; DESTDIR and PREFIX ($(PREFIX)) apply"
+	@echo "deb      Debian package in target/debian; needs cargo-deb"
+	@echo "static   binary without shared libraries; needs musl-tools and the target $(musl)"
 	@echo "clean    remove target/"
 
 build:
@@ -57,6 +61,14 @@ install: $(binary)
 	$(binary) completions bash >$(datadir)/bash-completion/completions/powerview
 	$(binary) completions zsh >$(datadir)/zsh/site-functions/_powerview
 	$(binary) completions fish >$(datadir)/fish/vendor_completions.d/powerview.fish
+
+# `make deb binary=target/$(musl)/release/powerview` packages the static binary.
+deb: $(binary)
+	packaging/generate $(binary) target/package
+	$(CARGO) deb --no-build --locked $(deb_options)
+
+static:
+	$(CARGO) build --release --locked --target $(musl)
 
 clean:
 	$(CARGO) clean

@@ -938,6 +938,9 @@ fn shellcheck_passes() {
             ".ci/setup-dashboards",
         ])
         .args(["deploy/report-failure", "fixtures/demo/run"])
+        .args([".ci/setup-package", "packaging/generate"])
+        .args(["packaging/debian/postinst", "packaging/debian/prerm"])
+        .arg("packaging/debian/postrm")
         .output()
         .expect("shellcheck starts");
     assert!(

@@ -70,5 +70,6 @@ mod end_to_end;
 mod grafana_double;
 mod hook;
 mod names;
+mod package;
 mod people;
 mod upload_storm;

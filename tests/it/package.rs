@@ -132,6 +132,10 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
             "/usr/share/powerview/on-upload.sh",
             "/usr/share/powerview/tsv_parser.py",
             "/usr/share/powerview/deploy/report-failure",
+            "/usr/share/powerview/powerview-company",
+            "/usr/share/powerview/powerview-user",
+            "/usr/bin/powerview-company",
+            "/usr/bin/powerview-user",
         ];
         let mode = match path {
             folder if folder.ends_with('/') => "drwxr-xr-x",
@@ -145,6 +149,10 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
         "/usr/bin/powerview",
         "/usr/share/powerview/on-upload.sh",
         "/usr/share/powerview/tsv_parser.py",
+        "/usr/share/powerview/powerview-company",
+        "/usr/share/powerview/powerview-user",
+        "/usr/bin/powerview-company",
+        "/usr/bin/powerview-user",
         "/usr/share/powerview/.env.sample",
         "/etc/powerview/compose.yaml",
         "/etc/logrotate.d/powerview",

@@ -19,7 +19,7 @@ pub(crate) enum DeviceItem {
     Empty(PathBuf),
     /// A logger file that is not in a device folder.
     Misplaced(PathBuf),
-    /// Any other file that is not in a device folder.
+    /// Any other file that is not in a device folder, or something else than a file or folder.
     Other(PathBuf),
     /// A folder that is named like those of processed files.
     Reserved(PathBuf),
@@ -40,10 +40,15 @@ pub(crate) fn devices_in(data: &Arc<Dir>, folder: &Path) -> impl Iterator<Item =
     let device = (depth == DEVICE_DEPTH).then(|| WalkItem::Dir(folder.to_owned()));
     let walk = (depth < DEVICE_DEPTH)
         .then(|| SortedWalk::starting_at(folder.to_owned(), data, |_, _| true, enters));
+    // Links directly in the data folder are those of its administrator.
+    let is_of_user =
+        |item: &_| !matches!(item, WalkItem::Special(path) if path.iter().count() == 1);
     let items = device.into_iter().chain(walk.into_iter().flatten());
+    let items = items.filter(is_of_user);
     items.map(|item| match item {
         WalkItem::File(folder, name) if is_tsv(&name) => DeviceItem::Misplaced(folder.join(name)),
         WalkItem::File(folder, name) => DeviceItem::Other(folder.join(name)),
+        WalkItem::Special(path) => DeviceItem::Other(path),
         WalkItem::Dir(path) if is_reserved(&path) => DeviceItem::Reserved(path),
         WalkItem::Dir(path) => DeviceItem::Device(path),
         WalkItem::Leaf(path) => DeviceItem::Empty(path),
@@ -73,7 +78,9 @@ mod tests {
         ] {
             std::fs::write(dir.path().join(file), "").unwrap();
         }
-        std::os::unix::fs::symlink(dir.path().join("b"), dir.path().join("link")).unwrap();
+        for link in ["link", "a/link", "b/c/link", "b/c/link.tsv", "b/c/1/link"] {
+            std::os::unix::fs::symlink(dir.path().join("b"), dir.path().join(link)).unwrap();
+        }
         let data = Arc::new(Dir::open(dir.path()).unwrap());
         let names = |items: &mut dyn Iterator<Item = DeviceItem>| {
             items.map(|item| format!("{item:?}")).collect::<Vec<_>>()
@@ -83,9 +90,12 @@ mod tests {
             found,
             [
                 "Empty(\"a/empty\")",
+                "Other(\"a/link\")",
                 "Device(\"b/c/1\")",
                 "Device(\"b/c/2\")",
                 "Misplaced(\"b/c/in campaign.tsv\")",
+                "Other(\"b/c/link\")",
+                "Other(\"b/c/link.tsv\")",
                 "Reserved(\"b/c/parsed\")",
                 "Reserved(\"b/error\")",
                 "Other(\"b/other.txt\")",
@@ -93,9 +103,9 @@ mod tests {
             ]
         );
         let below = |folder| names(&mut devices_in(&data, Path::new(folder)));
-        assert_eq!(below("b"), found[1..7]);
-        assert_eq!(below("b/c"), [&found[1..5]].concat());
-        assert_eq!(below("b/c/2"), found[2..3]);
-        assert_eq!(below("a"), found[..1]);
+        assert_eq!(below("b"), found[2..10]);
+        assert_eq!(below("b/c"), found[2..8]);
+        assert_eq!(below("b/c/2"), found[3..4]);
+        assert_eq!(below("a"), found[..2]);
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum EntryKind {
     File,
     /// A folder.
     Dir,
+    /// A symbolic link, a pipe, a socket or a device, which no run takes.
+    Special,
 }
 
 /// A folder entry.
@@ -21,7 +23,7 @@ pub(crate) enum EntryKind {
 pub(crate) struct Entry {
     /// The name without the folder.
     pub name: OsString,
-    /// The type. Links, pipes and devices are never listed.
+    /// The type.
     pub kind: EntryKind,
 }
 
@@ -185,7 +187,7 @@ impl Dir {
         std::iter::from_fn(move || listing.next(|after| self.read_page(after, PAGE_BYTES, wants)))
     }
 
-    /// Calls `each` for every file and folder in the folder. Links, pipes and devices are skipped.
+    /// Calls `each` for every entry of the folder.
     ///
     /// # Errors
     /// If the folder cannot be read to its end, so that no name is missed silently.
@@ -210,7 +212,7 @@ impl Dir {
             match kind {
                 FileType::RegularFile => each(name, EntryKind::File),
                 FileType::Directory => each(name, EntryKind::Dir),
-                _ => {}
+                _ => each(name, EntryKind::Special),
             }
         }
         Ok(())
@@ -246,7 +248,7 @@ mod tests {
         let next = || {
             listing.next(|after| {
                 pages += 1;
-                folder.read_page(after, max_bytes, |_, _| true)
+                folder.read_page(after, max_bytes, |_, kind| kind != EntryKind::Special)
             })
         };
         let names = std::iter::from_fn(next)
@@ -269,7 +271,7 @@ mod tests {
             let found = listed(&folder, max_bytes);
             assert_eq!(found, (names.to_vec(), pages), "{max_bytes} bytes");
         }
-        let kinds = folder.sorted_entries(|_, _| true);
+        let kinds = folder.sorted_entries(|_, kind| kind != EntryKind::Special);
         let kinds: Vec<_> = kinds.map(|entry| entry.unwrap().kind).collect();
         assert_eq!(kinds[4..], [EntryKind::File, EntryKind::Dir]);
     }

@@ -119,6 +119,7 @@ fn is_waiting(name: &OsStr, kind: EntryKind) -> bool {
     match kind {
         EntryKind::File => is_tsv(name),
         EntryKind::Dir => !is_processed_dir(name),
+        EntryKind::Special => false,
     }
 }
 
@@ -131,6 +132,11 @@ fn is_retried(name: &OsStr, kind: EntryKind) -> bool {
 fn sidecar_of(name: &OsStr) -> Option<OsString> {
     let file = name.as_bytes().strip_suffix(SIDECAR_SUFFIX.as_bytes())?;
     Some(OsStr::from_bytes(file).to_owned())
+}
+
+/// Whether a file of this name in `error/` is the sidecar of a logger file.
+pub(super) fn is_sidecar(name: &OsStr) -> bool {
+    sidecar_of(name).is_some_and(|file| may_be_named(&file))
 }
 
 /// Iterator over the items of a device folder, in the order of the uploads as far as the memory allows: pages of items
@@ -255,7 +261,7 @@ impl Iterator for Waiting {
                 // The device folder was removed.
                 WalkItem::Unlisted(_, error) if is_no_folder(&error) => continue,
                 WalkItem::Unlisted(sub, error) => unlisted(sub, &error),
-                WalkItem::Dir(_) | WalkItem::Leaf(_) => continue,
+                WalkItem::Special(_) | WalkItem::Dir(_) | WalkItem::Leaf(_) => continue,
             });
         }
     }

@@ -15,7 +15,7 @@ use std::io::{self, Read as _};
 pub(crate) const SUFFIX: &str = ".error.json";
 
 /// Temporary name for replacing a sidecar. It is constant, so that the next run removes what a killed run left.
-const TEMPORARY: &str = ".powerview-sidecar.tmp";
+pub(super) const TEMPORARY: &str = ".powerview-sidecar.tmp";
 
 /// Maximum number of bytes read of a sidecar. Sidecars written by this program have a few hundred.
 const MAX_SIZE: u64 = 64 * 1024;

@@ -1,9 +1,10 @@
-//! Files in a device folder that no run takes. See docs/specification.md, section 1.
+//! Files, links and other entries in a device folder that no run takes. See docs/specification.md, section 1.
 
 use super::layout_file::is_layout_file;
-use super::pending_files::{is_hidden, is_tsv};
+use super::pending_files::{is_hidden, is_sidecar, is_tsv, may_be_named};
+use super::sidecar;
 use super::walk::{SortedWalk, WalkItem, is_no_folder};
-use super::{Dir, EntryKind, is_processed_dir};
+use super::{Dir, Entry, EntryKind, is_processed_dir};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,21 +22,27 @@ const PARTIAL_EXTENSIONS: [&[u8]; 3] = [b"filepart", b"part", b"tmp"];
 pub(crate) const DASHBOARD_MARKER: &str = ".dashboard.created";
 
 /// Calls `each` with the path, relative to `folder`, of each file in the device folder `folder` that no run takes:
-/// files without the extension of logger files, and files in folders below `parsed/` and `error/`.
+/// files without the extension of logger files, files in folders below `parsed/` and `error/`, links, pipes, sockets and
+/// devices.
 ///
 /// # Errors
 /// If a folder cannot be listed.
 pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Result<()> {
-    let other = |name: &OsStr, kind| kind == EntryKind::Dir || !is_tsv(name);
+    let other = |name: &OsStr, kind| kind != EntryKind::File || !is_tsv(name);
     for item in SortedWalk::new(folder, other, |_, name| !is_processed_dir(name)) {
         match item {
             WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_layout_file(&name) => {}
             WalkItem::File(sub, name) => add(folder, &sub.join(name), &mut each)?,
-            // Files directly in `parsed/` and `error/` were taken.
+            WalkItem::Special(path) => add(folder, &path, &mut each)?,
             WalkItem::Dir(path) if path.components().count() == 1 => {
                 let processed = folder.open_below(&path)?;
-                for entry in processed.sorted_entries(|_, kind| kind == EntryKind::Dir) {
-                    all_below(folder, &path.join(entry?.name), &mut each)?;
+                for entry in processed.sorted_entries(was_not_moved) {
+                    let Entry { name, kind } = entry?;
+                    let path = path.join(name);
+                    match kind {
+                        EntryKind::Dir => all_below(folder, &path, &mut each)?,
+                        EntryKind::File | EntryKind::Special => add(folder, &path, &mut each)?,
+                    }
                 }
             }
             WalkItem::Dir(path) => all_below(folder, &path, &mut each)?,
@@ -45,6 +52,12 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
         }
     }
     Ok(())
+}
+
+/// Whether an entry of `parsed/` or `error/` is neither a logger file nor a file of the program.
+fn was_not_moved(name: &OsStr, kind: EntryKind) -> bool {
+    let was_moved = may_be_named(name) || is_sidecar(name) || name == sidecar::TEMPORARY;
+    kind != EntryKind::File || !was_moved
 }
 
 /// Calls `each` for all files in `sub` and in the folders below it.
@@ -61,6 +74,7 @@ pub(crate) fn all_below(
     for item in SortedWalk::new(&below, |_, _| true, |_, _| true) {
         match item {
             WalkItem::File(inner, name) => add(folder, &sub.join(inner).join(name), each)?,
+            WalkItem::Special(inner) => add(folder, &sub.join(inner), each)?,
             WalkItem::Unlisted(_, error) if !is_no_folder(&error) => return Err(error),
             WalkItem::Dir(_) | WalkItem::Leaf(_) | WalkItem::Unlisted(..) => {}
         }
@@ -100,6 +114,16 @@ pub(crate) fn is_recent_upload(folder: &Dir, path: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
 
+    fn strays_of(folder: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        strays(&Arc::new(Dir::open(folder).unwrap()), |path| {
+            found.push(path.into_os_string().into_string().unwrap());
+        })
+        .unwrap();
+        found.sort();
+        found
+    }
+
     #[test]
     fn files_that_no_run_takes_are_found() {
         let dir = tempfile::tempdir().unwrap();
@@ -115,8 +139,11 @@ mod tests {
             "b.TSV",
             "sub/c.tsv",
             "parsed/d.tsv",
-            "parsed/e",
+            "parsed/.named.tsv",
             "error/f.tsv",
+            "error/f.tsv.error.json",
+            "error/gone.TSV.error.json",
+            "error/.powerview-sidecar.tmp",
             ".powerview-layout.json",
             ".powerview-layout.tmp",
         ] {
@@ -130,8 +157,11 @@ mod tests {
             ".sftpgo-upload.2.x.tsv",
             "a.csv",
             "error/sub/x.tsv",
+            "error/w.txt",
             "noextension",
+            "parsed/e",
             "parsed/sub/deep/x.tsv",
+            "parsed/w.csv",
             "sub/.powerview-layout.json",
             "sub/parsed/x.tsv",
             "sub/x.tsv.gz",
@@ -140,13 +170,45 @@ mod tests {
         for path in expected {
             put(path, 25);
         }
-        let mut found = Vec::new();
-        let folder = Arc::new(Dir::open(dir.path()).unwrap());
-        strays(&folder, |path| {
-            found.push(path.into_os_string().into_string().unwrap());
-        })
-        .unwrap();
-        found.sort();
-        assert_eq!(found, expected);
+        assert_eq!(strays_of(dir.path()), expected);
+    }
+
+    #[test]
+    fn links_pipes_and_sockets_are_found_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::fs::write(elsewhere.path().join("x.tsv"), "").unwrap();
+        for folder in ["sub", "parsed/sub", "error"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        for (name, target) in [
+            ("folder", "."),
+            ("link.tsv", "x.tsv"),
+            ("dangling.tsv", "gone.tsv"),
+            ("sub/link.tsv", "x.tsv"),
+            ("parsed/link.tsv", "x.tsv"),
+            ("parsed/sub/folder", "."),
+            ("error/link.tsv", "x.tsv"),
+        ] {
+            let target = elsewhere.path().join(target);
+            std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+        }
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let pipe = dir.path().join("pipe.tsv");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        assert_eq!(
+            strays_of(dir.path()),
+            [
+                "dangling.tsv",
+                "error/link.tsv",
+                "folder",
+                "link.tsv",
+                "parsed/link.tsv",
+                "parsed/sub/folder",
+                "pipe.tsv",
+                "socket",
+                "sub/link.tsv",
+            ]
+        );
     }
 }

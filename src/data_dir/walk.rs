@@ -15,6 +15,8 @@ const OPEN_DIRS: usize = 2;
 pub(super) enum WalkItem {
     /// A file: its folder and its name.
     File(PathBuf, OsString),
+    /// A symbolic link, a pipe, a socket or a device. It is never followed.
+    Special(PathBuf),
     /// A folder that the walk does not enter.
     Dir(PathBuf),
     /// A folder below the root that contains no folder except `parsed/` and `error/`.
@@ -99,8 +101,14 @@ impl Iterator for SortedWalk {
                     continue;
                 }
             };
-            if entry.kind == EntryKind::File {
-                return Some(WalkItem::File(cursor.sub.clone(), entry.name));
+            match entry.kind {
+                EntryKind::File => {
+                    return Some(WalkItem::File(cursor.sub.clone(), entry.name));
+                }
+                EntryKind::Special => {
+                    return Some(WalkItem::Special(cursor.sub.join(entry.name)));
+                }
+                EntryKind::Dir => {}
             }
             cursor.is_leaf &= is_processed_dir(&entry.name);
             if !(self.enters)(depth, &entry.name) {

@@ -227,6 +227,7 @@ fn files_that_no_run_takes_are_named() {
     for (path, hours) in [
         ("acme/site/1/b.csv", 0),
         ("acme/site/1/parsed/sub/c.tsv", 0),
+        ("acme/site/2/parsed/w.csv", 0),
         ("acme/site/1/.sftpgo-upload.x.d.tsv", 25),
         ("acme/site/2/.sftpgo-upload.x.e.tsv", 23),
         ("acme/site/2/f.tsv.filepart", 23),
@@ -236,6 +237,9 @@ fn files_that_no_run_takes_are_named() {
         ("i.xlsx", 0),
     ] {
         put(&site, path, "", hours);
+    }
+    for link in ["acme/site/link", "acme/site/2/x.tsv"] {
+        std::os::unix::fs::symlink("/nonexistent", site.path(link)).expect("a link");
     }
     let run = status(&site).arg("--json").run().expect(1);
     let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
@@ -259,12 +263,15 @@ fn files_that_no_run_takes_are_named() {
     let expected = [
         ("//", "1 file that no run takes: i.xlsx"),
         ("acme//", "1 file that no run takes: parsed/h.tsv"),
-        ("acme/site/", "1 file that no run takes: g.tsv"),
+        ("acme/site/", "2 files that no run takes: g.tsv, link"),
         (
             "acme/site/1",
             "3 files that no run takes: .sftpgo-upload.x.d.tsv, b.csv, parsed/sub/c.tsv",
         ),
-        ("acme/site/2", ""),
+        (
+            "acme/site/2",
+            "2 files that no run takes: parsed/w.csv, x.tsv",
+        ),
     ];
     assert_eq!(
         strays,

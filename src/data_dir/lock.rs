@@ -3,7 +3,7 @@
 //! The lock is on the folder itself, so it ends with its process and leaves no lock file.
 //! See docs/specification.md, section 9.
 
-use super::Dir;
+use super::{Dir, Obstacle};
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use crate::shutdown::{POLL_INTERVAL, Shutdown};
@@ -29,6 +29,9 @@ pub(crate) enum LockError {
     /// Shutdown was requested.
     #[error("run was stopped; file left for the next run")]
     Stopped,
+    /// Files of the device cannot be moved, so none is read.
+    #[error("files cannot be moved: {0}; file left in place")]
+    Obstacle(Obstacle),
     /// The file system does not support locks, or the folder was removed.
     #[error(
         "cannot lock the device folder: {error}; file left in place, {}",

@@ -1,7 +1,10 @@
 //! Ownership of what a run as root creates. See docs/specification.md, section 1.
 
 use super::{Dir, ERROR, PARSED, is_no_folder};
+use crate::remedy::remedy;
+use crate::sanitize::sanitize;
 use rustix::fs::{Access, AtFlags, accessat, fchown, fstat};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use std::io;
 use std::os::fd::AsFd;
@@ -22,29 +25,54 @@ pub(crate) fn give_to_owner_of(folder: impl AsFd, created: impl AsFd) -> io::Res
     Ok(fchown(created, Some(user), Some(group))?)
 }
 
+/// Why the files of a device cannot be moved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Obstacle {
+    /// `parsed` or `error` is a file, a link or something else.
+    #[error("{} is not a folder; rename or remove it", sanitize(.0))]
+    NotAFolder(PathBuf),
+    /// The file system is mounted read-only.
+    #[error(
+        "{} is on a read-only file system; {}",
+        sanitize(.0),
+        remedy(&Errno::ROFS.into(), "")
+    )]
+    ReadOnly(PathBuf),
+    /// The user may not create and remove files in the folder.
+    #[error(
+        "{} is the first folder that is not writable; make it and the files in it belong to the user of the hook: chown -R",
+        sanitize(.0)
+    )]
+    Rights(PathBuf),
+}
+
 impl Dir {
-    /// The first of the device folder, `parsed/` and `error/` in which this user, or the owner of the device folder if
-    /// this is root, cannot create and remove files.
-    pub(crate) fn first_unwritable(&self) -> io::Result<Option<PathBuf>> {
+    /// The first obstacle to moving files in the device folder, `parsed/` and `error/`. It has the rights of this user,
+    /// or of the owner of the device folder if this is root.
+    pub(crate) fn obstacle(&self) -> io::Result<Option<Obstacle>> {
         let owner = fstat(&self.fd)?.st_uid;
         for sub in ["", PARSED, ERROR] {
+            let path = || self.path.iter().chain(Path::new(sub)).collect();
             let folder = match self.open_below(Path::new(sub)) {
                 Ok(folder) => folder,
-                Err(error) if is_no_folder(&error) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_no_folder(&error) => {
+                    return Ok(Some(Obstacle::NotAFolder(path())));
+                }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return Ok(Some(sub.into()));
+                    return Ok(Some(Obstacle::Rights(path())));
                 }
                 Err(error) => return Err(error),
             };
             let stat = fstat(&folder.fd)?;
-            let is_writable = if geteuid().is_root() {
-                stat.st_uid == owner || stat.st_mode & 0o022 != 0
-            } else {
-                let wanted = Access::WRITE_OK | Access::EXEC_OK;
-                accessat(&folder.fd, ".", wanted, AtFlags::EACCESS).is_ok()
+            let wanted = Access::WRITE_OK | Access::EXEC_OK;
+            let is_writable = match accessat(&folder.fd, ".", wanted, AtFlags::EACCESS) {
+                Err(Errno::ROFS) => return Ok(Some(Obstacle::ReadOnly(path()))),
+                _ if geteuid().is_root() => stat.st_uid == owner || stat.st_mode & 0o022 != 0,
+                result => result.is_ok(),
             };
             if !is_writable {
-                return Ok(Some(sub.into()));
+                return Ok(Some(Obstacle::Rights(path())));
             }
         }
         Ok(None)

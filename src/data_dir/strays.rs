@@ -32,6 +32,9 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
     for item in SortedWalk::new(folder, other, |_, name| !is_processed_dir(name)) {
         match item {
             WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_layout_file(&name) => {}
+            // An obstacle, which is a problem of its own.
+            WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_processed_dir(&name) => {}
+            WalkItem::Special(path) if is_processed_dir(path.as_os_str()) => {}
             WalkItem::File(sub, name) => add(folder, &sub.join(name), &mut each)?,
             WalkItem::Special(path) => add(folder, &path, &mut each)?,
             WalkItem::Dir(path) if path.components().count() == 1 => {

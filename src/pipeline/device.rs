@@ -11,7 +11,9 @@ use super::outcome::{FileRecord, Outcome};
 use super::row_before::LastRows;
 use super::submit::{Group, Request, Submitted};
 use crate::data_dir::pending_files::{InUploadOrder, Item};
-use crate::data_dir::{DeviceLock, DevicePath, Dir, ERROR, LockError, PARSED, is_no_folder};
+use crate::data_dir::{
+    DeviceLock, DevicePath, Dir, ERROR, LockError, Obstacle, PARSED, is_no_folder,
+};
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
@@ -220,6 +222,12 @@ impl<'a> Device<'a> {
         let lock = self.folder.lock(settings.lock_wait, self.context.stop)?;
         self.note_moves_of_others();
         self.layout.forget();
+        // Without this, each run would send the points of a file that it cannot move. Wrong rights of `error/` alone do
+        // not affect files that are ingested.
+        match self.folder.obstacle().map_err(LockError::Io)? {
+            None | Some(Obstacle::Rights(_)) => {}
+            Some(obstacle) => return Err(LockError::Obstacle(obstacle)),
+        }
         self.fill_reserve().map_err(LockError::Io)?;
         Ok(Some(lock))
     }

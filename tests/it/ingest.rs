@@ -1,8 +1,8 @@
 //! Folders, moves, reports and the meta bucket of runs without failures of the server.
 
 use crate::harness::{
-    DEVICE, FileBuilder, Site, bad_file, file_of, file_of_one_row, good_file, headed, points_in,
-    stored,
+    DEVICE, FileBuilder, Site, Tmpfs, bad_file, file_of, file_of_one_row, good_file, headed,
+    points_in, stored,
 };
 use crate::influx_double::{Double, Fault, Gate, META, Request, is_data_write};
 use crate::line_protocol::{self, Line, Value as Field};
@@ -1641,6 +1641,80 @@ fn a_folder_that_blocks_the_user_of_the_hook_is_named_by_check_and_status() {
             }
         }
     }
+}
+
+/// Checks that `check` and `status` name what prevents moves, and that a sweep sends nothing because of it.
+fn assert_named_and_nothing_sent(site: &Site, parts: &[&str]) {
+    let run = site.lp_run().run().expect(1);
+    let error = file_of(&site.report(), "a.tsv")["error"].clone();
+    let command = |command: &str| {
+        let call = site.bare().arg(command).arg("-d").arg(site.data());
+        call.run().expect(1).stdout
+    };
+    let (check, status) = (command("check"), command("status"));
+    for part in parts {
+        assert!(error.as_str().unwrap().contains(part), "{part}: {error}");
+        assert!(check.contains(part), "{part}: {check}");
+        assert!(status.contains(part), "{part}: {status}");
+    }
+    assert!(
+        check.contains("FAIL device folders files of 1 device cannot be moved"),
+        "{check}"
+    );
+    assert!(!status.contains("cannot be read"), "{status}");
+    assert!(
+        !site.lp_dir().join("acme.lp").exists(),
+        "nothing is sent: {}",
+        run.stderr
+    );
+    assert!(site.exists(DEVICE.file("a.tsv")));
+}
+
+#[test]
+fn a_name_of_a_folder_for_processed_files_that_is_something_else_stops_the_device() {
+    for sub in ["parsed", "error"] {
+        for kind in ["file", "link to a folder", "dangling link", "pipe"] {
+            let site = Site::new();
+            let path = site
+                .put_old(DEVICE.file("a.tsv"), good_file(1, 1))
+                .with_file_name(sub);
+            match kind {
+                "file" => std::fs::write(&path, "").expect("written"),
+                "pipe" => {
+                    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+                    rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a pipe");
+                }
+                _ => {
+                    let target = site.dir.path().join("elsewhere");
+                    if kind == "link to a folder" {
+                        std::fs::create_dir(&target).expect("made");
+                    }
+                    std::os::unix::fs::symlink(target, &path).expect("a link");
+                }
+            }
+            println!("{sub}: {kind}");
+            let name = format!("{DEVICE}/{sub}");
+            assert_named_and_nothing_sent(
+                &site,
+                &[&name, "is not a folder", "rename or remove it"],
+            );
+            std::fs::remove_file(&path).expect("removed");
+            site.lp_run().ok();
+            assert!(site.exists(DEVICE.parsed("a.tsv")));
+        }
+    }
+}
+
+#[test]
+fn a_read_only_file_system_is_found_before_anything_is_sent() {
+    let site = Site::new();
+    let device = site.make_dir(DEVICE.0);
+    let Some(disk) = Tmpfs::mount(&device, "size=64k") else {
+        return;
+    };
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
+    disk.set_read_only(true);
+    assert_named_and_nothing_sent(&site, &[DEVICE.0, "read-only file system", "mount"]);
 }
 
 /// Files that no sweep can take stay, so each sweep would report all of them again.

@@ -13,7 +13,7 @@ use self::sftpgo::check_sftpgo;
 use self::space::{check_data_space, check_report_space};
 use crate::cli::Check;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
-use crate::data_dir::{DeviceItem, Dir, devices, is_no_folder};
+use crate::data_dir::{DeviceItem, Dir, Obstacle, devices, is_no_folder};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::remedy::remedy;
@@ -175,20 +175,21 @@ fn check_device_folders(installation: &Installation<'_>) -> CheckResult {
         let DeviceItem::Device(device) = item else {
             continue;
         };
-        let unwritable = match data.open_below(&device) {
-            Ok(folder) => folder.first_unwritable().unwrap_or(Some(PathBuf::new())),
+        let rights = || Some(Obstacle::Rights(path.join(&device)));
+        let obstacle = match data.open_below(&device) {
+            Ok(folder) => folder.obstacle().unwrap_or_else(|_| rights()),
             Err(error) if is_no_folder(&error) => None,
-            Err(_) => Some(PathBuf::new()),
+            Err(_) => rights(),
         };
-        if let Some(sub) = unwritable {
+        if let Some(obstacle) = obstacle {
             failed += 1;
-            first.get_or_insert_with(|| path.join(device).iter().chain(&sub).collect::<PathBuf>());
+            first.get_or_insert(obstacle);
         }
     }
-    let first = sanitize(first?);
     Some(Finding::Failure(format!(
-        "files of {} cannot be moved; {first} is the first folder that is not writable; make it and the files in it belong to the user of the hook: chown -R",
-        counted(failed, "device")
+        "files of {} cannot be moved; {}",
+        counted(failed, "device"),
+        first?
     )))
 }
 

@@ -2,11 +2,14 @@
 
 use super::scan::{DeviceScan, MAX_REASON_CHARS, NEWEST_FILES, NewestFile};
 use super::{DeviceStatus, Kind, Problem, format_duration};
+use crate::data_dir::Obstacle;
 use crate::layout::{LayoutState, describe_changes};
 use crate::logger_file::KNOWN_LOSS;
+use crate::remedy::remedy;
 use crate::report::counted;
 use crate::sanitize::sanitize;
 use chrono::{DateTime, TimeDelta, Utc};
+use rustix::io::Errno;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,7 +63,7 @@ pub(super) fn diagnose(
         diagnosis.arrival(silent_after);
     }
     diagnosis.errors();
-    diagnosis.rights();
+    diagnosis.obstacle();
     diagnosis.waiting();
     diagnosis.damaged();
     diagnosis.layout();
@@ -197,26 +200,38 @@ impl Diagnosis<'_> {
         }
     }
 
-    fn rights(&mut self) {
-        let Some(sub) = &self.scan.unwritable else {
-            return;
-        };
-        if self.scan.waiting > 0 {
-            let device = self.quoted(&self.scan.path);
-            let folder: PathBuf = self.scan.path.iter().chain(sub).collect();
-            let message = format!(
-                "{} waiting because the rights of {} do not allow to move files",
-                counted(self.scan.waiting, "file"),
-                self.quoted(&folder)
-            );
-            self.add(
-                Kind::Rights,
-                message,
+    fn obstacle(&mut self) {
+        let waiting = counted(self.scan.waiting, "file");
+        let (message, remedy) = match &self.scan.obstacle {
+            // The next file will wait.
+            Some(Obstacle::NotAFolder(path)) => (
                 format!(
-                    "make {device} and the folders in it belong to the user of the hook: chown -R"
+                    "{waiting} waiting, because files cannot be moved: {} is not a folder",
+                    self.quoted(path)
                 ),
-            );
-        }
+                "rename or remove it".to_owned(),
+            ),
+            Some(_) if self.scan.waiting == 0 => return,
+            Some(Obstacle::ReadOnly(path)) => (
+                format!(
+                    "{waiting} waiting, because {} is on a read-only file system",
+                    self.quoted(path)
+                ),
+                remedy(&Errno::ROFS.into(), "").to_owned(),
+            ),
+            Some(Obstacle::Rights(path)) => (
+                format!(
+                    "{waiting} waiting because the rights of {} do not allow to move files",
+                    self.quoted(path)
+                ),
+                format!(
+                    "make {} and the folders in it belong to the user of the hook: chown -R",
+                    self.quoted(&self.scan.path)
+                ),
+            ),
+            None => return,
+        };
+        self.add(Kind::Rights, message, remedy);
     }
 
     fn waiting(&mut self) {

@@ -2,8 +2,9 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, LAYOUT_FILE, OpenError, OpenFile, PARSED,
-    Sidecar, all_below, devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
+    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, LAYOUT_FILE, Obstacle, OpenError,
+    OpenFile, PARSED, Sidecar, all_below, devices, is_no_folder, is_processed_dir,
+    is_recent_upload, strays,
 };
 use crate::layout::LayoutState;
 use crate::logger_file::{
@@ -51,8 +52,8 @@ pub(super) struct DeviceScan {
     pub unreadable: Option<String>,
     /// Number of files waiting to be ingested.
     pub waiting: u64,
-    /// A folder of the device in which files cannot be moved because of its rights.
-    pub unwritable: Option<PathBuf>,
+    /// Why files of the device cannot be moved.
+    pub obstacle: Option<Obstacle>,
     /// Arrival of the oldest waiting file.
     pub oldest_waiting: Option<SystemTime>,
     /// Number of retryable files in `error/`.
@@ -167,7 +168,7 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     };
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
         let folder = Arc::new(data.open_below(&scan.path)?);
-        scan.unwritable = folder.first_unwritable()?;
+        scan.obstacle = folder.obstacle()?;
         scan.layout = LayoutState::read(&folder)
             .map_err(|error| with_path(Path::new(LAYOUT_FILE), &error))?;
         add_waiting(&folder, scan)?;
@@ -175,7 +176,8 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
         for sub in [PARSED, ERROR] {
             match folder.open_below(Path::new(sub)) {
                 Ok(processed) => add_processed(&processed, Path::new(sub), scan)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Missing, or an obstacle.
+                Err(error) if is_no_folder(&error) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -9,6 +9,7 @@ use crate::remedy::{MORE_THREADS, remedy};
 use crate::sanitize::sanitize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::Builder;
 
@@ -16,11 +17,15 @@ use std::thread::Builder;
 pub(super) const RESERVED: &str =
     "folder name is reserved for processed files, so its files are not ingested; rename the folder";
 
+/// Maximum number of folders with rejected files that have a record each. All others have one record together.
+const MAX_REJECTED_FOLDERS: usize = 100;
+
 /// Finds the device folders below some folders, relative to the data folder, and processes them, `jobs` at a time. None of
 /// the folders may be below another one.
 pub(super) fn sweep(context: &RunContext<'_>, folders: &[PathBuf]) {
     let (sender, receiver) = mpsc::sync_channel::<PathBuf>(16);
     let receiver = Mutex::new(receiver);
+    let rejected = RejectedFolders::default();
     std::thread::scope(|scope| {
         if context.progress.is_watched() {
             // Without this thread there is no estimate of the remaining time.
@@ -45,7 +50,7 @@ pub(super) fn sweep(context: &RunContext<'_>, folders: &[PathBuf]) {
                         .unwrap_or_else(PoisonError::into_inner)
                         .recv();
                     let Ok(device) = next else { return };
-                    sweep_device(context, &device);
+                    sweep_device(context, &device, &rejected);
                 }
             });
             if let Err(error) = worker {
@@ -56,9 +61,9 @@ pub(super) fn sweep(context: &RunContext<'_>, folders: &[PathBuf]) {
             }
             workers += 1;
         }
-        for_each_device(context, folders, |device| {
+        for_each_device(context, folders, &rejected, |device| {
             if workers == 0 {
-                sweep_device(context, &device);
+                sweep_device(context, &device, &rejected);
             } else {
                 // The receivers live longer than this loop, so `send` does not fail.
                 let _ = sender.send(device);
@@ -66,10 +71,16 @@ pub(super) fn sweep(context: &RunContext<'_>, folders: &[PathBuf]) {
         });
         drop(sender);
     });
+    rejected.record_others(context);
 }
 
 /// Calls `each` with the device folders, in the order of their paths. What is misplaced above them is recorded.
-fn for_each_device(context: &RunContext<'_>, folders: &[PathBuf], each: impl Fn(PathBuf)) {
+fn for_each_device(
+    context: &RunContext<'_>,
+    folders: &[PathBuf],
+    rejected: &RejectedFolders,
+    each: impl Fn(PathBuf),
+) {
     let mut misplaced: BTreeMap<PathBuf, RejectedFiles> = BTreeMap::new();
     let items = folders
         .iter()
@@ -82,7 +93,13 @@ fn for_each_device(context: &RunContext<'_>, folders: &[PathBuf], each: impl Fn(
             DeviceItem::Device(path) => each(path),
             DeviceItem::Misplaced(file) => {
                 let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-                misplaced.entry(folder).or_default().add(file);
+                if misplaced.len() < MAX_REJECTED_FOLDERS || misplaced.contains_key(&folder) {
+                    misplaced.entry(folder).or_default().add(file);
+                } else {
+                    let mut files = RejectedFiles::default();
+                    files.add(file);
+                    rejected.add_other(files);
+                }
             }
             DeviceItem::Reserved(path) => {
                 let path = context.settings.data_folder.join(path);
@@ -97,7 +114,7 @@ fn for_each_device(context: &RunContext<'_>, folders: &[PathBuf], each: impl Fn(
     }
     for (folder, files) in misplaced {
         if let Err(error) = DevicePath::of_folder(&folder, &context.settings.meta_bucket) {
-            files.record(context, &error);
+            rejected.add(context, files, &error);
         }
     }
 }
@@ -119,11 +136,11 @@ impl RejectedFiles {
         self.count += 1;
     }
 
-    fn record(self, context: &RunContext<'_>, error: &DevicePathError) {
+    fn record(self, context: &RunContext<'_>, reason: &str, place: &str) {
         let message = match self.count {
             0 => return,
-            1 => error.to_string(),
-            count => format!("{error} (and {} more in this folder)", count - 1),
+            1 => reason.to_owned(),
+            count => format!("{reason} (and {} more in {place})", count - 1),
         };
         let path = context.settings.data_folder.join(self.first);
         let outcome = Outcome::Rejected(message);
@@ -131,13 +148,51 @@ impl RejectedFiles {
     }
 }
 
-fn sweep_device(context: &RunContext<'_>, relative: &Path) {
+/// The folders with rejected files. Those after the first [`MAX_REJECTED_FOLDERS`] have one record together.
+#[derive(Default)]
+struct RejectedFolders {
+    recorded: AtomicUsize,
+    others: Mutex<RejectedFiles>,
+}
+
+impl RejectedFolders {
+    /// Records the files of a folder that are rejected because of `error`, now or with those of other folders.
+    fn add(&self, context: &RunContext<'_>, files: RejectedFiles, error: &DevicePathError) {
+        if files.count == 0 {
+            return;
+        }
+        if self.recorded.fetch_add(1, Ordering::Relaxed) < MAX_REJECTED_FOLDERS {
+            files.record(context, &error.to_string(), "this folder");
+        } else {
+            self.add_other(files);
+        }
+    }
+
+    fn add_other(&self, files: RejectedFiles) {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.count == 0 {
+            others.first = files.first;
+        }
+        others.count += files.count;
+    }
+
+    fn record_others(self, context: &RunContext<'_>) {
+        let others = self.others.into_inner();
+        others.unwrap_or_else(PoisonError::into_inner).record(
+            context,
+            "not in a device folder with a valid path, as in more than 100 other folders; run powerview status to list them",
+            "such folders",
+        );
+    }
+}
+
+fn sweep_device(context: &RunContext<'_>, relative: &Path, rejected: &RejectedFolders) {
     if context.stop.is_requested() {
         return;
     }
     let location = match DevicePath::of_folder(relative, &context.settings.meta_bucket) {
         Ok(location) => location,
-        Err(error) => return reject_files(context, relative, &error),
+        Err(error) => return reject_files(context, relative, &error, rejected),
     };
     match Device::open(context, location, relative) {
         Ok(device) => device.sweep(),
@@ -156,7 +211,12 @@ fn sweep_device(context: &RunContext<'_>, relative: &Path) {
 }
 
 /// Records `error` for the pending files of a device folder whose path is not valid. The files stay in place.
-fn reject_files(context: &RunContext<'_>, relative: &Path, error: &DevicePathError) {
+fn reject_files(
+    context: &RunContext<'_>,
+    relative: &Path,
+    error: &DevicePathError,
+    rejected: &RejectedFolders,
+) {
     let path = context.settings.data_folder.join(relative);
     let folder = match context.data.open_below(relative) {
         Ok(folder) => Arc::new(folder),
@@ -176,7 +236,7 @@ fn reject_files(context: &RunContext<'_>, relative: &Path, error: &DevicePathErr
             return;
         }
     }
-    files.record(context, error);
+    rejected.add(context, files, error);
 }
 
 #[cfg(test)]

@@ -1749,3 +1749,31 @@ fn files_that_every_sweep_refuses_are_reported_once_per_folder() {
         4
     );
 }
+
+/// A user who makes many folders would fill the reports and the meta bucket with each sweep.
+#[test]
+fn files_that_every_sweep_refuses_in_many_folders_are_counted_together() {
+    for folder in ["acme/k", "acme/#k/d"] {
+        let site = Site::new();
+        for n in 0..150 {
+            for name in ["x.tsv", "y.tsv"] {
+                site.put_old(format!("{folder}{n:05}/{name}"), "");
+            }
+        }
+        site.lp_run().run().expect(1);
+        let report = site.report();
+        let files = report["files"].as_array().expect("files");
+        assert_eq!(files.len(), 101, "{folder}");
+        let points = site.lp_text("powerview_meta");
+        let of_files = points
+            .lines()
+            .filter(|line| line.starts_with("tsv_parser_file"));
+        assert_eq!(of_files.count(), 101, "{folder}");
+        let together: Vec<_> = files
+            .iter()
+            .filter_map(|file| file["error"].as_str())
+            .filter(|error| error.ends_with("(and 99 more in such folders)"))
+            .collect();
+        assert_eq!(together.len(), 1, "{folder}: {files:#?}");
+    }
+}

@@ -30,7 +30,7 @@ pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
 pub(crate) use lock::{DeviceLock, LockError};
 pub(crate) use open_writers::OpenWriters;
-pub(crate) use owner::{Obstacle, give_to_owner_of};
+pub(crate) use owner::{Obstacle, create_dir, give_to_owner_of};
 pub(crate) use rename::MoveError;
 pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};

@@ -6,6 +6,7 @@ use crate::sanitize::sanitize;
 use rustix::fs::{Access, AtFlags, accessat, fchown, fstat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,19 @@ pub(crate) fn give_to_owner_of(folder: impl AsFd, created: impl AsFd) -> io::Res
         rustix::fs::Gid::from_raw(like.st_gid),
     );
     Ok(fchown(created, Some(user), Some(group))?)
+}
+
+/// Creates a folder with its parents. Folders that root creates belong to the owner of the first one that exists.
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent)?;
+        std::fs::create_dir_all(dir)?;
+        return give_to_owner_of(File::open(parent)?, File::open(dir)?);
+    }
+    std::fs::create_dir_all(dir)
 }
 
 /// Why the files of a device cannot be moved.

@@ -5,7 +5,7 @@
 
 use super::json::write_json;
 use super::{FileReport, RunHead, RunTotals};
-use crate::data_dir::give_to_owner_of;
+use crate::data_dir::{create_dir, give_to_owner_of};
 use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter as _};
@@ -65,19 +65,6 @@ impl ReportFile {
         }
         Ok(path)
     }
-}
-
-/// Creates a folder with its parents. Folders that root creates belong to the owner of the first one that exists.
-fn create_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        create_dir(parent)?;
-        std::fs::create_dir_all(dir)?;
-        return give_to_owner_of(File::open(parent)?, File::open(dir)?);
-    }
-    std::fs::create_dir_all(dir)
 }
 
 /// Writes the report to a file or to stdout.

@@ -1,6 +1,7 @@
 //! Writes one line protocol file per bucket, for use without a server. See docs/specification.md, section 8.
 
 use super::WriteError;
+use crate::data_dir::{create_dir, give_to_owner_of};
 use crate::points::Batch;
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
@@ -31,7 +32,7 @@ pub(crate) struct CreateDirError {
 impl LineProtocolDir {
     /// Creates the folder if it is missing.
     pub(crate) fn new(dir: &Path) -> Result<Self, CreateDirError> {
-        std::fs::create_dir_all(dir).map_err(|error| CreateDirError {
+        create_dir(dir).map_err(|error| CreateDirError {
             dir: dir.to_owned(),
             error,
         })?;
@@ -99,11 +100,7 @@ impl LineProtocolDir {
 /// the file that has the name now is opened instead.
 fn open_locked(path: &Path) -> io::Result<File> {
     loop {
-        let file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(path)?;
+        let file = open_or_create(path)?;
         flock(&file, FlockOperation::LockExclusive)?;
         let locked = file.metadata()?;
         match std::fs::metadata(path) {
@@ -113,6 +110,27 @@ fn open_locked(path: &Path) -> io::Result<File> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(_) | Err(_) => {}
         }
+    }
+}
+
+/// Opens a file for appending. If it is missing, it is created; one that root creates belongs to the owner of its folder.
+fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to_owner_of(File::open(path.parent().unwrap_or(path))?, &file)?;
+            Ok(file)
+        }
+        // Another run created it meanwhile, or it is a link to a missing file.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options.create(true).open(path)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -154,6 +172,10 @@ fn remove_incomplete_line(file: &File) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skipped::skipped;
+
+    /// An unprivileged user.
+    const OWNER: u32 = 65_534;
 
     fn batch(text: &str) -> Batch {
         Batch::plain(text.as_bytes().to_vec(), 1)
@@ -186,6 +208,26 @@ mod tests {
             std::fs::read_to_string(dir.path().join("b.lp")).unwrap(),
             "a\nnew 1\n"
         );
+    }
+
+    #[test]
+    fn what_root_creates_belongs_to_the_owner_of_the_folder_above() {
+        if !rustix::process::geteuid().is_root() {
+            return skipped("root", "run the tests as root");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(OWNER), Some(OWNER)).unwrap();
+        let made = [dir.path().join("a"), dir.path().join("a/b")];
+        let sink = LineProtocolDir::new(&made[1]).unwrap();
+        sink.append("b", &batch("new 1\n")).unwrap();
+        for path in [&made[0], &made[1], &made[1].join("b.lp")] {
+            let file = std::fs::metadata(path).unwrap();
+            assert_eq!((file.uid(), file.gid()), (OWNER, OWNER), "{path:?}");
+        }
+        // A file that exists keeps its owner.
+        std::fs::write(made[1].join("c.lp"), "").unwrap();
+        sink.append("c", &batch("new 1\n")).unwrap();
+        assert_eq!(std::fs::metadata(made[1].join("c.lp")).unwrap().uid(), 0);
     }
 
     #[test]

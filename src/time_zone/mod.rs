@@ -15,6 +15,7 @@ use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tz::timezone::TransitionRule;
 
 /// A time zone: a name and rules. Cloning it is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,14 +65,19 @@ impl TimeZone {
         }))
     }
 
-    /// The zone of a POSIX string such as `CET-1CEST,M3.5.0,M10.5.0/3`, which is also its name. As in libc,
-    /// abbreviations have three or more characters; unlike in libc, daylight saving time requires a rule.
+    /// The zone of a POSIX string such as `CET-1CEST,M3.5.0,M10.5.0/3`, which is also its name. Letter case does not
+    /// matter, and times of changes are from -167 to 167 hours (RFC 9636, section 3.3.2). As in libc, abbreviations have
+    /// three or more characters; unlike in libc, daylight saving time requires a rule.
     pub(crate) fn of_posix(text: &str) -> Option<Self> {
-        // The reader always fails: the library would otherwise read a file of that name.
-        let rules = tz::TimeZoneSettings::new(&[], |_| Err("no file".into()))
-            .parse_posix_tz(text)
-            .ok()?;
-        let kinds = rules.as_ref().local_time_types();
+        let rule = text.trim_ascii().to_ascii_uppercase();
+        if !rule.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return None;
+        }
+        let rules = tz::TimeZone::from_tz_data(&zone_file_of_rule(&rule)).ok()?;
+        let kinds = match rules.as_ref().extra_rule().as_ref()? {
+            TransitionRule::Fixed(kind) => vec![kind],
+            TransitionRule::Alternate(rule) => vec![rule.std(), rule.dst()],
+        };
         if kinds
             .iter()
             .any(|kind| kind.time_zone_designation().len() < 3)
@@ -130,6 +136,19 @@ impl fmt::Display for TimeZone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.name)
     }
+}
+
+/// A zone file with nothing but a rule. The library reads times of more than a day in a rule only from such a file.
+fn zone_file_of_rule(rule: &str) -> Vec<u8> {
+    // A header with its counts, of which only those of types and characters are not 0, and the type UTC.
+    let mut block = b"TZif3".to_vec();
+    block.extend([0; 15 + 4 * 4]);
+    for count in [1_u32, 4] {
+        block.extend(count.to_be_bytes());
+    }
+    block.extend(b"\0\0\0\0\0\0UTC\0");
+    // The same block with 32-bit and with 64-bit times.
+    [&block, &block, b"\n".as_slice(), rule.as_bytes(), b"\n"].concat()
 }
 
 /// [`TimeZone::instants`] for the built-in tables.

@@ -246,6 +246,53 @@ mod tests {
         }
     }
 
+    /// The instants are those of `mktime` of the GNU C library.
+    #[test]
+    fn posix_strings_with_long_times_seconds_and_lower_case_are_read_as_by_libc() {
+        let jerusalem = "IST-2IDT,M3.4.4/26,M10.5.0";
+        let nuuk = "<-03>3<-02>,M3.5.0/-2,M10.5.0/-1";
+        let longest = "AAA0BBB,J60/-167,J300/167";
+        let lower = "cet-1cest,m3.5.0,m10.5.0/3";
+        for (rule, wall, expected) in [
+            (jerusalem, "2025-03-28T01:59:59", 1_743_119_999),
+            (jerusalem, "2025-03-28T03:00:00", 1_743_120_000),
+            (jerusalem, "2025-10-26T00:59:59", 1_761_429_599),
+            (jerusalem, "2025-10-26T02:00:00", 1_761_436_800),
+            (nuuk, "2025-03-29T21:59:59", 1_743_296_399),
+            (nuuk, "2025-03-29T23:00:00", 1_743_296_400),
+            (nuuk, "2025-10-25T21:59:59", 1_761_436_799),
+            (nuuk, "2025-10-25T23:00:00", 1_761_444_000),
+            (longest, "2025-02-22T00:59:59", 1_740_185_999),
+            (longest, "2025-02-22T02:00:00", 1_740_186_000),
+            (longest, "2025-11-02T21:59:59", 1_762_117_199),
+            (longest, "2025-11-02T23:00:00", 1_762_124_400),
+            (lower, "2025-03-30T01:59:59", 1_743_296_399),
+            (lower, "2025-03-30T03:00:00", 1_743_296_400),
+            (
+                "AAA-1:30:15BBB,M3.5.0,M10.5.0/3",
+                "2025-07-15T12:00:00",
+                1_752_571_785,
+            ),
+            ("AAA-24:59:59", "2025-01-15T12:00:00", 1_736_852_401),
+            ("AAA24:59:59", "2025-01-15T12:00:00", 1_737_032_399),
+        ] {
+            let zone = TimeZone::of_posix(rule).unwrap();
+            let instants = zone.instants(wall.parse().unwrap());
+            assert_eq!(instants, (expected, None), "{rule}: {wall}");
+        }
+        for rule in [
+            "",
+            "AAA25",
+            "AAA0BBB,J60/168,J300",
+            "AAA0BBB,J60/-168,J300",
+            "AAA0BBB",
+            "AA0",
+            "AAA0\nBBB0",
+        ] {
+            assert_eq!(TimeZone::of_posix(rule), None, "{rule}");
+        }
+    }
+
     #[test]
     fn days_of_the_year_are_counted_with_and_without_the_leap_day() {
         // J60 is 1 March in every year; day 60, counted from 0, is 1 March or in leap years 29 February.

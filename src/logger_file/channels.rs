@@ -3,7 +3,7 @@
 
 use super::cells::trim_spaces;
 use super::container::decode;
-use super::{FormatError, MAX_CHANNELS};
+use super::{FormatError, MAX_CHANNELS, foreign};
 use crate::sanitize::sanitize;
 use std::collections::HashMap;
 
@@ -101,6 +101,12 @@ impl Channels {
         let (serials, labels) = (trim_cells(serials), trim_cells(labels));
         let first = labels.first().copied().unwrap_or_default();
         let Some(marker) = supported_marker(first) else {
+            let mut after = MARKERS
+                .iter()
+                .filter_map(|m| first.strip_prefix(m.as_bytes()));
+            if let Some(format) = after.find_map(foreign::format_of_table) {
+                return Err(FormatError::ForeignTable { line, format });
+            }
             return Err(FormatError::UnknownMarker {
                 line,
                 found: sanitize(decode(&first[..first.len().min(80)])),
@@ -223,6 +229,25 @@ mod tests {
             (&split(serials.to_owned().leak()), 1),
             (&split(labels.to_owned().leak()), 2),
         )
+    }
+
+    #[test]
+    fn a_table_of_a_spreadsheet_is_called_by_its_name() {
+        for (serials, labels, name) in [
+            ("1;1", "MV_T302_V002;A W", "semicolons"),
+            ("1,1", "MV_T302_V003,A W", "commas"),
+        ] {
+            let message = channels(serials, labels).unwrap_err().to_string();
+            assert!(
+                message.contains("line 2: ") && message.contains(name),
+                "{message}"
+            );
+        }
+        for labels in ["MV_T302_V004;A W", "MV_T302_V002 ;A W"] {
+            let error = channels("1;1", labels).unwrap_err();
+            let is_unknown = matches!(error, FormatError::UnknownMarker { .. });
+            assert_eq!(is_unknown, labels.contains("V004"), "{labels}");
+        }
     }
 
     #[test]

@@ -80,6 +80,14 @@ pub enum FormatError {
     /// The file is in another format.
     #[error("not a logger file but {0}")]
     Foreign(&'static str),
+    /// A table is in another format.
+    #[error("line {line}: not a logger's table but {format}")]
+    ForeignTable {
+        /// The 1-based line of the format marker.
+        line: u64,
+        /// The name of the format, with the remedy.
+        format: &'static str,
+    },
     /// The points touch more than [`MAX_WEEKS`] weeks.
     #[error(
         "line {line}: the points of the file touch more than {MAX_WEEKS} different weeks, which would exhaust the database; the rows before it are ingested; check the logger's clock, or split the file"

@@ -122,7 +122,7 @@ impl ParsedFile {
                 HeaderMeta::Json(value) => Some(value),
                 HeaderMeta::None | HeaderMeta::Broken { .. } => None,
             },
-            channels: Some(Channels(self.channels)),
+            channels: Channels::of_file(self.channels, self.bytes),
             ..FileDetails::unread(Some(location))
         }
     }

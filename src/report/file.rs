@@ -184,6 +184,29 @@ pub(crate) struct ChannelStats {
 /// Scale factor of `scaled_sum`. As a power of two (2^-40) it does not change the precision.
 const SCALE: f64 = 1.0 / 1_099_511_627_776.0;
 
+/// The size of the channels in a report up to which they are never left out, in bytes.
+const MIN_CHANNELS_SIZE: u64 = 64 * 1024;
+
+/// How many times as large as the file the channels in its report may be.
+const MAX_CHANNELS_FACTOR: u64 = 16;
+
+/// The size of a channel in a report without its texts, in bytes: keys, numbers and punctuation.
+const CHANNEL_SIZE: usize = 150;
+
+impl Channels {
+    /// The channels of a file of this size in bytes. `None` if they are so many, or their names so long, that the report
+    /// would be many times as large as the file.
+    pub(crate) fn of_file(channels: Vec<ChannelStats>, file_size: u64) -> Option<Self> {
+        let text = |c: &Channel| c.id.len() + c.name.len() + c.unit.len();
+        let size: usize = channels
+            .iter()
+            .map(|stats| text(&stats.channel) + CHANNEL_SIZE)
+            .sum();
+        let limit = MIN_CHANNELS_SIZE.max(MAX_CHANNELS_FACTOR * file_size);
+        (size as u64 <= limit).then_some(Self(channels))
+    }
+}
+
 impl ChannelStats {
     /// The statistics of a channel without values.
     pub(crate) fn new(channel: Channel) -> Self {

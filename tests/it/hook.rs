@@ -1254,13 +1254,19 @@ fn a_thousand_calls_at_once_with_the_real_binary_need_100_mib_and_leave_no_file_
             });
         }
         let mut peak = (0, 0);
-        loop {
+        // A process that is being started has no environment for a moment.
+        let mut without_process = 0;
+        while without_process < 50 {
             let now = pss_of(&place);
             peak = peak.max(now);
             if now.1 == 0 && peak.1 > 0 {
-                return peak;
+                without_process += 1;
+                std::thread::sleep(Duration::from_millis(100));
+            } else {
+                without_process = 0;
             }
         }
+        peak
     });
     let raw = fs::read_dir(&device).expect("the folder").flatten();
     let raw: Vec<_> = raw

@@ -923,3 +923,26 @@ fn labels_with_control_characters_are_refused_and_not_shown() {
     assert!(!run.stderr.contains('\u{9b}'));
     assert_eq!(site.lp_points("acme"), []);
 }
+
+#[test]
+fn the_report_of_a_small_file_with_many_channels_is_a_small_multiple_of_the_file() {
+    let columns = 4_096;
+    let text = format!(
+        "{}{}\nMV_T302_V002{}\n03/08/25 03:20:00\t1{}\n",
+        "9".repeat(250),
+        "\t1".repeat(columns),
+        "\ta".repeat(columns),
+        "\t".repeat(columns - 1)
+    );
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), &text);
+    site.lp_run().ok();
+    let report = site.report();
+    let file = file_of(&report, "a.tsv");
+    assert_eq!(file["nb_channels"], columns);
+    assert_eq!(file["nb_points"], 1);
+    assert_eq!(file.get("channels"), None);
+    let size = report.to_string().len();
+    assert!(size <= 64 * 1024 + 16 * text.len(), "{size} bytes");
+    assert_eq!(site.lp_points("acme").len(), 1);
+}

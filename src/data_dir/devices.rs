@@ -40,9 +40,9 @@ pub(crate) fn devices_in(data: &Arc<Dir>, folder: &Path) -> impl Iterator<Item =
     let device = (depth == DEVICE_DEPTH).then(|| WalkItem::Dir(folder.to_owned()));
     let walk = (depth < DEVICE_DEPTH)
         .then(|| SortedWalk::starting_at(folder.to_owned(), data, |_, _| true, enters));
-    // Links directly in the data folder are those of its administrator.
+    // Links to companies and campaigns are those of the administrator.
     let is_of_user =
-        |item: &_| !matches!(item, WalkItem::Special(path) if path.iter().count() == 1);
+        |item: &_| !matches!(item, WalkItem::Special(path) if path.iter().count() < DEVICE_DEPTH);
     let items = device.into_iter().chain(walk.into_iter().flatten());
     let items = items.filter(is_of_user);
     items.map(|item| match item {
@@ -90,7 +90,6 @@ mod tests {
             found,
             [
                 "Empty(\"a/empty\")",
-                "Other(\"a/link\")",
                 "Device(\"b/c/1\")",
                 "Device(\"b/c/2\")",
                 "Misplaced(\"b/c/in campaign.tsv\")",
@@ -103,9 +102,9 @@ mod tests {
             ]
         );
         let below = |folder| names(&mut devices_in(&data, Path::new(folder)));
-        assert_eq!(below("b"), found[2..10]);
-        assert_eq!(below("b/c"), found[2..8]);
-        assert_eq!(below("b/c/2"), found[3..4]);
-        assert_eq!(below("a"), found[..2]);
+        assert_eq!(below("b"), found[1..9]);
+        assert_eq!(below("b/c"), found[1..7]);
+        assert_eq!(below("b/c/2"), found[2..3]);
+        assert_eq!(below("a"), found[..1]);
     }
 }

@@ -295,7 +295,7 @@ fn a_disk_that_is_read_only_has_its_own_remedy() {
     site.put_old(DEVICE.file("a.tsv"), good_file(0, 1));
     disk.set_read_only(true);
     let run = site.lp_run().run().expect(1);
-    for part in ["Read-only file system", "mount the file system writable"] {
+    for part in ["read-only file system", "mount the file system writable"] {
         assert!(run.stderr.contains(part), "{}", run.stderr);
     }
     disk.set_read_only(false);

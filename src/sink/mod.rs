@@ -4,6 +4,7 @@ mod influx2;
 mod line_protocol_dir;
 mod meta_sender;
 pub(crate) mod ordered_sender;
+mod outage_log;
 mod retry;
 
 pub(crate) use influx2::{Influx, Probe};

@@ -1,7 +1,7 @@
 //! Retries of requests, and the decision that a bucket or the server is unavailable. See docs/specification.md, section 6.
 
+use super::outage_log::{OutageLog, quoted};
 use super::{WriteError, locked};
-use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::collections::HashMap;
@@ -89,8 +89,6 @@ const SHORT_RETRY_FOR: Duration = Duration::from_secs(10);
 /// The number of requests whose retries all failed, without a successful write in between, after which nothing is
 /// retried. A server with a full disk accepts the probe and no batch.
 const MAX_IN_A_ROW: u32 = 10;
-/// The minimum time between two messages about requests that are retried.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The retry policy of one run for one kind of points.
 ///
@@ -101,38 +99,20 @@ pub(super) struct RetryPolicy {
     retry_for: Duration,
     request_timeout: Duration,
     state: Mutex<State>,
+    outages: OutageLog,
     in_flight: Semaphore,
     retries: AtomicU64,
     stop: Shutdown,
-    /// Whether outages are logged here. Otherwise the caller logs the failure.
-    log_outages: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Why the server counts as unavailable.
-    outage: Option<String>,
-    buckets: HashMap<Arc<str>, Bucket>,
+    /// The start of the first failed request for a bucket since the last successful write to it.
+    failing_since: HashMap<Arc<str>, Instant>,
     /// Whether all retries of a request have failed.
     has_given_up: bool,
     /// The number of requests since the last successful write whose retries all failed.
     in_a_row: u32,
-    /// When a request that is retried was last logged.
-    logged: Option<Instant>,
-}
-
-#[derive(Debug, Default)]
-struct Bucket {
-    /// The start of the first failed request since the last successful write.
-    failing_since: Option<Instant>,
-    /// Why the bucket counts as unavailable.
-    outage: Option<String>,
-}
-
-impl State {
-    fn bucket(&mut self, bucket: &Arc<str>) -> &mut Bucket {
-        self.buckets.entry(Arc::clone(bucket)).or_default()
-    }
 }
 
 impl RetryPolicy {
@@ -146,33 +126,16 @@ impl RetryPolicy {
             retry_for,
             request_timeout,
             state: Mutex::default(),
+            outages: OutageLog::new(log_outages),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             retries: AtomicU64::new(0),
             stop,
-            log_outages,
         }
     }
 
-    /// The outage, once the bucket or the server counts as unavailable.
-    pub(super) fn outage(&self, bucket: &str) -> Option<WriteError> {
-        let state = locked(&self.state);
-        let of_bucket = || state.buckets.get(bucket)?.outage.clone();
-        state
-            .outage
-            .clone()
-            .or_else(of_bucket)
-            .map(WriteError::Outage)
-    }
-
-    /// Whether the server counts as unavailable for all buckets.
-    pub(super) fn is_server_unavailable(&self) -> bool {
-        locked(&self.state).outage.is_some()
-    }
-
-    /// Whether the server or a bucket counts as unavailable.
-    pub(super) fn has_outage(&self) -> bool {
-        let state = locked(&self.state);
-        state.outage.is_some() || state.buckets.values().any(|b| b.outage.is_some())
+    /// The outages of the run.
+    pub(super) fn outages(&self) -> &OutageLog {
+        &self.outages
     }
 
     /// The number of retries so far.
@@ -185,9 +148,7 @@ impl RetryPolicy {
     pub(super) fn record_success(&self, bucket: &Arc<str>) {
         let mut state = locked(&self.state);
         state.in_a_row = 0;
-        if let Some(bucket) = state.buckets.get_mut(bucket) {
-            bucket.failing_since = None;
-        }
+        state.failing_since.remove(bucket);
     }
 
     /// Repeats a request for a bucket until it succeeds, fails permanently, or reaches the deadline. Then
@@ -211,7 +172,7 @@ impl RetryPolicy {
         loop {
             // It is released between attempts, so that a request that is retried delays no other.
             let permit = self.in_flight.acquire().await;
-            if let Some(outage) = self.outage(bucket) {
+            if let Some(outage) = self.outages.of(bucket) {
                 return Err(RetryError::GaveUp(outage));
             }
             if self.stop.is_requested() {
@@ -242,28 +203,33 @@ impl RetryPolicy {
                 Ok(value) => return Ok(value),
                 Err(ApiError::Transient(reason) | ApiError::Unanswered(reason)) => reason,
                 Err(ApiError::Installation(reason)) => {
-                    return Err(self.server_outage(reason));
+                    return Err(RetryError::GaveUp(self.outages.add_server(reason)));
                 }
                 Err(ApiError::Forbidden(reason)) => {
-                    return Err(self.bucket_outage(bucket, reason));
+                    return Err(RetryError::GaveUp(self.outages.add_bucket(bucket, reason)));
                 }
                 Err(error) => return Err(RetryError::Permanent(error)),
             };
             let first_failure = *own_start.get_or_insert(started);
             locked(&self.state)
-                .bucket(bucket)
                 .failing_since
-                .get_or_insert(started);
+                .entry(Arc::clone(bucket))
+                .or_insert(started);
             let left = self
                 .deadline(bucket, first_failure)
                 .saturating_duration_since(Instant::now());
             let delay = delays.next().unwrap_or(MAX_DELAY).min(left);
             if delay.is_zero() {
                 let scope = self.until_shutdown(find_scope).await?;
-                return Err(self.give_up(bucket, scope, first_failure, &reason));
+                return Err(RetryError::GaveUp(self.give_up(
+                    bucket,
+                    scope,
+                    first_failure,
+                    &reason,
+                )));
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
-            self.log_retry(&reason, left);
+            self.outages.log_retry(&reason, left);
             tokio::select! {
                 () = tokio::time::sleep(delay) => (),
                 () = self.stop.requested() => (),
@@ -286,14 +252,14 @@ impl RetryPolicy {
     /// The time at which the retries of a failed request end: `retry_for` after the first failure for its bucket since the
     /// last successful write to it, or after the request's own first failure, whichever is earlier.
     fn deadline(&self, bucket: &Arc<str>, own_start: Instant) -> Instant {
-        let mut state = locked(&self.state);
+        let state = locked(&self.state);
         let retry_for = match state.in_a_row {
             MAX_IN_A_ROW.. => Duration::ZERO,
             _ if state.has_given_up => self.retry_for.min(SHORT_RETRY_FOR),
             _ => self.retry_for,
         };
-        let failing_since = state.bucket(bucket).failing_since.unwrap_or(own_start);
-        own_start.min(failing_since) + retry_for
+        let failing_since = state.failing_since.get(bucket).unwrap_or(&own_start);
+        own_start.min(*failing_since) + retry_for
     }
 
     /// Records that all retries of a request failed.
@@ -303,67 +269,26 @@ impl RetryPolicy {
         scope: Scope,
         first_failure: Instant,
         reason: &str,
-    ) -> RetryError {
+    ) -> WriteError {
         let elapsed = first_failure.elapsed().as_secs_f64();
         let mut state = locked(&self.state);
         state.has_given_up = true;
         state.in_a_row = state.in_a_row.saturating_add(1);
         // The next file has its own retry time.
-        state.bucket(bucket).failing_since = None;
+        state.failing_since.remove(bucket);
         drop(state);
         let unavailable =
             |what: &str| format!("{what} was unavailable for {elapsed:.0} s: {reason}");
         match scope {
-            Scope::Request => RetryError::GaveUp(WriteError::Unwritten(format!(
+            Scope::Request => WriteError::Unwritten(format!(
                 "InfluxDB accepts other writes to this bucket, but failed for {elapsed:.0} s: {reason}; see its log"
-            ))),
+            )),
             Scope::Bucket => {
-                let what = format!("bucket {:?}", sanitize(&**bucket));
-                self.bucket_outage(bucket, unavailable(&what))
+                let reason = unavailable(&quoted(bucket));
+                self.outages.add_bucket(bucket, reason)
             }
-            Scope::Server => self.server_outage(unavailable("InfluxDB")),
+            Scope::Server => self.outages.add_server(unavailable("InfluxDB")),
         }
-    }
-
-    /// Logs that a request is retried, at most once per [`LOG_INTERVAL`].
-    fn log_retry(&self, reason: &str, left: Duration) {
-        let now = Instant::now();
-        let mut state = locked(&self.state);
-        let is_due = state
-            .logged
-            .is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL);
-        if self.log_outages && is_due {
-            state.logged = Some(now);
-            tracing::warn!(
-                "{reason}; retrying for up to {:.0} s",
-                left.as_secs_f64().ceil()
-            );
-        } else {
-            tracing::debug!("{reason}; retrying");
-        }
-    }
-
-    /// Marks the server as unavailable for the rest of the run.
-    fn server_outage(&self, reason: String) -> RetryError {
-        self.declare(&mut locked(&self.state).outage, "the server", reason)
-    }
-
-    /// Marks a bucket as unavailable for the rest of the run.
-    fn bucket_outage(&self, bucket: &Arc<str>, reason: String) -> RetryError {
-        let what = format!("bucket {:?}", sanitize(&**bucket));
-        self.declare(
-            &mut locked(&self.state).bucket(bucket).outage,
-            &what,
-            reason,
-        )
-    }
-
-    /// Records an outage, and logs it the first time.
-    fn declare(&self, outage: &mut Option<String>, what: &str, reason: String) -> RetryError {
-        if outage.is_none() && self.log_outages {
-            tracing::error!("{reason}; giving up on {what} for this run");
-        }
-        RetryError::GaveUp(WriteError::Outage(outage.get_or_insert(reason).clone()))
     }
 }
 
@@ -449,7 +374,7 @@ mod tests {
         let policy = policy(60);
         let (result, times) = run(&policy, &[Err(busy()), Err(busy()), Ok(())]).await;
         assert_eq!((result, times.len()), (Ok(()), 3));
-        assert_eq!(policy.outage("acme"), None);
+        assert_eq!(policy.outages().of("acme"), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -518,7 +443,7 @@ mod tests {
             Err(RetryError::GaveUp(WriteError::Outage("401".to_owned())))
         );
         assert_eq!(times, [0.0]);
-        assert!(policy.outage("acme").is_some());
+        assert!(policy.outages().of("acme").is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -530,7 +455,7 @@ mod tests {
             (result, times.len()),
             (Err(RetryError::Permanent(refused)), 1)
         );
-        assert_eq!(policy.outage("acme"), None);
+        assert_eq!(policy.outages().of("acme"), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -569,7 +494,7 @@ mod tests {
             Err(RetryError::GaveUp(WriteError::Unwritten(_)))
         ));
         assert!((59.9..60.1).contains(times.last().unwrap()));
-        assert!(!policy.has_outage());
+        assert!(!policy.outages().has_any());
         for name in ["acme", "other", "acme"] {
             let last = last_attempt(&policy, name, Scope::Request).await;
             assert!((9.9..10.1).contains(&last), "{name}: {last}");
@@ -595,8 +520,8 @@ mod tests {
         let policy = policy(60);
         let last = last_attempt(&policy, "acme", Scope::Bucket).await;
         assert!((59.9..60.1).contains(&last), "{last}");
-        assert!(policy.outage("acme").is_some() && policy.outage("other").is_none());
-        assert!(policy.has_outage() && !policy.is_server_unavailable());
+        assert!(policy.outages().of("acme").is_some() && policy.outages().of("other").is_none());
+        assert!(policy.outages().has_any() && !policy.outages().has_server());
         let (result, times) = run_in(&policy, "acme", Scope::Bucket, &[Ok(())]).await;
         assert!(result.is_err() && times.is_empty());
         let answers = [Err(busy()), Ok(())];

@@ -48,7 +48,7 @@ impl KnownBucket {
 impl Client {
     /// Looks up a bucket once. If this fails, the first write looks it up again.
     pub(super) async fn prefetch_bucket(&self, bucket: &Arc<str>) {
-        if self.retry.outage(bucket).is_some() {
+        if self.retry.outages().of(bucket).is_some() {
             return;
         }
         let look_up = || async {

@@ -98,7 +98,7 @@ impl Client {
     /// The retry policy of a stream. An outage of the server for measurements also applies to meta points.
     pub(super) fn retry(&self, stream: Stream) -> &RetryPolicy {
         match stream {
-            Stream::Meta if !self.retry.is_server_unavailable() => &self.meta_retry,
+            Stream::Meta if !self.retry.outages().has_server() => &self.meta_retry,
             Stream::Meta | Stream::Measurements => &self.retry,
         }
     }

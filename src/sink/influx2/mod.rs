@@ -72,7 +72,7 @@ impl Influx {
 
     /// Sends a batch in the background.
     pub(crate) fn send(&self, bucket: &Arc<str>, batch: Batch, stream: Stream) -> PendingWrite {
-        if let Some(outage) = self.client.retry(stream).outage(bucket) {
+        if let Some(outage) = self.client.retry(stream).outages().of(bucket) {
             return PendingWrite::Done(Written::whole(batch.lines, Err(outage)));
         }
         let (sender, receiver) = oneshot::channel();
@@ -94,12 +94,12 @@ impl Influx {
 
     /// The outage, once the bucket or the server counts as unavailable.
     pub(crate) fn outage(&self, bucket: &str) -> Option<WriteError> {
-        self.client.retry.outage(bucket)
+        self.client.retry.outages().of(bucket)
     }
 
     /// Whether the server or a bucket counts as unavailable for measurements.
     pub(crate) fn has_outage(&self) -> bool {
-        self.client.retry.has_outage()
+        self.client.retry.outages().has_any()
     }
 
     /// The number of retries so far.

@@ -214,6 +214,7 @@ impl Device<'_> {
         self.uploads
             .borrow_mut()
             .add(&open.stamp, &as_name, span.as_ref());
+        self.layout.add_upload(open, &as_name);
         // A retried file, or one whose move a killed run has prepared, has a sidecar in `error/`. A failure to remove
         // it does not affect the move.
         if let Ok(errors) = self.folder.open_below(Path::new(ERROR))

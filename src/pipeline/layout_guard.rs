@@ -5,28 +5,38 @@
 
 use super::device::Device;
 use super::outcome::{FileRecord, Outcome};
-use crate::data_dir::{LAYOUT_FILE, OpenFile, PARSED, is_no_folder};
+use crate::data_dir::{Dir, LAYOUT_FILE, OpenFile, PARSED, is_no_folder};
 use crate::layout::{FileLayout, Held, Later, Layout, LayoutState, describe_changes};
 use crate::logger_file::{LoggerFile, ReadOptions};
 use crate::remedy::remedy;
 use crate::report::counted;
 use crate::sanitize::sanitize;
-use std::cell::{Cell, OnceCell, RefCell};
-use std::cmp::Ordering;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io;
+use std::ops::{Bound, RangeInclusive};
 use std::path::Path;
 
-/// How often `parsed/` is listed while the lock is held. It may have many files, and each may have another layout.
-const MAX_LISTINGS: u32 = 8;
+/// The maximum number of uploads that are kept of a listing of `parsed/`, on each side of the file that it was made for. If
+/// there are more, the folder is listed again for files that were uploaded at other times.
+const MAX_LISTED: usize = 1 << 15;
 
 /// What is known of the layouts of a device while its lock is held.
 #[derive(Default)]
 pub(super) struct LayoutGuard {
     /// Read for the first file.
     state: RefCell<Option<LayoutState>>,
-    /// The time of the last upload in `parsed/`, once it was listed.
-    last_upload: Cell<Option<i64>>,
-    listings: Cell<u32>,
+    /// Made for the first file that is not the last upload or changes something.
+    listing: RefCell<Option<Listing>>,
+}
+
+/// Uploads in `parsed/` that follow each other.
+struct Listing {
+    /// By the time of the upload, in nanoseconds since 1970.
+    uploads: BTreeMap<i64, OsString>,
+    /// The times of which all uploads are listed.
+    covers: RangeInclusive<i64>,
 }
 
 /// The uploads in `parsed/` just before and after a file.
@@ -46,8 +56,76 @@ impl LayoutGuard {
     /// Forgets what another process may change while the lock is not held.
     pub(super) fn forget(&self) {
         self.state.take();
-        self.last_upload.take();
-        self.listings.take();
+        self.listing.take();
+    }
+
+    /// Adds a file that was moved to `parsed/`.
+    pub(super) fn add_upload(&self, open: &OpenFile, name: &OsStr) {
+        if let Some(listing) = self.listing.borrow_mut().as_mut() {
+            listing.add(nanoseconds(open.stamp.uploaded_ns()), name);
+        }
+    }
+}
+
+impl Listing {
+    /// Lists the uploads around a time, at most `max` before it, and `max` with this time or after it.
+    fn around(time: i64, parsed: &Dir, max: usize) -> io::Result<Self> {
+        let mut listing = Self {
+            uploads: BTreeMap::new(),
+            covers: i64::MIN..=i64::MAX,
+        };
+        let (mut before, mut after) = (0, 0);
+        parsed.for_each_upload(|name, uploaded_ns| {
+            let uploaded = nanoseconds(uploaded_ns);
+            if !listing.add(uploaded, name) {
+                return;
+            }
+            let side = if uploaded < time {
+                &mut before
+            } else {
+                &mut after
+            };
+            *side += 1;
+            if before > max
+                && let Some((first, _)) = listing.uploads.pop_first()
+            {
+                before -= 1;
+                listing.covers = first + 1..=*listing.covers.end();
+            }
+            if after > max
+                && let Some((last, _)) = listing.uploads.pop_last()
+            {
+                after -= 1;
+                listing.covers = *listing.covers.start()..=last - 1;
+            }
+        })?;
+        Ok(listing)
+    }
+
+    /// Adds an upload. Returns `false` if it is not covered, or if there is one with this time already.
+    fn add(&mut self, uploaded: i64, name: &OsStr) -> bool {
+        self.covers.contains(&uploaded) && self.uploads.insert(uploaded, name.to_owned()).is_none()
+    }
+
+    /// Whether it is certain that no file was uploaded after this time.
+    fn is_last(&self, uploaded: i64) -> bool {
+        let last = self.uploads.last_key_value();
+        *self.covers.end() == i64::MAX && last.is_none_or(|(last, _)| uploaded >= *last)
+    }
+
+    /// The uploads before and after this time, or `None` if they are not listed.
+    fn neighbours(&self, uploaded: i64) -> Option<Neighbours> {
+        let upload = |(time, name): (&i64, &OsString)| Upload {
+            time: *time,
+            name: name.clone(),
+        };
+        let before = self.uploads.range(..uploaded).next_back().map(upload);
+        let after = (Bound::Excluded(uploaded), Bound::Unbounded);
+        let after = self.uploads.range(after).next().map(upload);
+        let is_covered = self.covers.contains(&uploaded)
+            && (before.is_some() || *self.covers.start() == i64::MIN)
+            && (after.is_some() || *self.covers.end() == i64::MAX);
+        is_covered.then_some(Neighbours { before, after })
     }
 }
 
@@ -61,10 +139,11 @@ impl Device<'_> {
             return;
         };
         let uploaded = nanoseconds(open.stamp.uploaded_ns());
+        let path = record.path.clone();
         let neighbours = OnceCell::new();
         let neighbours = || {
             neighbours
-                .get_or_init(|| self.neighbours(uploaded))
+                .get_or_init(|| self.neighbours(&path, uploaded))
                 .as_ref()
         };
         let mut state = self.layout.state.borrow_mut();
@@ -108,10 +187,6 @@ impl Device<'_> {
                 ),
             );
         }
-        let last = self.layout.last_upload.get();
-        self.layout
-            .last_upload
-            .set(last.map(|last| last.max(uploaded)));
     }
 
     /// Adds the results to the record and warns of them.
@@ -157,8 +232,8 @@ impl Device<'_> {
 
     /// Whether it is certain, without listing `parsed/`, that no file in it was uploaded after this time.
     fn is_last_upload(&self, uploaded: i64) -> bool {
-        match self.layout.last_upload.get() {
-            Some(last) => uploaded >= last,
+        match &*self.layout.listing.borrow() {
+            Some(listing) => listing.is_last(uploaded),
             // A file is moved after it is uploaded, which sets the time of the folder.
             None => match self.folder.open_below(Path::new(PARSED)) {
                 Ok(parsed) => parsed
@@ -169,38 +244,32 @@ impl Device<'_> {
         }
     }
 
-    /// Lists `parsed/` for the uploads before and after this time. `None` if that is not possible, or was done too often.
-    fn neighbours(&self, uploaded: i64) -> Option<Neighbours> {
-        let parsed = match self.folder.open_below(Path::new(PARSED)) {
-            Ok(parsed) => parsed,
-            Err(error) => return is_no_folder(&error).then(Neighbours::default),
-        };
-        let listings = self.layout.listings.get();
-        if listings == MAX_LISTINGS {
-            return None;
+    /// The uploads in `parsed/` before and after this time. `None` if the folder cannot be listed, with a warning about the
+    /// file.
+    fn neighbours(&self, path: &Path, uploaded: i64) -> Option<Neighbours> {
+        let mut listing = self.layout.listing.borrow_mut();
+        let known = listing
+            .as_ref()
+            .and_then(|listing| listing.neighbours(uploaded));
+        if known.is_some() {
+            return known;
         }
-        self.layout.listings.set(listings + 1);
-        let mut found = Neighbours::default();
-        let mut last = i64::MIN;
-        let listed = parsed.for_each_upload(|name, uploaded_ns| {
-            let time = nanoseconds(uploaded_ns);
-            last = last.max(time);
-            let (slot, nearer) = match time.cmp(&uploaded) {
-                Ordering::Less => (&mut found.before, Ordering::Greater),
-                Ordering::Equal => return,
-                Ordering::Greater => (&mut found.after, Ordering::Less),
-            };
-            let is_nearer = |upload: &Upload| time.cmp(&upload.time) == nearer;
-            if slot.as_ref().is_none_or(is_nearer) {
-                *slot = Some(Upload {
-                    time,
-                    name: name.to_owned(),
-                });
+        let listed = match self.folder.open_below(Path::new(PARSED)) {
+            Ok(parsed) => Listing::around(uploaded, &parsed, MAX_LISTED),
+            Err(error) if is_no_folder(&error) => return Some(Neighbours::default()),
+            Err(error) => Err(error),
+        };
+        match listed {
+            Ok(listed) => listing.insert(listed).neighbours(uploaded),
+            Err(error) => {
+                let message = format!(
+                    "layout not compared with that of the upload before: cannot list {PARSED}/: {error}; {}",
+                    remedy(&error, "check the rights of the folder")
+                );
+                self.context.recorder.warn(path, &message);
+                None
             }
-        });
-        listed.ok()?;
-        self.layout.last_upload.set(Some(last));
-        Some(found)
+        }
     }
 
     /// Reads the header of an upload in `parsed/`.
@@ -216,7 +285,51 @@ impl Device<'_> {
     }
 }
 
-/// Nanoseconds since 1970, which fit until 2262.
+/// Nanoseconds since 1970, which fit from 1678 to 2262.
 fn nanoseconds(time: i128) -> i64 {
-    i64::try_from(time).unwrap_or(i64::MAX)
+    let limit = if time < 0 { i64::MIN } else { i64::MAX };
+    i64::try_from(time).unwrap_or(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn the_neighbours_in_a_folder_of_any_size_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        // Every ten seconds, with two files at some times.
+        let times: Vec<i64> = (0..30).map(|n| 1_000 + 10 * (n - n % 7 / 6)).collect();
+        for (n, seconds) in times.iter().enumerate() {
+            let file = std::fs::File::create(dir.path().join(format!("{n}.tsv"))).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.cast_unsigned());
+            file.set_modified(time).unwrap();
+        }
+        let folder = Dir::open(dir.path()).unwrap();
+        let nanoseconds: Vec<_> = times.iter().map(|time| time * 1_000_000_000).collect();
+        for at in (990..1_310).step_by(5) {
+            let at = at * 1_000_000_000;
+            let earlier = nanoseconds.iter().filter(|time| **time < at);
+            let later = nanoseconds.iter().filter(|time| **time > at);
+            let expected = (earlier.max().copied(), later.min().copied());
+            let found = |listing: &Listing| {
+                let found = listing.neighbours(at)?;
+                let time = |upload: Option<Upload>| upload.map(|upload| upload.time);
+                Some((time(found.before), time(found.after)))
+            };
+            for max in [2, 4, 100] {
+                let listing = Listing::around(at, &folder, max).unwrap();
+                assert!(listing.uploads.len() <= 2 * max);
+                assert_eq!(found(&listing), Some(expected), "{at}, {max}");
+                // One that was made for another file says so, or is right.
+                let other = Listing::around(1_111_000_000_000, &folder, max).unwrap();
+                assert!(
+                    found(&other).is_none_or(|found| found == expected),
+                    "{at}, {max}"
+                );
+                assert!(max < 100 || found(&other).is_some());
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The layout guard: columns that changed their meaning, and layouts that contradict themselves.
 
-use crate::harness::{Call, DEVICE, LAYOUT_FILE, NOBODY, Run, Site, age, headed, samples};
+use crate::harness::{Call, DEVICE, LAYOUT_FILE, NOBODY, Run, Site, age, file_of, headed, samples};
 use crate::influx_double::Double;
 use crate::line_protocol::Value as Field;
 use serde_json::{Value, json};
@@ -345,6 +345,34 @@ fn replaying_parsed_gives_the_same_results_in_any_order() {
         }
         assert_eq!(layout_problems(&site), problems, "{order:?}");
     }
+}
+
+#[test]
+fn late_files_with_many_changes_are_all_compared() {
+    let site = Site::new();
+    ingest(&site, "last.tsv", &usual(), 1);
+    let name = |number: u64| format!("{number:02}.tsv");
+    for number in 0..40 {
+        let text = file([USUAL[0], (MASTER, &format!("C{number} W"))]);
+        put(&site, &DEVICE.file(name(number)), &text, 100 - number);
+    }
+    site.lp_run().ok();
+    let report = site.reports().pop().expect("a report");
+    let column = |number: u64| format!("02001171 C{number} W");
+    assert_eq!(file_of(&report, &name(0))["layout_changed"], Value::Null);
+    for number in 1..40 {
+        let expected = changes(3, Some(&column(number - 1)), Some(&column(number)));
+        let file = file_of(&report, &name(number));
+        assert_eq!(file["layout_changed"], expected, "{number}");
+    }
+    let last = named(&site, &DEVICE.parsed("last.tsv"));
+    assert_eq!(
+        last["layout_changed"],
+        json!([
+            {"column": 3, "before": "02001171 C39 W", "after": "02001171 A W"},
+            {"column": 4, "before": null, "after": "04000466 B W"},
+        ])
+    );
 }
 
 #[test]

@@ -20,21 +20,21 @@ pub(super) fn is_layout_file(name: &OsStr) -> bool {
 }
 
 impl Dir {
-    /// Reads the file. `None` if there is none, or if it is something else or longer than `max` bytes.
+    /// Reads the file. `None` if there is none.
     ///
     /// # Errors
-    /// If it exists but cannot be read.
+    /// If it cannot be read, is not a regular file, or is longer than `max` bytes.
     pub(crate) fn read_layout_file(&self, max: usize) -> io::Result<Option<Vec<u8>>> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let open = match self.open_file(OsStr::new(LAYOUT_FILE)) {
             Ok(open) => open,
+            Err(OpenError::Gone) => return Ok(None),
+            Err(OpenError::NotAFile(what)) => return Err(invalid(format!("it is {what}"))),
             Err(OpenError::Io(error)) => return Err(error),
-            Err(OpenError::Gone | OpenError::NotAFile(_)) => return Ok(None),
         };
-        let Some(size) = usize::try_from(open.stamp.size)
-            .ok()
-            .filter(|size| *size <= max)
-        else {
-            return Ok(None);
+        let size = usize::try_from(open.stamp.size).ok();
+        let Some(size) = size.filter(|size| *size <= max) else {
+            return Err(invalid(format!("it is longer than {max} bytes")));
         };
         // Room for one byte more, so that a single read finds the end.
         let mut text = Vec::with_capacity(size + 1);
@@ -47,14 +47,27 @@ impl Dir {
     ///
     /// The caller must hold the device lock.
     pub(crate) fn replace_layout_file(&self, text: &[u8]) -> io::Result<()> {
-        match unlinkat(&self.fd, TEMPORARY, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.remove(TEMPORARY)?;
         self.write_new(OsStr::new(TEMPORARY), text)?;
-        renameat(&self.fd, TEMPORARY, &self.fd, LAYOUT_FILE).map_err(|error| {
+        let rename = || renameat(&self.fd, TEMPORARY, &self.fd, LAYOUT_FILE);
+        let renamed = match rename() {
+            Err(Errno::ISDIR) => self.remove(LAYOUT_FILE).and_then(|()| Ok(rename()?)),
+            result => result.map_err(io::Error::from),
+        };
+        renamed.inspect_err(|_| {
             let _ = unlinkat(&self.fd, TEMPORARY, AtFlags::empty());
-            error.into()
         })
+    }
+
+    /// Removes a file or an empty folder, if there is one.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let removed = match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => unlinkat(&self.fd, name, AtFlags::REMOVEDIR),
+            result => result,
+        };
+        match removed {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -2,11 +2,15 @@
 
 use super::{ColumnChange, FileLayout, Layout};
 use crate::data_dir::Dir;
+use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::io;
 
 /// The maximum size of a state in bytes. Usual ones have a few thousand.
 const MAX_STATE: usize = 1024 * 1024;
+
+/// How far a time may be in the future, because the clock of the machine may be set back.
+const MAX_AHEAD: TimeDelta = TimeDelta::days(7);
 
 /// The maximum number of layouts that are remembered.
 const MAX_HISTORY: usize = 16;
@@ -63,16 +67,38 @@ pub(crate) enum Later {
 }
 
 impl LayoutState {
-    /// Reads the state of a device folder. It is empty if there is none, or if its content is not valid.
+    /// Reads the state of a device folder. It is empty if there is none.
     ///
     /// # Errors
-    /// It exists but cannot be read.
+    /// It exists but cannot be read, or its content is not what this program writes.
     pub(crate) fn read(folder: &Dir) -> io::Result<Self> {
-        let text = folder.read_layout_file(MAX_STATE)?.unwrap_or_default();
-        let mut state: Self = serde_json::from_slice(&text).unwrap_or_default();
+        let Some(text) = folder.read_layout_file(MAX_STATE)? else {
+            return Ok(Self::default());
+        };
+        let state = serde_json::from_slice(&text).ok();
+        let mut state: Self = state.filter(Self::is_plausible).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "its content is not valid")
+        })?;
         state.history.sort_by_key(|held| held.since);
+        state.remove_repetitions();
         state.forget_oldest();
         Ok(state)
+    }
+
+    /// Whether no time is in the future. Otherwise a change or a suspicion would be shown, or an acknowledgement would hold,
+    /// for ever.
+    fn is_plausible(&self) -> bool {
+        let latest = (Utc::now() + MAX_AHEAD).timestamp_nanos_opt();
+        let history = self.history.iter().map(|held| held.since);
+        let suspicion = self.suspicion.as_ref().map(|suspicion| suspicion.since);
+        let acknowledged = self.acknowledged.as_ref();
+        let acknowledged = acknowledged.map(|acknowledged| acknowledged.changes_until);
+        let mut times = history.chain(suspicion).chain(acknowledged);
+        times.all(|time| latest.is_none_or(|latest| time <= latest))
+            && self
+                .suspicion
+                .as_ref()
+                .is_none_or(|s| !s.reasons.is_empty())
     }
 
     /// Writes the state, without the oldest layouts if it would be too large. The caller must hold the device lock.
@@ -167,10 +193,14 @@ impl LayoutState {
                 .partition_point(|held| held.since <= entry.since);
             self.history.insert(place, entry);
         }
-        self.history
-            .dedup_by(|held, before| held.layout == before.layout);
+        self.remove_repetitions();
         self.forget_oldest();
         self.history != old
+    }
+
+    fn remove_repetitions(&mut self) {
+        self.history
+            .dedup_by(|held, before| held.layout == before.layout);
     }
 
     fn forget_oldest(&mut self) {

@@ -10,8 +10,7 @@ use crate::layout::{FileLayout, Held, Later, Layout, LayoutState, describe_chang
 use crate::logger_file::{LoggerFile, ReadOptions};
 use crate::remedy::remedy;
 use crate::report::counted;
-use crate::sanitize::sanitize;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -29,6 +28,8 @@ pub(super) struct LayoutGuard {
     state: RefCell<Option<LayoutState>>,
     /// Made for the first file that is not the last upload or changes something.
     listing: RefCell<Option<Listing>>,
+    /// Whether this run has said that the state cannot be read.
+    is_unreadable: Cell<bool>,
 }
 
 /// Uploads in `parsed/` that follow each other.
@@ -222,10 +223,13 @@ impl Device<'_> {
     /// Reads what is remembered. What cannot be read is found in `parsed/` again.
     fn read_layout_state(&self) -> LayoutState {
         LayoutState::read(&self.folder).unwrap_or_else(|error| {
-            tracing::debug!(
-                "{}: cannot read {LAYOUT_FILE}: {error}",
-                sanitize(self.folder.path())
-            );
+            if !self.layout.is_unreadable.replace(true) {
+                let path = self.folder.path().join(LAYOUT_FILE);
+                let message = format!(
+                    "cannot read the layouts of the device: {error}; the next file is compared with the one before in {PARSED}/"
+                );
+                self.context.recorder.warn(&path, &message);
+            }
             LayoutState::default()
         })
     }

@@ -946,6 +946,164 @@ fn a_hostile_state_is_no_state() {
     });
 }
 
+/// The layout of a file with these columns, as it is remembered.
+fn remembered<const N: usize>(columns: [(&str, &str); N]) -> Value {
+    json!({"master": MASTER, "columns": columns.to_vec()})
+}
+
+/// Nanoseconds from 1970 to a number of days from now.
+fn days_from_now(days: i64) -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("now").as_nanos() as i64 + days * 24 * 3600 * 1_000_000_000
+}
+
+/// States that would show a layout for ever, or hide changes for ever.
+fn states_of_the_future() -> Vec<(&'static str, Value)> {
+    let [usual, other] = [remembered(USUAL), remembered([USUAL[0]])];
+    let mut states = Vec::new();
+    for since in [i64::MAX, days_from_now(30)] {
+        states.push((
+            "a change",
+            json!({"history": [{"since": 0, "layout": other}, {"since": since, "layout": usual}]}),
+        ));
+        states.push((
+            "a suspicion",
+            json!({
+                "history": [{"since": 0, "layout": usual}],
+                "suspicion": {"file": "x.tsv", "since": since, "layout": usual, "reasons": ["x"]},
+            }),
+        ));
+        states.push((
+            "an acknowledgement",
+            json!({
+                "history": [{"since": 0, "layout": usual}],
+                "acknowledged": {"changes_until": since, "layout": usual, "reasons": ["x"]},
+            }),
+        ));
+    }
+    states
+}
+
+#[test]
+fn a_state_from_the_future_is_said_and_replaced() {
+    let text = "the remembered layouts cannot be read, so changes may not be shown: its content is not valid";
+    for (what, state) in states_of_the_future() {
+        let site = Site::new();
+        ingest(&site, "a.tsv", &usual(), 9);
+        std::fs::write(state_path(&site), state.to_string()).expect("written");
+        assert_eq!(layout_problems(&site), [text], "{what}");
+        let run = acknowledge(&site, DEVICE.0).expect(1);
+        assert!(
+            run.stderr.contains("its content is not valid; remove it"),
+            "{}",
+            run.stderr
+        );
+        put(&site, &DEVICE.file("b.tsv"), &usual(), 8);
+        let run = site.lp_run().ok();
+        let warnings = run
+            .stderr
+            .matches("cannot read the layouts of the device")
+            .count();
+        assert_eq!(warnings, 1, "{what}: {}", run.stderr);
+        assert_eq!(layout_problems(&site), [""; 0], "{what}");
+        // A change is shown.
+        let change = changes(4, Some("04000466 B W"), None);
+        let file = ingest(&site, "c.tsv", &file([USUAL[0], USUAL[1]]), 7);
+        assert_eq!(file["layout_changed"], change, "{what}");
+        assert_eq!(layout_problems(&site).len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_state_that_repeats_a_layout_shows_no_change() {
+    let site = Site::new();
+    ingest(&site, "a.tsv", &usual(), 9);
+    let held = |days| json!({"since": days_from_now(days), "layout": remembered(USUAL)});
+    let state = json!({"history": [held(-1), held(-2), held(1)]});
+    std::fs::write(state_path(&site), state.to_string()).expect("written");
+    assert_eq!(layout_problems(&site), [""; 0]);
+    let file = ingest(&site, "b.tsv", &usual(), 1);
+    assert_eq!(file["layout_changed"], Value::Null);
+    assert_eq!(layout_problems(&site), [""; 0]);
+}
+
+#[test]
+fn what_is_no_valid_state_is_a_problem_and_a_warning() {
+    let size = |path: &std::path::Path| {
+        let file = std::fs::File::create(path).expect("created");
+        file.set_len(1 << 40).expect("sized");
+    };
+    type Make<'a> = &'a dyn Fn(&std::path::Path);
+    let states: [(&str, Make<'_>); 4] = [
+        ("its content is not valid", &|path| {
+            std::fs::write(path, "{}x").expect("written");
+        }),
+        ("it is longer than 1048576 bytes", &size),
+        ("it is a symbolic link", &|path| {
+            std::os::unix::fs::symlink("/etc/passwd", path).expect("a link");
+        }),
+        ("it is a folder", &|path| {
+            std::fs::create_dir(path).expect("a folder");
+        }),
+    ];
+    for (reason, make) in states {
+        let site = Site::new();
+        ingest(&site, "a.tsv", &usual(), 9);
+        std::fs::remove_file(state_path(&site)).expect("removed");
+        make(&state_path(&site));
+        let problems = layout_problems(&site);
+        assert!(
+            problems.len() == 1 && problems[0].ends_with(reason),
+            "{problems:?}"
+        );
+        put(&site, &DEVICE.file("b.tsv"), &file([USUAL[0], USUAL[1]]), 8);
+        let run = site.lp_run().ok();
+        let text = format!("cannot read the layouts of the device: {reason}; ");
+        assert_eq!(run.stderr.matches(&text).count(), 1, "{}", run.stderr);
+        let report = site.reports().pop().expect("a report");
+        let change = changes(4, Some("04000466 B W"), None);
+        assert_eq!(report["files"][0]["layout_changed"], change, "{reason}");
+        // It is replaced, an empty folder too.
+        assert!(
+            state_path(&site)
+                .symlink_metadata()
+                .expect("a state")
+                .is_file()
+        );
+        let problems = layout_problems(&site);
+        assert!(
+            problems.len() == 1 && problems[0].contains("changed in 1 column"),
+            "{problems:?}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_folder_in_place_of_the_temporary_file_is_replaced() {
+    let site = Site::new();
+    site.make_dir(DEVICE.file(".powerview-layout.tmp"));
+    ingest(&site, "a.tsv", &usual(), 9);
+    assert!(state_path(&site).is_file());
+    ingest(&site, "b.tsv", &file([USUAL[0], USUAL[1]]), 8);
+    assert_eq!(layout_problems(&site).len(), 1);
+}
+
+#[test]
+fn a_state_that_cannot_be_read_hides_no_other_problem() {
+    let site = Site::new();
+    site.put(DEVICE.error("bad.tsv"), "x");
+    site.put(DEVICE.file(LAYOUT_FILE), "[");
+    let run = status(&site).run().expect(1);
+    for text in ["the remembered layouts", "1 file in error/"] {
+        assert!(run.stdout.contains(text), "{}", run.stdout);
+    }
+    assert!(
+        !run.stdout.contains("the folder cannot be read"),
+        "{}",
+        run.stdout
+    );
+}
+
 #[test]
 fn a_state_that_cannot_be_written_is_a_warning() {
     let site = Site::new();

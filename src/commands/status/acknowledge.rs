@@ -8,6 +8,7 @@ use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use anyhow::anyhow;
 use chrono::Utc;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,8 +35,10 @@ pub(super) fn acknowledge(
             error => anyhow!("cannot acknowledge the layout of {name}: {error}"),
         })?;
     let file = sanitize(folder.path().join(LAYOUT_FILE));
-    let mut state = LayoutState::read(&folder)
-        .map_err(|error| anyhow!("cannot read {file}: {error}; run as the user of the hook"))?;
+    let mut state = LayoutState::read(&folder).map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => anyhow!("cannot read {file}: {error}; remove it"),
+        _ => anyhow!("cannot read {file}: {error}; run as the user of the hook"),
+    })?;
     let problems = layout_problems(&state, Utc::now());
     if problems.is_empty() {
         return Err(anyhow!(

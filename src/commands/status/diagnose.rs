@@ -2,7 +2,7 @@
 
 use super::scan::{DeviceScan, MAX_REASON_CHARS, NEWEST_FILES, NewestFile};
 use super::{DeviceStatus, Kind, Problem, format_duration};
-use crate::data_dir::Obstacle;
+use crate::data_dir::{LAYOUT_FILE, Obstacle, PARSED};
 use crate::layout::{LayoutState, describe_changes};
 use crate::logger_file::KNOWN_LOSS;
 use crate::remedy::remedy;
@@ -287,6 +287,18 @@ impl Diagnosis<'_> {
     }
 
     fn layout(&mut self) {
+        if let Some(error) = &self.scan.layout_error {
+            let file = self.quoted(&self.scan.path.join(LAYOUT_FILE));
+            self.add(
+                Kind::Layout,
+                format!(
+                    "the remembered layouts cannot be read, so changes may not be shown: {error}"
+                ),
+                format!(
+                    "remove {file}; the next file is compared with the one before in {PARSED}/"
+                ),
+            );
+        }
         for (message, is_suspect) in layout_problems(&self.scan.layout, self.now) {
             let remedy = if is_suspect {
                 let data = self.quoted(Path::new(""));

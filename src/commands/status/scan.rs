@@ -2,9 +2,8 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, LAYOUT_FILE, Obstacle, OpenError,
-    OpenFile, PARSED, Sidecar, all_below, devices, is_no_folder, is_processed_dir,
-    is_recent_upload, strays,
+    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, Obstacle, OpenError, OpenFile, PARSED,
+    Sidecar, all_below, devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
 };
 use crate::layout::LayoutState;
 use crate::logger_file::{
@@ -70,6 +69,8 @@ pub(super) struct DeviceScan {
     pub strays: Strays,
     /// What is remembered of the layouts of the files.
     pub layout: LayoutState,
+    /// Why that could not be read.
+    pub layout_error: Option<String>,
 }
 
 /// Files that no run takes.
@@ -169,8 +170,10 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
         let folder = Arc::new(data.open_below(&scan.path)?);
         scan.obstacle = folder.obstacle()?;
-        scan.layout = LayoutState::read(&folder)
-            .map_err(|error| with_path(Path::new(LAYOUT_FILE), &error))?;
+        match LayoutState::read(&folder) {
+            Ok(layout) => scan.layout = layout,
+            Err(error) => scan.layout_error = Some(error.to_string()),
+        }
         add_waiting(&folder, scan)?;
         strays(&folder, |file| scan.strays.add(&file))?;
         for sub in [PARSED, ERROR] {

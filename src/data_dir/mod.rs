@@ -287,6 +287,38 @@ impl OpenFile {
         Ok(self.stamp_now()? != self.stamp)
     }
 
+    /// Sets the modification time of a file to the time of its upload, for one that a client has dated in the future: the
+    /// next move changes `ctime`, by which its upload would become a later one.
+    ///
+    /// The caller must hold a lease, so that no write to the file is missed. Fails if the file belongs to another user.
+    pub(crate) fn set_time_to_upload(&mut self) -> io::Result<()> {
+        let nanoseconds = self.stamp.uploaded_ns();
+        let second = 1_000_000_000;
+        let time = Timespec {
+            tv_sec: nanoseconds
+                .div_euclid(second)
+                .try_into()
+                .unwrap_or_default(),
+            tv_nsec: nanoseconds
+                .rem_euclid(second)
+                .try_into()
+                .unwrap_or_default(),
+        };
+        let last_access = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
+        futimens(
+            &self.file,
+            &Timestamps {
+                last_access,
+                last_modification: time,
+            },
+        )?;
+        self.stamp = self.stamp_now()?;
+        Ok(())
+    }
+
     /// Updates `ctime` so that it is later than `mtime`, which marks the current content as ingested.
     ///
     /// Fails if the file belongs to another user.
@@ -303,6 +335,11 @@ impl Stamp {
             modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
             changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
         }
+    }
+
+    /// Whether a client has set `mtime` to a time that was in the future.
+    pub(crate) fn is_dated_ahead(&self) -> bool {
+        self.modified_ns > self.changed_ns
     }
 
     /// Whether size and `mtime` are equal. `ctime` is ignored because a move changes it.

@@ -13,10 +13,10 @@ use crate::logger_file::Container;
 use crate::pipeline::ingest::{self, IngestContext, IngestError, ParsedFile};
 use crate::points::{BatchOptions, TimeRange};
 use crate::remedy::{MORE_OPEN_FILES, is_out_of_files, remedy};
-use crate::report::{FileDetails, counted};
+use crate::report::{FileDetails, counted, iso};
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::{FileId, OrderedSender};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use std::cell::{Cell, OnceCell};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -189,7 +189,7 @@ impl Device<'_> {
                 Ok(open)
             }
         });
-        let open = match opened {
+        let mut open = match opened {
             Ok(open) => open,
             Err(OpenError::Gone) => return None,
             Err(OpenError::NotAFile(what)) if request.is_sweep() => {
@@ -216,6 +216,9 @@ impl Device<'_> {
             return left_in_place(record);
         }
         let lease = lease.ok();
+        if open.stamp.is_dated_ahead() {
+            self.correct_time(&mut open, lease.as_ref(), &from.path().join(name));
+        }
         if let Some(outage) = self.context.sink.outage(self.location.company.as_str()) {
             return Some(Submitted::Processed(Processed {
                 record: self.unread(sub, name, Outcome::Outage(outage.to_string())),
@@ -388,6 +391,27 @@ impl Device<'_> {
         })
     }
 
+    /// Warns of a file that a client has dated in the future, and sets its time to that of its upload.
+    fn correct_time(&self, open: &mut OpenFile, lease: Option<&Lease>, path: &Path) {
+        let time = |ns: i128| {
+            let seconds = i64::try_from(ns / 1_000_000_000).ok();
+            let time = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+            time.map_or_else(|| "?".to_owned(), iso)
+        };
+        let message = format!(
+            "modification time {} is after the upload at {}, which counts; check the clock of the logger, and set SFTPGO_COMMON__SETSTAT_MODE=1",
+            time(open.stamp.modified_ns),
+            time(open.stamp.uploaded_ns())
+        );
+        self.context.recorder.warn(path, &message);
+        if lease.is_some()
+            && !self.context.settings.dry_run
+            && let Err(error) = open.set_time_to_upload()
+        {
+            tracing::debug!("{}: cannot set its time: {error}", sanitize(path));
+        }
+    }
+
     /// Opens the folder `sub`, relative to the device folder. It is empty for most files.
     fn folder_of(&self, sub: &Path) -> io::Result<Arc<Dir>> {
         if sub.as_os_str().is_empty() {
@@ -447,8 +471,8 @@ impl Device<'_> {
         }
         let grace = self.context.settings.grace;
         let now = i128::from(Utc::now().timestamp_nanos_opt()?);
-        let age = now - open.stamp.uploaded_ns();
-        if Duration::from_nanos(u64::try_from(age).unwrap_or_default()) >= grace {
+        let age = (now - open.stamp.uploaded_ns()).max(0);
+        if Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)) >= grace {
             return None;
         }
         if let Some(Some(error)) = unleased

@@ -7,7 +7,7 @@ use crate::harness::{
 use crate::influx_double::{Double, Fault, Gate, Request, is_data_write};
 use crate::second_reader::{self, Point};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A file of three rows with this value at 1 August 2025, `hour`:00, :20 and :40.
 fn file(value: u32, hour: u32) -> String {
@@ -224,12 +224,8 @@ fn replaying_parsed_ends_with_the_last_upload_and_writes_each_file_once() {
 fn versions_with_the_same_time_are_ordered_by_their_numbers() {
     // A client sets the modification time of both.
     let (site, double) = (Site::new(), Double::start());
-    let time = std::time::SystemTime::now() - Duration::from_hours(1);
-    let put = |path: &str, value| {
-        let path = site.put(path, file(value, 10));
-        let file = std::fs::File::options().append(true).open(path);
-        file.expect("opened").set_modified(time).expect("set");
-    };
+    let time = SystemTime::now() - Duration::from_hours(1);
+    let put = |path: &str, value| set_modified(&site.put(path, file(value, 10)), time);
     put(&DEVICE.file("x.tsv"), 1);
     fail_all(&site, &double);
     put(&DEVICE.parsed("x.2.tsv"), 2);
@@ -247,6 +243,75 @@ fn the_modification_time_decides_also_if_a_client_sets_it() {
     upload(&site, &DEVICE.file("old.tsv"), file(1, 10), 600);
     site.run_to(&double).named(DEVICE.file("old.tsv")).ok();
     assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+}
+
+/// Sets the time of a file as a client with a wrong clock does.
+fn set_modified(path: &Path, time: SystemTime) {
+    let file = std::fs::File::options().append(true).open(path);
+    file.expect("opened").set_modified(time).expect("set");
+}
+
+/// Writes a file that its client dates a year ahead.
+fn upload_dated_ahead(site: &Site, path: &str, content: String) {
+    let path = site.put(path, content);
+    set_modified(&path, SystemTime::now() + Duration::from_hours(365 * 24));
+}
+
+#[test]
+fn a_file_dated_in_the_future_does_not_override_a_later_upload() {
+    let (site, double) = (Site::new(), Double::start());
+    upload_dated_ahead(&site, &DEVICE.file("x.tsv"), file(1, 10));
+    fail_all(&site, &double);
+    std::thread::sleep(Duration::from_millis(50));
+    site.put(DEVICE.file("x.tsv"), file(2, 10));
+    site.run_to(&double).ok();
+    retry(&site, &double);
+    assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+    // Nor when parsed/ is replayed, in any order.
+    for names in [["x.tsv", "x.1.tsv"], ["x.1.tsv", "x.tsv"]] {
+        let call = names.iter().fold(site.run_to(&double), |call, name| {
+            call.named(DEVICE.parsed(name))
+        });
+        call.ok();
+        assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+    }
+    // Nor when it is named alone.
+    for name in ["x.tsv", "x.1.tsv"] {
+        site.run_to(&double).named(DEVICE.parsed(name)).ok();
+        assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]), "{name}");
+    }
+}
+
+#[test]
+fn a_file_dated_in_the_future_is_warned_of_and_keeps_the_time_of_its_upload() {
+    let site = Site::new();
+    let start = SystemTime::now();
+    upload_dated_ahead(&site, &DEVICE.file("x.tsv"), file(1, 10));
+    let uploaded = SystemTime::now();
+    let dry_run = site.call().arg("--dry-run").ok();
+    let modified = |path: &str| {
+        let file = std::fs::metadata(site.path(path)).expect("a file");
+        file.modified().expect("a time")
+    };
+    assert!(
+        modified(&DEVICE.file("x.tsv")) > uploaded,
+        "a dry run changes nothing"
+    );
+    let run = site.lp_run().ok();
+    for run in [dry_run, run] {
+        let warnings = run.stderr.matches("SFTPGO_COMMON__SETSTAT_MODE=1").count();
+        assert_eq!(warnings, 1, "{}", run.stderr);
+    }
+    // The clock of a file system advances in steps.
+    let modified = modified(&DEVICE.parsed("x.tsv"));
+    let step = Duration::from_millis(20);
+    assert!(
+        modified >= start - step && modified <= uploaded,
+        "{modified:?}"
+    );
+    // Its hook comes again: there is nothing to do.
+    let run = site.lp_run().named(DEVICE.file("x.tsv")).ok();
+    assert!(run.stderr.contains("already processed"), "{}", run.stderr);
 }
 
 #[test]

@@ -450,7 +450,7 @@ fn settings_of_sftpgo_that_do_not_call_the_hook_fail() {
 #[test]
 fn the_json_file_of_sftpgo_is_read_and_variables_take_precedence() {
     let sftpgo = Sftpgo::new();
-    let json = r#"{"common": {"actions": {"execute_on": ["upload", "rename", "mkdir"], "hook": "HOOK_PATH"}}}"#;
+    let json = r#"{"common": {"setstat_mode": 1, "actions": {"execute_on": ["upload", "rename", "mkdir"], "hook": "HOOK_PATH"}}}"#;
     sftpgo.write("sftpgo.json", json);
     assert_line(sftpgo.run(), "SFTPGo", "ok", &["each upload"]);
     sftpgo.write("env.d/hook.env", "SFTPGO_COMMON__ACTIONS__HOOK=/bin/true\n");
@@ -472,9 +472,25 @@ fn a_link_to_the_hook_is_the_hook() {
     let link = sftpgo.site.dir.path().join("link");
     std::os::unix::fs::symlink(&sftpgo.hook, &link).expect("a link");
     let text = format!(
-        "SFTPGO_COMMON__ACTIONS__EXECUTE_ON=mkdir, upload, rename\nSFTPGO_COMMON__ACTIONS__HOOK={}\n",
+        "SFTPGO_COMMON__ACTIONS__EXECUTE_ON=mkdir, upload, rename\nSFTPGO_COMMON__ACTIONS__HOOK={}\nSFTPGO_COMMON__SETSTAT_MODE=1\n",
         link.display()
     );
     sftpgo.write("sftpgo.env", &text.replace(", ", ","));
     assert_line(sftpgo.run(), "SFTPGo", "ok", &[]);
+}
+
+#[test]
+fn settings_of_sftpgo_that_let_clients_set_times_are_a_warning() {
+    let sftpgo = Sftpgo::new();
+    let hook = "SFTPGO_COMMON__ACTIONS__EXECUTE_ON=upload,rename,mkdir\nSFTPGO_COMMON__ACTIONS__HOOK=HOOK_PATH\n";
+    // Mode 2 ignores the times of files in cloud storage only.
+    for mode in [
+        "",
+        "SFTPGO_COMMON__SETSTAT_MODE=0\n",
+        "SFTPGO_COMMON__SETSTAT_MODE=2\n",
+    ] {
+        sftpgo.write("sftpgo.env", &format!("{hook}{mode}"));
+        let run = sftpgo.run();
+        assert_line(run, "SFTPGo", "warn", &["SFTPGO_COMMON__SETSTAT_MODE=1"]);
+    }
 }

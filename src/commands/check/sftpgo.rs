@@ -69,6 +69,7 @@ impl SftpgoSettings {
             .pointer(&format!("/{}", setting.replace('.', "/")))
         {
             Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
             Some(Value::Array(list)) => {
                 let texts: Vec<_> = list.iter().filter_map(Value::as_str).collect();
                 texts.join(",")
@@ -136,6 +137,9 @@ pub(super) fn check_sftpgo(installation: &Installation<'_>) -> CheckResult {
         Err(message) => return Some(Finding::Warning(format!("not checked: {message}"))),
     };
     Some(match settings.judge(&config::hook(installation.env)) {
+        Ok(when) if settings.get("common.setstat_mode").trim() != "1" => Finding::Warning(format!(
+            "the settings in {shown} call the hook {when}, but clients may set the times of files, which decide the order of uploads; set SFTPGO_COMMON__SETSTAT_MODE=1 in {shown}/sftpgo.env and restart SFTPGo"
+        )),
         Ok(when) => Finding::Good(format!("the settings in {shown} call the hook {when}")),
         Err(message) => Finding::Failure(format!(
             "{message} in {shown}/sftpgo.env and restart SFTPGo; deploy/sftpgo.env is an example"

@@ -1164,6 +1164,75 @@ fn an_autumn_night_whose_files_have_the_same_time_is_in_the_order_of_their_names
     check_autumn_night(&site);
 }
 
+/// The name of the second upload of the autumn night.
+const SECOND: &str = "b_0259.tsv";
+
+/// The second upload of the autumn night in two forms that fail after their rows are written: in mid-file, and because of
+/// its losses.
+fn failing_second_uploads() -> [String; 2] {
+    let (_, text, _) = &autumn_night()[1];
+    let lost = "26/10/25 99:00:00\t1\n".repeat(7);
+    [
+        format!("{text}MV_T302_V002\tVoie1 W\n"),
+        text.clone() + &lost,
+    ]
+}
+
+/// Puts the second upload of the autumn night with this content.
+fn put_second_upload(site: &Site, path: String, text: &str) -> String {
+    age(&site.put(&path, text), 2 * 3600);
+    path
+}
+
+#[test]
+fn an_autumn_night_whose_second_upload_fails_in_the_same_run_has_18_instants() {
+    for text in failing_second_uploads() {
+        // A sweep.
+        let site = Site::new();
+        put_autumn_night(&site, 0);
+        put_second_upload(&site, DEVICE.file(SECOND), &text);
+        put_autumn_night(&site, 2);
+        site.lp_run().run().expect(1);
+        check_autumn_night(&site);
+        // Named files.
+        let site = Site::new();
+        let paths = [
+            put_autumn_night(&site, 2),
+            put_second_upload(&site, DEVICE.file(SECOND), &text),
+            put_autumn_night(&site, 0),
+        ];
+        let call = paths.iter().fold(site.lp_run(), Call::named);
+        call.run().expect(1);
+        check_autumn_night(&site);
+        // A retry, together with an upload that waits.
+        let site = Site::new();
+        ingest_one_by_one(&site, &[0]);
+        let path = put_second_upload(&site, DEVICE.error(SECOND), &text);
+        let sidecar = json!({"error": "no server", "retryable": true, "time": "t", "run_id": "r"});
+        site.put(format!("{path}.error.json"), sidecar.to_string());
+        put_autumn_night(&site, 2);
+        site.lp_run().arg("--retry-errors").run().expect(1);
+        check_autumn_night(&site);
+        assert_eq!(site.sidecar(&path)["retryable"], false);
+    }
+}
+
+#[test]
+fn a_file_that_failed_in_an_earlier_run_is_no_previous_upload() {
+    for text in failing_second_uploads() {
+        let site = Site::new();
+        ingest_one_by_one(&site, &[0]);
+        put_second_upload(&site, DEVICE.file(SECOND), &text);
+        site.lp_run().run().expect(1);
+        put_autumn_night(&site, 2);
+        site.lp_run().ok();
+        // The first of the two hours follows the upload in parsed/.
+        let points = shown(&stored(&site.lp_points("acme")));
+        assert_eq!(points[6], point("2025-10-26 00:00:00", VOLTAGE, 300.0));
+        assert_eq!(points.len(), 12);
+    }
+}
+
 #[test]
 fn the_autumn_night_of_the_cases_is_the_one_of_these_tests() {
     let Some(dir) = cases() else { return };

@@ -21,7 +21,7 @@ const MAX_HISTORY: usize = 16;
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct LayoutState {
-    /// In the order of the uploads.
+    /// In the order of the uploads, from the first one that is known to the last one.
     history: Vec<Held>,
     suspicion: Option<Suspicion>,
     acknowledged: Option<Acknowledged>,
@@ -83,6 +83,22 @@ impl LayoutState {
         state.remove_repetitions();
         state.forget_oldest();
         Ok(state)
+    }
+
+    /// The state after these uploads, oldest first.
+    pub(crate) fn of(uploads: Vec<Held>) -> Self {
+        let mut state = Self {
+            history: uploads,
+            ..Self::default()
+        };
+        state.remove_repetitions();
+        state.forget_oldest();
+        state
+    }
+
+    /// Whether nothing is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.history.is_empty()
     }
 
     /// Whether no time is in the future. Otherwise a change or a suspicion would be shown, or an acknowledgement would hold,
@@ -179,6 +195,10 @@ impl LayoutState {
         match later() {
             Later::None => {}
             Later::Upload(since, layout) => {
+                // The history has no gaps: what is not known of other uploads is read from `parsed/`.
+                if self.history.first().is_none_or(|first| since < first.since) {
+                    return false;
+                }
                 let is_known = |held: &Held| held.since > uploaded && held.since <= since;
                 if !self.history.iter().any(is_known) {
                     entries.extend(layout.map(|layout| Held { since, layout }));

@@ -21,11 +21,16 @@ use std::path::Path;
 /// there are more, the folder is listed again for files that were uploaded at other times.
 const MAX_LISTED: usize = 1 << 15;
 
+/// The number of the newest uploads in `parsed/` whose layouts are read if none are remembered.
+const MAX_READ: usize = 8;
+
 /// What is known of the layouts of a device while its lock is held.
 #[derive(Default)]
 pub(super) struct LayoutGuard {
     /// Read for the first file.
     state: RefCell<Option<LayoutState>>,
+    /// Whether the state is that of the newest uploads in `parsed/`, because none was remembered.
+    is_new: Cell<bool>,
     /// Made for the first file that is not the last upload or changes something.
     listing: RefCell<Option<Listing>>,
     /// Whether this run has said that the state cannot be read.
@@ -57,6 +62,7 @@ impl LayoutGuard {
     /// Forgets what another process may change while the lock is not held.
     pub(super) fn forget(&self) {
         self.state.take();
+        self.is_new.take();
         self.listing.take();
     }
 
@@ -152,7 +158,10 @@ impl Device<'_> {
         let known = state.before(uploaded, &file).cloned();
         let previous = match known {
             Some(_) => None,
-            None => neighbours().and_then(|found| self.held(found.before.as_ref()?)),
+            None => neighbours().and_then(|found| {
+                let before = found.before.as_ref()?;
+                self.held(before.time, &before.name)
+            }),
         };
         let before = known
             .as_ref()
@@ -171,11 +180,15 @@ impl Device<'_> {
                 Some(Neighbours { after: None, .. }) => Later::None,
                 Some(Neighbours {
                     after: Some(after), ..
-                }) => Later::Upload(after.time, self.held(after).map(|held| held.layout)),
+                }) => Later::Upload(
+                    after.time,
+                    self.held(after.time, &after.name).map(|held| held.layout),
+                ),
             }
         };
         let name = name.to_string_lossy();
-        if state.record(&name, uploaded, &file, previous, &later)
+        let is_new = self.layout.is_new.take();
+        if (state.record(&name, uploaded, &file, previous, &later) || is_new)
             && !self.context.settings.dry_run
             && let Err(error) = state.write(&self.folder)
         {
@@ -220,9 +233,9 @@ impl Device<'_> {
         details.is_layout_acknowledged = is_acknowledged;
     }
 
-    /// Reads what is remembered. What cannot be read is found in `parsed/` again.
+    /// Reads what is remembered. If there is nothing, or it cannot be read, it is found in `parsed/` again.
     fn read_layout_state(&self) -> LayoutState {
-        LayoutState::read(&self.folder).unwrap_or_else(|error| {
+        let remembered = LayoutState::read(&self.folder).unwrap_or_else(|error| {
             if !self.layout.is_unreadable.replace(true) {
                 let path = self.folder.path().join(LAYOUT_FILE);
                 let message = format!(
@@ -231,7 +244,30 @@ impl Device<'_> {
                 self.context.recorder.warn(&path, &message);
             }
             LayoutState::default()
-        })
+        });
+        if !remembered.is_empty() {
+            return remembered;
+        }
+        let found = self.layouts_of_newest();
+        self.layout.is_new.set(!found.is_empty());
+        found
+    }
+
+    /// What would be remembered of the newest uploads in `parsed/`.
+    fn layouts_of_newest(&self) -> LayoutState {
+        let parsed = self.folder.open_below(Path::new(PARSED));
+        // If the folder cannot be listed, there is a warning when a file is compared.
+        let Ok(listing) = parsed.and_then(|parsed| Listing::around(i64::MAX, &parsed, MAX_LISTED))
+        else {
+            return LayoutState::default();
+        };
+        let newest = listing.uploads.iter().rev().take(MAX_READ);
+        let mut layouts: Vec<_> = newest
+            .filter_map(|(time, name)| self.held(*time, name))
+            .collect();
+        layouts.reverse();
+        self.layout.listing.replace(Some(listing));
+        LayoutState::of(layouts)
     }
 
     /// Whether it is certain, without listing `parsed/`, that no file in it was uploaded after this time.
@@ -276,14 +312,15 @@ impl Device<'_> {
         }
     }
 
-    /// Reads the header of an upload in `parsed/`.
-    fn held(&self, upload: &Upload) -> Option<Held> {
+    /// Reads the last layout of an upload in `parsed/`.
+    fn held(&self, time: i64, name: &OsStr) -> Option<Held> {
         let parsed = self.folder.open_below(Path::new(PARSED)).ok()?;
-        let open = parsed.open_file(&upload.name).ok()?;
+        let open = parsed.open_file(name).ok()?;
         let options = ReadOptions::new(&self.context.settings.zones);
-        let file = LoggerFile::open(&*open.file, &options).ok()?;
+        let mut file = LoggerFile::open(&*open.file, &options).ok()?;
+        while let Ok(Some(_)) = file.next_row() {}
         Some(Held {
-            since: upload.time,
+            since: time,
             layout: file.layout()?.last,
         })
     }

@@ -376,6 +376,47 @@ fn late_files_with_many_changes_are_all_compared() {
 }
 
 #[test]
+fn without_what_was_remembered_old_files_say_nothing_of_the_last_layout() {
+    // More uploads than are read again.
+    let site = Site::new();
+    let [old, new] = ["C0 W", "C1 W"].map(|column| file([USUAL[0], (MASTER, column)]));
+    for number in 0..20 {
+        let text = if number < 5 { &old } else { &new };
+        put(
+            &site,
+            &DEVICE.file(format!("{number:02}.tsv")),
+            text,
+            100 - number,
+        );
+    }
+    site.lp_run().ok();
+    std::fs::remove_file(state_path(&site)).expect("removed");
+    for name in ["00.tsv", "02.tsv"] {
+        let file = named(&site, &DEVICE.parsed(name));
+        assert_eq!(file["layout_changed"], Value::Null, "{name}");
+    }
+    assert_eq!(
+        ingest(&site, "20.tsv", &new, 10)["layout_changed"],
+        Value::Null
+    );
+    let change = changes(3, Some("02001171 C0 W"), Some("02001171 C1 W"));
+    assert_eq!(
+        named(&site, &DEVICE.parsed("05.tsv"))["layout_changed"],
+        change
+    );
+}
+
+#[test]
+fn without_what_was_remembered_the_last_table_of_the_upload_before_counts() {
+    let site = Site::new();
+    let [old, new] = ["C0 W", "C1 W"].map(|column| file([USUAL[0], (MASTER, column)]));
+    ingest(&site, "a.tsv", &format!("{old}{new}"), 9);
+    std::fs::remove_file(state_path(&site)).expect("removed");
+    let next = ingest(&site, "b.tsv", &new, 8);
+    assert_eq!(next["layout_changed"], Value::Null);
+}
+
+#[test]
 fn a_retried_file_is_compared_with_the_upload_before_it() {
     let site = Site::new();
     let (old, new) = (usual(), file([USUAL[0], USUAL[1]]));

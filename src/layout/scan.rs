@@ -6,6 +6,9 @@ use crate::logger_file::{Channels, Role};
 /// The number of rows that must be compared before values show that a column is a voltage.
 const MIN_ROWS: u32 = 6;
 
+/// The number of rows that are compared. What they show is not refuted by a later phase failure.
+const MAX_ROWS: u32 = 1_000;
+
 /// The share of a voltage by which a value may differ from it and still count as equal.
 const TOLERANCE: f64 = 0.05;
 
@@ -49,7 +52,7 @@ pub(crate) struct LayoutScan {
     master_type: Option<String>,
     /// The positions of the columns in V.
     voltages: Vec<usize>,
-    /// The columns in W all of whose values were equal to a voltage so far.
+    /// The columns in W all of whose compared values were equal to a voltage so far.
     candidates: Vec<Candidate>,
 }
 
@@ -154,7 +157,10 @@ impl LayoutScan {
             let Some(value) = value_at(candidate.position) else {
                 return true;
             };
-            candidate.rows = candidate.rows.saturating_add(1);
+            if candidate.rows == MAX_ROWS {
+                return true;
+            }
+            candidate.rows += 1;
             voltages().any(|voltage| (value - voltage).abs() <= TOLERANCE * voltage.abs())
         });
     }

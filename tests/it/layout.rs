@@ -21,8 +21,11 @@ fn table<const N: usize>(columns: [(&str, &str); N], rows: &[[&str; N]]) -> Stri
     let labels = columns.map(|(_, label)| label).join("\t");
     let mut text = format!("{MASTER}\t{serials}\nMV_T302_V002\t{labels}\n");
     for (number, row) in rows.iter().enumerate() {
-        let (hour, minute) = (number / 6, number % 6 * 10);
-        text += &format!("03/08/25 {hour:02}:{minute:02}:00\t{}\n", row.join("\t"));
+        let (day, hour, minute) = (3 + number / 144, number / 6 % 24, number % 6 * 10);
+        text += &format!(
+            "{day:02}/08/25 {hour:02}:{minute:02}:00\t{}\n",
+            row.join("\t")
+        );
     }
     text
 }
@@ -619,6 +622,24 @@ fn a_power_with_the_values_of_a_voltage_is_suspect() {
     }
     // A power cut of all rows is no evidence.
     assert_eq!(suspect(&[["0", "0", "0"]; 20]), Value::Null);
+}
+
+#[test]
+fn a_power_with_the_values_of_a_voltage_is_suspect_although_the_phase_fails_later() {
+    let columns = [(MASTER, "Ph 1 V"), (MASTER, "A W"), (MASTER, "B W")];
+    let suspect = |good: usize| {
+        let mut rows = vec![["240.5", "239.9", "31.5"]; good];
+        rows.extend([["240.5", "6.9", "31.5"]; 100]);
+        let site = Site::new();
+        let file = ingest(&site, "a.tsv", &table(columns, &rows), 3);
+        assert_eq!(file["nb_points"], 3 * (good + 100));
+        file["layout_suspect"].clone()
+    };
+    assert_eq!(suspect(999), Value::Null);
+    assert_eq!(
+        suspect(1_000),
+        json!(["column 3 \"02001171 A W\" is in W, but its values are those of a voltage"])
+    );
 }
 
 #[test]

@@ -78,6 +78,14 @@ pub(super) fn contains_marker(cell: &[u8]) -> bool {
     memchr::memmem::find(cell, MARKER_PREFIX).is_some()
 }
 
+/// The error of a line that has this trimmed cell instead of a supported marker.
+pub(super) fn unknown_marker(cell: &[u8], line: u64) -> FormatError {
+    FormatError::UnknownMarker {
+        line,
+        found: sanitize(decode(&cell[..cell.len().min(80)])),
+    }
+}
+
 impl Channels {
     /// No channels, before the first header is read.
     pub(super) fn none() -> Self {
@@ -107,10 +115,7 @@ impl Channels {
             if let Some(format) = after.find_map(foreign::format_of_table) {
                 return Err(FormatError::ForeignTable { line, format });
             }
-            return Err(FormatError::UnknownMarker {
-                line,
-                found: sanitize(decode(&first[..first.len().min(80)])),
-            });
+            return Err(unknown_marker(first, line));
         };
         if serials.len() != labels.len() {
             return Err(FormatError::LengthsDiffer {

@@ -35,28 +35,13 @@ impl Container {
             return true;
         }
         let document = memmem::rfind(tail, START_HEADER);
-        let is_headed = document.is_some() || {
-            let head = without_marks(head);
-            trimmed(head.split(|b| *b == b'\n').next().unwrap_or_default()) == START_HEADER
-        };
+        let is_headed = document.is_some() || memmem::find(head, START_HEADER).is_some();
         if is_headed {
             !tail[document.unwrap_or_default()..]
                 .split(|b| *b == b'\n')
                 .any(|line| trimmed(line) == END_DATA)
         } else {
             tail.last() != Some(&b'\n')
-        }
-    }
-}
-
-/// Skips blank lines and byte-order marks at the start of a file.
-fn without_marks(mut head: &[u8]) -> &[u8] {
-    loop {
-        let before = head.len();
-        head = head.trim_ascii_start();
-        head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
-        if head.len() == before {
-            return head;
         }
     }
 }
@@ -166,6 +151,11 @@ mod tests {
             b"1\t2\r\nEND_DATA \r\n"
         ));
         assert!(!truncated(b"START_HEADER\n", b"1\t2\nEND_DATA"));
+        // The header may follow the rest of another document.
+        assert!(truncated(
+            b"03/08/25 03:20:00\t1\nSTART_HEADER\n",
+            b"1\t2\n"
+        ));
         // The last document decides.
         assert!(truncated(b"1\t1\n", b"1\t2START_HEADER\n{}\n"));
         assert!(truncated(

@@ -69,6 +69,14 @@ pub enum FormatError {
         /// The message of the JSON parser.
         reason: String,
     },
+    /// A header whose start is damaged, or a table after a damaged `END_DATA`.
+    #[error(
+        "line {line}: a header or END_DATA is damaged here, so whether the times after it are UTC is unknown; the rows before it are ingested; correct the line and ingest the file again"
+    )]
+    DamagedHeader {
+        /// The 1-based number of the damaged line.
+        line: u64,
+    },
     /// A format marker in mid-file without a line of serials before it.
     #[error(
         "line {line}: a new header begins without its line of serial numbers, so the values after it belong to unknown channels; the rows before it are ingested; send the rest again"

@@ -4,7 +4,7 @@
 //! table, or several one after another if the logger was reconfigured.
 
 use super::cells::{contains_keyword, holds_something, trim_spaces};
-use super::channels::{Channels, contains_marker, is_marker};
+use super::channels::{Channels, contains_marker, is_marker, unknown_marker};
 use super::container::{
     BYTE_ORDER_MARK, Container, END_DATA, END_HEADER, HeaderMeta, START_DATA, START_HEADER,
 };
@@ -103,6 +103,8 @@ pub struct LoggerFile<'a, R> {
     /// The last line, if it may be the serials of a header.
     candidate: Option<Line>,
     document: Document,
+    /// Where a document seems to begin or end, since its last row.
+    boundary: Option<Boundary>,
     /// The first document.
     first: Option<FirstDocument>,
     channels: Channels,
@@ -144,11 +146,32 @@ struct Line {
 /// The document that is being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Document {
+    /// No header was read so far.
+    Missing,
     Plain,
     Headed,
     /// `END_DATA` was read.
     Ended,
 }
+
+/// A damaged line, with its number, after which the meaning of times is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Boundary {
+    /// A part of a header without what must stand before it.
+    Header(u64),
+    /// `END_DATA` with other text, most of it, or a keyword in a row. Rows that follow belong to the document, a table may
+    /// not.
+    End(u64),
+}
+
+/// What stands in the lines of a header, except `START_HEADER`, and nowhere else.
+const HEADER_PARTS: [&[u8]; 5] = [
+    END_HEADER,
+    START_DATA,
+    b"\"DataTimeSettings\"",
+    b"\"TimeZoneName\"",
+    b"\"TimeZone\"",
+];
 
 /// What the report says about the first document.
 struct FirstDocument {
@@ -182,7 +205,8 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             lines,
             record: ByteRecord::new(),
             candidate: None,
-            document: Document::Plain,
+            document: Document::Missing,
+            boundary: None,
             first: None,
             channels: Channels::none(),
             ids: HashSet::new(),
@@ -211,18 +235,60 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         if !self.next_line()? {
             return Err(FormatError::Empty);
         }
-        if !self.has_start_header() {
-            let serials = self.take_line();
-            let line = serials.number + 1;
-            if !self.next_line()? {
-                return Err(FormatError::NoLabels { line });
+        if self.begins_headed() {
+            return self.begin_headed();
+        }
+        self.ensure_no_marker()?;
+        self.boundary = self.find_boundary();
+        let is_end = self.is_line(END_DATA);
+        let first = self.take_line();
+        let line = first.number + 1;
+        if !self.next_line()? {
+            return Err(FormatError::NoLabels { line });
+        }
+        if is_marker(self.first_cell()) && !self.has_start_header() {
+            if !may_be_serials(&first) {
+                return Err(FormatError::NoSerials {
+                    line: self.line_number(),
+                });
             }
-            if !self.has_start_header() {
-                self.begin_document(Document::Plain, HeaderMeta::None, 1)?;
-                return self.begin_table(&serials);
+            self.begin_document(Document::Plain, HeaderMeta::None, 1)?;
+            return self.begin_table(&first);
+        }
+        let error = unknown_marker(self.first_cell(), self.line_number());
+        if is_end {
+            self.document = Document::Ended;
+        } else {
+            self.candidate = Some(first);
+        }
+        if self.find_document()? {
+            return Ok(());
+        }
+        self.begin_document(Document::Plain, HeaderMeta::None, 1)?;
+        Err(error)
+    }
+
+    /// Reads from the second line to the header of the first document that is complete. Returns false if there is none.
+    fn find_document(&mut self) -> Result<bool, FormatError> {
+        loop {
+            // The times of this table may be those of a headed document whose beginning is missing.
+            let has_unplaced_table = self.document == Document::Missing
+                && self.boundary.is_none()
+                && !self.begins_headed()
+                && self.record.iter().any(contains_marker);
+            if has_unplaced_table {
+                return Ok(false);
+            }
+            self.read_line()?;
+            if self.stats.tables > 0 {
+                return Ok(true);
+            }
+            match self.next_line() {
+                Ok(true) => {}
+                Ok(false) | Err(FormatError::LineTooLong { .. }) => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
-        self.begin_headed()
     }
 
     fn header_error(self, error: FormatError) -> HeaderError {
@@ -296,7 +362,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             self.was_cut
                 || tracker.ended_with_nuls()
                 || match self.document {
-                    Document::Plain => tracker.lacks_final_break(),
+                    Document::Missing | Document::Plain => tracker.lacks_final_break(),
                     Document::Headed => true,
                     Document::Ended => false,
                 }
@@ -319,14 +385,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     /// A header that is invalid, a line that is too long, too many weeks, or an I/O error. The rows before it are valid.
     pub fn next_row(&mut self) -> Result<Option<Row<'_>>, FormatError> {
         while self.next_line()? {
-            let Some(wall) = self.wall_time() else {
-                self.read_other_line()?;
-                continue;
-            };
-            self.skip_candidate();
-            if self.document == Document::Ended {
-                self.stats.lines_after_end += 1;
-            } else if let Some(time) = self.read_row(wall)? {
+            if let Some(time) = self.read_line()? {
                 return Ok(Some(Row {
                     time,
                     values: &self.values,
@@ -368,6 +427,17 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         }
     }
 
+    /// Reads a line. Returns the timestamp of the row if there is one in `values`.
+    fn read_line(&mut self) -> Result<Option<i64>, FormatError> {
+        let has_table = matches!(self.document, Document::Plain | Document::Headed);
+        let Some(wall) = self.wall_time().filter(|_| has_table) else {
+            self.read_other_line()?;
+            return Ok(None);
+        };
+        self.skip_candidate();
+        self.read_row(wall)
+    }
+
     /// The time in the first cell of the line, unless the line may be cut off in it.
     fn wall_time(&self) -> Option<NaiveDateTime> {
         let is_cut = self.record.len() == 1 && self.lines.get_ref().ended_inside_line();
@@ -377,6 +447,12 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// Parses the row with this time into `values` and returns its timestamp, or `None` if the row is skipped.
     fn read_row(&mut self, wall: NaiveDateTime) -> Result<Option<i64>, FormatError> {
+        let boundary = self.boundary.take();
+        if let Some(Boundary::Header(line)) = boundary
+            && !self.has_start_header()
+        {
+            return Err(FormatError::DamagedHeader { line });
+        }
         self.data_rows += 1;
         let columns = self.values.len();
         // Without a final line break, the last cell may be an incomplete number.
@@ -425,6 +501,8 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             self.problems.add(line, column + 1, cell, reason);
             self.stats.malformed_rows += 1;
             self.stats.lose(cells(), is_cut);
+            // The rows of the document may go on, because this one has its time.
+            self.boundary = self.find_boundary().map(|_| Boundary::End(line));
             return false;
         }
         // The cut last row of a truncated file is left out of the counts of cells.
@@ -489,22 +567,29 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         Ok(())
     }
 
-    /// Reads a line that does not start with a time.
+    /// Reads a line that is no row of a table.
     fn read_other_line(&mut self) -> Result<(), FormatError> {
-        if self.has_start_header() {
+        if self.begins_headed() {
             return self.begin_headed();
         }
-        if self.document == Document::Headed && self.is_line(END_DATA) {
+        let may_end = matches!(self.document, Document::Missing | Document::Headed);
+        if may_end && self.is_line(END_DATA) {
             self.skip_candidate();
             self.document = Document::Ended;
+            self.boundary = None;
             return Ok(());
         }
-        let first = self.record.get(0).map(trim_spaces).unwrap_or_default();
-        if !is_marker(first) {
+        if !is_marker(self.first_cell()) {
             self.ensure_no_marker()?;
             self.skip_candidate();
+            if !matches!(self.boundary, Some(Boundary::Header(_))) {
+                self.boundary = self.find_boundary().or(self.boundary);
+            }
             self.candidate = Some(self.take_line());
             return Ok(());
+        }
+        if let Some(Boundary::Header(line) | Boundary::End(line)) = self.boundary {
+            return Err(FormatError::DamagedHeader { line });
         }
         let serials = self.candidate.take().filter(may_be_serials);
         let Some(serials) = serials else {
@@ -532,6 +617,24 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         Ok(())
     }
 
+    /// Whether the line looks like a damaged line between two documents.
+    fn find_boundary(&self) -> Option<Boundary> {
+        let line = join(&self.record);
+        let line = line.trim_ascii();
+        let contains = |part: &[u8]| memmem::find(line, part).is_some();
+        let is_header = HEADER_PARTS.into_iter().any(contains)
+            || [START_HEADER, END_HEADER, START_DATA]
+                .into_iter()
+                .any(|keyword| resembles(line, keyword));
+        let is_end =
+            self.document == Document::Headed && (contains(END_DATA) || resembles(line, END_DATA));
+        if is_header {
+            Some(Boundary::Header(self.line_number()))
+        } else {
+            is_end.then(|| Boundary::End(self.line_number()))
+        }
+    }
+
     /// Counts the candidate, which turned out to be no header, as a skipped line.
     fn skip_candidate(&mut self) {
         let Some(line) = self.candidate.take() else {
@@ -544,6 +647,16 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         self.data_rows += 1;
         self.stats
             .lose(value_cells(&line.record, line.is_cut), line.is_cut);
+        let first = line.record.get(0).map(trim_spaces).unwrap_or_default();
+        if self.document == Document::Missing {
+            match parse_wall_time(first) {
+                Some(_) => self.stats.malformed_rows += 1,
+                None => self.stats.invalid_timestamps += 1,
+            }
+            let reason = "a row before any header; it is skipped";
+            self.problems.add(line.number, 1, first, reason);
+            return;
+        }
         let cells = value_cells(&line.record, false);
         if let Some((column, cell, reason)) = glued(cells, self.values.len()) {
             self.stats.malformed_rows += 1;
@@ -551,7 +664,6 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             return;
         }
         self.stats.invalid_timestamps += 1;
-        let first = line.record.get(0).map(trim_spaces).unwrap_or_default();
         let reason = if foreign::is_reformatted_time(first) {
             self.reformatted_times += 1;
             "a time in another form than DD/MM/YY HH:MM:SS; the row is skipped"
@@ -575,7 +687,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             self.first = Some(FirstDocument {
                 container: match document {
                     Document::Headed => Container::Headed,
-                    Document::Plain | Document::Ended => Container::Plain,
+                    Document::Missing | Document::Plain | Document::Ended => Container::Plain,
                 },
                 zone: name.unwrap_or_default(),
                 zone_source: choice
@@ -608,30 +720,50 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             ));
         }
         for warning in warnings {
-            if self.zone_warnings.len() < MAX_ZONE_WARNINGS
-                && !self.zone_warnings.contains(&warning)
-            {
-                self.zone_warnings.push(warning);
-            }
+            self.add_zone_warning(warning);
         }
         self.last_of_document_before = self.resolver.last().or(self.last_of_document_before);
         self.resolver = TimestampResolver::new(choice.zone);
         self.document = document;
+        self.boundary = None;
         self.is_first_table = true;
         Ok(())
     }
 
-    /// Reads from a line with `START_HEADER` to the header of the table. What stands before it in the line is the cut
-    /// end of a row.
+    fn add_zone_warning(&mut self, warning: String) {
+        if self.zone_warnings.len() < MAX_ZONE_WARNINGS && !self.zone_warnings.contains(&warning) {
+            self.zone_warnings.push(warning);
+        }
+    }
+
+    /// Whether a headed document begins with the line: it contains `START_HEADER`, or that is missing before JSON.
+    fn begins_headed(&self) -> bool {
+        self.has_start_header() || begins_json_object(self.first_cell())
+    }
+
+    /// Reads from the line that begins a headed document to the header of its table. What stands before `START_HEADER` in
+    /// the line is the cut end of a row.
     fn begin_headed(&mut self) -> Result<(), FormatError> {
         self.skip_candidate();
         self.end_document();
         loop {
             let start = self.line_number();
+            let has_start_header = self.has_start_header();
             let Some(header) = self.read_header(start)? else {
                 continue;
             };
-            self.begin_document(Document::Headed, HeaderMeta::parse(&header), start)?;
+            let meta = HeaderMeta::parse(&header);
+            // More than START_HEADER may be missing.
+            if !has_start_header && meta.text("DataTimeSettings").is_none() {
+                return Err(FormatError::DamagedHeader { line: start });
+            }
+            self.begin_document(Document::Headed, meta, start)?;
+            if !has_start_header {
+                self.add_zone_warning(
+                    "START_HEADER is missing before a header, which is read all the same; check the upload"
+                        .to_owned(),
+                );
+            }
             let has_line = self.next_line()?;
             if self.begins_again() {
                 continue;
@@ -660,12 +792,12 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         }
     }
 
-    /// Notes whether the document before a line with `START_HEADER` was cut off.
+    /// Notes whether the document before the line, which begins a headed one, was cut off.
     fn end_document(&mut self) {
         let line = join(&self.record);
-        let before = memmem::find(&line, START_HEADER).map_or(&line[..], |at| &line[..at]);
+        let before = memmem::find(&line, START_HEADER).map_or(&[][..], |at| &line[..at]);
         self.was_cut |= match self.document {
-            Document::Plain => !before.trim_ascii().is_empty(),
+            Document::Missing | Document::Plain => !before.trim_ascii().is_empty(),
             Document::Headed => memmem::find(before, END_DATA).is_none(),
             Document::Ended => false,
         };
@@ -678,25 +810,38 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         begins_again
     }
 
-    /// Reads the JSON up to `END_HEADER`. Returns `None` if another document begins before.
+    /// Reads the JSON up to `END_HEADER`, from what follows `START_HEADER` in its line. Returns `None` if another document
+    /// begins before.
     fn read_header(&mut self, start: u64) -> Result<Option<Vec<u8>>, FormatError> {
-        let mut json = Vec::new();
+        let mut json = join(&self.record);
+        if let Some(at) = memmem::rfind(&json, START_HEADER) {
+            json.drain(..at + START_HEADER.len());
+        }
         loop {
-            if !self.next_line()? {
-                return Err(FormatError::HeaderBlockOpen { line: start });
-            }
-            if self.is_line(END_HEADER) {
-                return Ok(Some(json));
-            }
-            if self.begins_again() {
-                return Ok(None);
-            }
-            json.extend_from_slice(&join(&self.record));
-            json.push(b'\n');
             if json.len() > MAX_HEADER {
                 return Err(FormatError::HeaderTooLong { line: start });
             }
+            let has_line = self.next_line()?;
+            if has_line && self.is_line(END_HEADER) {
+                return Ok(Some(json));
+            }
+            if has_line && self.begins_again() {
+                return Ok(None);
+            }
+            if !has_line || self.follows_header() {
+                return Err(FormatError::HeaderBlockOpen { line: start });
+            }
+            json.push(b'\n');
+            json.extend_from_slice(&join(&self.record));
         }
+    }
+
+    /// Whether the line belongs to what follows a header.
+    fn follows_header(&self) -> bool {
+        self.is_line(START_DATA)
+            || self.is_line(END_DATA)
+            || is_marker(self.first_cell())
+            || self.wall_time().is_some()
     }
 
     /// Begins a table whose labels are the current line.
@@ -740,6 +885,10 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         self.values.resize(channels.list.len(), None);
         self.channels = channels;
         Ok(())
+    }
+
+    fn first_cell(&self) -> &[u8] {
+        self.record.get(0).map(trim_spaces).unwrap_or_default()
     }
 
     /// Whether a cell of the line contains `START_HEADER`.
@@ -802,6 +951,20 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 fn may_be_serials(line: &Line) -> bool {
     let first = line.record.get(0).unwrap_or_default();
     !contains_keyword(first) && !first.iter().any(|byte| matches!(byte, b'/' | b':'))
+}
+
+/// Whether a trimmed cell begins like a JSON object.
+fn begins_json_object(cell: &[u8]) -> bool {
+    cell.strip_prefix(b"{")
+        .is_some_and(|rest| matches!(rest.trim_ascii_start(), [] | [b'"' | b'}', ..]))
+}
+
+/// Whether a line has the start and the end of a keyword, in any letter case, without at most two characters between.
+fn resembles(line: &[u8], keyword: &[u8]) -> bool {
+    let is_same = |(a, b): &(&u8, &u8)| a.eq_ignore_ascii_case(b);
+    let start = line.iter().zip(keyword).take_while(is_same).count();
+    let end = line.iter().rev().zip(keyword.iter().rev());
+    start + end.take_while(is_same).count() + 2 >= keyword.len()
 }
 
 /// Removes up to two carriage returns at the end of the last cell. A transfer in ASCII mode adds a second one.
@@ -1112,6 +1275,239 @@ mod tests {
             assert_eq!((found.len(), error.is_none()), (2, true), "{start:?}");
             assert!(read(&text).2, "{start:?} is cut off");
         }
+    }
+
+    const ROW: &str = "03/08/25 03:20:00\t1\t2\n";
+
+    #[test]
+    fn rows_before_the_first_header_are_counted_and_the_document_after_them_is_read() {
+        for (before, malformed, times, cells, cut) in [
+            ("03/08/25 03:10:00\t7\t8\n", 1, 0, 2, false),
+            (
+                "03/08/25 03:00:00\t7\tNaN\n03/08/25 03:10:00\t\t8\n",
+                2,
+                0,
+                2,
+                false,
+            ),
+            ("8/25 03:00:00\t7\t8\n03/08/25 03:10:00\n", 1, 1, 2, false),
+            ("03/08/25 03:00:00\t7\t8\n03/08/25 03:1", 1, 0, 2, true),
+            ("03/08/25 03:10:00\t7\t", 0, 0, 0, true),
+            ("noise\n\n10\t10\t20\n", 0, 2, 2, false),
+            ("03/08/25 03:10:00\t7\t8\nEND_DATA\n", 1, 0, 2, false),
+        ] {
+            let text = format!("{before}{UTC}{HEAD}{ROW}END_DATA\n");
+            let (found, stats, error) = points(&text);
+            assert!(error.is_none(), "{before:?}: {error:?}");
+            assert_eq!(
+                found,
+                [point(T, "M10_Ch1", 1.0), point(T, "S20_Ch1", 2.0)],
+                "{before:?}"
+            );
+            assert_eq!(
+                (stats.malformed_rows, stats.invalid_timestamps),
+                (malformed, times),
+                "{before:?}"
+            );
+            assert_eq!(
+                (stats.cells, stats.lost_cells),
+                (cells + 2, cells),
+                "{before:?}"
+            );
+            assert_eq!((stats.tables, stats.lines_after_end), (1, 0), "{before:?}");
+            assert_eq!(read(&text).2, cut, "{before:?}");
+        }
+        let zones = FileZones::built_in(chrono_tz::UTC);
+        let text = format!("{ROW}{UTC}{HEAD}{ROW}");
+        let file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
+        assert_eq!(
+            file.problems()[0].to_string(),
+            "line 1, column 1, \"03/08/25 03:20:00\": a row before any header; it is skipped"
+        );
+    }
+
+    #[test]
+    fn rows_before_any_header_are_the_error_of_a_file_without_a_headed_document() {
+        let long = "9".repeat(2 * super::super::MAX_LINE);
+        for after in ["", &format!("{HEAD}{ROW}"), "noise\n", "END_DATA\n", &long] {
+            let (found, _, error) = points(&format!("{ROW}{ROW}{after}"));
+            assert_eq!(found, []);
+            assert!(
+                matches!(&error, Some(FormatError::UnknownMarker { line: 2, found }) if found == "03/08/25 03:20:00"),
+                "{error:?}"
+            );
+        }
+        // After END_DATA, a plain document begins.
+        let (found, stats, error) = points(&format!("{ROW}END_DATA\nnoise\n{HEAD}{ROW}"));
+        assert_eq!(found, [point(P, "M10_Ch1", 1.0), point(P, "S20_Ch1", 2.0)]);
+        assert_eq!((stats.malformed_rows, stats.lines_after_end), (1, 1));
+        assert!(error.is_none(), "{error:?}");
+    }
+
+    #[test]
+    fn a_first_marker_without_usable_serials_is_an_error() {
+        for before in [ROW, "8/25 03:20:00\t1\t2\n"] {
+            let (found, _, error) = points(&format!("{before}MV_T302_V002\tA W\tB W\n{ROW}"));
+            assert_eq!(found, [], "{before:?}");
+            assert!(
+                matches!(error, Some(FormatError::NoSerials { line: 2 })),
+                "{before:?}: {error:?}"
+            );
+        }
+        for after in [ROW, "MV_T302_V002\tA W\tB W\n", UTC] {
+            let (found, _, error) = points(&format!("MV_T302_V002\tA W\tB W\n{after}{HEAD}{ROW}"));
+            assert_eq!(found, [], "{after:?}");
+            assert!(
+                matches!(error, Some(FormatError::NoSerials { line: 1 })),
+                "{after:?}: {error:?}"
+            );
+        }
+    }
+
+    /// Files of one row in Paris before damage: its points, the number of its lines, and the file.
+    fn files_before_damage() -> [(usize, u64, String); 4] {
+        [
+            (2, 3, format!("{HEAD}{ROW}")),
+            (2, 7, format!("{UTC}{HEAD}{ROW}")),
+            (2, 8, format!("{UTC}{HEAD}{ROW}END_DATA\n")),
+            (0, 1, ROW.to_owned()),
+        ]
+    }
+
+    #[test]
+    fn nothing_is_read_in_a_guessed_time_zone_after_a_damaged_header() {
+        for damage in [
+            "END_HEADER\n",
+            "START_DATA\n",
+            "TART_HEADER\nEND_HEADER\nSTART_DATA\n",
+            "START HEADER\n",
+            "start_header\n",
+            "\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n",
+            "UTC\",\"TimeZoneName\":\"Europe/Paris\"}\nEND_HEADER\nSTART_DATA\n",
+            "{\"TimeZoneName\":\"Europe/Paris\"}\nEND_HEADER\nSTART_DATA\n",
+            "03/08/25 03:30:00\t1END_HEADER\n",
+            "03/08/25 03:30:00\t1\t2\tSTART_DATA\n",
+            "xEND_HEADER y\n",
+        ] {
+            for (count, lines, before) in files_before_damage() {
+                let (found, _, error) = points(&format!("{before}{damage}{HEAD}{ROW}"));
+                assert_eq!(found.len(), count, "{before:?} {damage:?}");
+                assert!(
+                    matches!(error, Some(FormatError::DamagedHeader { line }) if line == lines + 1),
+                    "{before:?} {damage:?}: {error:?}"
+                );
+            }
+        }
+        // Rows without a header pair are not read either, and START_HEADER begins a document all the same.
+        let (found, _, error) = points(&format!("{HEAD}{ROW}START_DATA\n{ROW}"));
+        assert_eq!(found.len(), 2);
+        assert!(matches!(
+            error,
+            Some(FormatError::DamagedHeader { line: 4 })
+        ));
+        let (found, stats, error) = points(&format!("{HEAD}{ROW}START_DATA\n{UTC}{HEAD}{ROW}"));
+        assert_eq!((found.len(), found[2].0), (4, T));
+        assert_eq!((stats.invalid_timestamps, error.is_none()), (1, true));
+    }
+
+    #[test]
+    fn a_header_without_start_header_is_read_if_its_json_says_what_its_times_mean() {
+        for line in ["", "TART_HEADER\n", "START HEADER\n", "start_header v2\n"] {
+            for json in [
+                "{\"DataTimeSettings\":\"UTC\",\"TimeZoneName\":\"Europe/Paris\"}\n",
+                "{\n\"FileVersion\":3,\n\"DataTimeSettings\" : \"UTC\"\n}\n",
+                "{ \"DataTimeSettings\":\"UTC\",\n",
+            ] {
+                for (count, _, before) in files_before_damage() {
+                    let text = format!(
+                        "{before}{line}{json}END_HEADER\nSTART_DATA\n{HEAD}{ROW}END_DATA\n"
+                    );
+                    let (found, stats, error) = points(&text);
+                    assert!(error.is_none(), "{text:?}: {error:?}");
+                    assert_eq!(
+                        found[count..],
+                        [point(T, "M10_Ch1", 1.0), point(T, "S20_Ch1", 2.0)],
+                        "{text:?}"
+                    );
+                    let skipped = stats.invalid_timestamps + stats.lines_after_end;
+                    assert_eq!(skipped, u64::from(!line.is_empty()), "{text:?}");
+                }
+            }
+        }
+        let zones = FileZones::built_in(chrono_tz::UTC);
+        let text = format!("{{\"DataTimeSettings\":\"UTC\"}}\nEND_HEADER\nSTART_DATA\n{HEAD}{ROW}");
+        let file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
+        assert_eq!(file.container(), Container::Headed);
+        assert!(file.zone_warnings()[0].contains("START_HEADER is missing"));
+    }
+
+    #[test]
+    fn the_header_begins_after_start_header_in_its_line() {
+        let (found, _, error) = points(&format!(
+            "{HEAD}{ROW}03/08/25 03:3START_HEADER {{\"DataTimeSettings\":\"UTC\",\n\"TimeZoneName\":\"Europe/Paris\"}}\n\
+             END_HEADER\nSTART_DATA\n{HEAD}{ROW}"
+        ));
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!((found.len(), found[2].0), (4, T));
+    }
+
+    #[test]
+    fn start_header_after_a_row_behind_end_data_begins_a_document() {
+        let (found, stats, error) = points(&format!(
+            "{UTC}{HEAD}{ROW}END_DATA\n03/08/25 03:30:00\t3\t{UTC}{HEAD}{ROW}END_DATA\n"
+        ));
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!((found.len(), found[2].0), (4, T));
+        assert_eq!((stats.tables, stats.lines_after_end), (2, 0));
+    }
+
+    #[test]
+    fn a_header_that_is_not_closed_hides_no_document() {
+        let open = "START_HEADER\n{\"DataTimeSettings\":\"UTC\"}\nND_HEADER\n";
+        for after in [
+            format!("START_DATA\n{HEAD}{ROW}"),
+            format!("{HEAD}{ROW}"),
+            ROW.to_owned(),
+            "END_DATA\n".to_owned(),
+        ] {
+            let (found, _, error) = points(&format!(
+                "{HEAD}{ROW}{open}{after}END_DATA\n{UTC}{HEAD}{ROW}END_DATA\n"
+            ));
+            assert_eq!(found.len(), 2, "{after:?}");
+            assert!(
+                matches!(error, Some(FormatError::HeaderBlockOpen { line: 4 })),
+                "{after:?}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_table_after_a_damaged_end_data_is_not_read_in_the_time_zone_before_it() {
+        for damage in [
+            "ND_DATA\n",
+            "END_DAT\n",
+            "END DATA\n",
+            "end_data\n",
+            "xEND_DATA y\n",
+            "03/08/25 03:30:00\t1\t2END_DATA\n",
+        ] {
+            let (found, _, error) = points(&format!("{UTC}{HEAD}{ROW}{damage}{HEAD}{ROW}"));
+            assert_eq!(found.len(), 2, "{damage:?}");
+            assert!(
+                matches!(error, Some(FormatError::DamagedHeader { line: 8 })),
+                "{damage:?}: {error:?}"
+            );
+            // The rows of the document go on, or the next one says what its times mean.
+            let (found, stats, error) =
+                points(&format!("{UTC}{HEAD}{ROW}{damage}{ROW}{OTHER}{ROW}"));
+            assert_eq!((found.len(), stats.tables), (6, 2), "{damage:?}");
+            assert!(found.iter().all(|point| point.0 == T) && error.is_none());
+            let (found, ..) = points(&format!("{UTC}{HEAD}{ROW}{damage}{UTC}{HEAD}{ROW}"));
+            assert_eq!(found.len(), 4, "{damage:?}");
+        }
+        // In a plain document it is no end.
+        let (found, ..) = points(&format!("{HEAD}{ROW}END_DATA\n{OTHER}{ROW}"));
+        assert_eq!(found.len(), 4);
     }
 
     #[test]

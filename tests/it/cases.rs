@@ -1130,6 +1130,23 @@ fn an_autumn_night_in_three_uploads_named_in_one_call_has_18_instants() {
     check_autumn_night(&site);
 }
 
+#[test]
+fn an_autumn_night_in_uploads_of_one_row_has_18_instants() {
+    let site = Site::new();
+    let mut count = 0;
+    for (_, text, _) in autumn_night() {
+        for row in text.lines().skip(2) {
+            let path = DEVICE.file(format!("{count:02}.tsv"));
+            let file = FileBuilder::with_channels(["Voie1 W"]).line(row);
+            age(&site.put(&path, file.build()), 3 * 3600 - 60 * count);
+            site.lp_run().named(path).ok();
+            count += 1;
+        }
+    }
+    assert_eq!(count, 18);
+    check_autumn_night(&site);
+}
+
 /// Ingests these uploads of the autumn night, each in a run of its own.
 fn ingest_one_by_one(site: &Site, indices: &[usize]) {
     for index in indices {

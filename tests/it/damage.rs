@@ -204,6 +204,70 @@ fn damaged_files(count: usize, random: &mut Random, good: &[Vec<u8>]) -> Vec<Vec
     (0..count).map(one).collect()
 }
 
+fn lines_of(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let lines = bytes.split_inclusive(|b| *b == b'\n');
+    lines.map(<[u8]>::to_vec).collect()
+}
+
+/// Documents one after another, the first perhaps without its beginning, with damage to the lines around them.
+fn documents_with_damaged_boundaries(random: &mut Random, good: &[Vec<u8>]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    if random.below(3) > 0 {
+        let mut rest = lines_of(&good[random.below(good.len())]);
+        rest.drain(..rest.len() - 1 - random.below(6));
+        let first = &mut rest[0];
+        first.drain(..random.below(3) * random.below(first.len()) / 2);
+        let last = rest.last_mut().expect("a line");
+        last.truncate(last.len() - random.below(3) * random.below(last.len()) / 2);
+        lines.append(&mut rest);
+    }
+    for _ in 0..=random.below(2) {
+        // The other half of these files are plain.
+        lines.extend(lines_of(
+            &good[good.len() / 2 + random.below(good.len() / 2)],
+        ));
+    }
+    for _ in 0..random.below(2) {
+        let is_boundary = |line: &Vec<u8>| {
+            [b"START_", &b"END_"[..], b"{"]
+                .iter()
+                .any(|s| line.starts_with(s))
+        };
+        let boundaries: Vec<usize> = (0..lines.len())
+            .filter(|i| is_boundary(&lines[*i]))
+            .collect();
+        if boundaries.is_empty() {
+            break;
+        }
+        let at = boundaries[random.below(boundaries.len())];
+        let line = &mut lines[at];
+        match random.below(8) {
+            0 => drop(lines.remove(at)),
+            1 | 2 => drop(line.remove(random.below(line.len() - 1))),
+            3 => line.make_ascii_lowercase(),
+            4 => line
+                .iter_mut()
+                .filter(|b| **b == b'_')
+                .for_each(|b| *b = b' '),
+            5 => line.insert(random.below(line.len()), b'x'),
+            6 => drop(line.pop()),
+            _ if at > 0 => {
+                let before = &mut lines[at - 1];
+                before.truncate(random.below(before.len()));
+            }
+            _ => {}
+        }
+    }
+    lines.concat()
+}
+
+fn compare_boundaries(seed: u64, count: usize) {
+    let good = good_files();
+    let mut random = Random(seed);
+    let one = |_| documents_with_damaged_boundaries(&mut random, &good);
+    compare(&(0..count).map(one).collect::<Vec<_>>());
+}
+
 /// The differences between the report of a file and the second reader.
 fn differences(file: &Value, points: &[Point], whole: &Whole) -> String {
     let mut text = String::new();
@@ -319,6 +383,17 @@ fn damaged_generated_files_are_read_as_the_second_reader_reads_them() {
 #[test]
 fn damaged_samples_are_read_as_the_second_reader_reads_them() {
     compare_samples(2, 150);
+}
+
+#[test]
+fn damaged_boundaries_of_documents_are_read_as_the_second_reader_reads_them() {
+    compare_boundaries(5, 300);
+}
+
+#[test]
+#[ignore = "slow: ingests 2,000 files"]
+fn many_damaged_boundaries_of_documents_are_read_as_the_second_reader_reads_them() {
+    compare_boundaries(6, 2_000);
 }
 
 #[test]

@@ -112,6 +112,7 @@ pub fn read_upload(bytes: &[u8], campaign: &str, fallback: Tz, uploaded: DateTim
         zone: Zone::Named(fallback),
         clock: Clock::default(),
         table: None,
+        doubt: Doubt::None,
         weeks: BTreeSet::new(),
     };
     let end = reader.file(bytes);
@@ -137,13 +138,31 @@ const SECONDS_OF_A_WEEK: i64 = 7 * 86_400;
 
 /// The part of a file that a line belongs to.
 enum Part {
+    /// The lines before the first header.
+    NoHeader,
     /// The JSON lines so far.
-    Json(Vec<u8>),
+    Json(Header),
     BeforeStartData,
     Serials,
     Labels,
     Rows,
     AfterEnd,
+}
+
+struct Header {
+    json: Vec<u8>,
+    /// `START_HEADER` stands before it.
+    whole: bool,
+}
+
+/// What a damaged line leaves unknown.
+#[derive(PartialEq)]
+enum Doubt {
+    None,
+    /// Whether a table that follows belongs to the document. Its rows do.
+    NextTable,
+    /// What the times mean that follow.
+    Times,
 }
 
 /// The header lines of a table.
@@ -164,6 +183,7 @@ struct Reader<'a> {
     clock: Clock,
     /// The current table of the current document.
     table: Option<Table>,
+    doubt: Doubt,
     weeks: BTreeSet<i64>,
 }
 
@@ -175,59 +195,84 @@ impl Reader<'_> {
         if lines.is_empty() {
             return Err("the file is empty");
         }
-        let mut part = Part::Serials;
+        let mut part = Part::NoHeader;
         let mut headed = false;
         for (at, line) in lines.iter().enumerate() {
             if line.bytes.len() > MAX_LINE {
                 return Err("a line is too long");
             }
-            if let Some((before, _)) = line.text.rsplit_once("START_HEADER") {
+            let start_header = line.text.rsplit_once("START_HEADER");
+            let between = matches!(part, Part::NoHeader | Part::Rows | Part::AfterEnd);
+            if start_header.is_some() || (between && line.begins_json_object()) {
+                let (before, json) = start_header.unwrap_or(("", &line.text));
                 self.cut_document(&part, headed, before);
                 headed = true;
-                self.whole.headed |= at == 0;
+                self.whole.headed |= self.whole.zones.is_empty();
                 self.table = None;
-                part = Part::Json(Vec::new());
+                part = Part::Json(Header {
+                    json: json.as_bytes().to_vec(),
+                    whole: start_header.is_some(),
+                });
                 continue;
             }
             part = match part {
-                Part::Json(json) if line.is("END_HEADER") => {
-                    self.document(&json)?;
-                    Part::BeforeStartData
-                }
-                Part::Json(mut json) => {
-                    json.extend_from_slice(&line.bytes);
-                    json.push(b'\n');
-                    if json.len() > MAX_JSON {
-                        return Err("the JSON header is too long");
-                    }
-                    Part::Json(json)
-                }
-                Part::BeforeStartData if line.is("START_DATA") => Part::Serials,
-                Part::BeforeStartData => return Err("no START_DATA after the header"),
-                Part::Serials if !headed => {
+                Part::NoHeader if at == 0 && lines.get(1).is_some_and(Line::begins_table) => {
                     self.plain_document();
                     Part::Labels
                 }
+                Part::NoHeader if line.is("END_DATA") => {
+                    self.doubt = Doubt::None;
+                    Part::AfterEnd
+                }
+                Part::NoHeader if line.text.contains("MV_T") => {
+                    return Err("a table of an unknown document");
+                }
+                Part::NoHeader => {
+                    self.unplaced(line);
+                    Part::NoHeader
+                }
+                Part::Json(header) if line.is("END_HEADER") => {
+                    self.document(&header)?;
+                    Part::BeforeStartData
+                }
+                Part::Json(_)
+                    if line.is("START_DATA")
+                        || line.is("END_DATA")
+                        || line.begins_with_marker()
+                        || line.time().is_some() =>
+                {
+                    return Err("the header is never closed");
+                }
+                Part::Json(mut header) => {
+                    header.json.push(b'\n');
+                    header.json.extend_from_slice(&line.bytes);
+                    if header.json.len() > MAX_JSON {
+                        return Err("the JSON header is too long");
+                    }
+                    Part::Json(header)
+                }
+                Part::BeforeStartData if line.is("START_DATA") => Part::Serials,
+                Part::BeforeStartData => return Err("no START_DATA after the header"),
                 Part::Serials => Part::Labels,
                 Part::Labels => {
+                    if !headed && !lines[at - 1].may_be_serials() {
+                        return Err("a marker without serials");
+                    }
                     self.begin_table(&lines[at - 1], line)?;
                     Part::Rows
                 }
                 Part::Rows if headed && line.is("END_DATA") => {
                     self.table = None;
+                    self.doubt = Doubt::None;
                     Part::AfterEnd
                 }
                 Part::Rows | Part::AfterEnd if line.begins_with_marker() => {
                     let serials = &lines[at - 1];
-                    let first = String::from_utf8_lossy(&serials.bytes);
-                    let first = first.split('\t').next().unwrap_or_default();
-                    if serials.begins_with_marker()
-                        || wall_time(&serials.cells()[0]).is_some()
-                        || ["/", ":", "START_", "END_"]
-                            .iter()
-                            .any(|part| first.contains(part))
-                    {
+                    if !serials.may_be_serials() {
                         return Err("a marker without serials");
+                    }
+                    if self.doubt != Doubt::None {
+                        return Err("a table of an unknown document");
                     }
                     if matches!(part, Part::AfterEnd) {
                         headed = false;
@@ -251,16 +296,18 @@ impl Reader<'_> {
                     part
                 }
                 Part::Rows => {
-                    self.row(line)?;
+                    self.row(line, headed)?;
                     Part::Rows
                 }
                 Part::AfterEnd => {
+                    self.note_doubt(line, false);
                     self.whole.nb_lines_after_end += u64::from(!line.is_blank());
                     Part::AfterEnd
                 }
             };
         }
         match part {
+            Part::NoHeader => Err("no header"),
             Part::Json(_) => Err("the header is never closed"),
             Part::BeforeStartData => Err("no START_DATA after the header"),
             Part::Serials | Part::Labels => Err("no header lines"),
@@ -269,7 +316,45 @@ impl Reader<'_> {
                 self.whole.truncated |= headed || !ended;
                 Ok(())
             }
+            Part::AfterEnd if self.whole.nb_tables == 0 => Err("no header"),
             Part::AfterEnd => Ok(()),
+        }
+    }
+
+    /// Counts a line that stands before any header.
+    fn unplaced(&mut self, line: &Line) {
+        let held = line.nb_held();
+        self.whole.nb_cells += held;
+        self.whole.nb_lost_cells += held;
+        if line.time().is_some() {
+            self.whole.nb_malformed_rows += 1;
+        } else {
+            self.whole.nb_invalid_timestamps += 1;
+        }
+        self.note_doubt(line, false);
+    }
+
+    /// Examines a line that is no row for what remains of the lines around a document.
+    fn note_doubt(&mut self, line: &Line, headed: bool) {
+        const PARTS: [&str; 5] = [
+            "END_HEADER",
+            "START_DATA",
+            "\"DataTimeSettings\"",
+            "\"TimeZoneName\"",
+            "\"TimeZone\"",
+        ];
+        let text = &line.text;
+        let header = PARTS.iter().any(|part| text.contains(part))
+            || ["START_HEADER", "END_HEADER", "START_DATA"]
+                .iter()
+                .any(|word| resembles(text, word));
+        if header {
+            self.doubt = Doubt::Times;
+        } else if headed
+            && self.doubt == Doubt::None
+            && (text.contains("END_DATA") || resembles(text, "END_DATA"))
+        {
+            self.doubt = Doubt::NextTable;
         }
     }
 
@@ -277,6 +362,7 @@ impl Reader<'_> {
     fn cut_document(&mut self, part: &Part, headed: bool, before: &str) {
         let before = before.trim_matches(is_space);
         let complete = match part {
+            Part::NoHeader => before.is_empty(),
             Part::Serials | Part::Labels | Part::Rows if !headed => before.is_empty(),
             Part::Rows => before == "END_DATA",
             Part::AfterEnd => true,
@@ -286,14 +372,17 @@ impl Reader<'_> {
     }
 
     fn plain_document(&mut self) {
+        self.doubt = Doubt::None;
+        self.clock.begin_document();
         self.zone = Zone::Named(self.fallback);
         self.whole
             .zones
             .push((self.fallback.name().to_owned(), "setting"));
     }
 
-    /// Begins a headed document with this JSON.
-    fn document(&mut self, json: &[u8]) -> Result<(), Refusal> {
+    /// Begins a headed document with this header.
+    fn document(&mut self, header: &Header) -> Result<(), Refusal> {
+        let json = &header.json;
         let meta: Option<Value> = serde_json::from_slice(json).ok();
         let keys = ["DataTimeSettings", "TimeZoneName", "TimeZone"];
         let [settings, name, posix] = if let Some(meta) = &meta {
@@ -307,6 +396,11 @@ impl Reader<'_> {
             found
         };
         let settings = settings.unwrap_or_default();
+        if !header.whole && settings.is_empty() {
+            return Err("the start of the header is missing");
+        }
+        self.doubt = Doubt::None;
+        self.clock.begin_document();
         let named = name.and_then(|n| {
             let same = |tz: &&Tz| tz.name().eq_ignore_ascii_case(&n);
             chrono_tz::TZ_VARIANTS.iter().find(same).copied()
@@ -406,13 +500,18 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn row(&mut self, line: &Line) -> Result<(), Refusal> {
+    fn row(&mut self, line: &Line, headed: bool) -> Result<(), Refusal> {
+        if line.time().is_some() {
+            if self.doubt == Doubt::Times {
+                return Err("a row of an unknown document");
+            }
+            self.doubt = Doubt::None;
+        }
         let table = self.table.as_ref().expect("rows follow a header");
         let whole = &mut self.whole;
         let width = table.columns.len() + 1;
         let mut cells = line.cells();
-        let holds_something = |c: &&String| !c.is_empty() && !c.eq_ignore_ascii_case("NaN");
-        let nb_held = cells[1..].iter().filter(holds_something).count() as u64;
+        let nb_held = line.nb_held();
         let malformed = cells[1..].iter().any(|c| holds_another_row(c))
             || cells.iter().skip(width).any(|c| !c.is_empty());
         if !line.ended {
@@ -429,12 +528,18 @@ impl Reader<'_> {
             whole.nb_malformed_rows += 1;
             whole.nb_cells += nb_held;
             whole.nb_lost_cells += nb_held;
+            self.note_doubt(line, headed);
+            // The row has its time: the document goes on.
+            if line.time().is_some() && self.doubt == Doubt::Times {
+                self.doubt = Doubt::NextTable;
+            }
             return Ok(());
         }
         let Some(wall) = wall_time(&cells[0]) else {
             whole.nb_invalid_timestamps += 1;
             whole.nb_cells += nb_held;
             whole.nb_lost_cells += nb_held;
+            self.note_doubt(line, headed);
             return Ok(());
         };
         let previous = self.clock.previous;
@@ -523,6 +628,40 @@ impl Line {
         text.split('\t').map(trimmed).collect()
     }
 
+    /// The time of a row, unless the line is cut within it.
+    fn time(&self) -> Option<NaiveDateTime> {
+        let cells = self.cells();
+        let complete = self.ended || cells.len() > 1;
+        wall_time(&cells[0]).filter(|_| complete)
+    }
+
+    /// The number of value cells that hold something.
+    fn nb_held(&self) -> u64 {
+        let holds = |c: &&String| !c.is_empty() && !c.eq_ignore_ascii_case("NaN");
+        self.cells()[1..].iter().filter(holds).count() as u64
+    }
+
+    /// Neither a row, whole or cut, nor a marker or keyword.
+    fn may_be_serials(&self) -> bool {
+        let first = self.text.split('\t').next().unwrap_or_default();
+        !self.begins_with_marker()
+            && !["/", ":", "START_", "END_"]
+                .iter()
+                .any(|part| first.contains(part))
+    }
+
+    /// The first cell is `{`, alone or before a key or `}`.
+    fn begins_json_object(&self) -> bool {
+        let first = &self.cells()[0];
+        let rest = first.strip_prefix('{').map(str::trim_start);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '}']))
+    }
+
+    /// The line holds the labels of a table.
+    fn begins_table(&self) -> bool {
+        self.begins_with_marker() && !self.text.contains("START_HEADER")
+    }
+
     /// The first cell begins like a marker, supported or not, whole or cut.
     fn begins_with_marker(&self) -> bool {
         self.cells()[0].starts_with("MV_T")
@@ -568,6 +707,15 @@ fn holds_another_row(cell: &str) -> bool {
     const KEYWORDS: [&str; 4] = ["START_HEADER", "END_HEADER", "START_DATA", "END_DATA"];
     KEYWORDS.iter().any(|k| cell.contains(k))
         || cell.as_bytes().windows(SHAPE.len()).any(has_shape_of_time)
+}
+
+/// The line starts and ends as the word does, in any letter case, but for two neighbouring characters of it at most.
+fn resembles(line: &str, word: &str) -> bool {
+    let line = line.trim().to_ascii_uppercase();
+    (0..=2).any(|gap| {
+        (0..=word.len() - gap)
+            .any(|at| line.starts_with(&word[..at]) && line.ends_with(&word[at + gap..]))
+    })
 }
 
 /// The string behind `"key":` in a text that is no JSON.
@@ -851,19 +999,28 @@ impl Day {
 #[derive(Default)]
 struct Clock {
     previous: Option<DateTime<Utc>>,
-    /// All positive steps so far.
+    /// All positive steps of the document so far.
     steps: Vec<Duration>,
+    /// The document has rows.
+    has_begun: bool,
 }
 
 impl Clock {
+    fn begin_document(&mut self) {
+        self.steps.clear();
+        self.has_begun = false;
+    }
+
     fn instant(&mut self, zone: &Zone, wall: NaiveDateTime) -> DateTime<Utc> {
         let instant = self.choose(&zone.instants_of(wall));
         if let Some(previous) = self.previous
+            && self.has_begun
             && instant > previous
         {
             self.steps.push(instant - previous);
         }
         self.previous = Some(instant);
+        self.has_begun = true;
         instant
     }
 
@@ -871,6 +1028,12 @@ impl Clock {
         let Some(previous) = self.previous else {
             return candidates[0];
         };
+        // A row of the document before counts if it is older, by 26 h at most.
+        let is_recent = *candidates.last().expect("an instant") >= previous
+            && candidates[0] - previous <= Duration::hours(26);
+        if !self.has_begun && !is_recent {
+            return candidates[0];
+        }
         let step = self.steps.iter().rev().take(2).min().copied();
         let due = previous + step.unwrap_or_default();
         // min_by_key returns the first of equals, which is the earlier one

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -763,6 +763,56 @@ fn a_server_that_does_not_answer_is_named_with_the_remedy() {
         [""; 0],
         "nothing is made before both servers answered"
     );
+}
+
+/// Starts a server that sends these bytes to each client and closes the connection. Returns its URL.
+fn server_of(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            // A connection that is closed before the request is read is reset, and the answer may be lost.
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+#[ignore = "slow: several runs of Ansible"]
+fn an_answer_that_is_cut_or_no_json_is_reported_with_the_cause() {
+    for ansible in ansibles() {
+        let scene = Scene::with(ansible);
+        for (answer, cause) in [
+            ("", "does not answer at"),
+            ("no HTTP\r\n\r\n", "does not answer at"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+                "does not answer at",
+            ),
+            (
+                "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 12\r\n\r\n<h1>502</h1>",
+                "answered 502; see the log of the server",
+            ),
+            (
+                "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: 29\r\n\r\n{\"message\": \"{{ 1 + 1 }} no\"}",
+                "answered 403 ({{ 1 + 1 }} no); correct GRAFANA_USERNAME",
+            ),
+        ] {
+            let mut command = scene.command("create_grafana_resources.yml", &names("acme", "one"));
+            let output = run(command.env("GRAFANA_URL", server_of(answer)));
+            let printed = text(&output);
+            assert!(!output.status.success(), "{answer}: {printed}");
+            assert!(
+                printed.contains("connection and credentials of Grafana: Grafana "),
+                "{printed}"
+            );
+            assert!(printed.contains(cause), "{answer}: {printed}");
+        }
+    }
 }
 
 #[test]

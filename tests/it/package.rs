@@ -509,7 +509,7 @@ fn install_upgrade_remove_and_purge(release: &str) {
     assert_eq!(debian.rights("/etc/powerview/.env"), "640 root:sftpgo");
 
     // Python leaves its own files beside the playbooks.
-    debian.sh("mkdir /usr/share/powerview/grafana-automation/playbooks/library/__pycache__");
+    debian.sh("mkdir /usr/share/powerview/grafana-automation/playbooks/action_plugins/__pycache__");
     let data = debian.sh("find /srv/sftpgo | sort");
     assert!(
         data.contains("/parsed/T302_1.tsv") && data.contains("/logs/reports/tsv_parser_"),

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.plugins.action import ActionBase
 
 MARKER = ".dashboard.created"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,32 +71,39 @@ def remove(company):
     return changed
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "data": {"type": "str", "required": True},
-            "company": {"type": "str", "required": True},
-            "campaign": {"type": "str"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        required_if=[("state", "present", ["campaign"])],
-    )
-    is_present = module.params["state"] == "present"
+ARGUMENTS = {
+    "data": {"type": "str", "required": True},
+    "company": {"type": "str", "required": True},
+    "campaign": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+
+
+def change(data, company, campaign, state):
+    """Creates or removes the marker. Returns the result of the task."""
+    is_present = state == "present"
     try:
-        data = os.open(module.params["data"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         if not is_present:
-            module.exit_json(changed=False)
-        module.fail_json(msg="the data folder %s does not exist; correct SFTPGO_BASE" % module.params["data"])
+            return {"changed": False}
+        return {"failed": True, "msg": "the data folder %s does not exist; correct SFTPGO_BASE" % data}
     try:
-        company = enter(data, module.params["company"], is_present)
-        if company is None:
-            module.exit_json(changed=False)
-        changed = put(enter(company, module.params["campaign"], True)) if is_present else remove(company)
+        folder = enter(folder, company, is_present)
+        if folder is None:
+            return {"changed": False}
+        return {"changed": put(enter(folder, campaign, True)) if is_present else remove(folder)}
     except OSError as error:
-        module.fail_json(msg="cannot access %s: %s; check its permissions, and that no folder here is a symbolic link" % (error.filename, error.strerror))
-    module.exit_json(changed=changed)
+        msg = "cannot access %s: %s; check its permissions, and that no folder here is a symbolic link"
+        return {"failed": True, "msg": msg % (error.filename, error.strerror)}
 
 
-if __name__ == "__main__":
-    main()
+class ActionModule(ActionBase):
+    """Runs in a process of its own for each task, which closes the folders."""
+
+    def run(self, tmp=None, task_vars=None):
+        self._supports_check_mode = False
+        result = super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(ARGUMENTS, required_if=[("state", "present", ["campaign"])])
+        result.update(change(**args))
+        return result

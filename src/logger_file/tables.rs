@@ -235,7 +235,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         if !self.next_line()? {
             return Err(FormatError::Empty);
         }
-        if self.begins_headed() {
+        if self.has_start_header() {
             return self.begin_headed();
         }
         self.ensure_no_marker()?;
@@ -274,7 +274,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             // The times of this table may be those of a headed document whose beginning is missing.
             let has_unplaced_table = self.document == Document::Missing
                 && self.boundary.is_none()
-                && !self.begins_headed()
+                && !self.has_start_header()
                 && self.record.iter().any(contains_marker);
             if has_unplaced_table {
                 return Ok(false);
@@ -569,7 +569,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// Reads a line that is no row of a table.
     fn read_other_line(&mut self) -> Result<(), FormatError> {
-        if self.begins_headed() {
+        if self.has_start_header() {
             return self.begin_headed();
         }
         let may_end = matches!(self.document, Document::Missing | Document::Headed);
@@ -736,11 +736,6 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         }
     }
 
-    /// Whether a headed document begins with the line: it contains `START_HEADER`, or that is missing before JSON.
-    fn begins_headed(&self) -> bool {
-        self.has_start_header() || begins_json_object(self.first_cell())
-    }
-
     /// Reads from the line that begins a headed document to the header of its table. What stands before `START_HEADER` in
     /// the line is the cut end of a row.
     fn begin_headed(&mut self) -> Result<(), FormatError> {
@@ -748,22 +743,10 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         self.end_document();
         loop {
             let start = self.line_number();
-            let has_start_header = self.has_start_header();
             let Some(header) = self.read_header(start)? else {
                 continue;
             };
-            let meta = HeaderMeta::parse(&header);
-            // More than START_HEADER may be missing.
-            if !has_start_header && meta.text("DataTimeSettings").is_none() {
-                return Err(FormatError::DamagedHeader { line: start });
-            }
-            self.begin_document(Document::Headed, meta, start)?;
-            if !has_start_header {
-                self.add_zone_warning(
-                    "START_HEADER is missing before a header, which is read all the same; check the upload"
-                        .to_owned(),
-                );
-            }
+            self.begin_document(Document::Headed, HeaderMeta::parse(&header), start)?;
             let has_line = self.next_line()?;
             if self.begins_again() {
                 continue;
@@ -951,12 +934,6 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 fn may_be_serials(line: &Line) -> bool {
     let first = line.record.get(0).unwrap_or_default();
     !contains_keyword(first) && !first.iter().any(|byte| matches!(byte, b'/' | b':'))
-}
-
-/// Whether a trimmed cell begins like a JSON object.
-fn begins_json_object(cell: &[u8]) -> bool {
-    cell.strip_prefix(b"{")
-        .is_some_and(|rest| matches!(rest.trim_ascii_start(), [] | [b'"' | b'}', ..]))
 }
 
 /// Whether a line has the start and the end of a keyword, in any letter case, without at most two characters between.
@@ -1385,6 +1362,8 @@ mod tests {
             "\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n",
             "UTC\",\"TimeZoneName\":\"Europe/Paris\"}\nEND_HEADER\nSTART_DATA\n",
             "{\"TimeZoneName\":\"Europe/Paris\"}\nEND_HEADER\nSTART_DATA\n",
+            "{\"DataTimeSettings\":\"UTC\"}\nEND_HEADER\nSTART_DATA\n",
+            "{\"DataTimeSettings\":\"UTC\"}\n",
             "03/08/25 03:30:00\t1END_HEADER\n",
             "03/08/25 03:30:00\t1\t2\tSTART_DATA\n",
             "xEND_HEADER y\n",
@@ -1408,37 +1387,6 @@ mod tests {
         let (found, stats, error) = points(&format!("{HEAD}{ROW}START_DATA\n{UTC}{HEAD}{ROW}"));
         assert_eq!((found.len(), found[2].0), (4, T));
         assert_eq!((stats.invalid_timestamps, error.is_none()), (1, true));
-    }
-
-    #[test]
-    fn a_header_without_start_header_is_read_if_its_json_says_what_its_times_mean() {
-        for line in ["", "TART_HEADER\n", "START HEADER\n", "start_header v2\n"] {
-            for json in [
-                "{\"DataTimeSettings\":\"UTC\",\"TimeZoneName\":\"Europe/Paris\"}\n",
-                "{\n\"FileVersion\":3,\n\"DataTimeSettings\" : \"UTC\"\n}\n",
-                "{ \"DataTimeSettings\":\"UTC\",\n",
-            ] {
-                for (count, _, before) in files_before_damage() {
-                    let text = format!(
-                        "{before}{line}{json}END_HEADER\nSTART_DATA\n{HEAD}{ROW}END_DATA\n"
-                    );
-                    let (found, stats, error) = points(&text);
-                    assert!(error.is_none(), "{text:?}: {error:?}");
-                    assert_eq!(
-                        found[count..],
-                        [point(T, "M10_Ch1", 1.0), point(T, "S20_Ch1", 2.0)],
-                        "{text:?}"
-                    );
-                    let skipped = stats.invalid_timestamps + stats.lines_after_end;
-                    assert_eq!(skipped, u64::from(!line.is_empty()), "{text:?}");
-                }
-            }
-        }
-        let zones = FileZones::built_in(chrono_tz::UTC);
-        let text = format!("{{\"DataTimeSettings\":\"UTC\"}}\nEND_HEADER\nSTART_DATA\n{HEAD}{ROW}");
-        let file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
-        assert_eq!(file.container(), Container::Headed);
-        assert!(file.zone_warnings()[0].contains("START_HEADER is missing"));
     }
 
     #[test]

@@ -141,18 +141,12 @@ enum Part {
     /// The lines before the first header.
     NoHeader,
     /// The JSON lines so far.
-    Json(Header),
+    Json(Vec<u8>),
     BeforeStartData,
     Serials,
     Labels,
     Rows,
     AfterEnd,
-}
-
-struct Header {
-    json: Vec<u8>,
-    /// `START_HEADER` stands before it.
-    whole: bool,
 }
 
 /// What a damaged line leaves unknown.
@@ -201,18 +195,12 @@ impl Reader<'_> {
             if line.bytes.len() > MAX_LINE {
                 return Err("a line is too long");
             }
-            let start_header = line.text.rsplit_once("START_HEADER");
-            let between = matches!(part, Part::NoHeader | Part::Rows | Part::AfterEnd);
-            if start_header.is_some() || (between && line.begins_json_object()) {
-                let (before, json) = start_header.unwrap_or(("", &line.text));
+            if let Some((before, json)) = line.text.rsplit_once("START_HEADER") {
                 self.cut_document(&part, headed, before);
                 headed = true;
                 self.whole.headed |= self.whole.zones.is_empty();
                 self.table = None;
-                part = Part::Json(Header {
-                    json: json.as_bytes().to_vec(),
-                    whole: start_header.is_some(),
-                });
+                part = Part::Json(json.as_bytes().to_vec());
                 continue;
             }
             part = match part {
@@ -231,8 +219,8 @@ impl Reader<'_> {
                     self.unplaced(line);
                     Part::NoHeader
                 }
-                Part::Json(header) if line.is("END_HEADER") => {
-                    self.document(&header)?;
+                Part::Json(json) if line.is("END_HEADER") => {
+                    self.document(&json)?;
                     Part::BeforeStartData
                 }
                 Part::Json(_)
@@ -243,13 +231,13 @@ impl Reader<'_> {
                 {
                     return Err("the header is never closed");
                 }
-                Part::Json(mut header) => {
-                    header.json.push(b'\n');
-                    header.json.extend_from_slice(&line.bytes);
-                    if header.json.len() > MAX_JSON {
+                Part::Json(mut json) => {
+                    json.push(b'\n');
+                    json.extend_from_slice(&line.bytes);
+                    if json.len() > MAX_JSON {
                         return Err("the JSON header is too long");
                     }
-                    Part::Json(header)
+                    Part::Json(json)
                 }
                 Part::BeforeStartData if line.is("START_DATA") => Part::Serials,
                 Part::BeforeStartData => return Err("no START_DATA after the header"),
@@ -381,8 +369,7 @@ impl Reader<'_> {
     }
 
     /// Begins a headed document with this header.
-    fn document(&mut self, header: &Header) -> Result<(), Refusal> {
-        let json = &header.json;
+    fn document(&mut self, json: &[u8]) -> Result<(), Refusal> {
         let meta: Option<Value> = serde_json::from_slice(json).ok();
         let keys = ["DataTimeSettings", "TimeZoneName", "TimeZone"];
         let [settings, name, posix] = if let Some(meta) = &meta {
@@ -396,9 +383,6 @@ impl Reader<'_> {
             found
         };
         let settings = settings.unwrap_or_default();
-        if !header.whole && settings.is_empty() {
-            return Err("the start of the header is missing");
-        }
         self.doubt = Doubt::None;
         self.clock.begin_document();
         let named = name.and_then(|n| {
@@ -648,13 +632,6 @@ impl Line {
             && !["/", ":", "START_", "END_"]
                 .iter()
                 .any(|part| first.contains(part))
-    }
-
-    /// The first cell is `{`, alone or before a key or `}`.
-    fn begins_json_object(&self) -> bool {
-        let first = &self.cells()[0];
-        let rest = first.strip_prefix('{').map(str::trim_start);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '}']))
     }
 
     /// The line holds the labels of a table.

@@ -218,7 +218,7 @@ fn the_file_system_of_the_reports_is_checked_too_if_it_is_another() {
 // ------------------------------------------------------------------------------------------------- Grafana
 
 /// The uids of the alert rules that are provisioned.
-fn shipped_rules() -> Vec<String> {
+pub fn shipped_rules() -> Vec<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("grafana-automation/provisioning/alerting/rules.yaml");
     let rules: serde_json::Value =

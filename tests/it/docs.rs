@@ -239,7 +239,7 @@ fn every_option_in_the_documentation_exists() {
         .collect();
     assert!(known[""].contains("--dataFolder"), "{known:?}");
     assert!(known["status"].contains("--silent-after"), "{known:?}");
-    let of_scripts: BTreeSet<String> = ["powerview-company", "powerview-user"]
+    let of_scripts: BTreeSet<String> = ["powerview-company", "powerview-user", "powerview-setup"]
         .iter()
         .flat_map(|script| {
             let output = Command::new(root().join(script))
@@ -250,6 +250,7 @@ fn every_option_in_the_documentation_exists() {
         })
         .collect();
     assert!(of_scripts.contains("--move"), "{of_scripts:?}");
+    assert!(of_scripts.contains("--publish-influxdb"), "{of_scripts:?}");
     let anywhere: BTreeSet<&String> = known.values().flatten().chain(&of_scripts).collect();
 
     let mut mentioned = BTreeSet::new();

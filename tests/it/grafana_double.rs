@@ -233,6 +233,8 @@ fn answer(mut request: Request, state: &Mutex<State>) {
                 json!({"code": "unauthorized", "message": "unauthorized access"}),
             )
         }
+    } else if path == ["api", "health"] {
+        (200, json!({"database": "ok"}))
     } else if authorization != BASIC {
         (401, json!({"message": "Invalid username or password"}))
     } else {

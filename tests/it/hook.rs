@@ -933,6 +933,7 @@ fn shellcheck_passes() {
         .args([
             "on-upload.sh",
             "powerview-company",
+            "powerview-setup",
             ".ci/run",
             ".ci/setup-deploy",
             ".ci/setup-dashboards",

@@ -72,4 +72,5 @@ mod hook;
 mod names;
 mod package;
 mod people;
+mod setup;
 mod upload_storm;

@@ -134,8 +134,10 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
             "/usr/share/powerview/deploy/report-failure",
             "/usr/share/powerview/powerview-company",
             "/usr/share/powerview/powerview-user",
+            "/usr/share/powerview/powerview-setup",
             "/usr/bin/powerview-company",
             "/usr/bin/powerview-user",
+            "/usr/bin/powerview-setup",
         ];
         let mode = match path {
             folder if folder.ends_with('/') => "drwxr-xr-x",
@@ -151,8 +153,10 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
         "/usr/share/powerview/tsv_parser.py",
         "/usr/share/powerview/powerview-company",
         "/usr/share/powerview/powerview-user",
+        "/usr/share/powerview/powerview-setup",
         "/usr/bin/powerview-company",
         "/usr/bin/powerview-user",
+        "/usr/bin/powerview-setup",
         "/usr/share/powerview/.env.sample",
         "/etc/powerview/compose.yaml",
         "/etc/logrotate.d/powerview",

@@ -40,6 +40,13 @@ pub struct Table {
 impl RealInflux {
     /// Starts and sets up a server. Returns `None` and skips the calling test without `INFLUXD_BIN`.
     pub fn start() -> Option<Self> {
+        let server = Self::start_new()?;
+        server.set_up();
+        Some(server)
+    }
+
+    /// Like [`Self::start`], without the setup. The methods of the server need one with its organisation and token.
+    pub fn start_new() -> Option<Self> {
         let Some(programs) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
             skipped("INFLUXD_BIN", "set it to the path of an influxd");
             return None;
@@ -82,7 +89,6 @@ impl RealInflux {
                 .unwrap_or_else(|e| panic!("INFLUXD_BIN={}: {e}", program.display()));
             let mut server = Self { child, port, dir };
             if server.answers() {
-                server.set_up();
                 return Some(server);
             }
         }

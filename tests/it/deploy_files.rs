@@ -729,7 +729,7 @@ fn the_table_of_variables_has_every_variable() {
     assert_eq!(rows, variables_of_the_sample());
 }
 
-/// The shell commands of one numbered step of the installation.
+/// The first block of shell commands in a section of the installation.
 fn commands_of_step(title: &str) -> Vec<String> {
     let page = read("docs/installation.md");
     let step = page.split_once(title).expect("the step").1;
@@ -744,10 +744,10 @@ fn commands_for_rights() -> Vec<String> {
         let sets = ["chown ", "chmod ", "find "];
         sets.iter().any(|s| line.starts_with(s)) && line.contains("/srv/powerview")
     };
-    let mut commands = commands_of_step("\n## 3. `.env`\n");
+    let mut commands = commands_of_step("\n## With a checkout\n");
     commands.retain(|line| line.contains(" .env.sample .env"));
     commands.extend(
-        commands_of_step("\n## 4. Folders and rights\n")
+        commands_of_step("\n### Rights of a checkout\n")
             .into_iter()
             .filter(sets_rights),
     );

@@ -664,6 +664,7 @@ fn an_existing_env_keeps_its_values_and_comments() {
             "INFLUXDB_ORG",
             "INFLUXDB_ADMIN_USER",
             "GRAFANA_USERNAME",
+            "GRAFANA_USER",
             "GRAFANA_INFLUXDB_URL",
             "POWERVIEW_META_READ_TOKEN",
             "GF_SMTP_USER",

@@ -443,6 +443,56 @@ fn a_data_source_keeps_its_url_unless_the_environment_names_one() {
     assert_eq!(url(), scene.double.url);
 }
 
+/// A company of the versions from 0.4 to 0.6: a data source of their plugin, with a token that may write in two places, and
+/// one of a user.
+#[test]
+#[ignore = "slow: several runs of Ansible"]
+fn a_data_source_of_the_old_plugin_becomes_one_of_influxdb_that_only_reads() {
+    let Some(scene) = Scene::new() else { return };
+    let plugin = "influxdb-adecwatts-datasource";
+    {
+        let mut state = scene.double.state();
+        state
+            .buckets
+            .insert("00000000000000bb".into(), "acme".into());
+        for name in ["influxdb_acme", "influxdb_acme_bob"] {
+            let source = json!({"id": 7, "uid": format!("uid-of-{name}"), "name": name, "type": plugin, "access": "proxy",
+                "url": "http://influxdb:8086", "version": 3, "isDefault": false,
+                "jsonData": {"version": "Flux", "organization": ORG, "defaultBucket": "acme", "httpMode": "POST",
+                    "httpHeaderName1": "Authorization", "tlsSkipVerify": true, "readOnly": true, "channelsList": [],
+                    "seriesConfigApiUrl": "/api/datasources/proxy/25", "clientId": "acme_bob"}});
+            let secrets =
+                json!({"token": "read-write-1", "httpHeaderValue1": "Token read-write-1"});
+            state.add_data_source(name, source, secrets);
+        }
+    }
+    let of_user = scene.double.state().data_sources["influxdb_acme_bob"].clone();
+    scene.created("acme", "one");
+    let state = scene.double.state();
+    assert_resources(&state, "acme", "one");
+    let (source, secrets) = &state.data_sources["influxdb_acme"];
+    assert_eq!(
+        source["uid"], "uid-of-influxdb_acme",
+        "dashboards refer to it by its uid"
+    );
+    let token = secrets["token"].as_str().expect("a token");
+    let sent = headers_of_a_query(source, secrets);
+    assert_eq!(sent["authorization"], format!("Token {token}"));
+    assert!(!secrets.to_string().contains("read-write"), "{secrets}");
+    let (_, dashboard, _) = &state.dashboards[state.dashboard("one").expect("a dashboard").0];
+    assert!(
+        !dashboard.to_string().contains(plugin),
+        "the dashboard of the campaign needs no plugin"
+    );
+    assert_eq!(
+        state.data_sources["influxdb_acme_bob"], of_user,
+        "the data source of a user is deleted by old-system remove, not here"
+    );
+    drop(state);
+    let again = text(&scene.create("acme", "one"));
+    assert!(again.contains("changed=0"), "{again}");
+}
+
 /// The secrets of an older installation's data source; none of them may reach InfluxDB any more.
 const OLD_SECRETS: [&str; 6] = [
     "read-write-1",

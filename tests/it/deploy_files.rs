@@ -155,7 +155,7 @@ fn compose_does_not_start_without_a_secret() {
 }
 
 /// compose.yaml as compose reads it with this `.env`.
-fn compose_config(env: &str) -> Option<serde_json::Value> {
+pub fn compose_config(env: &str) -> Option<serde_json::Value> {
     let dir = compose_folder(env);
     let mut command = docker_compose()?;
     let output = command.arg("config").current_dir(dir.path()).output();

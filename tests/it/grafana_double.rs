@@ -434,6 +434,10 @@ fn grafana(
             }
         }
 
+        (Get, ["datasources"]) => {
+            let all = state.data_sources.values().map(|s| s.0.clone());
+            (200, all.collect())
+        }
         (Get, ["datasources", "name", name]) => match state.data_sources.get(*name) {
             Some(d) => (200, d.0.clone()),
             None => message(404, "Data source not found"),

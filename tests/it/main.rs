@@ -69,6 +69,7 @@ mod deploy_files;
 mod end_to_end;
 mod grafana_double;
 mod hook;
+mod migration;
 mod names;
 mod package;
 mod people;

@@ -131,6 +131,7 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
             "/usr/bin/powerview",
             "/usr/share/powerview/on-upload.sh",
             "/usr/share/powerview/tsv_parser.py",
+            "/usr/share/powerview/deploy/old-system",
             "/usr/share/powerview/deploy/report-failure",
             "/usr/share/powerview/powerview-company",
             "/usr/share/powerview/powerview-user",

@@ -692,6 +692,69 @@ fn an_existing_env_keeps_its_values_and_comments() {
 }
 
 #[test]
+fn the_settings_of_an_old_system_are_taken_over_before_anything_is_set_up() {
+    let Some(place) = Place::new() else { return };
+    if !installed("python3", "python3") {
+        return;
+    }
+    place.recorded("python3", "exec /usr/bin/python3 \"$@\"");
+    let url = place.servers.url.clone();
+    let old = format!(
+        "INFLUXDB_HOST='{url}'\nINFLUXDB_USERNAME=anna\nINFLUXDB_PASSWORD='old $password'\nINFLUXDB_ORG=powerview\n\
+         INFLUXDB_ADMIN_TOKEN='old-token=='\nGRAFANA_URL='{url}'\nGRAFANA_PASSWORD='old #password'\n"
+    );
+    place.write("old/.env", &old);
+    place.write("old/tsv_parser.py", "InfluxDBClient electrical");
+    let hook = place.path("old/on-upload.sh");
+    let hook = hook.display();
+    place.write(
+        "root/etc/sftpgo/sftpgo.env",
+        &format!(
+            "SFTPGO_COMMON__ACTIONS__EXECUTE_ON=mkdir\nSFTPGO_COMMON__ACTIONS__HOOK={hook}\n\
+             SFTPGO_COMMAND__COMMANDS__0__PATH={hook}\nSFTPGO_COMMAND__COMMANDS__0__HOOK=post_disconnect\n"
+        ),
+    );
+    let folder = place.path("old").display().to_string();
+    let options = ["--from-old", &folder, "--yes"];
+
+    let before = place.files();
+    let planned = place.run(&["--from-old", &folder, "--dry-run"], 0);
+    assert!(
+        planned.contains("INFLUXDB_ADMIN_USER, which was INFLUXDB_USERNAME"),
+        "{planned}"
+    );
+    assert_eq!(place.files(), before, "{planned}");
+
+    place.run(&options, 0);
+    let env = place.env();
+    for (name, value) in [
+        ("INFLUXDB_ADMIN_USER", "anna"),
+        ("INFLUXDB_ADMIN_PASSWORD", "old $password"),
+        ("INFLUXDB_ADMIN_TOKEN", "old-token=="),
+        ("GRAFANA_PASSWORD", "old #password"),
+    ] {
+        assert_eq!(env[name], value, "{name}");
+    }
+    let token = place.servers.state().token.clone();
+    assert_eq!(token.as_deref(), Some("old-token=="));
+    let sftpgo = place.variables("root/etc/sftpgo/sftpgo.env");
+    let hook = place.path("base/on-upload.sh").display().to_string();
+    assert_eq!(sftpgo["SFTPGO_COMMON__ACTIONS__HOOK"], hook);
+    assert_eq!(
+        sftpgo["SFTPGO_COMMON__ACTIONS__EXECUTE_ON"],
+        "upload,rename,mkdir"
+    );
+    assert!(!sftpgo.contains_key("SFTPGO_COMMAND__COMMANDS__0__PATH"));
+    assert!(place.has_call("systemctl restart sftpgo.service"));
+
+    let before = place.files();
+    let again = place.run(&options, 0);
+    assert!(again.contains("\nnothing was changed\n"), "{again}");
+    assert_eq!(place.files(), before);
+    place.run(&["--from-old", "/nonexistent", "--yes"], 2);
+}
+
+#[test]
 fn an_option_replaces_the_value_of_env() {
     let Some(place) = Place::new() else { return };
     place.run(&["--yes"], 0);

@@ -1,7 +1,11 @@
-//! A reader that limits the length of lines, so that no file can exhaust memory, and records how the file starts and
-//! ends.
+//! Reads the lines of a file. Their length is limited, so that no file can exhaust memory.
 
-use std::io::{self, Read};
+use super::FormatError;
+use super::cells::trim_spaces;
+use super::container::BYTE_ORDER_MARK;
+use csv::{ByteRecord, ReaderBuilder, Terminator};
+use memchr::memmem;
+use std::io::{self, Chain, Cursor, Read};
 
 /// The maximum length of a line, in bytes. A row of 30 channels has about 250.
 pub(crate) const MAX_LINE: usize = 1 << 20;
@@ -17,7 +21,120 @@ pub(super) struct LineTooLong {
     pub line: u64,
 }
 
-/// Passes bytes through, and counts lines and bytes. NUL bytes at the end of the file, however many, are removed.
+/// A line of a file.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    /// The cells, without the carriage returns before the line break.
+    pub record: ByteRecord,
+    /// 1-based.
+    pub number: u64,
+    /// Whether the file ends within it.
+    pub is_cut: bool,
+}
+
+impl Line {
+    /// The first cell, trimmed.
+    pub(super) fn first_cell(&self) -> &[u8] {
+        self.record.get(0).map(trim_spaces).unwrap_or_default()
+    }
+
+    /// Whether a cell contains these bytes.
+    pub(super) fn contains(&self, bytes: &[u8]) -> bool {
+        self.record
+            .iter()
+            .any(|cell| memmem::find(cell, bytes).is_some())
+    }
+
+    /// Whether the line is this keyword, followed by white space only.
+    pub(super) fn is_keyword(&self, keyword: &[u8]) -> bool {
+        let mut cells = self.record.iter().map(<[u8]>::trim_ascii);
+        cells.next() == Some(keyword) && cells.all(<[u8]>::is_empty)
+    }
+
+    /// The cells with the tabs between them.
+    pub(super) fn joined(&self) -> Vec<u8> {
+        self.record.iter().collect::<Vec<_>>().join(&b'\t')
+    }
+}
+
+/// A reader for the lines of a file that are not blank.
+pub(super) struct Lines<R>(csv::Reader<LineTracker<WithoutMark<R>>>);
+
+/// A reader after the byte-order marks of a file.
+type WithoutMark<R> = Chain<Cursor<Vec<u8>>, R>;
+
+impl<R: Read> Lines<R> {
+    /// Skips the byte-order marks.
+    pub(super) fn new(input: R) -> Result<Self, FormatError> {
+        let reader = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(b'\t')
+            .quoting(false)
+            // A lone carriage return does not end a line. `read` removes those before a line feed.
+            .terminator(Terminator::Any(b'\n'))
+            .buffer_capacity(64 * 1024)
+            .from_reader(LineTracker::new(skip_marks(input)?));
+        Ok(Self(reader))
+    }
+
+    /// Reads the next line that is not blank. Returns false at the end; `line` is empty then, and its number is that of
+    /// the last line.
+    pub(super) fn read(&mut self, line: &mut Line) -> Result<bool, FormatError> {
+        loop {
+            let has_line =
+                self.0.read_byte_record(&mut line.record).map_err(|error| {
+                    match error.into_kind() {
+                        csv::ErrorKind::Io(error) => FormatError::from(error),
+                        other => FormatError::Read(io::Error::other(format!("{other:?}"))),
+                    }
+                })?;
+            if line.record.as_slice().ends_with(b"\r") {
+                remove_carriage_returns(&mut line.record);
+            }
+            let mut cells = line.record.iter();
+            if !has_line || cells.any(|cell| !trim_spaces(cell).is_empty()) {
+                line.is_cut = self.tracker().ended_inside_line();
+                // The position of the record does not serve, because it is that of the blank lines before it.
+                let next = self.0.position().line();
+                line.number = next.saturating_sub(u64::from(!line.is_cut));
+                return Ok(has_line);
+            }
+        }
+    }
+
+    /// What was read so far.
+    pub(super) fn tracker(&self) -> &LineTracker<WithoutMark<R>> {
+        self.0.get_ref()
+    }
+}
+
+/// Removes up to two carriage returns at the end of the last cell. A transfer in ASCII mode adds a second one.
+fn remove_carriage_returns(record: &mut ByteRecord) {
+    let last = record.len() - 1;
+    let cell = record.get(last).unwrap_or_default();
+    let stripped = cell.strip_suffix(b"\r").unwrap_or(cell);
+    let stripped = stripped.strip_suffix(b"\r").unwrap_or(stripped).to_vec();
+    record.truncate(last);
+    record.push_field(&stripped);
+}
+
+/// Skips byte-order marks. The csv crate takes a first read of only a mark for the end of the file.
+fn skip_marks<R: Read>(mut input: R) -> io::Result<WithoutMark<R>> {
+    loop {
+        let mut start = Vec::with_capacity(BYTE_ORDER_MARK.len());
+        input
+            .by_ref()
+            .take(BYTE_ORDER_MARK.len() as u64)
+            .read_to_end(&mut start)?;
+        if start != BYTE_ORDER_MARK {
+            return Ok(Cursor::new(start).chain(input));
+        }
+    }
+}
+
+/// Passes bytes through, counts lines and bytes, and records how the file starts and ends. NUL bytes at its end, however
+/// many, are removed.
 #[derive(Debug)]
 pub(super) struct LineTracker<R> {
     inner: R,

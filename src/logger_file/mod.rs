@@ -1,6 +1,6 @@
 //! Parses logger files into rows with timestamps. See docs/specification.md, sections 2 to 4.
 //!
-//! `lines` limits the length of lines, `tables` reads documents and their tables, `container` parses the header of a
+//! `lines` reads lines of limited length, `tables` reads documents and their tables, `container` parses the header of a
 //! headed document, `channels` the two header lines of a table, `timestamps` converts times to timestamps, `cells` parses
 //! values, `row_stats` counts rows and cells, `problems` collects what is wrong, and `foreign` recognises other formats.
 

@@ -8,7 +8,7 @@ use super::channels::{Channels, contains_marker, is_marker, unknown_marker};
 use super::container::{
     BYTE_ORDER_MARK, Container, END_DATA, END_HEADER, HeaderMeta, START_DATA, START_HEADER,
 };
-use super::lines::LineTracker;
+use super::lines::{Line, Lines};
 use super::problems::{Problem, Problems};
 use super::row_stats::{RowStats, glued, value_cells};
 use super::timestamps::{TimestampResolver, ZoneChoice, parse_wall_time};
@@ -16,10 +16,9 @@ use super::{FormatError, MAX_CHANNELS, MAX_HEADER, MAX_WEEKS, cells, foreign};
 use crate::layout::{FileLayout, LayoutScan};
 use crate::time_zone::{FileZones, ZoneSource};
 use chrono::NaiveDateTime;
-use csv::{ByteRecord, ReaderBuilder, Terminator};
 use memchr::memmem;
 use std::collections::HashSet;
-use std::io::{Chain, Cursor, Read};
+use std::io::Read;
 
 /// The error of an invalid header, with the information read before it.
 #[derive(Debug)]
@@ -98,9 +97,10 @@ const WEEK: i64 = 7 * 24 * 3600;
 /// A reader for the rows of a logger file.
 pub struct LoggerFile<'a, R> {
     options: ReadOptions<'a>,
-    lines: csv::Reader<LineTracker<WithoutMark<R>>>,
-    record: ByteRecord,
-    /// The last line, if it may be the serials of a header.
+    lines: Lines<R>,
+    /// The line that is being read.
+    line: Line,
+    /// The line before it, if it may be the serials of a header.
     candidate: Option<Line>,
     document: Document,
     /// Where a document seems to begin or end, since its last row.
@@ -130,17 +130,6 @@ pub struct LoggerFile<'a, R> {
     has_ended: bool,
     /// Whether the document has no table so far.
     is_first_table: bool,
-}
-
-/// A reader after the byte-order marks of a file.
-type WithoutMark<R> = Chain<Cursor<Vec<u8>>, R>;
-
-/// A line that was read.
-struct Line {
-    record: ByteRecord,
-    number: u64,
-    /// Whether the file ends within it.
-    is_cut: bool,
 }
 
 /// The document that is being read.
@@ -190,20 +179,11 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     /// # Errors
     /// An invalid header or an I/O error, with the information read before it.
     pub fn open(input: R, options: &ReadOptions<'a>) -> Result<Self, Box<HeaderError>> {
-        let lines = ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(b'\t')
-            .quoting(false)
-            // A lone carriage return does not end a line. `next_line` removes those before a line feed.
-            .terminator(Terminator::Any(b'\n'))
-            .buffer_capacity(64 * 1024)
-            .from_reader(LineTracker::new(skip_marks(input)?));
         let default = super::timestamps::Zone::Local(options.zones.default.clone());
         let mut file = Self {
             options: *options,
-            lines,
-            record: ByteRecord::new(),
+            lines: Lines::new(input)?,
+            line: Line::default(),
             candidate: None,
             document: Document::Missing,
             boundary: None,
@@ -235,27 +215,27 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         if !self.next_line()? {
             return Err(FormatError::Empty);
         }
-        if self.has_start_header() {
+        if self.line.contains(START_HEADER) {
             return self.begin_headed();
         }
         self.ensure_no_marker()?;
         self.boundary = self.find_boundary();
-        let is_end = self.is_line(END_DATA);
-        let first = self.take_line();
+        let is_end = self.line.is_keyword(END_DATA);
+        let first = std::mem::take(&mut self.line);
         let line = first.number + 1;
         if !self.next_line()? {
             return Err(FormatError::NoLabels { line });
         }
-        if is_marker(self.first_cell()) && !self.has_start_header() {
+        if is_marker(self.line.first_cell()) && !self.line.contains(START_HEADER) {
             if !may_be_serials(&first) {
                 return Err(FormatError::NoSerials {
-                    line: self.line_number(),
+                    line: self.line.number,
                 });
             }
             self.begin_document(Document::Plain, HeaderMeta::None, 1)?;
             return self.begin_table(&first);
         }
-        let error = unknown_marker(self.first_cell(), self.line_number());
+        let error = unknown_marker(self.line.first_cell(), self.line.number);
         if is_end {
             self.document = Document::Ended;
         } else {
@@ -274,8 +254,8 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             // The times of this table may be those of a headed document whose beginning is missing.
             let has_unplaced_table = self.document == Document::Missing
                 && self.boundary.is_none()
-                && !self.has_start_header()
-                && self.record.iter().any(contains_marker);
+                && !self.line.contains(START_HEADER)
+                && self.line.record.iter().any(contains_marker);
             if has_unplaced_table {
                 return Ok(false);
             }
@@ -293,7 +273,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     fn header_error(self, error: FormatError) -> HeaderError {
         let is_format_error = !matches!(error, FormatError::Read(_) | FormatError::Empty);
-        let format = foreign::format_of(self.lines.get_ref().head());
+        let format = foreign::format_of(self.lines.tracker().head());
         let (container, meta) = match self.first {
             Some(first) => (Some(first.container), first.meta),
             None => (None, HeaderMeta::None),
@@ -357,7 +337,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     /// Whether the file is truncated: it has a plain document without a final line break, or a headed one without
     /// `END_DATA`, or ends with NUL bytes. `None` until [`LoggerFile::next_row`] has returned `None`.
     pub fn truncated(&self) -> Option<bool> {
-        let tracker = self.lines.get_ref();
+        let tracker = self.lines.tracker();
         self.has_ended.then(|| {
             self.was_cut
                 || tracker.ended_with_nuls()
@@ -376,7 +356,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// The number of bytes read so far.
     pub fn bytes_read(&self) -> u64 {
-        self.lines.get_ref().bytes()
+        self.lines.tracker().bytes()
     }
 
     /// Returns the next valid row, or `None` at the end of the data.
@@ -440,34 +420,39 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// The time in the first cell of the line, unless the line may be cut off in it.
     fn wall_time(&self) -> Option<NaiveDateTime> {
-        let is_cut = self.record.len() == 1 && self.lines.get_ref().ended_inside_line();
-        let cell = self.record.get(0).filter(|_| !is_cut)?;
-        parse_wall_time(trim_spaces(cell))
+        let is_cut = self.line.is_cut && self.line.record.len() == 1;
+        parse_wall_time(self.line.first_cell()).filter(|_| !is_cut)
     }
 
     /// Parses the row with this time into `values` and returns its timestamp, or `None` if the row is skipped.
     fn read_row(&mut self, wall: NaiveDateTime) -> Result<Option<i64>, FormatError> {
         let boundary = self.boundary.take();
         if let Some(Boundary::Header(line)) = boundary
-            && !self.has_start_header()
+            && !self.line.contains(START_HEADER)
         {
             return Err(FormatError::DamagedHeader { line });
         }
         self.data_rows += 1;
         let columns = self.values.len();
         // Without a final line break, the last cell may be an incomplete number.
-        let is_cut = self.lines.get_ref().ended_inside_line();
-        let is_short = !is_cut && self.record.len() <= columns;
-        let complete = self.record.len() - usize::from(is_cut || is_short);
-        let mut record = self.record.iter().take(complete).skip(1).map(trim_spaces);
+        let is_cut = self.line.is_cut;
+        let is_short = !is_cut && self.line.record.len() <= columns;
+        let complete = self.line.record.len() - usize::from(is_cut || is_short);
+        let mut record = self
+            .line
+            .record
+            .iter()
+            .take(complete)
+            .skip(1)
+            .map(trim_spaces);
         let mut points = 0;
         for slot in &mut self.values {
             *slot = record.next().and_then(cells::parse);
             points += u64::from(slot.is_some());
         }
-        if points == columns as u64 && self.record.len() == columns + 1 {
+        if points == columns as u64 && self.line.record.len() == columns + 1 {
             self.stats.cells += points;
-        } else if self.has_start_header() {
+        } else if self.line.contains(START_HEADER) {
             self.begin_headed()?;
             return Ok(None);
         } else {
@@ -494,10 +479,11 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     /// Counts the cells of a row that is not perfect. Returns false if it is malformed: it contains more than one row.
     fn examine_row(&mut self, is_cut: bool, is_short: bool) -> bool {
         let columns = self.values.len();
-        let line = self.line_number();
-        let cells = || value_cells(&self.record, is_cut);
+        let line = self.line.number;
+        let cells = || value_cells(&self.line.record, is_cut);
         // The cell that may be cut off shows all the same that the row does not fit.
-        if let Some((column, cell, reason)) = glued(value_cells(&self.record, false), columns) {
+        if let Some((column, cell, reason)) = glued(value_cells(&self.line.record, false), columns)
+        {
             self.problems.add(line, column + 1, cell, reason);
             self.stats.malformed_rows += 1;
             self.stats.lose(cells(), is_cut);
@@ -509,7 +495,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         if is_cut {
             return true;
         }
-        let last = self.record.len() - 1;
+        let last = self.line.record.len() - 1;
         for (column, cell) in cells() {
             let is_lost = self.values.get(column - 1).is_some_and(Option::is_none);
             if !is_lost || !holds_something(cell) {
@@ -528,7 +514,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         let points = self.values.iter().flatten().count() as u64;
         let mut held = values.count() as u64;
         if is_short {
-            let cell = self.record.get(last).unwrap_or_default();
+            let cell = self.line.record.get(last).unwrap_or_default();
             let reason = "fewer cells than the header; the last one may be cut off and is skipped";
             self.problems.add(line, last + 1, cell, reason);
             self.stats.short_rows += 1;
@@ -561,7 +547,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         self.weeks.insert(week);
         if self.weeks.len() > MAX_WEEKS {
             return Err(FormatError::TooManyWeeks {
-                line: self.line_number(),
+                line: self.line.number,
             });
         }
         Ok(())
@@ -569,23 +555,23 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// Reads a line that is no row of a table.
     fn read_other_line(&mut self) -> Result<(), FormatError> {
-        if self.has_start_header() {
+        if self.line.contains(START_HEADER) {
             return self.begin_headed();
         }
         let may_end = matches!(self.document, Document::Missing | Document::Headed);
-        if may_end && self.is_line(END_DATA) {
+        if may_end && self.line.is_keyword(END_DATA) {
             self.skip_candidate();
             self.document = Document::Ended;
             self.boundary = None;
             return Ok(());
         }
-        if !is_marker(self.first_cell()) {
+        if !is_marker(self.line.first_cell()) {
             self.ensure_no_marker()?;
             self.skip_candidate();
             if !matches!(self.boundary, Some(Boundary::Header(_))) {
                 self.boundary = self.find_boundary().or(self.boundary);
             }
-            self.candidate = Some(self.take_line());
+            self.candidate = Some(std::mem::take(&mut self.line));
             return Ok(());
         }
         if let Some(Boundary::Header(line) | Boundary::End(line)) = self.boundary {
@@ -594,7 +580,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         let serials = self.candidate.take().filter(may_be_serials);
         let Some(serials) = serials else {
             return Err(FormatError::NoSerials {
-                line: self.line_number(),
+                line: self.line.number,
             });
         };
         if self.document == Document::Ended {
@@ -602,16 +588,16 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         }
         match self.begin_table(&serials) {
             // The rest of the line may be missing.
-            Err(_) if self.lines.get_ref().ended_inside_line() => Ok(()),
+            Err(_) if self.line.is_cut => Ok(()),
             result => result,
         }
     }
 
     /// Checks that the line, which does not begin with a marker, has none: a lost line break would hide a new header.
     fn ensure_no_marker(&self) -> Result<(), FormatError> {
-        if self.record.iter().any(contains_marker) {
+        if self.line.record.iter().any(contains_marker) {
             return Err(FormatError::NoSerials {
-                line: self.line_number(),
+                line: self.line.number,
             });
         }
         Ok(())
@@ -619,7 +605,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// Whether the line looks like a damaged line between two documents.
     fn find_boundary(&self) -> Option<Boundary> {
-        let line = join(&self.record);
+        let line = self.line.joined();
         let line = line.trim_ascii();
         let contains = |part: &[u8]| memmem::find(line, part).is_some();
         let is_header = HEADER_PARTS.into_iter().any(contains)
@@ -629,9 +615,9 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         let is_end =
             self.document == Document::Headed && (contains(END_DATA) || resembles(line, END_DATA));
         if is_header {
-            Some(Boundary::Header(self.line_number()))
+            Some(Boundary::Header(self.line.number))
         } else {
-            is_end.then(|| Boundary::End(self.line_number()))
+            is_end.then_some(Boundary::End(self.line.number))
         }
     }
 
@@ -742,7 +728,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         self.skip_candidate();
         self.end_document();
         loop {
-            let start = self.line_number();
+            let start = self.line.number;
             let Some(header) = self.read_header(start)? else {
                 continue;
             };
@@ -751,21 +737,21 @@ impl<'a, R: Read> LoggerFile<'a, R> {
             if self.begins_again() {
                 continue;
             }
-            if !has_line || !self.is_line(START_DATA) {
+            if !has_line || !self.line.is_keyword(START_DATA) {
                 return Err(FormatError::NoDataBlock {
-                    line: self.line_number(),
+                    line: self.line.number,
                 });
             }
-            let line = self.line_number() + 1;
-            if !self.next_line()? || self.is_line(END_DATA) {
+            let line = self.line.number + 1;
+            if !self.next_line()? || self.line.is_keyword(END_DATA) {
                 return Err(FormatError::NoLabels { line });
             }
             if self.begins_again() {
                 continue;
             }
-            let serials = self.take_line();
+            let serials = std::mem::take(&mut self.line);
             let line = serials.number + 1;
-            if !self.next_line()? || self.is_line(END_DATA) {
+            if !self.next_line()? || self.line.is_keyword(END_DATA) {
                 return Err(FormatError::NoLabels { line });
             }
             if self.begins_again() {
@@ -777,7 +763,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// Notes whether the document before the line, which begins a headed one, was cut off.
     fn end_document(&mut self) {
-        let line = join(&self.record);
+        let line = self.line.joined();
         let before = memmem::find(&line, START_HEADER).map_or(&[][..], |at| &line[..at]);
         self.was_cut |= match self.document {
             Document::Missing | Document::Plain => !before.trim_ascii().is_empty(),
@@ -788,7 +774,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
 
     /// Whether the line begins another document before this one has a table, which was cut off then.
     fn begins_again(&mut self) -> bool {
-        let begins_again = self.has_start_header();
+        let begins_again = self.line.contains(START_HEADER);
         self.was_cut |= begins_again;
         begins_again
     }
@@ -796,7 +782,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
     /// Reads the JSON up to `END_HEADER`, from what follows `START_HEADER` in its line. Returns `None` if another document
     /// begins before.
     fn read_header(&mut self, start: u64) -> Result<Option<Vec<u8>>, FormatError> {
-        let mut json = join(&self.record);
+        let mut json = self.line.joined();
         if let Some(at) = memmem::rfind(&json, START_HEADER) {
             json.drain(..at + START_HEADER.len());
         }
@@ -805,7 +791,7 @@ impl<'a, R: Read> LoggerFile<'a, R> {
                 return Err(FormatError::HeaderTooLong { line: start });
             }
             let has_line = self.next_line()?;
-            if has_line && self.is_line(END_HEADER) {
+            if has_line && self.line.is_keyword(END_HEADER) {
                 return Ok(Some(json));
             }
             if has_line && self.begins_again() {
@@ -815,15 +801,15 @@ impl<'a, R: Read> LoggerFile<'a, R> {
                 return Err(FormatError::HeaderBlockOpen { line: start });
             }
             json.push(b'\n');
-            json.extend_from_slice(&join(&self.record));
+            json.extend_from_slice(&self.line.joined());
         }
     }
 
     /// Whether the line belongs to what follows a header.
     fn follows_header(&self) -> bool {
-        self.is_line(START_DATA)
-            || self.is_line(END_DATA)
-            || is_marker(self.first_cell())
+        self.line.is_keyword(START_DATA)
+            || self.line.is_keyword(END_DATA)
+            || is_marker(self.line.first_cell())
             || self.wall_time().is_some()
     }
 
@@ -837,13 +823,13 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         {
             cells[0] = rest;
         }
-        let labels: Vec<_> = self.record.iter().collect();
-        let line = self.line_number();
+        let labels: Vec<_> = self.line.record.iter().collect();
+        let line = self.line.number;
         let channels = Channels::new((&cells, serials.number), (&labels, line))?;
         let is_equal =
             channels.master == self.channels.master && channels.list == self.channels.list;
         // A label line that is cut off may lack a unit.
-        if !self.lines.get_ref().ended_inside_line() {
+        if !self.line.is_cut {
             self.layout.begin_table(&channels);
         }
         self.stats.tables += u64::from(self.is_first_table || !is_equal);
@@ -870,63 +856,11 @@ impl<'a, R: Read> LoggerFile<'a, R> {
         Ok(())
     }
 
-    fn first_cell(&self) -> &[u8] {
-        self.record.get(0).map(trim_spaces).unwrap_or_default()
-    }
-
-    /// Whether a cell of the line contains `START_HEADER`.
-    fn has_start_header(&self) -> bool {
-        self.record
-            .iter()
-            .any(|cell| memmem::find(cell, START_HEADER).is_some())
-    }
-
-    /// Whether the line is this keyword, followed by white space only.
-    fn is_line(&self, keyword: &[u8]) -> bool {
-        let mut cells = self.record.iter().map(<[u8]>::trim_ascii);
-        cells.next() == Some(keyword) && cells.all(<[u8]>::is_empty)
-    }
-
-    fn take_line(&mut self) -> Line {
-        Line {
-            number: self.line_number(),
-            is_cut: self.lines.get_ref().ended_inside_line(),
-            record: std::mem::take(&mut self.record),
-        }
-    }
-
-    /// The 1-based number of the line. The position of the record does not serve, because it is that of the blank lines
-    /// before it.
-    fn line_number(&self) -> u64 {
-        let is_cut = self.lines.get_ref().ended_inside_line();
-        self.lines
-            .position()
-            .line()
-            .saturating_sub(u64::from(!is_cut))
-    }
-
-    /// Reads the next line that is not blank, without the carriage returns before its line break. Returns false at the
-    /// end.
+    /// Reads the next line that is not blank. Returns false at the end.
     fn next_line(&mut self) -> Result<bool, FormatError> {
-        loop {
-            let more =
-                self.lines
-                    .read_byte_record(&mut self.record)
-                    .map_err(|error| match error.into_kind() {
-                        csv::ErrorKind::Io(error) => FormatError::from(error),
-                        other => FormatError::Read(std::io::Error::other(format!("{other:?}"))),
-                    })?;
-            if !more {
-                self.has_ended = true;
-                return Ok(false);
-            }
-            if self.record.as_slice().ends_with(b"\r") {
-                remove_carriage_returns(&mut self.record);
-            }
-            if self.record.iter().any(|cell| !trim_spaces(cell).is_empty()) {
-                return Ok(true);
-            }
-        }
+        let has_line = self.lines.read(&mut self.line)?;
+        self.has_ended = !has_line;
+        Ok(has_line)
     }
 }
 
@@ -942,35 +876,6 @@ fn resembles(line: &[u8], keyword: &[u8]) -> bool {
     let start = line.iter().zip(keyword).take_while(is_same).count();
     let end = line.iter().rev().zip(keyword.iter().rev());
     start + end.take_while(is_same).count() + 2 >= keyword.len()
-}
-
-/// Removes up to two carriage returns at the end of the last cell. A transfer in ASCII mode adds a second one.
-fn remove_carriage_returns(record: &mut ByteRecord) {
-    let last = record.len() - 1;
-    let cell = record.get(last).unwrap_or_default();
-    let stripped = cell.strip_suffix(b"\r").unwrap_or(cell);
-    let stripped = stripped.strip_suffix(b"\r").unwrap_or(stripped).to_vec();
-    record.truncate(last);
-    record.push_field(&stripped);
-}
-
-/// Skips byte-order marks. The csv crate takes a first read of only a mark for the end of the file.
-fn skip_marks<R: Read>(mut input: R) -> Result<WithoutMark<R>, FormatError> {
-    loop {
-        let mut start = Vec::with_capacity(BYTE_ORDER_MARK.len());
-        input
-            .by_ref()
-            .take(BYTE_ORDER_MARK.len() as u64)
-            .read_to_end(&mut start)?;
-        if start != BYTE_ORDER_MARK {
-            return Ok(Cursor::new(start).chain(input));
-        }
-    }
-}
-
-/// The line of a record.
-fn join(record: &ByteRecord) -> Vec<u8> {
-    record.iter().collect::<Vec<_>>().join(&b'\t')
 }
 
 #[cfg(test)]

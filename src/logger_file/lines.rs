@@ -278,6 +278,9 @@ impl<R: Read> Read for LineTracker<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logger_file::testing::{HEAD, Slow, T, read, read_in_blocks};
+    use crate::logger_file::{LoggerFile, ReadOptions};
+    use crate::time_zone::FileZones;
 
     /// Reads a file whose second line has this length. Returns the number of the line that is too long.
     fn too_long(length: usize, block: usize) -> Option<u64> {
@@ -323,16 +326,6 @@ mod tests {
         }
     }
 
-    /// A reader that returns at most the given number of bytes per read.
-    struct Slow<'a>(&'a [u8], usize);
-
-    impl Read for Slow<'_> {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            let n = buf.len().min(self.1);
-            self.0.read(&mut buf[..n])
-        }
-    }
-
     #[test]
     fn nul_bytes_are_removed_at_the_end_of_a_file_only() {
         for (text, passed, nuls) in [
@@ -359,5 +352,66 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn crlf_white_space_and_quotation_marks_have_no_effect() {
+        let plain = read(&format!(
+            "{HEAD}03/08/25 03:20:00\t1\t2\n03/08/25 03:20:01\t\"\t4\n"
+        ));
+        let other = read(
+            "\u{feff}10\t10\t20\t \r\nMV_T302_V002\tA W\tB W \t\r\n\r\n03/08/25 03:20:00\t 1 \t2\r\n 03/08/25 03:20:01 \t\"\t4\r\n",
+        );
+        assert_eq!(plain, other);
+        assert_eq!(plain.0[1].1, [None, Some(4.0)]);
+    }
+
+    #[test]
+    fn a_lone_carriage_return_does_not_end_a_line() {
+        let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1\r2\t3\n"));
+        assert_eq!(rows, [(T, vec![None, Some(3.0)])]);
+    }
+
+    #[test]
+    fn the_block_size_has_no_effect() {
+        let text = format!("\u{feff}{HEAD}03/08/25 03:20:00\t1\t2\r\n03/08/25 03:30:00\t3\t4");
+        let whole = read_in_blocks(text.as_bytes(), usize::MAX).unwrap();
+        for block in 1..9 {
+            let found = read_in_blocks(text.as_bytes(), block).unwrap();
+            assert_eq!(found, whole, "{block}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_an_error_and_the_rows_before_it_are_read() {
+        let text = format!(
+            "{HEAD}03/08/25 03:20:00\t1\t2\n{}",
+            "9".repeat(3 * MAX_LINE)
+        );
+        let zones = FileZones::built_in(chrono_tz::UTC);
+        let mut file = LoggerFile::open(text.as_bytes(), &ReadOptions::new(&zones)).unwrap();
+        assert!(file.next_row().unwrap().is_some());
+        assert!(matches!(
+            file.next_row(),
+            Err(FormatError::LineTooLong { line: 4 })
+        ));
+    }
+
+    #[test]
+    fn two_carriage_returns_before_a_line_feed_and_no_break_spaces_have_no_effect() {
+        let plain = read(&format!("{HEAD}03/08/25 03:20:00\t1\t2\n"));
+        let other = read(
+            "10\t10\t20\r\r\nMV_T302_V002\tA\u{a0}W\tB  W\r\r\n\u{a0}03/08/25 03:20:00\t1\u{202f}\t2\r\r\n",
+        );
+        assert_eq!(plain, other);
+    }
+
+    #[test]
+    fn nul_bytes_at_the_end_are_a_truncated_file() {
+        let text = format!("{HEAD}03/08/25 03:20:00\t1\t2\n");
+        let (rows, stats, truncated) = read(&format!("{text}{}", "\0".repeat(3_000_000)));
+        assert_eq!((rows.len(), stats.lost_cells, truncated), (1, 0, true));
+        let (rows, ..) = read(&format!("{HEAD}03/08/25 03:20:00\t1\t2\0\0"));
+        assert_eq!(rows, [(T, vec![Some(1.0), None])]);
     }
 }

@@ -1,27 +1,32 @@
 //! Parses logger files into rows with timestamps. See docs/specification.md, sections 2 to 4.
 //!
-//! `lines` reads lines of limited length, `tables` reads documents and their tables, `container` parses the header of a
-//! headed document, `channels` the two header lines of a table, `timestamps` converts times to timestamps, `cells` parses
-//! values, `row_stats` counts rows and cells, `problems` collects what is wrong, and `foreign` recognises other formats.
+//! `lines` reads lines of limited length, `documents` the documents of a file, `container` parses the header of a headed
+//! one, `tables` reads the rows of tables, `channels` parses the two header lines of a table, `timestamps` converts times
+//! to timestamps, `cells` parses values, `row_stats` counts rows and cells, `problems` collects what is wrong, and `foreign`
+//! recognises other formats.
 
 mod cells;
 mod channels;
 mod container;
+mod documents;
 mod foreign;
 mod lines;
 mod problems;
 mod row_stats;
 mod tables;
+#[cfg(test)]
+mod testing;
 mod timestamps;
 
 pub(crate) use channels::MARKERS;
 pub use channels::{Channel, Channels, Role};
 pub use container::{Container, HeaderMeta};
+pub use documents::{HeaderError, LoggerFile, ReadOptions};
 pub(crate) use lines::MAX_LINE;
 pub use problems::Problem;
 pub(crate) use row_stats::KNOWN_LOSS;
 pub use row_stats::RowStats;
-pub use tables::{HeaderError, LoggerFile, ReadOptions, Row};
+pub use tables::Row;
 pub(crate) use timestamps::last_instant;
 
 use crate::remedy::remedy;

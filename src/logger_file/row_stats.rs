@@ -2,7 +2,7 @@
 //! docs/specification.md, section 4.
 
 use super::cells::{contains_keyword, contains_time, holds_something, trim_spaces};
-use csv::ByteRecord;
+use super::lines::Line;
 
 /// The share of the values, or of the lines with data, from which on their loss is shown to people.
 pub(crate) const KNOWN_LOSS: f64 = 0.05;
@@ -38,13 +38,11 @@ pub struct RowStats {
 
 impl RowStats {
     /// Counts the cells of a skipped row as lost. The cut last row of a truncated file is left out.
-    pub(super) fn lose<'r>(
-        &mut self,
-        cells: impl Iterator<Item = (usize, &'r [u8])>,
-        is_cut: bool,
-    ) {
-        if !is_cut {
-            let held = cells.filter(|(_, cell)| holds_something(cell)).count() as u64;
+    pub(super) fn lose(&mut self, line: &Line) {
+        if !line.is_cut {
+            let held = value_cells(line)
+                .filter(|(_, cell)| holds_something(cell))
+                .count() as u64;
             self.cells += held;
             self.lost_cells += held;
         }
@@ -79,22 +77,14 @@ impl RowStats {
     }
 }
 
-/// The trimmed cells of a row after its time, with their positions. The last one of a line that is cut off is left out.
-pub(super) fn value_cells(
-    record: &ByteRecord,
-    is_cut: bool,
-) -> impl Iterator<Item = (usize, &[u8])> {
-    let complete = record.len() - usize::from(is_cut);
-    let cells = record.iter().map(trim_spaces).enumerate();
-    cells.take(complete).skip(1)
+/// The trimmed cells of a row after its time, with their positions.
+pub(super) fn value_cells(line: &Line) -> impl Iterator<Item = (usize, &[u8])> {
+    line.record.iter().map(trim_spaces).enumerate().skip(1)
 }
 
 /// Finds the cell that shows that a row contains more than one row, and why.
-pub(super) fn glued<'r>(
-    mut cells: impl Iterator<Item = (usize, &'r [u8])>,
-    columns: usize,
-) -> Option<(usize, &'r [u8], &'static str)> {
-    cells.find_map(|(column, cell)| {
+pub(super) fn glued(line: &Line, columns: usize) -> Option<(usize, &[u8], &'static str)> {
+    value_cells(line).find_map(|(column, cell)| {
         let reason = if contains_time(cell) || contains_keyword(cell) {
             "the start of another line within a line; the row is skipped"
         } else if column > columns && !cell.is_empty() {

@@ -1,7 +1,7 @@
 //! Converts the times of rows to timestamps. See docs/specification.md, section 3.
 
 use super::container::HeaderMeta;
-use super::tables::{LoggerFile, ReadOptions};
+use super::documents::{LoggerFile, ReadOptions};
 use crate::sanitize::sanitize;
 use crate::time_zone::{FileZones, TimeZone, ZoneSource};
 use chrono::{NaiveDate, NaiveDateTime};

@@ -71,6 +71,7 @@ mod grafana_double;
 mod hook;
 mod migration;
 mod names;
+mod operations;
 mod package;
 mod people;
 mod setup;

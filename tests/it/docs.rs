@@ -446,6 +446,42 @@ fn every_name_on_the_architecture_page_is_in_the_code() {
 }
 
 #[test]
+fn the_messages_of_common_mistakes_are_those_of_the_programs() {
+    let programs: String = ["src", "grafana-automation/playbooks"]
+        .iter()
+        .flat_map(|folder| walkdir::WalkDir::new(root().join(folder)))
+        .map(|entry| entry.expect("an entry").into_path())
+        .chain(["on-upload.sh", "powerview-company"].map(|name| root().join(name)))
+        .filter(|path| path.is_file())
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect();
+    let page = read(USAGE_PAGE);
+    let section = page.split_once("\n## Ten common mistakes\n");
+    let section = section.expect("the section").1;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1)
+        .collect();
+    assert_eq!(rows.len(), 10);
+    let mut quoted = 0;
+    for row in rows {
+        let seen = row.split('|').nth(1).expect("the first column");
+        for message in seen.split('`').skip(1).step_by(2) {
+            quoted += 1;
+            for part in message.split("...").map(str::trim) {
+                assert!(
+                    programs.contains(part),
+                    "{USAGE_PAGE}: `{message}`: no program says {part:?}"
+                );
+            }
+        }
+    }
+    assert!(quoted >= 10, "only {quoted} messages were found");
+}
+
+#[test]
 fn every_section_that_the_code_cites_exists() {
     const PAGE: &str = "docs/specification.md";
     let specification = read(PAGE);

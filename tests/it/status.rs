@@ -1,6 +1,6 @@
 //! `powerview status`: healthy devices and devices with problems, recognised by their folders alone.
 
-use crate::harness::{FileBuilder, Site, age, file_of, headed};
+use crate::harness::{FileBuilder, Site, age, file_of, headed, samples};
 use chrono::{Duration, TimeDelta, Utc};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -308,6 +308,23 @@ fn old_data_loaded_today_is_healthy_and_said() {
         "{}",
         run.stdout
     );
+}
+
+#[test]
+fn the_first_file_of_a_device_may_be_old() {
+    let Some(dir) = samples() else { return };
+    let file = "company1/campaign1/02001084/T302_251012_031720.tsv";
+    let text = std::fs::read_to_string(dir.join(file)).expect("a sample");
+    let site = Site::new();
+    // The logger wrote it in October, with measurements of August.
+    put(
+        &site,
+        "acme/site/02001171/parsed/T302_251012_031720.tsv",
+        &text,
+        1,
+    );
+    let run = status(&site).run().expect(0);
+    assert!(run.stdout.contains("old data loaded"), "{}", run.stdout);
 }
 
 #[test]

@@ -508,8 +508,8 @@ fn first_of(newest: &[NewestFile]) -> &[NewestFile] {
 
 /// Whether the newest file contains old data that was loaded later, so that its times say nothing about the clock.
 ///
-/// Its span or its name says so: it covers days, other files are not late by the same time, or its name has the date of
-/// its measurements. A clock that shows a year before 2010 was reset, and one that is behind by the same time in files
+/// Its span or its name says so: it covers days, other files are not late by the same time, or its name has a date between
+/// its last measurement and the last days before its arrival. A clock that shows a year before 2010 was reset, and one that is behind by the same time in files
 /// that arrived hours apart is wrong.
 fn is_old_data(newest: &[NewestFile]) -> bool {
     let late = |file: &NewestFile| {
@@ -539,7 +539,7 @@ fn is_old_data(newest: &[NewestFile]) -> bool {
     !is_clock
         && (span > MAX_CLOCK_BEHIND.as_secs().cast_signed()
             || others.iter().any(|(_, other)| !is_equally_late(*other))
-            || (-1..=1).any(has_date))
+            || (-1..=1.max(delay / 86_400 - 3)).any(has_date))
 }
 
 #[cfg(test)]
@@ -624,11 +624,20 @@ mod tests {
             assert!(note(&scan).starts_with("old data loaded: "), "{files:?}");
         }
         // 80 h before now is 2027-01-11 24:00, 2,000 h is 2026-10-24.
-        for (name, hours) in [("T302_270112_000000.tsv", 80), ("2026-10-24.tsv", 2_000)] {
+        for (name, hours) in [
+            ("T302_270112_000000.tsv", 80),
+            ("2026-10-24.tsv", 2_000),
+            // The logger wrote the file weeks after its last measurement, and long before its arrival.
+            ("T302_261201_031720.tsv", 2_000),
+        ] {
             let mut scan = device(&[(1, hours, false)]);
             scan.newest[0].name = name.into();
             assert!(note(&scan).contains(name), "{name}");
         }
+        // A file that was just written has old times.
+        let mut scan = device(&[(1, 2_000, false)]);
+        scan.newest[0].name = "T302_270114_031720.tsv".into();
+        assert_eq!(kinds(&scan), [Kind::Clock]);
         let mut scan = device(&[(1, 2_000, false)]);
         scan.newest[0].first_measurement = Some(now().timestamp() - 2_100 * 3600);
         assert!(note(&scan).starts_with("old data loaded: "));

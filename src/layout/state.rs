@@ -276,14 +276,14 @@ impl LayoutState {
         })
     }
 
-    /// The suspicion that nobody has acknowledged.
+    /// The suspicion that is not acknowledged.
     pub(crate) fn open_suspicion(&self) -> Option<&Suspicion> {
         self.suspicion
             .as_ref()
             .filter(|suspicion| !self.acknowledges(&suspicion.layout, &suspicion.reasons))
     }
 
-    /// The changes after a time that nobody has acknowledged, in the order of the uploads: when, and which columns.
+    /// The changes after a time that are not acknowledged, in the order of the uploads: when, and which columns.
     pub(crate) fn open_changes(&self, after: i64) -> Vec<(i64, Vec<ColumnChange>)> {
         let acknowledged = self.acknowledged.as_ref();
         let after =

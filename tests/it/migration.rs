@@ -16,7 +16,7 @@ use crate::deploy_files::compose_config;
 use crate::grafana_double::{Double, PASSWORD as GRAFANA_PASSWORD};
 use crate::harness::{DEVICE, FileBuilder, Site, good_file, put_program, samples, stored};
 use crate::real_influx::RealInflux;
-use crate::real_server::points;
+use crate::real_server::{assert_same, points};
 use crate::second_reader::{Point, read_upload};
 use crate::skipped::installed;
 
@@ -942,20 +942,7 @@ impl Moved {
     fn assert_points_of_the_files(&self, company: &str) {
         let (got, expected) = (self.new_points(company), self.place.expected(company));
         assert!(!expected.is_empty());
-        let lacks: Vec<_> = expected
-            .iter()
-            .filter(|p| !got.contains(p))
-            .take(3)
-            .collect();
-        let more: Vec<_> = got
-            .iter()
-            .filter(|p| !expected.contains(p))
-            .take(3)
-            .collect();
-        assert!(
-            got == expected,
-            "{company}: lacks {lacks:#?}, has {more:#?}"
-        );
+        assert_same(got, expected, company);
     }
 
     fn bucket_names(&self) -> BTreeSet<String> {

@@ -57,6 +57,14 @@ fn blocks(heading: &str) -> Vec<String> {
         .collect()
 }
 
+/// Starts a database, and a machine that uses it. Returns `None` and skips the calling test if something is missing.
+fn server_and_machine() -> Option<(RealInflux, Machine)> {
+    let server = RealInflux::start()?;
+    let machine = Machine::new()?;
+    machine.configure(&server);
+    Some((server, machine))
+}
+
 /// A server whose file system is a temporary folder.
 struct Machine {
     root: tempfile::TempDir,
@@ -85,10 +93,6 @@ impl Machine {
             "etc/sftpgo",
             "etc/caddy",
             "var/lib/sftpgo",
-        ] {
-            fs::create_dir_all(machine.path(folder)).expect("a folder");
-        }
-        for folder in [
             "var/lib/grafana",
             "srv/sftpgo/data",
             "srv/sftpgo/logs/reports",
@@ -225,13 +229,9 @@ fn points_read_with(machine: &Machine, server: &RealInflux, token: &str) -> usiz
 
 #[test]
 fn a_backup_is_restored_to_an_empty_server() {
-    let Some(old) = RealInflux::start() else {
+    let Some((old, machine)) = server_and_machine() else {
         return;
     };
-    let Some(machine) = Machine::new() else {
-        return;
-    };
-    machine.configure(&old);
     machine.put(&format!("{DEVICE}/a.tsv"), file_of_day(1));
     machine.put(&format!("{DEVICE}/b.tsv"), file_of_day(2));
     age(&machine.path(&format!("{DEVICE}/a.tsv")), 7200);
@@ -304,13 +304,9 @@ fn a_backup_is_restored_to_an_empty_server() {
 
 #[test]
 fn points_that_the_database_lacks_are_ingested_from_parsed() {
-    let Some(old) = RealInflux::start() else {
+    let Some((old, machine)) = server_and_machine() else {
         return;
     };
-    let Some(machine) = Machine::new() else {
-        return;
-    };
-    machine.configure(&old);
     for (name, day, days_ago) in [("a.tsv", 1, 30), ("b.tsv", 2, 0)] {
         machine.put(&format!("{DEVICE}/{name}"), file_of_day(day));
         age(
@@ -339,13 +335,9 @@ fn points_that_the_database_lacks_are_ingested_from_parsed() {
 
 #[test]
 fn the_admin_token_is_replaced() {
-    let Some(server) = RealInflux::start() else {
+    let Some((server, machine)) = server_and_machine() else {
         return;
     };
-    let Some(machine) = Machine::new() else {
-        return;
-    };
-    machine.configure(&server);
     machine.put(&format!("{DEVICE}/a.tsv"), file_of_day(1));
     machine.sweep(&server);
     let read_token = token_of(&machine.run(
@@ -389,13 +381,9 @@ fn the_admin_token_is_replaced() {
 
 #[test]
 fn the_measurements_of_a_logger_are_moved_to_another_campaign() {
-    let Some(server) = RealInflux::start() else {
+    let Some((server, machine)) = server_and_machine() else {
         return;
     };
-    let Some(machine) = Machine::new() else {
-        return;
-    };
-    machine.configure(&server);
     machine.put(&format!("{DEVICE}/a.tsv"), file_of_day(1));
     machine.sweep(&server);
     server.write(

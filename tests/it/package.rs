@@ -126,38 +126,29 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 fn the_package_has_all_parts_with_the_rights_that_they_need() {
     let Some(packages) = packages() else { return };
     let entries = entries(&packages.current());
-    for (path, entry) in &entries {
-        let program = [
-            "/usr/bin/powerview",
-            "/usr/share/powerview/on-upload.sh",
-            "/usr/share/powerview/tsv_parser.py",
-            "/usr/share/powerview/deploy/old-system",
-            "/usr/share/powerview/deploy/report-failure",
-            "/usr/share/powerview/powerview-company",
-            "/usr/share/powerview/powerview-user",
-            "/usr/share/powerview/powerview-setup",
-            "/usr/bin/powerview-company",
-            "/usr/bin/powerview-user",
-            "/usr/bin/powerview-setup",
-        ];
-        let mode = match path {
-            folder if folder.ends_with('/') => "drwxr-xr-x",
-            file if program.contains(&file.as_str()) => "-rwxr-xr-x",
-            _ => "-rw-r--r--",
-        };
-        assert_eq!((&*entry.mode, &*entry.owner), (mode, "0/0"), "{path}");
-    }
-
-    let mut expected: BTreeSet<String> = [
+    let programs = [
         "/usr/bin/powerview",
         "/usr/share/powerview/on-upload.sh",
         "/usr/share/powerview/tsv_parser.py",
+        "/usr/share/powerview/deploy/old-system",
+        "/usr/share/powerview/deploy/report-failure",
         "/usr/share/powerview/powerview-company",
         "/usr/share/powerview/powerview-user",
         "/usr/share/powerview/powerview-setup",
         "/usr/bin/powerview-company",
         "/usr/bin/powerview-user",
         "/usr/bin/powerview-setup",
+    ];
+    for (path, entry) in &entries {
+        let mode = match path {
+            folder if folder.ends_with('/') => "drwxr-xr-x",
+            file if programs.contains(&file.as_str()) => "-rwxr-xr-x",
+            _ => "-rw-r--r--",
+        };
+        assert_eq!((&*entry.mode, &*entry.owner), (mode, "0/0"), "{path}");
+    }
+
+    let mut expected: BTreeSet<String> = [
         "/usr/share/powerview/.env.sample",
         "/etc/powerview/compose.yaml",
         "/etc/logrotate.d/powerview",
@@ -174,8 +165,10 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
         "/usr/share/doc/powerview/examples/sftpgo.env",
         "/usr/share/doc/powerview/examples/compose.yaml",
     ]
+    .into_iter()
+    .chain(programs)
     .map(str::to_owned)
-    .into();
+    .collect();
     for page in ["", "-check", "-completions", "-status"] {
         expected.insert(format!("/usr/share/man/man1/powerview{page}.1.gz"));
     }

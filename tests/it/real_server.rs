@@ -44,8 +44,9 @@ pub fn points(server: &RealInflux, bucket: &str) -> Vec<Point> {
     stored(&points)
 }
 
+/// Checks that two lists of points are equal, and shows the first differences.
 #[track_caller]
-fn assert_same(got: Vec<Point>, expected: Vec<Point>, what: &str) {
+pub fn assert_same(got: Vec<Point>, expected: Vec<Point>, what: &str) {
     if got == expected {
         return;
     }

@@ -1157,7 +1157,7 @@ fn an_administrator_of_sftpgo_whom_env_does_not_know_is_reported() {
     place.servers.state().administrator = Some(("mallory".into(), "first".into()));
     let printed = place.run(&["--yes"], 1);
     assert!(
-        printed.contains("If you did not create it, somebody else did"),
+        printed.contains("If you did not create it, an intruder may have"),
         "{printed}"
     );
     assert!(!place.has_call("systemctl restart sftpgo"));

@@ -202,8 +202,8 @@ fn check_reports(installation: &Installation<'_>) -> CheckResult {
     })
 }
 
-/// Checks the time zone of files that name none. Machines are often set to UTC and loggers to local time, so UTC that nobody
-/// chose is worth a warning.
+/// Checks the time zone of files that name none. Machines are often set to UTC and loggers to local time, so UTC is a
+/// warning unless it was set on purpose.
 fn check_time_zone(installation: &Installation<'_>) -> CheckResult {
     let Installation { args, env, .. } = installation;
     let is_set = args.common.timezone.is_some() || env.get(&env_vars::TSV_TIMEZONE).is_some();

@@ -111,6 +111,8 @@ fn root_checks_the_rights_of_the_owner_of_the_data_folder() {
     for folder in [DEVICE.parsed(""), DEVICE.error("")] {
         site.make_dir(folder);
     }
+    // Found before the .env beside the program, whose folder may be closed to the user.
+    fs::write(site.dir.path().join("cwd/.env"), "").expect("a file");
     if !give_to_hook_user(&site) {
         return;
     }

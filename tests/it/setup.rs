@@ -35,8 +35,8 @@ struct State {
     /// The admin token, once the server is set up.
     token: Option<String>,
     buckets: Vec<String>,
-    /// The tokens that read a bucket.
-    read_tokens: Vec<String>,
+    /// The tokens that read a bucket, by their ids.
+    read_tokens: BTreeMap<String, String>,
     /// Whether InfluxDB and Grafana answer.
     is_up: bool,
     /// Name and password of SFTPGo's administrator.
@@ -115,7 +115,7 @@ fn answer(mut request: Request, state: &Mutex<State>, sftpgo: &Path) {
         .is_some_and(|t| authorization == format!("Token {t}"));
     let is_reader = state
         .read_tokens
-        .iter()
+        .values()
         .any(|t| authorization == format!("Token {t}"));
     let mut location = None;
     let (status, shown) = match (request.method(), path) {
@@ -152,9 +152,17 @@ fn answer(mut request: Request, state: &Mutex<State>, sftpgo: &Path) {
             (201, json!({"id": "0000000000000001"}))
         }
         (Method::Post, "/api/v2/authorizations") => {
-            let token = format!("reader-{}==", state.read_tokens.len());
-            state.read_tokens.push(token.clone());
-            (201, json!({"id": "00000000000000a1", "token": token}))
+            let created = state.changes.iter().filter(|c| c["permissions"].is_array());
+            let number = created.count();
+            let (id, token) = (format!("{number:016x}"), format!("reader-{number}=="));
+            state.read_tokens.insert(id.clone(), token.clone());
+            (201, json!({"id": id, "token": token}))
+        }
+        (Method::Get, "/api/v2/authorizations") => (200, authorizations(&state)),
+        (Method::Delete, path) => {
+            let id = path.strip_prefix("/api/v2/authorizations/");
+            let deleted = id.and_then(|id| state.read_tokens.remove(id));
+            (if deleted.is_some() { 204 } else { 404 }, json!({}))
         }
         _ => (404, json!({"code": "not found"})),
     };
@@ -178,6 +186,28 @@ fn bucket(state: &State, url: &str) -> (u16, Value) {
         ),
         None => (404, json!({"code": "not found"})),
     }
+}
+
+/// The list of tokens in the form of InfluxDB 2.9, which does not show the tokens.
+fn authorizations(state: &State) -> Value {
+    let resource = |id: &str| json!({"type": "buckets", "id": id, "orgID": ORG_ID});
+    let authorization = |id: &str, description: &str| {
+        json!({
+            "id": id,
+            "token": "redacted",
+            "status": "active",
+            "description": description,
+            "orgID": ORG_ID,
+            "permissions": [{"action": "read", "resource": resource("00000000000000b1")}],
+        })
+    };
+    let readers = state.read_tokens.keys();
+    let readers = readers.map(|id| authorization(id, "Grafana: réception"));
+    let all: Vec<_> = std::iter::once(authorization("00000000000000f1", "admin's Token"))
+        .chain(readers)
+        .chain([authorization("00000000000000f2", "another")])
+        .collect();
+    json!({"links": {"self": "/api/v2/authorizations"}, "authorizations": all})
 }
 
 /// The header of basic authentication.
@@ -409,6 +439,16 @@ impl Place {
     /// The variables of `.env`, as the hook reads them.
     fn env(&self) -> BTreeMap<String, String> {
         self.variables("base/.env")
+    }
+
+    /// Removes the read token from `.env`, as if the run that created it had been killed before it wrote the file.
+    fn forget_read_token(&self) {
+        let env = self.read("base/.env");
+        let start = "POWERVIEW_META_READ_TOKEN=";
+        let is_kept = |line: &&str| !line.starts_with(start) || *line == start;
+        let kept: Vec<_> = env.lines().filter(is_kept).collect();
+        assert_eq!(kept.len() + 1, env.lines().count(), "{env}");
+        self.write("base/.env", &(kept.join("\n") + "\n"));
     }
 
     fn variables(&self, file: &str) -> BTreeMap<String, String> {
@@ -1059,11 +1099,8 @@ fn a_run_that_is_killed_is_completed_by_the_next_one() {
         {
             let state = place.servers.state();
             assert_eq!(state.token.as_ref(), Some(&after["INFLUXDB_ADMIN_TOKEN"]));
-            assert!(
-                state
-                    .read_tokens
-                    .contains(&after["POWERVIEW_META_READ_TOKEN"])
-            );
+            let tokens: Vec<_> = state.read_tokens.values().collect();
+            assert_eq!(tokens, [&after["POWERVIEW_META_READ_TOKEN"]]);
             assert_eq!(
                 state.administrator.as_ref().map(|a| &a.1),
                 Some(&after["SFTPGO_ADMIN_PASSWORD"])
@@ -1091,6 +1128,48 @@ fn a_run_that_is_killed_is_completed_by_the_next_one() {
             "after a kill at call {n}: {printed}"
         );
     }
+}
+
+#[test]
+fn a_read_token_that_a_killed_run_left_is_replaced() {
+    let Some(place) = Place::new() else { return };
+    place.run(&["--yes"], 0);
+    place.forget_read_token();
+    let left = place.servers.state().read_tokens.clone();
+    assert_eq!(left.len(), 1);
+
+    let printed = place.run(&["--yes"], 0);
+    assert!(
+        printed.contains("unused token of Grafana deleted"),
+        "{printed}"
+    );
+    let tokens = place.servers.state().read_tokens.clone();
+    let tokens: Vec<_> = tokens.values().collect();
+    assert_eq!(tokens, [&place.env()["POWERVIEW_META_READ_TOKEN"]]);
+    assert_ne!(tokens, left.values().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_long_wait_for_a_server_is_said_and_its_log_is_named() {
+    let Some(place) = Place::new() else { return };
+    // SFTPGo ends after its start.
+    place.program(
+        "systemctl",
+        r#"[[ $1 != restart ]] || rm -f "$D/unit/sftpgo.service.started""#,
+    );
+    let printed = place.run(&["--yes", "--wait", "4"], 1);
+    let waits: Vec<_> = printed
+        .lines()
+        .filter(|line| line.contains("waiting for"))
+        .collect();
+    let url = &place.servers.url;
+    let expected = format!("wait sftpgo     waiting for SFTPGo at {url}/healthz (up to 4 s)");
+    assert_eq!(waits, [expected], "{printed}");
+    let left = printed.split_once("left to do:\n").expect("a list").1;
+    let failure = format!(
+        "it does not start, or does not answer at {url} within 4 s; see journalctl -u sftpgo,"
+    );
+    assert!(left.contains(&failure), "{printed}");
 }
 
 #[test]
@@ -1475,6 +1554,23 @@ fn real_servers_are_set_up_and_pass_the_check() {
             .exists()
     );
 
+    // A run was killed before it wrote its token to .env, an earlier one too, and an operator has a token.
+    let (_, orgs) = influxdb.request("GET", "/api/v2/orgs?org=powerview", "", "");
+    let orgs: Value = serde_json::from_str(&orgs).expect("JSON");
+    let org = &orgs["orgs"][0]["id"];
+    for description in ["Grafana: réception", "my own"] {
+        let permission = json!({"action": "read", "resource": {"type": "buckets", "orgID": org}});
+        let body = json!({"orgID": org, "description": description, "permissions": [permission]});
+        let path = "/api/v2/authorizations";
+        let (status, answer) =
+            influxdb.request("POST", path, "application/json", &body.to_string());
+        assert_eq!(status, 201, "{answer}");
+    }
+    place.forget_read_token();
+    let printed = place.run(&["--yes"], 0);
+    let deleted = printed.matches("unused token of Grafana deleted").count();
+    assert_eq!(deleted, 2, "{printed}");
+
     // The token reads the meta bucket and no other.
     influxdb.ensure_bucket("acme");
     let meta = influxdb.bucket_id("powerview_meta").expect("a bucket");
@@ -1488,6 +1584,8 @@ fn real_servers_are_set_up_and_pass_the_check() {
         .filter(is_ours)
         .collect();
     assert_eq!(ours.len(), 1, "{tokens}");
+    let all = tokens["authorizations"].as_array().expect("a list");
+    assert!(all.iter().any(|t| t["description"] == "my own"), "{tokens}");
     let rights = ours[0]["permissions"].as_array().expect("a list");
     assert_eq!(rights.len(), 1, "{rights:?}");
     assert_eq!(

@@ -189,6 +189,38 @@ fn an_alert_that_cannot_be_sent_is_sent_with_the_next_sweep() {
 }
 
 #[test]
+fn a_test_alert_says_that_it_is_one_and_is_sent_each_time() {
+    let Some(server) = Server::new() else { return };
+    let webhook = Monitor::start(200);
+    server.set_url(&webhook.url);
+    fs::write(server.path("journal"), "-- No entries --\n").expect("a file");
+    let command = setting("powerview-failure@.service", "ExecStart");
+    // systemd passes the part of the unit's name after the @.
+    for instance in ["test", "test", "test.service"] {
+        let output = server.run(&command.replace("%i", instance));
+        assert!(output.status.success(), "{instance}");
+        let message = webhook.next().1;
+        let (subject, text) = message.split_once("\n\n").expect("a subject");
+        assert!(subject.starts_with("test alert from "), "{message}");
+        assert_eq!(
+            text,
+            "This is only a test: nothing failed, and there is nothing to do."
+        );
+    }
+    assert_eq!(server.read("log"), "");
+
+    // A test without a recipient fails, so that `systemctl start` shows it.
+    fs::write(server.path(".env"), "").expect("a file");
+    let output = server.run(&command.replace("%i", "test"));
+    assert_eq!(output.status.code(), Some(1));
+    let log = server.read("log");
+    assert!(
+        log.contains("no test alert is sent: set POWERVIEW_ALERT_URL"),
+        "{log}"
+    );
+}
+
+#[test]
 fn slack_gets_its_json() {
     let Some(server) = Server::new() else { return };
     let webhook = Monitor::start(200);

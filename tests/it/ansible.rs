@@ -28,7 +28,7 @@ fn ansibles() -> Vec<PathBuf> {
     ];
     found.retain(|p| p.exists());
     if found.is_empty() {
-        skipped("ansible-playbook", "apt install ansible");
+        skipped("ansible-playbook", "apt install ansible-core");
     }
     found
 }

@@ -35,18 +35,19 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// The package of this version and of the one before, with the binary of the tests.
+/// The package of this version and of the one before, with the binary of the tests. They are kept in `target`, and the
+/// next run replaces them.
 struct Packages {
-    dir: tempfile::TempDir,
+    dir: &'static Path,
 }
 
 impl Packages {
     fn current(&self) -> PathBuf {
-        self.dir.path().join("new.deb")
+        self.dir.join("new.deb")
     }
 
     fn previous(&self) -> PathBuf {
-        self.dir.path().join("old.deb")
+        self.dir.join("old.deb")
     }
 }
 
@@ -59,9 +60,9 @@ fn path_with_tools() -> String {
 /// Builds the packages once. Returns `None` and skips the calling test if a tool is missing.
 fn packages() -> Option<&'static Packages> {
     static PACKAGES: LazyLock<Packages> = LazyLock::new(|| {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
         for (version, file) in [(VERSION, "new.deb"), (OLD_VERSION, "old.deb")] {
-            let file = dir.path().join(file);
+            let file = dir.join(file);
             let options = format!("--fast --deb-version={version} --output={}", file.display());
             run(Command::new("make")
                 .arg("deb")
@@ -284,9 +285,12 @@ fn lintian_finds_no_error() {
     if !installed("lintian", "lintian") {
         return;
     }
+    // It leaves files there.
+    let temporary = tempfile::tempdir().expect("a folder");
     let output = Command::new("lintian")
         .arg("--allow-root")
         .arg(packages.current())
+        .env("TMPDIR", temporary.path())
         .output()
         .expect("lintian starts");
     assert!(output.status.success(), "{}", text(&output));

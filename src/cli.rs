@@ -198,9 +198,22 @@ pub struct Status {
     /// Accept the changed or suspect layout of this device, given as <company>/<campaign>/<device>; can be repeated
     #[arg(long, value_name = "DEVICE_PATH", conflicts_with = "json")]
     pub acknowledge: Vec<PathBuf>,
+    /// Report no problem of a logger that is taken down, until it sends again; can be repeated
+    #[arg(long, value_name = "DEVICE_PATH", conflicts_with = "json")]
+    pub retire: Vec<PathBuf>,
+    /// Undo --retire; can be repeated
+    #[arg(long, value_name = "DEVICE_PATH", conflicts_with_all = ["json", "retire"])]
+    pub unretire: Vec<PathBuf>,
     /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
+}
+
+impl Status {
+    /// Whether devices are changed instead of listed.
+    pub(crate) fn changes_devices(&self) -> bool {
+        !(self.acknowledge.is_empty() && self.retire.is_empty() && self.unretire.is_empty())
+    }
 }
 
 /// Options for a server that fails.

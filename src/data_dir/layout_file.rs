@@ -58,16 +58,4 @@ impl Dir {
             let _ = unlinkat(&self.fd, TEMPORARY, AtFlags::empty());
         })
     }
-
-    /// Removes a file or an empty folder, if there is one.
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let removed = match unlinkat(&self.fd, name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => unlinkat(&self.fd, name, AtFlags::REMOVEDIR),
-            result => result,
-        };
-        match removed {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
 }

@@ -15,6 +15,7 @@ mod open_writers;
 mod owner;
 pub(crate) mod pending_files;
 mod rename;
+mod retired;
 mod sidecar;
 mod strays;
 mod walk;
@@ -32,6 +33,7 @@ pub(crate) use lock::{DeviceLock, LockError};
 pub(crate) use open_writers::OpenWriters;
 pub(crate) use owner::{Obstacle, create_dir, give_to_owner_of};
 pub(crate) use rename::MoveError;
+pub(crate) use retired::RETIRED_MARKER;
 pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
 pub(crate) use walk::is_no_folder;
@@ -209,6 +211,18 @@ impl Dir {
                 let _ = unlinkat(&self.fd, name, AtFlags::empty());
             })?;
         Ok(file)
+    }
+
+    /// Removes a file or an empty folder, if there is one.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let removed = match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Err(rustix::io::Errno::ISDIR) => unlinkat(&self.fd, name, AtFlags::REMOVEDIR),
+            result => result,
+        };
+        match removed {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The inode that `name` currently refers to, or `None` if there is none. Links are not followed.

@@ -2,6 +2,7 @@
 
 use super::layout_file::is_layout_file;
 use super::pending_files::{is_hidden, is_sidecar, is_tsv, may_be_named};
+use super::retired::RETIRED_MARKER;
 use super::sidecar;
 use super::walk::{SortedWalk, WalkItem, is_no_folder};
 use super::{Dir, Entry, EntryKind, is_processed_dir};
@@ -31,7 +32,7 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
     let other = |name: &OsStr, kind| kind != EntryKind::File || !is_tsv(name);
     for item in SortedWalk::new(folder, other, |_, name| !is_processed_dir(name)) {
         match item {
-            WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_layout_file(&name) => {}
+            WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_own_file(&name) => {}
             // An obstacle, which is a problem of its own.
             WalkItem::File(sub, name) if sub.as_os_str().is_empty() && is_processed_dir(&name) => {}
             WalkItem::Special(path) if is_processed_dir(path.as_os_str()) => {}
@@ -55,6 +56,11 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
         }
     }
     Ok(())
+}
+
+/// Whether a file of this name in a device folder belongs to the program.
+fn is_own_file(name: &OsStr) -> bool {
+    is_layout_file(name) || name == RETIRED_MARKER
 }
 
 /// Whether an entry of `parsed/` or `error/` is neither a logger file nor a file of the program.
@@ -149,6 +155,7 @@ mod tests {
             "error/.powerview-sidecar.tmp",
             ".powerview-layout.json",
             ".powerview-layout.tmp",
+            ".powerview-retired",
         ] {
             put(taken, 25);
         }

@@ -5,10 +5,11 @@
 use super::device::Device;
 use super::outcome::{FileRecord, Outcome, Target};
 use crate::data_dir::{
-    Dir, ERROR, Lease, MoveError, OpenFile, OpenWriters, PARSED, Sidecar, Stamp,
+    Dir, ERROR, Lease, MoveError, OpenFile, OpenWriters, PARSED, RETIRED_MARKER, Sidecar, Stamp,
 };
 use crate::pipeline::ingest::IngestError;
 use crate::points::TimeRange;
+use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -152,7 +153,25 @@ impl Device<'_> {
         }
         // A waiting writer continues only now, after the move is complete.
         moved.claimed.release();
+        if record.outcome == Outcome::Ingested {
+            self.end_retirement(&moved.claimed.open);
+        }
         (record, Some(moved))
+    }
+
+    /// Puts a retired device into service again, if it was retired before this upload.
+    fn end_retirement(&self, upload: &OpenFile) {
+        let warn = |message: &str| self.context.recorder.warn(self.folder.path(), message);
+        match self.folder.unretire_after(&upload.stamp) {
+            Ok(true) => {
+                warn("the device was retired and sends again; it is in service from now on");
+            }
+            Ok(false) => {}
+            Err(error) => warn(&format!(
+                "the device was retired and sends again, but {RETIRED_MARKER} cannot be removed: {error}; {}",
+                remedy(&error, "check the rights of the folder")
+            )),
+        }
     }
 
     fn outcome_of_failed_move(

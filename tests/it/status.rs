@@ -763,3 +763,124 @@ fn a_clock_that_is_wrong_at_the_end_of_a_file_is_said_once() {
     assert_eq!(kind, "clock");
     assert!(message.starts_with("the last measurement is "), "{message}");
 }
+
+/// The devices of `status --json`, by their names.
+fn devices(site: &Site, exit_code: i32) -> BTreeMap<String, Value> {
+    let run = status(site).arg("--json").run().expect(exit_code);
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let devices = report["devices"].as_array().expect("devices").iter();
+    devices
+        .map(|device| {
+            (
+                device["device"].as_str().unwrap().to_owned(),
+                device.clone(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_retired_logger_raises_no_alarm_until_it_sends_again() {
+    let site = Site::new();
+    let device = "acme/site/02001171";
+    put(
+        &site,
+        &format!("{device}/parsed/a.tsv"),
+        &file(24 * 30),
+        600,
+    );
+    put(
+        &site,
+        &format!("{device}/parsed/cut.tsv"),
+        file(600).trim_end(),
+        600,
+    );
+    site.make_dir("acme/site/never");
+    assert_eq!(
+        devices(&site, 1)["02001171"]["problems"][0]["kind"],
+        "silent"
+    );
+
+    let retire = ["--retire", device, "--retire", "acme/site/never"];
+    let run = status(&site).args(retire).run().expect(0);
+    let both = [
+        "acme/site/02001171: retired, until it sends a file or status --unretire",
+        "acme/site/never: retired, until it sends a file or status --unretire",
+    ];
+    assert_eq!(run.stdout.lines().collect::<Vec<_>>(), both);
+    let found = devices(&site, 0);
+    for name in ["02001171", "never"] {
+        assert_eq!(found[name]["retired"], true, "{name}");
+        assert_eq!(found[name]["problems"], serde_json::json!([]), "{name}");
+    }
+    let table = status(&site).run().expect(0).stdout;
+    let marks = table.lines().filter(|line| line.starts_with("retired "));
+    assert_eq!(marks.count(), 2, "{table}");
+    // A sweep without a new upload changes nothing.
+    site.lp_run().ok();
+    assert_eq!(devices(&site, 0)["02001171"]["retired"], true);
+
+    // An upload that waits or fails is enough for status.
+    let upload = site.put(format!("{device}/b.tsv"), file(0));
+    assert_eq!(devices(&site, 0)["02001171"]["retired"], false);
+    let said = "was retired and sends again; it is in service from now on";
+    let run = site.lp_run().ok();
+    assert_eq!(run.stderr.matches(said).count(), 1, "{}", run.stderr);
+    assert!(!upload.exists());
+    site.put(format!("{device}/c.tsv"), file(0));
+    let run = site.lp_run().ok();
+    assert_eq!(run.stderr.matches(said).count(), 0, "{}", run.stderr);
+    let found = devices(&site, 0);
+    assert_eq!(found["02001171"]["retired"], false);
+    assert_eq!(found["never"]["retired"], true);
+
+    // Its next silence is a problem.
+    for name in ["b.tsv", "c.tsv"] {
+        age(&site.path(format!("{device}/parsed/{name}")), 30 * HOUR);
+    }
+    assert_eq!(
+        devices(&site, 1)["02001171"]["problems"][0]["kind"],
+        "silent"
+    );
+}
+
+#[test]
+fn files_of_before_do_not_end_a_retirement_and_what_is_left_to_do_with_them_is_shown() {
+    let site = Site::new();
+    let device = "acme/site/02001171";
+    put(&site, &format!("{device}/a.tsv"), &file(600), 600);
+    put(&site, &format!("{device}/error/b.tsv"), "no file", 600);
+    status(&site).args(["--retire", device]).run().expect(0);
+    let kinds = |device: &Value| {
+        let problems = device["problems"].as_array().expect("problems").iter();
+        let kinds = problems.map(|problem| problem["kind"].as_str().unwrap().to_owned());
+        kinds.collect::<Vec<_>>()
+    };
+    let found = devices(&site, 1);
+    assert_eq!(found["02001171"]["retired"], true);
+    assert_eq!(kinds(&found["02001171"]), ["errors", "waiting"]);
+
+    let run = site.lp_run().ok();
+    assert!(!run.stderr.contains("retired"), "{}", run.stderr);
+    let found = devices(&site, 1);
+    assert_eq!(found["02001171"]["retired"], true);
+    assert_eq!(kinds(&found["02001171"]), ["errors"]);
+}
+
+#[test]
+fn a_device_is_unretired_once() {
+    let site = Site::new();
+    let device = "acme/site/02001171";
+    put(&site, &format!("{device}/parsed/a.tsv"), &file(50), 50);
+    status(&site).args(["--retire", device]).run().expect(0);
+    assert_eq!(devices(&site, 0)["02001171"]["retired"], true);
+    let run = status(&site).args(["--unretire", device]).run().expect(0);
+    assert_eq!(run.stdout, "acme/site/02001171: in service again\n");
+    assert_eq!(devices(&site, 1)["02001171"]["retired"], false);
+    let run = status(&site).args(["--unretire", device]).run().expect(1);
+    assert!(run.stderr.contains("is not retired"), "{}", run.stderr);
+    for option in ["--retire", "--unretire"] {
+        let run = status(&site).args([option, "acme/site"]).run().expect(2);
+        assert!(run.stderr.contains("not a device folder"), "{}", run.stderr);
+    }
+}

@@ -74,8 +74,14 @@ pub(super) fn diagnose(
     let Diagnosis {
         mut problems, note, ..
     } = diagnosis;
-    problems.sort();
     let newest = scan.newest.first();
+    let retired = scan
+        .retired
+        .is_some_and(|since| newest.is_none_or(|file| file.time <= since));
+    if retired {
+        problems.retain(|problem| !problem.kind.is_of_logger());
+    }
+    problems.sort();
     DeviceStatus {
         company,
         campaign,
@@ -91,6 +97,7 @@ pub(super) fn diagnose(
         waiting: scan.waiting,
         errors_retryable: scan.errors_retryable,
         errors_other: scan.errors_other,
+        retired,
         problems,
         note,
     }

@@ -1,8 +1,10 @@
 //! `powerview status`: lists all devices and their problems. It reads the data folder only and needs no server.
 
 mod acknowledge;
+mod device_folder;
 mod diagnose;
 mod notes;
+mod retire;
 mod scan;
 mod table;
 
@@ -41,6 +43,8 @@ pub(super) struct DeviceStatus {
     pub errors_retryable: u64,
     /// Number of files in `error/` that need manual attention.
     pub errors_other: u64,
+    /// Whether the device is out of service, and has no problems of the logger.
+    pub retired: bool,
     /// The problems, most severe first.
     pub problems: Vec<Problem>,
     /// Something to know that is not a problem.
@@ -88,6 +92,21 @@ pub(super) enum Kind {
     Empty,
 }
 
+impl Kind {
+    /// Whether the logger is the cause, and not the server or what is left to do with the files.
+    fn is_of_logger(self) -> bool {
+        matches!(
+            self,
+            Self::Silent
+                | Self::Damaged
+                | Self::Layout
+                | Self::Clock
+                | Self::Truncated
+                | Self::Empty
+        )
+    }
+}
+
 /// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -103,22 +122,16 @@ struct Report<'a> {
     notes: &'a [String],
 }
 
-/// Prints the status of all devices; exit status 1 if there are problems. With `--acknowledge`, acknowledges layouts
-/// instead.
+/// Prints the status of all devices; exit status 1 if there are problems. With `--acknowledge`, `--retire` or `--unretire`,
+/// changes devices instead.
 ///
 /// # Errors
 /// The data folder or a setting is unusable.
 pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     init_logging(&args.common, &env, &Progress::none())?;
-    if !args.acknowledge.is_empty() {
-        let folder = config::data_folder(args.data_folder.as_deref())?;
-        let lock_wait = config::lock_wait(&env)?;
-        for device in &args.acknowledge {
-            for line in acknowledge::acknowledge(&folder, device, lock_wait)? {
-                let _ = writeln!(std::io::stdout(), "{line}");
-            }
-        }
+    if args.changes_devices() {
+        change_devices(args, &env)?;
         return Ok(ExitCode::Success);
     }
     let monitor = config::heartbeat(&env)?;
@@ -137,6 +150,27 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
         report::ping(&url, Heartbeat::Failure(failure));
     }
     result.map(|_| exit_code)
+}
+
+/// Acknowledges layouts, retires devices and puts devices into service again, as far as each is asked for.
+fn change_devices(args: &cli::Status, env: &Environment) -> anyhow::Result<()> {
+    let folder = config::data_folder(args.data_folder.as_deref())?;
+    let lock_wait = config::lock_wait(env)?;
+    let print = |line: &str| {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    };
+    for device in &args.acknowledge {
+        for line in acknowledge::acknowledge(&folder, device, lock_wait)? {
+            print(&line);
+        }
+    }
+    for device in &args.retire {
+        print(&retire::retire(&folder, device, lock_wait)?);
+    }
+    for device in &args.unretire {
+        print(&retire::unretire(&folder, device, lock_wait)?);
+    }
+    Ok(())
 }
 
 /// Prints the status of all devices. Returns a summary of the problems, if there are any.

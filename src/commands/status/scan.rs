@@ -67,6 +67,8 @@ pub(super) struct DeviceScan {
     pub empty: bool,
     /// Files that no run takes.
     pub strays: Strays,
+    /// Since when the device is retired.
+    pub retired: Option<SystemTime>,
     /// What is remembered of the layouts of the files.
     pub layout: LayoutState,
     /// Why that could not be read.
@@ -170,6 +172,7 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
     let read = |scan: &mut DeviceScan| -> io::Result<()> {
         let folder = Arc::new(data.open_below(&scan.path)?);
         scan.obstacle = folder.obstacle()?;
+        scan.retired = folder.retired()?;
         match LayoutState::read(&folder) {
             Ok(layout) => scan.layout = layout,
             Err(error) => scan.layout_error = Some(error.to_string()),

@@ -83,6 +83,7 @@ pub(super) fn summary(devices: &[DeviceStatus]) -> String {
 
 fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
     let mark = match device.problems.first().map(|problem| problem.kind) {
+        None if device.retired => "retired",
         None => "ok",
         Some(Kind::Silent) => "SILENT",
         Some(Kind::Unreadable | Kind::Errors) => "ERROR",
@@ -142,6 +143,7 @@ mod tests {
             waiting: 0,
             errors_retryable: 0,
             errors_other: 0,
+            retired: false,
             note: None,
             problems: problem
                 .map(|kind| Problem {

@@ -36,6 +36,11 @@ impl Place {
 
     /// With SFTPGo. Skips the calling test without one.
     fn with_sftpgo() -> Option<Self> {
+        Self::with_sftp_users(&[])
+    }
+
+    /// With SFTPGo, and users of companies that were not created by `powerview-company`.
+    fn with_sftp_users(companies: &[&str]) -> Option<Self> {
         let Some(program) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
             skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
             return None;
@@ -59,7 +64,7 @@ impl Place {
                 ("SFTPGO_DEFAULT_ADMIN_PASSWORD", SFTPGO_PASSWORD),
             ],
             dot_env: "",
-            companies: &[],
+            companies,
             public_key: None,
             user: None,
         });
@@ -250,19 +255,30 @@ fn a_company_gets_an_sftp_user_with_a_password_that_is_shown_once() {
     }
 
     let home = place.sftpgo().data().join("Société Été");
+    let batch = place.path("batch").display().to_string();
     let uploads = "mkdir site\nmkdir site/1\nput batch site/1/x.tsv\nrename site/1/x.tsv site/1/y.tsv\n\
-                   put batch site/1/y.tsv\nget site/1/y.tsv\nls site\nput batch z\nrm z\nmkdir d\nrmdir d\n";
-    let uploads = uploads.replace("batch", &place.path("batch").display().to_string());
+                   put batch site/1/y.tsv\nget site/1/y.tsv\nls site\nput batch z\nrm z\nmkdir d\nrmdir d\n\
+                   put batch site/1/.z.tsv\nput batch site/1/powerview-z.tsv\n";
+    let uploads = uploads.replace("batch", &batch);
     let uploads = uploads.replace(
         "get site/1/y.tsv",
         &format!("get site/1/y.tsv {}", place.path("copy").display()),
     );
     assert!(place.sftp("Société Été", &password, &uploads));
     assert!(home.join("site/1/y.tsv").is_file());
+    fs::write(home.join("site/1/.powerview-layout.json"), "{}").expect("a file");
     for refused in [
         "symlink site/1/y.tsv link\n",
         "chmod 777 site\n",
         "chown 0 site\n",
+        // Names of the program.
+        &format!("put {batch} site/1/.powerview-layout.json\n"),
+        &format!("put {batch} site/1/.powerview-retired\n"),
+        &format!("put {batch} site/.dashboard.created\n"),
+        "rename site/1/y.tsv site/1/.POWERVIEW-layout.json\n",
+        "rename site/1/.powerview-layout.json site/1/z\n",
+        "rm site/1/.powerview-layout.json\n",
+        "mkdir site/1/.powerview-layout.tmp\n",
     ] {
         assert!(!place.sftp("Société Été", &password, refused), "{refused}");
     }
@@ -315,6 +331,29 @@ fn a_company_logs_in_with_a_public_key() {
     let private = key.display().to_string();
     let refused = place.run("powerview-company", &["add", "acme", "--key", &private], 2);
     assert!(refused.contains("is not a public key"), "{refused}");
+}
+
+#[test]
+#[ignore = "slow: several runs of Ansible"]
+fn an_sftp_user_that_exists_is_no_longer_allowed_to_write_files_of_the_program() {
+    let Some(place) = Place::with_sftp_users(&["acme"]) else {
+        return;
+    };
+    let batch = place.path("batch").display().to_string();
+    let put = |name: &str| place.sftp("acme", sftpgo::PASSWORD, &format!("put {batch} {name}\n"));
+    assert!(put(".powerview-retired"));
+    let printed = place.company(&["add", "acme"]);
+    assert!(
+        printed.contains("updated; it keeps its password"),
+        "{printed}"
+    );
+    assert!(!put(".powerview-retired"));
+    assert!(put("x.tsv"));
+    let printed = place.company(&["add", "acme"]);
+    assert!(
+        printed.contains("unchanged; it keeps its password"),
+        "{printed}"
+    );
 }
 
 #[test]

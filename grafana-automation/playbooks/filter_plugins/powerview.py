@@ -188,17 +188,31 @@ def client_dashboard(master, title, dashboard_uid, source_uid):
 # The permissions of an SFTP user: all except to create symbolic links and to change modes, owners and times.
 UPLOAD = ["list", "download", "upload", "overwrite", "delete", "rename", "create_dirs", "copy"]
 
+# The names of files that only powerview and the playbooks write, in lower case, as SFTPGo compares them. Sidecars
+# (.error.json) are not among them: companies read the reason of an error there, and delete them with their files.
+DENIED = [".powerview-*", ".dashboard.created"]
+
 
 def sftp_user(before, name, home, public_key, password):
     """Returns the request body for an enabled SFTP user. Other settings of `before` are kept, also its password."""
     user = dict(before, username=name, status=1, home_dir=before.get("home_dir") or home)
     user["permissions"] = dict(before.get("permissions") or {}, **{"/": UPLOAD})
+    user["filters"] = dict(before.get("filters") or {})
+    user["filters"]["file_patterns"] = file_patterns(user["filters"].get("file_patterns") or [])
     keys = before.get("public_keys") or []
     if public_key and not any(key == public_key or key.startswith(public_key + " ") for key in keys):
         user["public_keys"] = [*keys, public_key]
     if password:
         user["password"] = password
     return user
+
+
+def file_patterns(before):
+    """Returns the patterns of an SFTP user with those of `DENIED` for all folders. The others are kept."""
+    root = next((p for p in before if p["path"] == "/"), {"path": "/"})
+    denied = root.get("denied_patterns") or []
+    root = dict(root, denied_patterns=[*denied, *(d for d in DENIED if d not in denied)])
+    return [root, *(p for p in before if p["path"] != "/")]
 
 
 def company_list(sftp_users, teams, data_folder):

@@ -412,6 +412,7 @@ fn systemd_accepts_every_unit() {
                 "ExecStart=/srv/powerview/bin/powerview status --dataFolder /srv/sftpgo/data --silent-after 26h",
                 "OnFailure=powerview-failure@%n.service",
                 "ProtectSystem=strict",
+                "ReadWritePaths=/srv/sftpgo/data /srv/sftpgo/logs",
             ],
         ),
     ] {

@@ -324,9 +324,9 @@ struct DebianRoot {
 }
 
 impl DebianRoot {
-    /// Makes a root of a release from Debian's packages, or from the archive of an earlier test run. Returns `None` and
-    /// skips the calling test if that is not possible.
-    fn new(release: &str) -> Option<Self> {
+    /// Makes a root of a release with further packages from Debian's packages, or from the archive of an earlier test
+    /// run. Returns `None` and skips the calling test if that is not possible.
+    fn new(release: &str, packages: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skipped("root", "run the tests as root: packages are installed");
             return None;
@@ -334,12 +334,19 @@ impl DebianRoot {
         if !installed("mmdebstrap", "mmdebstrap") {
             return None;
         }
-        let archive = root().join(format!("target/packaging/{release}.tar"));
+        let name = [&[release], packages].concat().join("-");
+        let archive = root().join(format!("target/packaging/{name}.tar"));
         if !archive.exists() {
             let unfinished = archive.with_extension("new.tar");
             fs::create_dir_all(unfinished.parent().expect("a folder")).expect("a folder");
             let output = Command::new("mmdebstrap")
-                .args(["--quiet", "--variant=minbase", release])
+                .args(["--quiet", "--variant=minbase"])
+                .args(
+                    packages
+                        .iter()
+                        .map(|package| format!("--include={package}")),
+                )
+                .arg(release)
                 .arg(&unfinished)
                 .output()
                 .expect("mmdebstrap starts");
@@ -427,7 +434,7 @@ const UPLOADS: &str = r#"
 /// Installs the package of the version before, upgrades it while hooks run, removes and purges it.
 fn install_upgrade_remove_and_purge(release: &str) {
     let Some(packages) = packages() else { return };
-    let Some(debian) = DebianRoot::new(release) else {
+    let Some(debian) = DebianRoot::new(release, &[]) else {
         return;
     };
     let double = Double::start();
@@ -546,4 +553,95 @@ fn the_package_is_installed_upgraded_and_removed_on_debian_12() {
 #[ignore = "slow: makes a root of Debian"]
 fn the_package_is_installed_upgraded_and_removed_on_debian_13() {
     install_upgrade_remove_and_purge("trixie");
+}
+
+/// Runs the units while systemd is process 1, then upgrades, removes, installs again and purges the package.
+const BOOTED: &str = r#"
+    trap 'journalctl -o cat -u "powerview-*"' EXIT
+    device=/srv/sftpgo/data/acme/site/02001171
+    dpkg -i old.deb
+    [ "$(systemctl is-enabled powerview-sweep.timer)" = disabled ]
+    cp env /etc/powerview/.env
+    install -d -o sftpgo -g sftpgo "$device" /var/spool/mails
+    systemctl enable --now powerview-sweep.timer
+
+    # A file, and one whose upload goes on.
+    cp upload.tsv "$device/T302_250801_000001.tsv"
+    head -c -20 upload.tsv >"$device/T302_250801_000002.tsv"
+    chown sftpgo: "$device"/T302_*
+    systemctl start powerview-sweep.service
+    systemctl start powerview-status.service
+    systemctl start powerview-alerts.service
+    [ -e "$device/parsed/T302_250801_000001.tsv" ] && [ -e "$device/T302_250801_000002.tsv" ]
+
+    # The failure of a sweep is mailed.
+    echo damaged >"$device/T302_250801_000003.tsv"
+    chown sftpgo: "$device/T302_250801_000003.tsv"
+    if systemctl start powerview-sweep.service; then exit 1; fi
+    for _ in $(seq 150); do
+      if grep -qs 'Subject: PowerView: powerview-sweep.service failed' /var/spool/mails/*; then break; fi
+      sleep 0.2
+    done
+    grep 'Subject: PowerView: powerview-sweep.service failed' /var/spool/mails/*
+
+    dpkg -i new.deb
+    [ "$(systemctl is-active powerview-sweep.timer)" = active ]
+    dpkg -r powerview
+    [ "$(systemctl is-active powerview-sweep.timer)" = inactive ]
+    systemctl --failed --no-legend
+    [ -z "$(systemctl --failed --no-legend)" ]
+    dpkg -i new.deb
+    [ "$(systemctl is-active powerview-sweep.timer)" = active ]
+    dpkg -P powerview
+    find /etc /var/lib/systemd -name '*powerview*'
+    [ -z "$(find /etc /var/lib/systemd -name '*powerview*')" ]
+    echo passed
+"#;
+
+#[test]
+#[ignore = "slow: makes a root of Debian and boots it"]
+fn the_units_and_the_package_work_where_systemd_runs() {
+    const UNIT: &str = "[Service]\nType=oneshot\nWorkingDirectory=/root\nExecStart=sh -eux /root/script\n\
+        StandardOutput=append:/root/output\nExecStopPost=systemctl --no-block poweroff\n";
+    let Some(packages) = packages() else { return };
+    if !installed("systemd-nspawn", "systemd-container") {
+        return;
+    }
+    let Some(debian) = DebianRoot::new("bookworm", &["systemd-sysv"]) else {
+        return;
+    };
+    let double = Double::start();
+    for (package, name) in [(packages.previous(), "old"), (packages.current(), "new")] {
+        fs::copy(package, debian.path(&format!("/root/{name}.deb"))).expect("a copy");
+    }
+    let settings = format!(
+        "INFLUXDB_HOST={}\nINFLUXDB_ORG={ORG}\nINFLUXDB_ADMIN_TOKEN={TOKEN}\nTSV_TIMEZONE=Europe/Paris\n\
+         POWERVIEW_ALERT_EMAIL=anna@example.org\n",
+        double.url()
+    );
+    fs::write(debian.path("/root/env"), settings).expect("a file");
+    fs::write(debian.path("/root/upload.tsv"), good_file(1, 3)).expect("a file");
+    fs::write(debian.path("/root/script"), BOOTED).expect("a file");
+    // A mail server writes to its queue.
+    let sendmail = "#!/bin/sh\ncat >/var/spool/mails/$$\n";
+    put_program(&debian.path("/usr/sbin/sendmail"), sendmail);
+    let unit = debian.path("/etc/systemd/system/test.service");
+    fs::write(unit, UNIT).expect("a file");
+    debian.sh("systemctl --quiet add-wants multi-user.target test.service");
+
+    let console = Command::new("timeout")
+        .args(["300", "systemd-nspawn", "--quiet", "--boot"])
+        .args(["--register=no", "--keep-unit", "--machine=powerview"])
+        .arg("--directory")
+        .arg(debian.dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("systemd-nspawn starts");
+    let Ok(output) = fs::read_to_string(debian.path("/root/output")) else {
+        eprintln!("{}", text(&console));
+        return skipped("boot", "run the tests where systemd-nspawn can boot a root");
+    };
+    assert!(output.contains("\npassed\n"), "{output}");
+    let times: BTreeSet<_> = double.points("acme").iter().map(|p| p.time).collect();
+    assert_eq!(times.len(), 3);
 }

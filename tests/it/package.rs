@@ -222,7 +222,14 @@ fn the_package_requires_an_old_glibc_and_recommends_the_other_services() {
         .unwrap_or_else(|| panic!("no version of libc6: {depends}"));
     assert!(glibc <= 34, "{depends}");
     let recommends = field("Recommends");
-    for service in ["ansible", "sftpgo", "caddy", "docker.io | podman"] {
+    for service in [
+        "ansible",
+        "sftpgo",
+        "caddy",
+        // With the names in Debian, Ubuntu and Docker's repository. Ubuntu also has a docker-compose that does not start.
+        "docker.io | docker-ce | podman",
+        "docker-compose-v2 | docker-compose | docker-compose-plugin",
+    ] {
         assert!(recommends.contains(service), "{service}: {recommends}");
     }
 

@@ -1,8 +1,9 @@
 //! Command-line interface. See docs/specification.md, section 8.
 
 use crate::config::env_vars::{self, DefaultValue, EnvVar, OnOutage};
-use crate::config::{DURATION_FORMS, parse_duration, parse_number};
+use crate::config::{DURATION_FORMS, parse_duration, parse_instant, parse_number};
 use crate::version::LONG_VERSION;
+use chrono::Utc;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -99,6 +100,8 @@ pub enum Command {
     Check(Check),
     /// List all devices and their problems, most severe first; exit status 1 if there are any
     Status(Status),
+    /// Compare the database with the files in parsed/; exit status 1 if they differ
+    Verify(Verify),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for
@@ -214,6 +217,42 @@ impl Status {
     pub(crate) fn changes_devices(&self) -> bool {
         !(self.acknowledge.is_empty() && self.retire.is_empty() && self.unretire.is_empty())
     }
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Data folder
+    #[arg(
+        short = 'd',
+        long = "dataFolder",
+        alias = "data-folder",
+        value_name = "DIR",
+        required = true
+    )]
+    pub data_folder: Option<PathBuf>,
+    /// Only this company
+    #[arg(long, value_name = "NAME")]
+    pub company: Option<String>,
+    /// Only this campaign of the company
+    #[arg(long, value_name = "NAME", requires = "company")]
+    pub campaign: Option<String>,
+    /// Only points from this time on: a day in UTC such as 2026-03-01, a time such as 2026-03-01T12:00:00Z, or a duration before
+    /// now such as 8d
+    #[arg(long, value_name = "DATE", value_parser = |text: &str| parse_instant(text, Utc::now()))]
+    pub since: Option<i64>,
+    /// Write the points that are missing or different. Points that no file gives are only reported
+    #[arg(long)]
+    pub repair: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Options for a server that fails.
+    #[command(flatten)]
+    pub server: ServerOptions,
+    /// Options of several commands.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// Options for a server that fails.

@@ -50,6 +50,7 @@ mod sanitize;
 mod shutdown;
 mod sink;
 pub mod time_zone;
+mod verify;
 mod version;
 
 #[cfg(test)]

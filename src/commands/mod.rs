@@ -5,6 +5,7 @@ mod completions;
 mod ingest;
 mod man;
 mod status;
+mod verify;
 
 use crate::cli::{Cli, Command};
 use crate::config::ConfigError;
@@ -18,6 +19,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
         None => ingest::ingest(&cli.ingest),
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Status(args)) => status::status(args),
+        Some(Command::Verify(args)) => verify::verify(args),
         Some(Command::Completions { shell }) => completions::completions(*shell),
         Some(Command::Man { dir }) => man::man(dir),
     };

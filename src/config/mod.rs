@@ -6,7 +6,9 @@ mod parse;
 mod time_zone;
 
 pub(crate) use self::env_file::{ConfigError, Environment, read as read_env_file};
-pub(crate) use self::parse::{DURATION_FORMS, parse_choice, parse_duration, parse_number};
+pub(crate) use self::parse::{
+    DURATION_FORMS, parse_choice, parse_duration, parse_instant, parse_number,
+};
 
 use self::env_file::config_error;
 use self::env_vars::{EnvVar, OnOutage};
@@ -14,6 +16,7 @@ use self::parse::{parse_http_url, parse_share, parse_switch};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Ingest, ServerOptions};
 use crate::data_dir::meant_data_folder;
+use crate::points::BatchOptions;
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase, ZoneSource};
@@ -140,13 +143,15 @@ impl Tuning {
         env: &Environment,
     ) -> Result<Self, ConfigError> {
         let duration = |var| env.parse(var, parse_duration);
+        let BatchOptions {
+            gzip,
+            lines: batch_lines,
+        } = batch_options(env)?;
         Ok(Self {
             jobs: self::jobs(jobs, env)?,
-            gzip: env.parse(&env_vars::TSV_GZIP, parse_switch)?,
+            gzip,
             max_loss: env.parse(&env_vars::TSV_MAX_LOSS, parse_share)?,
-            batch_lines: env.parse(&env_vars::TSV_BATCH_LINES, |text| {
-                parse_number(text, &env_vars::BATCH_LINES)
-            })?,
+            batch_lines,
             on_outage: match server.on_outage {
                 Some(given) => given,
                 None => env.parse(&env_vars::TSV_ON_OUTAGE, parse_choice)?,
@@ -156,6 +161,19 @@ impl Tuning {
             heartbeat: heartbeat(env)?,
         })
     }
+}
+
+/// The size and compression of requests.
+///
+/// # Errors
+/// A setting is unusable.
+pub(crate) fn batch_options(env: &Environment) -> Result<BatchOptions, ConfigError> {
+    Ok(BatchOptions {
+        gzip: env.parse(&env_vars::TSV_GZIP, parse_switch)?,
+        lines: env.parse(&env_vars::TSV_BATCH_LINES, |text| {
+            parse_number(text, &env_vars::BATCH_LINES)
+        })?,
+    })
 }
 
 /// The longest wait for the lock on a device folder.

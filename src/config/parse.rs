@@ -1,5 +1,6 @@
 //! Parsers of options and variables. Their errors complete the sentence "the value is ..." and name the remedy.
 
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use clap::ValueEnum;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -20,6 +21,25 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     duration
         .filter(|duration| *duration <= MAX_DURATION)
         .ok_or_else(|| format!("not a duration; use a form like {DURATION_FORMS}"))
+}
+
+/// Parses an instant: a day, which begins at 00:00 UTC, a time as in RFC 3339, or a duration before `now`. Returns seconds
+/// since 1970.
+pub(crate) fn parse_instant(text: &str, now: DateTime<Utc>) -> Result<i64, String> {
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(NaiveTime::MIN).and_utc().timestamp());
+    }
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.timestamp());
+    }
+    let before = parse_duration(text)
+        .ok()
+        .filter(|_| text.ends_with(|c: char| c.is_ascii_alphabetic()))
+        .and_then(|duration| chrono::Duration::from_std(duration).ok());
+    before.map(|before| (now - before).timestamp()).ok_or_else(|| {
+        "not a time; use a day such as 2026-03-01, a time such as 2026-03-01T12:00:00Z, or a duration before now such as 8d"
+            .to_owned()
+    })
 }
 
 /// Parses a whole number in a range.

@@ -4,7 +4,7 @@
 
 use super::listing::PAGE_SIZE;
 use super::walk::{DirCursor, SortedWalk, WalkItem, is_no_folder};
-use super::{Dir, ERROR, EntryKind, SIDECAR_SUFFIX, is_processed_dir};
+use super::{Dir, ERROR, EntryKind, SIDECAR_SUFFIX, Stamp, is_processed_dir};
 use crate::shutdown::Shutdown;
 use rustix::io::Errno;
 use std::collections::{HashSet, VecDeque};
@@ -186,12 +186,24 @@ impl Dir {
     /// # Errors
     /// If the folder cannot be listed to its end.
     pub(crate) fn for_each_upload(&self, mut each: impl FnMut(&OsStr, i128)) -> io::Result<()> {
+        self.for_each_logger_file(|name, stamp| each(name, stamp.uploaded_ns()))
+    }
+
+    /// Calls `each` with the name, size and times of each logger file in this folder. A file that is removed meanwhile is
+    /// left out.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed to its end.
+    pub(crate) fn for_each_logger_file(
+        &self,
+        mut each: impl FnMut(&OsStr, Stamp),
+    ) -> io::Result<()> {
         self.for_each_entry(|name, kind| {
             if kind == EntryKind::File
                 && is_tsv(name)
                 && let Ok(Some(stamp)) = self.stamp_of(name)
             {
-                each(name, stamp.uploaded_ns());
+                each(name, stamp);
             }
         })
     }

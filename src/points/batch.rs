@@ -1,7 +1,8 @@
 //! Builds request bodies row by row. Bodies are compressed while they grow, so that memory use stays small.
 
 use crate::logger_file::Row;
-use crate::points::{SeriesPrefix, TimeRange, append_row};
+use crate::points::line_protocol::append_values;
+use crate::points::{SeriesPrefix, TimeRange};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -150,11 +151,21 @@ impl BatchBuilder {
 
     /// Adds the points of a row.
     pub fn push(&mut self, prefixes: &[SeriesPrefix], row: &Row<'_>) -> std::io::Result<()> {
-        let points = append_row(&mut self.pending, prefixes, row);
+        self.push_values(prefixes, row.time, row.values)
+    }
+
+    /// Adds the values of series at a time in seconds since 1970.
+    pub(crate) fn push_values(
+        &mut self,
+        prefixes: &[SeriesPrefix],
+        time: i64,
+        values: &[Option<f64>],
+    ) -> std::io::Result<()> {
+        let points = append_values(&mut self.pending, prefixes, time, values);
         if points > 0 {
             self.lines += points;
-            let (first, last) = self.span.unwrap_or((row.time, row.time));
-            self.span = Some((first.min(row.time), last.max(row.time)));
+            let (first, last) = self.span.unwrap_or((time, time));
+            self.span = Some((first.min(time), last.max(time)));
         }
         if self.options.gzip && self.pending.len() >= BLOCK {
             self.compress_pending()?;

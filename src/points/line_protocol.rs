@@ -15,30 +15,78 @@ pub struct SeriesPrefix(Box<[u8]>);
 impl SeriesPrefix {
     /// Builds the prefix of a channel.
     pub fn new(campaign: &Campaign, master: &str, channel: &Channel) -> Self {
-        let mut line = Line::new(campaign.as_str());
-        // Sorted by key, which the server processes fastest.
-        line.tag("campaign", campaign.as_str());
-        line.tag("channel_id", &channel.id);
-        line.tag("channel_name", &channel.name);
-        line.tag("channel_number", &channel.number.to_string());
-        line.tag("channel_type", channel.role.as_str());
-        line.tag("device", &channel.serial);
-        line.tag("device_master_sn", master);
-        line.tag("device_sn", &channel.serial);
-        line.tag("unit", &channel.unit);
+        let number = channel.number.to_string();
+        let tags = tags(campaign, master, channel, &number);
+        Self::of_tags(campaign.as_str(), &tags)
+    }
+
+    /// Builds the prefix of a series from its measurement and tags.
+    pub(crate) fn of_tags(measurement: &str, tags: &[(&str, &str)]) -> Self {
+        let mut line = Line::new(measurement);
+        for (key, value) in tags {
+            line.tag(key, value);
+        }
         let mut bytes = line.0;
         bytes.extend_from_slice(b" value=");
         Self(bytes.into())
     }
 }
 
+/// The tags of a channel's points, sorted by key, which the server processes fastest. `number` is that of the channel.
+fn tags<'a>(
+    campaign: &'a Campaign,
+    master: &'a str,
+    channel: &'a Channel,
+    number: &'a str,
+) -> [(&'static str, &'a str); 9] {
+    [
+        ("campaign", campaign.as_str()),
+        ("channel_id", &channel.id),
+        ("channel_name", &channel.name),
+        ("channel_number", number),
+        ("channel_type", channel.role.as_str()),
+        ("device", &channel.serial),
+        ("device_master_sn", master),
+        ("device_sn", &channel.serial),
+        ("unit", &channel.unit),
+    ]
+}
+
+/// The tags of a channel's points as the server stores them, sorted by key.
+pub(crate) fn stored_tags(
+    campaign: &Campaign,
+    master: &str,
+    channel: &Channel,
+) -> Vec<(&'static str, String)> {
+    let number = channel.number.to_string();
+    tags(campaign, master, channel, &number)
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, stored_name(value)?.to_owned())))
+        .collect()
+}
+
+/// A measurement or the value of a tag as the server stores it: without trailing backslashes. `None` if it is empty.
+pub(crate) fn stored_name(name: &str) -> Option<&str> {
+    Some(name.trim_end_matches('\\')).filter(|name| !name.is_empty())
+}
+
 /// Appends the points of a row, one line per value, in channel order. Returns the number of points.
 pub fn append_row(out: &mut Vec<u8>, prefixes: &[SeriesPrefix], row: &Row<'_>) -> u32 {
+    append_values(out, prefixes, row.time, row.values)
+}
+
+/// Appends the points of a time in seconds since 1970, one line per value. Returns the number of points.
+pub(super) fn append_values(
+    out: &mut Vec<u8>,
+    prefixes: &[SeriesPrefix],
+    time: i64,
+    values: &[Option<f64>],
+) -> u32 {
     let mut digits = itoa::Buffer::new();
-    let seconds = digits.format(row.time).as_bytes();
+    let seconds = digits.format(time).as_bytes();
     let mut number = zmij::Buffer::new();
     let mut points = 0;
-    for (prefix, value) in prefixes.iter().zip(row.values) {
+    for (prefix, value) in prefixes.iter().zip(values) {
         let Some(value) = *value else { continue };
         let value = number.format_finite(value).as_bytes();
         out.reserve(prefix.0.len() + value.len() + seconds.len() + 2);
@@ -66,10 +114,9 @@ impl Line {
 
     /// Adds a tag. An empty value is left out, because the server rejects it.
     pub(crate) fn tag(&mut self, key: &str, value: &str) {
-        let value = value.trim_end_matches('\\');
-        if value.is_empty() {
+        let Some(value) = stored_name(value) else {
             return;
-        }
+        };
         self.0.push(b',');
         self.0.extend_from_slice(key.as_bytes());
         self.0.push(b'=');

@@ -6,10 +6,12 @@ mod meta_sender;
 pub(crate) mod ordered_sender;
 mod outage_log;
 mod retry;
+mod source;
 
-pub(crate) use influx2::{Influx, Probe};
+pub(crate) use influx2::{Influx, InfluxReader, Probe};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
+pub(crate) use source::{ALL_TIMES, PointQuery, PointSource, PointVisitor, ReadError, StoredPoint};
 
 use crate::points::Batch;
 use crate::shutdown::Shutdown;

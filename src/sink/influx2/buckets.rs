@@ -24,7 +24,7 @@ pub(super) struct KnownBucket {
     /// The name or id under which a write finds it.
     pub key: String,
     /// How long it keeps points, in seconds. `None` if it keeps them for ever.
-    retention_s: Option<i64>,
+    pub retention_s: Option<i64>,
 }
 
 impl KnownBucket {

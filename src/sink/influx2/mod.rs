@@ -13,11 +13,14 @@
 
 mod buckets;
 mod client;
+mod flux;
 mod health;
+mod reader;
 mod redact;
 mod response;
 
 pub(crate) use health::Probe;
+pub(crate) use reader::InfluxReader;
 
 use self::client::Client;
 use super::{PendingWrite, ServerSettings, Stream, WriteError, Written};

@@ -1,0 +1,97 @@
+//! `powerview verify`: compares the database with the files. See docs/specification.md, section 10.
+
+mod output;
+
+use crate::cli;
+use crate::config::{self, ConfigError, Environment};
+use crate::data_dir::Dir;
+use crate::exit_code::ExitCode;
+use crate::logging::init_logging;
+use crate::report::Progress;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{Destination, InfluxReader, Sink};
+use crate::verify::{Options, Verifier};
+use anyhow::Context as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Compares the database with the files and prints the differences; exit status 1 if there are any.
+///
+/// # Errors
+/// A setting is unusable, or the data folder cannot be opened.
+pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
+    let env = Environment::load(args.common.env_file.as_deref())?;
+    let progress = Progress::on_terminal(!args.common.quiet);
+    init_logging(&args.common, &env, &progress)?;
+    let folder = config::data_folder(args.data_folder.as_deref())?;
+    ensure_chosen(&folder, args)?;
+    let server = config::influx(&args.server, &env)?;
+    let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
+    let meta_bucket = config::meta_bucket(&env)?;
+    let options = Options {
+        company: args.company.as_deref(),
+        campaign: args.campaign.as_deref(),
+        since: args.since,
+        repair: args.repair,
+        zones: &zones,
+        meta_bucket: &meta_bucket,
+        lock_wait: config::lock_wait(&env)?,
+        batch: config::batch_options(&env)?,
+    };
+    let stop = Shutdown::on_signals()?;
+    let source = InfluxReader::new(&server, &stop)?;
+    let sink = Sink::open(&Destination::Influx(server), &stop)?;
+    let data = Dir::open(&folder)
+        .map(Arc::new)
+        .with_context(|| format!("cannot open the data folder {}", sanitize(&folder)))?;
+    let verifier = Verifier {
+        options,
+        data: &data,
+        source: &source,
+        sink: &sink,
+        stop: &stop,
+        progress: &progress,
+    };
+    let verification = verifier.run();
+    progress.finish();
+    let text = if args.json {
+        output::json(&verification, &folder)?
+    } else {
+        output::text(&verification)
+    };
+    // Write errors are ignored: the exit code has the result too.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(if verification.is_equal() {
+        ExitCode::Success
+    } else {
+        ExitCode::GeneralError
+    })
+}
+
+/// Checks that the company and the campaign have folders, so that a wrong name does not look like an equal database.
+fn ensure_chosen(data: &Path, args: &cli::Verify) -> Result<(), ConfigError> {
+    for (option, names) in [
+        ("--company", vec![args.company.as_deref()]),
+        (
+            "--campaign",
+            vec![args.company.as_deref(), args.campaign.as_deref()],
+        ),
+    ] {
+        let Some(names) = names.into_iter().collect::<Option<Vec<_>>>() else {
+            continue;
+        };
+        let folder: std::path::PathBuf = names.iter().collect();
+        let is_one_name = names
+            .iter()
+            .all(|name| Path::new(name).iter().count() == 1 && *name != "..");
+        if !is_one_name || !data.join(&folder).is_dir() {
+            return Err(ConfigError(format!(
+                "{option}: there is no folder {} in the data folder; correct the name",
+                sanitize(&folder)
+            )));
+        }
+    }
+    Ok(())
+}

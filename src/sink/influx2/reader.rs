@@ -1,0 +1,354 @@
+//! Reads points with Flux queries. Answers are streamed: the crate `influxdb2` would collect them in memory.
+
+use super::Influx;
+use super::flux::{self, AnswerError, Columns};
+use crate::http::HttpSettings;
+use crate::shutdown::Shutdown;
+use crate::sink::retry::{ApiError, RetryError, Scope};
+use crate::sink::source::{
+    ALL_TIMES, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket, StoredPoint,
+};
+use crate::sink::{ServerSettings, WriteError};
+use anyhow::Context as _;
+use bytes::{Buf as _, Bytes};
+use chrono::DateTime;
+use csv::ByteRecord;
+use influxdb2::RequestError;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde_json::json;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Maximum number of blocks of an answer that wait to be read.
+const MAX_WAITING: usize = 16;
+
+/// Maximum length of the body of an error, in bytes.
+const MAX_ERROR: usize = 64 * 1024;
+
+/// Number of rows between two checks of the shutdown flag.
+const SHUTDOWN_CHECK_ROWS: u64 = 4096;
+
+/// A connection for queries.
+pub(crate) struct InfluxReader {
+    influx: Influx,
+    http: reqwest::Client,
+    url: url::Url,
+    stop: Shutdown,
+}
+
+impl InfluxReader {
+    /// Sets up the client without sending a request.
+    ///
+    /// # Errors
+    /// The network thread cannot be started, or TLS cannot be set up.
+    pub(crate) fn new(settings: &ServerSettings, stop: &Shutdown) -> anyhow::Result<Self> {
+        let mut authorization = HeaderValue::try_from(format!("Token {}", settings.token))
+            .context("cannot use the token")?;
+        authorization.set_sensitive(true);
+        let headers = HeaderMap::from_iter([
+            (AUTHORIZATION, authorization),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        ]);
+        let http = HttpSettings::new(&settings.url)
+            .context("cannot set up TLS")?
+            .client_builder()
+            .connect_timeout(settings.connect_timeout)
+            // An answer may take long, but not the wait for its next part.
+            .read_timeout(settings.request_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("powerview/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .build()
+            .context("cannot set up the HTTP client")?;
+        let mut url = settings.url.clone();
+        url.set_path("/api/v2/query");
+        url.query_pairs_mut().append_pair("org", &settings.org);
+        Ok(Self {
+            influx: Influx::new(settings, stop.clone())?,
+            http,
+            url,
+            stop: stop.clone(),
+        })
+    }
+
+    /// Calls `each` for all rows that answer a query, until it returns false.
+    fn rows(
+        &self,
+        bucket: &str,
+        query: &str,
+        mut each: impl FnMut(&Columns, &ByteRecord) -> bool,
+    ) -> Result<(), ReadError> {
+        let answer = self.retried(bucket, || self.send(query))?;
+        let mut rows = 0_u64;
+        let result = flux::rows(self.stream(answer), |columns, record| {
+            rows += 1;
+            let is_stopped = rows.is_multiple_of(SHUTDOWN_CHECK_ROWS) && self.stop.is_requested();
+            !is_stopped && each(columns, record)
+        });
+        if self.stop.is_requested() {
+            return Err(ReadError::Stopped);
+        }
+        result.map_err(|error| {
+            let address = &self.influx.client.address;
+            let reason = self.influx.client.redact(&error.to_string());
+            let message = format!("{address}: the answer to a query cannot be read: {reason}");
+            match error {
+                AnswerError::Csv(_) => ReadError::Interrupted(message),
+                AnswerError::Server(_) => {
+                    ReadError::Interrupted(format!("{address}: the server ended a query: {reason}"))
+                }
+                AnswerError::Format => ReadError::Unavailable(message),
+            }
+        })
+    }
+
+    /// Repeats a request until it succeeds, fails permanently or reaches the deadline.
+    fn retried<T, F>(&self, bucket: &str, attempt: impl Fn() -> F) -> Result<T, ReadError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        let bucket: Arc<str> = bucket.into();
+        let retry = &self.influx.client.retry;
+        let result =
+            self.influx
+                .handle
+                .block_on(retry.run(&bucket, async { Scope::Server }, attempt));
+        result
+            .inspect(|_| retry.record_success(&bucket))
+            .map_err(|error| match error {
+                RetryError::GaveUp(WriteError::Stopped) => ReadError::Stopped,
+                RetryError::GaveUp(error) => ReadError::Unavailable(error.to_string()),
+                RetryError::Permanent(error) => ReadError::Unavailable(format!(
+                    "{}: {}",
+                    self.influx.client.address,
+                    error.into_message()
+                )),
+            })
+    }
+
+    /// Sends a query and waits for the head of the answer.
+    async fn send(&self, query: &str) -> Result<reqwest::Response, ApiError> {
+        let client = &self.influx.client;
+        let body = json!({
+            "query": query,
+            "type": "flux",
+            "dialect": { "annotations": ["datatype"], "header": true },
+        });
+        let request = self.http.post(self.url.clone()).body(body.to_string());
+        let response = request.send().await;
+        let mut response = response
+            .map_err(|source| client.api_error(&RequestError::ReqwestProcessing { source }))?;
+        let status = response.status();
+        if status == reqwest::StatusCode::OK {
+            return Ok(response);
+        }
+        let mut text = Vec::new();
+        while text.len() < MAX_ERROR
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            text.extend_from_slice(&chunk);
+        }
+        let text = String::from_utf8_lossy(&text).into_owned();
+        Err(client.api_error(&RequestError::Http { status, text }))
+    }
+
+    /// Reads the body of an answer on the network thread.
+    fn stream(&self, mut answer: reqwest::Response) -> Answer {
+        let (sender, blocks) = mpsc::channel(MAX_WAITING);
+        self.influx.handle.spawn(async move {
+            loop {
+                let block = match answer.chunk().await {
+                    Ok(Some(block)) => Ok(block),
+                    Ok(None) => return,
+                    Err(error) => Err(io::Error::other(error)),
+                };
+                // The receiver is gone if the rest is not wanted.
+                if sender.send(block).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Answer {
+            blocks,
+            current: Bytes::new(),
+        }
+    }
+
+    /// The values of the first column of the answer to a query.
+    fn values(&self, bucket: &str, query: &str) -> Result<Vec<String>, ReadError> {
+        let mut values = Vec::new();
+        self.rows(bucket, query, |columns, record| {
+            let value = columns.position("_value").and_then(|n| record.get(n));
+            values.extend(value.map(|value| String::from_utf8_lossy(value).into_owned()));
+            true
+        })?;
+        Ok(values)
+    }
+}
+
+impl PointSource for InfluxReader {
+    fn find_bucket(&self, name: &str) -> Result<Option<StoredBucket>, ReadError> {
+        let client = &self.influx.client;
+        let found = self.retried(name, || client.find(name))?;
+        Ok(found.map(|bucket| StoredBucket {
+            retention_s: bucket.retention_s,
+        }))
+    }
+
+    fn measurements(&self, bucket: &str) -> Result<Vec<String>, ReadError> {
+        let query = format!(
+            "import \"influxdata/influxdb/schema\"\n\
+             schema.tagValues(bucket: {}, tag: \"_measurement\", start: {}, stop: {})",
+            flux::string(bucket),
+            ALL_TIMES.start,
+            ALL_TIMES.end
+        );
+        self.values(bucket, &query)
+    }
+
+    fn count(&self, bucket: &str, measurement: &str) -> Result<u64, ReadError> {
+        let points = flux::measurement(bucket, measurement, &ALL_TIMES);
+        // Without grouping, the counts of fields of different types would not add up.
+        let query = format!("{points} |> count() |> group() |> sum()");
+        let counts = self.values(bucket, &query)?;
+        Ok(counts
+            .iter()
+            .filter_map(|count| count.parse::<u64>().ok())
+            .sum())
+    }
+
+    fn masters(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        times: &Range<i64>,
+    ) -> Result<Vec<String>, ReadError> {
+        let query = format!(
+            "import \"influxdata/influxdb/schema\"\n\
+             schema.tagValues(bucket: {}, tag: \"device_master_sn\", predicate: (r) => r._measurement == {}, start: {}, stop: {})",
+            flux::string(bucket),
+            flux::string(measurement),
+            times.start,
+            times.end
+        );
+        let mut masters = self.values(bucket, &query)?;
+        masters.retain(|master| !master.is_empty());
+        masters.push(String::new());
+        Ok(masters)
+    }
+
+    fn points(
+        &self,
+        query: &PointQuery<'_>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let points = flux::measurement(query.bucket, query.measurement, &query.times);
+        let master = if query.master.is_empty() {
+            "not exists r.device_master_sn".to_owned()
+        } else {
+            format!("r.device_master_sn == {}", flux::string(query.master))
+        };
+        let query_text = format!(
+            "{points} |> filter(fn: (r) => {master}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])"
+        );
+        let mut tables = Tables::default();
+        let mut is_valid = true;
+        self.rows(query.bucket, &query_text, |columns, record| {
+            is_valid = tables.row(columns, record, visitor).is_some();
+            is_valid
+        })?;
+        if is_valid {
+            Ok(())
+        } else {
+            Err(ReadError::Unavailable(format!(
+                "{}: the answer to a query has a point without a time or a value",
+                self.influx.client.address
+            )))
+        }
+    }
+}
+
+/// The tables of an answer with points, each of which is a series.
+#[derive(Default)]
+struct Tables {
+    /// Number of the header.
+    header: u32,
+    /// Id of the table.
+    table: Vec<u8>,
+    /// Positions of the columns `table`, `_time` and `_value`.
+    positions: (usize, usize, usize),
+}
+
+impl Tables {
+    /// Passes a row on. `None` if it is no point.
+    fn row(
+        &mut self,
+        columns: &Columns,
+        record: &ByteRecord,
+        visitor: &mut dyn PointVisitor,
+    ) -> Option<()> {
+        if columns.number != self.header {
+            let position = |name| columns.position(name);
+            self.positions = (position("table")?, position("_time")?, position("_value")?);
+        }
+        let (table, time, value) = self.positions;
+        let table = record.get(table)?;
+        if columns.number != self.header || table != self.table {
+            self.header = columns.number;
+            self.table = table.to_vec();
+            let (tags, is_value) = series(columns, record);
+            visitor.series(&tags, is_value);
+        }
+        let time = DateTime::parse_from_rfc3339(std::str::from_utf8(record.get(time)?).ok()?);
+        let time = time.ok()?;
+        visitor.point(StoredPoint {
+            time: time.timestamp(),
+            has_fraction: time.timestamp_subsec_nanos() != 0,
+            value: std::str::from_utf8(record.get(value)?).ok()?,
+        });
+        Some(())
+    }
+}
+
+/// The tags of the series of a row, and whether its field is `value` with a floating-point number.
+fn series(columns: &Columns, record: &ByteRecord) -> (Vec<(String, String)>, bool) {
+    let is_value = columns.type_of("_value") == "double"
+        && columns.position("_field").and_then(|n| record.get(n)) == Some(b"value");
+    let text = |cell: &[u8]| String::from_utf8_lossy(cell).into_owned();
+    let mut tags: Vec<_> = columns
+        .names
+        .iter()
+        .zip(record)
+        .filter(|(name, value)| {
+            !matches!(
+                name.as_str(),
+                "" | "result" | "table" | "_time" | "_value" | "_field"
+            ) && !value.is_empty()
+        })
+        .map(|(name, value)| (name.clone(), text(value)))
+        .collect();
+    tags.sort_unstable();
+    (tags, is_value)
+}
+
+/// The body of an answer. It is read block by block as it arrives.
+struct Answer {
+    blocks: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl io::Read for Answer {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.blocks.blocking_recv() {
+                Some(block) => self.current = block?,
+                None => return Ok(0),
+            }
+        }
+        let length = out.len().min(self.current.len());
+        self.current.copy_to_slice(&mut out[..length]);
+        Ok(length)
+    }
+}

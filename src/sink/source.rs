@@ -1,0 +1,104 @@
+//! The reading side: what a database holds, for comparing it with the files.
+
+use std::ops::Range;
+
+/// A database that points are read from.
+pub(crate) trait PointSource {
+    /// Looks up a bucket by its name.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn find_bucket(&self, name: &str) -> Result<Option<StoredBucket>, ReadError>;
+
+    /// The names of all measurements of a bucket.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn measurements(&self, bucket: &str) -> Result<Vec<String>, ReadError>;
+
+    /// The number of points of a measurement.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn count(&self, bucket: &str, measurement: &str) -> Result<u64, ReadError>;
+
+    /// The values of the tag `device_master_sn` in a measurement; the empty one for points without that tag. A value whose
+    /// points are outside the times may be among them.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn masters(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        times: &Range<i64>,
+    ) -> Result<Vec<String>, ReadError>;
+
+    /// Passes the points of one master to `visitor`, series by series.
+    ///
+    /// # Errors
+    /// The server gives no answer, refuses the request or ends the answer early. The points so far were passed on.
+    fn points(
+        &self,
+        query: &PointQuery<'_>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError>;
+}
+
+/// A bucket, as its server describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoredBucket {
+    /// How long it keeps points, in seconds. `None` if it keeps them for ever.
+    pub retention_s: Option<i64>,
+}
+
+/// The points to read.
+#[derive(Debug, Clone)]
+pub(crate) struct PointQuery<'a> {
+    /// The name of the bucket.
+    pub bucket: &'a str,
+    /// The name of the measurement.
+    pub measurement: &'a str,
+    /// The value of the tag `device_master_sn`; empty for points without that tag.
+    pub master: &'a str,
+    /// Times in seconds since 1970.
+    pub times: Range<i64>,
+}
+
+/// The first second that a database has points of, and the one after the last: InfluxDB counts nanoseconds in 64 bits.
+pub(crate) const ALL_TIMES: Range<i64> = -9_223_372_036..9_223_372_036;
+
+/// A point as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredPoint<'a> {
+    /// Seconds since 1970.
+    pub time: i64,
+    /// Whether the time has a fraction of a second.
+    pub has_fraction: bool,
+    /// The value, as the server writes it.
+    pub value: &'a str,
+}
+
+/// Takes the points of a query.
+pub(crate) trait PointVisitor {
+    /// Begins a series, given as its tags in the order of their keys. `is_value` is set if its field is `value` and holds
+    /// floating-point numbers. A series may come several times.
+    fn series(&mut self, tags: &[(String, String)], is_value: bool);
+
+    /// Takes a point of the series.
+    fn point(&mut self, point: StoredPoint<'_>);
+}
+
+/// Why a database cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The server gives no answer, or refuses the request.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The answer ended early, or cannot be read. The request can be repeated.
+    #[error("{0}")]
+    Interrupted(String),
+    /// A shutdown was requested.
+    #[error("the run was stopped; run it again")]
+    Stopped,
+}

@@ -1,0 +1,504 @@
+//! Compares the points of a database with the files in `parsed/`. See docs/specification.md, section 10.
+//!
+//! Each device is compared in parts of time, so that memory does not grow with the archive. A part that differs is compared
+//! again under the lock of the device, so that a file that is being ingested is no difference.
+
+mod expected;
+mod files;
+mod group;
+mod result;
+
+pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences, Sample};
+
+use self::expected::Expected;
+use self::files::{FileError, Reading};
+use self::group::Group;
+use crate::data_dir::{DEVICE_DEPTH, DeviceItem, DevicePath, Dir, LockError, PARSED, devices_in};
+use crate::points::{BatchOptions, stored_name};
+use crate::report::Progress;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{ALL_TIMES, PointQuery, PointSource, PointVisitor, ReadError, Sink, WriteError};
+use crate::time_zone::FileZones;
+use chrono::Utc;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a query is sent whose answer ends early.
+const MAX_QUERIES: u32 = 3;
+
+/// What to compare, and how.
+pub(crate) struct Options<'a> {
+    /// Only this company.
+    pub company: Option<&'a str>,
+    /// Only this campaign of the company.
+    pub campaign: Option<&'a str>,
+    /// Only points from this time on, in seconds since 1970.
+    pub since: Option<i64>,
+    /// Write what is missing or different.
+    pub repair: bool,
+    pub zones: &'a FileZones,
+    pub meta_bucket: &'a str,
+    pub lock_wait: Duration,
+    pub batch: BatchOptions,
+}
+
+/// Everything that a comparison needs.
+pub(crate) struct Verifier<'a> {
+    pub options: Options<'a>,
+    pub data: &'a Arc<Dir>,
+    pub source: &'a dyn PointSource,
+    /// Where missing points are written.
+    pub sink: &'a Sink,
+    pub stop: &'a Shutdown,
+    pub progress: &'a Progress,
+}
+
+/// The result of all comparisons.
+#[derive(Debug, Default)]
+pub(crate) struct Verification {
+    pub devices: Vec<DeviceResult>,
+    pub unexplained: Vec<UnexplainedMeasurement>,
+    /// The number of files that were read.
+    pub files: u64,
+    /// The number of points that were written.
+    pub repaired: u64,
+    /// Why some devices or companies could not be compared. Without any, the result is complete.
+    pub failures: Vec<String>,
+    pub notes: Vec<String>,
+}
+
+impl Verification {
+    /// The numbers of all devices.
+    pub(crate) fn total(&self) -> PointDifferences {
+        let mut total = PointDifferences::default();
+        for device in &self.devices {
+            total += device.counts.total();
+        }
+        total
+    }
+
+    /// Whether everything was compared and is equal.
+    pub(crate) fn is_equal(&self) -> bool {
+        self.failures.is_empty() && self.total().is_equal()
+    }
+}
+
+/// The result of a device.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceResult {
+    pub company: String,
+    pub campaign: String,
+    /// The device folder; for points of a device without a folder, its serial.
+    pub device: String,
+    pub files: u64,
+    pub counts: DeviceCounts,
+}
+
+/// A measurement without a campaign folder.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct UnexplainedMeasurement {
+    pub company: String,
+    pub measurement: String,
+    /// The number of its points.
+    pub points: u64,
+}
+
+/// Why a device cannot be compared.
+#[derive(Debug, thiserror::Error)]
+enum VerifyError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot read the folder: {0}")]
+    Folder(#[from] io::Error),
+    #[error("the missing points cannot be written: {0}")]
+    Write(#[from] WriteError),
+}
+
+impl VerifyError {
+    fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::Stopped)
+                | Self::File(FileError::Stopped)
+                | Self::Write(WriteError::Stopped)
+        )
+    }
+}
+
+/// The measurement of a campaign, and the times that are compared.
+struct Measurement<'a> {
+    company: &'a str,
+    /// As the server stores it.
+    name: &'a str,
+    times: Range<i64>,
+    bucket_exists: &'a Cell<bool>,
+}
+
+/// Device folders that were compared together.
+struct Compared {
+    folders: Vec<(PathBuf, DevicePath)>,
+    masters: BTreeSet<String>,
+    /// When `parsed/` of each folder was last changed before it was listed.
+    listed: Vec<Option<i128>>,
+    /// Whether all files were read.
+    is_complete: bool,
+    results: Vec<DeviceResult>,
+}
+
+impl Verifier<'_> {
+    /// Compares all devices that the options choose.
+    pub(crate) fn run(&self) -> Verification {
+        let mut verification = Verification::default();
+        // The folders of the campaigns, by company and measurement.
+        let mut companies: BTreeMap<String, BTreeMap<String, BTreeSet<PathBuf>>> = BTreeMap::new();
+        for path in self.campaigns(&mut verification) {
+            let mut names = path.iter().map(|name| name.to_string_lossy());
+            let (company, campaign) = (names.next(), names.next());
+            let measurement = campaign
+                .as_deref()
+                .and_then(stored_name)
+                .unwrap_or_default()
+                .to_owned();
+            let measurements = companies
+                .entry(company.unwrap_or_default().into_owned())
+                .or_default();
+            measurements.entry(measurement).or_default().insert(path);
+        }
+        for (company, measurements) in &companies {
+            if let Err(error) = self.company(company, measurements, &mut verification) {
+                let company = sanitize(company);
+                verification.failures.push(format!("{company}: {error}"));
+                if error.is_stop() {
+                    break;
+                }
+            }
+        }
+        verification
+    }
+
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            zones: self.options.zones,
+            stop: self.stop,
+            progress: self.progress,
+        }
+    }
+
+    /// The chosen campaigns, as paths below the data folder.
+    fn campaigns(&self, verification: &mut Verification) -> BTreeSet<PathBuf> {
+        let company = self.options.company.unwrap_or_default();
+        let chosen = Path::new(company).join(self.options.campaign.unwrap_or_default());
+        let mut found = BTreeSet::new();
+        for item in devices_in(self.data, &chosen) {
+            match item {
+                DeviceItem::Device(path) => {
+                    found.extend(path.parent().map(Path::to_owned));
+                }
+                DeviceItem::Empty(path) if path.iter().count() == DEVICE_DEPTH - 1 => {
+                    found.insert(path);
+                }
+                DeviceItem::Unlisted(path, error) => verification.failures.push(format!(
+                    "{}: cannot list the folder: {error}",
+                    sanitize(&path)
+                )),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn company(
+        &self,
+        company: &str,
+        measurements: &BTreeMap<String, BTreeSet<PathBuf>>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        let bucket = self.source.find_bucket(company)?;
+        let bucket_exists = Cell::new(bucket.is_some());
+        let mut times = self.options.since.unwrap_or(ALL_TIMES.start)..ALL_TIMES.end;
+        if let Some(retention_s) = bucket.and_then(|bucket| bucket.retention_s) {
+            times.start = times.start.max(Utc::now().timestamp() - retention_s);
+        }
+        for (name, campaigns) in measurements {
+            let measurement = Measurement {
+                company,
+                name,
+                times: times.clone(),
+                bucket_exists: &bucket_exists,
+            };
+            self.measurement(&measurement, campaigns, verification)?;
+        }
+        if self.options.campaign.is_some() || !bucket_exists.get() {
+            return Ok(());
+        }
+        for measurement in self.source.measurements(company)? {
+            if !measurements.contains_key(&measurement) {
+                verification.unexplained.push(UnexplainedMeasurement {
+                    company: company.to_owned(),
+                    points: self.source.count(company, &measurement)?,
+                    measurement,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the devices of a measurement, then the points of devices that have no folder.
+    fn measurement(
+        &self,
+        measurement: &Measurement<'_>,
+        campaigns: &BTreeSet<PathBuf>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        let mut compared = Vec::new();
+        self.compare_new(measurement, campaigns, &mut compared, verification)?;
+        let mut strangers = self.strangers(measurement, &compared)?;
+        if !strangers.is_empty() {
+            // A file of a new device, or of a master that is new in its folder, may be on its way.
+            self.wait_for_files_on_the_way(measurement, campaigns, &mut compared, verification)?;
+            strangers = self.strangers(measurement, &compared)?;
+        }
+        for compared in compared {
+            verification.files += compared
+                .results
+                .iter()
+                .map(|result| result.files)
+                .sum::<u64>();
+            verification.devices.extend(compared.results);
+        }
+        verification.devices.extend(strangers);
+        Ok(())
+    }
+
+    /// Compares the device folders that were not compared yet.
+    fn compare_new(
+        &self,
+        measurement: &Measurement<'_>,
+        campaigns: &BTreeSet<PathBuf>,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        for item in campaigns
+            .iter()
+            .flat_map(|campaign| devices_in(self.data, campaign))
+        {
+            let path = match item {
+                DeviceItem::Device(path) => path,
+                DeviceItem::Unlisted(path, error) => {
+                    let path = sanitize(&path);
+                    verification
+                        .failures
+                        .push(format!("{path}: cannot list the folder: {error}"));
+                    continue;
+                }
+                _ => continue,
+            };
+            let is_compared = compared
+                .iter()
+                .flat_map(|compared: &Compared| &compared.folders)
+                .any(|(folder, _)| *folder == path);
+            if is_compared {
+                continue;
+            }
+            match DevicePath::of_folder(&path, self.options.meta_bucket) {
+                Ok(location) => {
+                    self.compare_folder(
+                        measurement,
+                        (path, location),
+                        false,
+                        compared,
+                        verification,
+                    )?;
+                }
+                Err(error) => verification.notes.push(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a folder, together with those that have files of the same masters.
+    fn compare_folder(
+        &self,
+        measurement: &Measurement<'_>,
+        folder: (PathBuf, DevicePath),
+        reads_old_files: bool,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        let mut folders = vec![folder];
+        loop {
+            let opened = Group::open(self, measurement, &folders, reads_old_files);
+            let result = opened.and_then(|mut group| {
+                if add_shared(&mut folders, compared, &group.masters()) {
+                    return Ok(None);
+                }
+                let counts = group.compare()?;
+                // Files have arrived meanwhile.
+                let is_shared = add_shared(&mut folders, compared, &group.masters());
+                Ok((!is_shared).then_some((group, counts)))
+            });
+            match result {
+                Ok(None) => {}
+                Ok(Some((group, counts))) => {
+                    verification.repaired += group.repaired;
+                    verification.notes.extend(group.notes());
+                    compared.push(group.end(folders, counts));
+                    return Ok(());
+                }
+                Err(error @ (VerifyError::Read(_) | VerifyError::Write(_))) => return Err(error),
+                Err(error) if error.is_stop() => return Err(error),
+                Err(error) => {
+                    let path = sanitize(&folders[0].0);
+                    verification.failures.push(format!("{path}: {error}"));
+                    compared.push(Compared::failed(folders));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits until the files that are being ingested are moved, and compares the folders again whose files have changed.
+    fn wait_for_files_on_the_way(
+        &self,
+        measurement: &Measurement<'_>,
+        campaigns: &BTreeSet<PathBuf>,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        self.compare_new(measurement, campaigns, compared, verification)?;
+        for earlier in std::mem::take(compared) {
+            let mut is_settled = earlier.is_complete;
+            for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
+                let folder = self.data.open_below(path)?;
+                // The lock is free once a file that is being ingested is moved.
+                if let Err(LockError::Stopped) = folder.lock(self.options.lock_wait, self.stop) {
+                    return Err(ReadError::Stopped.into());
+                }
+                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
+            }
+            if is_settled {
+                compared.push(earlier);
+                continue;
+            }
+            for folder in earlier.folders {
+                let known =
+                    |other: &Compared| other.folders.iter().any(|(path, _)| *path == folder.0);
+                if !compared.iter().any(known) {
+                    self.compare_folder(measurement, folder, true, compared, verification)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The points of masters that no folder has a file of.
+    fn strangers(
+        &self,
+        measurement: &Measurement<'_>,
+        compared: &[Compared],
+    ) -> Result<Vec<DeviceResult>, VerifyError> {
+        if !measurement.bucket_exists.get() {
+            return Ok(Vec::new());
+        }
+        let Measurement {
+            company,
+            name,
+            times,
+            ..
+        } = measurement;
+        let mut found = Vec::new();
+        for master in self.source.masters(company, name, times)? {
+            if compared
+                .iter()
+                .any(|compared| compared.masters.contains(&master))
+            {
+                continue;
+            }
+            let counts = retried(|| {
+                let mut nothing = Expected::default();
+                let mut comparison = nothing.compare(1);
+                self.points(measurement, &master, times, &mut comparison)?;
+                Ok(comparison.finish().devices.swap_remove(0))
+            })?;
+            if counts.total().found > 0 {
+                found.push(DeviceResult {
+                    company: (*company).to_owned(),
+                    campaign: (*name).to_owned(),
+                    device: master,
+                    files: 0,
+                    counts,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads the points of a master.
+    fn points(
+        &self,
+        measurement: &Measurement<'_>,
+        master: &str,
+        times: &Range<i64>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        if !measurement.bucket_exists.get() {
+            return Ok(());
+        }
+        let query = PointQuery {
+            bucket: measurement.company,
+            measurement: measurement.name,
+            master,
+            times: times.clone(),
+        };
+        self.source.points(&query, visitor)
+    }
+}
+
+/// Repeats a query whose answer ended early.
+fn retried<T>(mut query: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    for _ in 1..MAX_QUERIES {
+        match query() {
+            Err(ReadError::Interrupted(_)) => {}
+            result => return result,
+        }
+    }
+    query()
+}
+
+/// Takes the folders with files of `masters` out of those that were compared, and adds them. Returns whether there were any.
+fn add_shared(
+    folders: &mut Vec<(PathBuf, DevicePath)>,
+    compared: &mut Vec<Compared>,
+    masters: &BTreeSet<String>,
+) -> bool {
+    let shares = |other: &mut Compared| !other.masters.is_disjoint(masters);
+    let shared: Vec<_> = compared.extract_if(.., shares).collect();
+    folders.extend(shared.iter().flat_map(|other| other.folders.clone()));
+    // Locks are acquired in this order.
+    folders.sort_by(|(a, _), (b, _)| a.cmp(b));
+    !shared.is_empty()
+}
+
+impl Compared {
+    /// Folders that cannot be compared. Their points are not those of a device without a folder.
+    fn failed(folders: Vec<(PathBuf, DevicePath)>) -> Self {
+        let names = folders
+            .iter()
+            .map(|(_, location)| location.device.as_str().to_owned());
+        Self {
+            masters: names.collect(),
+            listed: vec![None; folders.len()],
+            folders,
+            is_complete: true,
+            results: Vec::new(),
+        }
+    }
+}

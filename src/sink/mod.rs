@@ -11,7 +11,9 @@ mod source;
 pub(crate) use influx2::{Influx, InfluxReader, Probe};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
-pub(crate) use source::{ALL_TIMES, PointQuery, PointSource, PointVisitor, ReadError, StoredPoint};
+pub(crate) use source::{
+    ALL_TIMES, Field, PointQuery, PointSource, PointVisitor, ReadError, StoredPoint,
+};
 
 use crate::points::Batch;
 use crate::shutdown::Shutdown;

@@ -79,11 +79,26 @@ pub(crate) struct StoredPoint<'a> {
     pub value: &'a str,
 }
 
+/// The field of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Field<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The type in the words of Flux, such as `double`.
+    pub kind: &'a str,
+}
+
+impl Field<'_> {
+    /// Whether it is the field of a measurement: `value` with floating-point numbers.
+    pub(crate) fn is_value(self) -> bool {
+        self.key == "value" && self.kind == "double"
+    }
+}
+
 /// Takes the points of a query.
 pub(crate) trait PointVisitor {
-    /// Begins a series, given as its tags in the order of their keys. `is_value` is set if its field is `value` and holds
-    /// floating-point numbers. A series may come several times.
-    fn series(&mut self, tags: &[(String, String)], is_value: bool);
+    /// Begins a series, given as its tags in the order of their keys and its field. A series may come several times.
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>);
 
     /// Takes a point of the series.
     fn point(&mut self, point: StoredPoint<'_>);

@@ -3,7 +3,7 @@
 use super::files::{DeviceFiles, FileError, Reading};
 use super::result::{Difference, PartResult, Sample};
 use crate::points::{BatchBuilder, BatchOptions, SeriesPrefix, stored_tags};
-use crate::sink::{PointVisitor, StoredPoint};
+use crate::sink::{Field, PointVisitor, StoredPoint};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
@@ -231,17 +231,18 @@ struct Current {
 }
 
 impl PointVisitor for Comparison<'_> {
-    fn series(&mut self, tags: &[(String, String)], is_value: bool) {
-        let key = key(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let id = self.expected.ids.get(&key).copied().filter(|_| is_value);
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
         let tags: Vec<_> = tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let id = self.expected.ids.get(&key(tags.iter().copied())).copied();
+        let id = id.filter(|_| field.is_value());
         let label = match id {
             Some(_) => label(&tags),
-            None => tags
-                .iter()
-                .map(|(k, v)| format!("{k}={v}"))
-                .collect::<Vec<_>>()
-                .join(", "),
+            None => {
+                let tags = tags.iter().map(|(k, v)| format!("{k}={v}"));
+                let field =
+                    (!field.is_value()).then(|| format!("field {} ({})", field.key, field.kind));
+                tags.chain(field).collect::<Vec<_>>().join(", ")
+            }
         };
         self.current = Current { id, next: 0, label };
     }

@@ -6,7 +6,7 @@ use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, Scope};
 use crate::sink::source::{
-    ALL_TIMES, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket, StoredPoint,
+    ALL_TIMES, Field, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket, StoredPoint,
 };
 use crate::sink::{ServerSettings, WriteError};
 use anyhow::Context as _;
@@ -298,8 +298,12 @@ impl Tables {
         if columns.number != self.header || table != self.table {
             self.header = columns.number;
             self.table = table.to_vec();
-            let (tags, is_value) = series(columns, record);
-            visitor.series(&tags, is_value);
+            let key = columns.position("_field").and_then(|n| record.get(n));
+            let field = Field {
+                key: std::str::from_utf8(key.unwrap_or_default()).ok()?,
+                kind: columns.type_of("_value"),
+            };
+            visitor.series(&tags(columns, record), field);
         }
         let time = DateTime::parse_from_rfc3339(std::str::from_utf8(record.get(time)?).ok()?);
         let time = time.ok()?;
@@ -312,25 +316,21 @@ impl Tables {
     }
 }
 
-/// The tags of the series of a row, and whether its field is `value` with a floating-point number.
-fn series(columns: &Columns, record: &ByteRecord) -> (Vec<(String, String)>, bool) {
-    let is_value = columns.type_of("_value") == "double"
-        && columns.position("_field").and_then(|n| record.get(n)) == Some(b"value");
-    let text = |cell: &[u8]| String::from_utf8_lossy(cell).into_owned();
-    let mut tags: Vec<_> = columns
-        .names
-        .iter()
-        .zip(record)
-        .filter(|(name, value)| {
-            !matches!(
-                name.as_str(),
-                "" | "result" | "table" | "_time" | "_value" | "_field"
-            ) && !value.is_empty()
-        })
-        .map(|(name, value)| (name.clone(), text(value)))
+/// The tags of the series of a row, in the order of their keys.
+fn tags(columns: &Columns, record: &ByteRecord) -> Vec<(String, String)> {
+    let is_tag = |name: &str| {
+        !matches!(
+            name,
+            "" | "result" | "table" | "_time" | "_value" | "_field"
+        )
+    };
+    let cells = columns.names.iter().zip(record);
+    let mut tags: Vec<_> = cells
+        .filter(|(name, value)| is_tag(name) && !value.is_empty())
+        .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()))
         .collect();
     tags.sort_unstable();
-    (tags, is_value)
+    tags
 }
 
 /// The body of an answer. It is read block by block as it arrives.

@@ -34,7 +34,7 @@ pub(crate) trait PointSource {
         times: &Range<i64>,
     ) -> Result<Vec<String>, ReadError>;
 
-    /// Passes the points of one master to `visitor`, series by series.
+    /// Passes points to `visitor`, series by series.
     ///
     /// # Errors
     /// The server gives no answer, refuses the request or ends the answer early. The points so far were passed on.
@@ -59,8 +59,8 @@ pub(crate) struct PointQuery<'a> {
     pub bucket: &'a str,
     /// The name of the measurement.
     pub measurement: &'a str,
-    /// The value of the tag `device_master_sn`; empty for points without that tag.
-    pub master: &'a str,
+    /// The value of the tag `device_master_sn`; empty for points without that tag. `None` for all points.
+    pub master: Option<&'a str>,
     /// Times in seconds since 1970.
     pub times: Range<i64>,
 }

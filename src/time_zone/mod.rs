@@ -10,7 +10,7 @@ pub(crate) use database::{is_zone_name, read_regular, read_zone_file};
 pub(crate) use offsets::Offsets;
 
 use crate::sanitize::sanitize;
-use chrono::{Duration, LocalResult, NaiveDateTime, TimeZone as _};
+use chrono::{DateTime, Duration, LocalResult, NaiveDateTime, Offset as _, TimeZone as _};
 use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use std::fmt;
 use std::path::PathBuf;
@@ -113,6 +113,19 @@ impl TimeZone {
         match &self.0.rules {
             Rules::Offsets(offsets) => offsets.instants(wall.and_utc().timestamp()),
             Rules::BuiltIn(zone) => built_in_instants(*zone, wall),
+        }
+    }
+
+    /// The difference between the local time and UTC at an instant, in seconds; positive east of Greenwich.
+    pub(crate) fn offset_at(&self, instant: i64) -> i32 {
+        match &self.0.rules {
+            Rules::Offsets(offsets) => offsets.at(instant),
+            Rules::BuiltIn(zone) => {
+                let time = DateTime::from_timestamp(instant, 0).unwrap_or_default();
+                zone.offset_from_utc_datetime(&time.naive_utc())
+                    .fix()
+                    .local_minus_utc()
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The points that files give within a range of times, and how they compare with those of a database.
 
-use super::files::{DeviceFiles, FileError, Reading};
+use super::files::{DAY, DeviceFiles, FileError, Reading};
 use super::result::{Difference, PartResult, Sample};
 use crate::points::{BatchBuilder, BatchOptions, SeriesPrefix, stored_tags};
 use crate::sink::{Field, PointVisitor, StoredPoint};
@@ -124,6 +124,29 @@ impl Expected {
         id
     }
 
+    /// The tags of all series, by their positions.
+    pub(super) fn series_tags(&self) -> impl Iterator<Item = (usize, &[(&'static str, String)])> {
+        self.series
+            .iter()
+            .map(|series| series.tags.as_slice())
+            .enumerate()
+    }
+
+    /// The position of the series with these tags.
+    pub(super) fn id_of(&self, tags: &[(String, String)]) -> Option<usize> {
+        let key = key(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        self.ids.get(&key).copied()
+    }
+
+    /// The value of a series at a time.
+    pub(super) fn value_at(&self, series: usize, time: i64) -> Option<f64> {
+        let points = &self.series[series].points;
+        let position = points
+            .binary_search_by_key(&time, |point| point.time)
+            .ok()?;
+        Some(points[position].value)
+    }
+
     /// Sorts the points of each series by time. Of points with the same time, the last one stays.
     fn compact(&mut self) {
         self.added = 0;
@@ -232,17 +255,15 @@ struct Current {
 
 impl PointVisitor for Comparison<'_> {
     fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
+        let id = self.expected.id_of(tags).filter(|_| field.is_value());
         let tags: Vec<_> = tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let id = self.expected.ids.get(&key(tags.iter().copied())).copied();
-        let id = id.filter(|_| field.is_value());
-        let label = match id {
-            Some(_) => label(&tags),
-            None => {
-                let tags = tags.iter().map(|(k, v)| format!("{k}={v}"));
-                let field =
-                    (!field.is_value()).then(|| format!("field {} ({})", field.key, field.kind));
-                tags.chain(field).collect::<Vec<_>>().join(", ")
-            }
+        let label = if id.is_some() {
+            label(&tags)
+        } else {
+            let tags = tags.iter().map(|(k, v)| format!("{k}={v}"));
+            let field =
+                (!field.is_value()).then(|| format!("field {} ({})", field.key, field.kind));
+            tags.chain(field).collect::<Vec<_>>().join(", ")
         };
         self.current = Current { id, next: 0, label };
     }
@@ -258,14 +279,14 @@ impl PointVisitor for Comparison<'_> {
         counts.found += 1;
         let (Some(series), Some(position)) = (known, position) else {
             counts.extra += 1;
-            self.result
-                .device(device)
-                .add_sample(Difference::Extra, || Sample {
-                    time: point.time,
-                    series: self.current.label.clone(),
-                    expected: None,
-                    found: Some(point.value.to_owned()),
-                });
+            let result = self.result.device(device);
+            result.extra_days.insert(point.time.div_euclid(DAY));
+            result.add_sample(Difference::Extra, || Sample {
+                time: point.time,
+                series: self.current.label.clone(),
+                expected: None,
+                found: Some(point.value.to_owned()),
+            });
             return;
         };
         self.current.next = position + 1;

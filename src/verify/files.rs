@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Length of a day in seconds.
-const DAY: i64 = 86_400;
+pub(super) const DAY: i64 = 86_400;
 
 /// Number of files with defects that are named per device.
 const MAX_DEFECTS: usize = 3;

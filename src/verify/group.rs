@@ -1,14 +1,15 @@
 //! Compares the device folders that share the serials of their masters: mostly one folder.
 
 use super::expected::{Expected, count};
-use super::files::{DeviceFiles, FileError, parts};
+use super::explain::{ByChannel, Candidates, Causes, Explainer};
+use super::files::{DAY, DeviceFiles, FileError, parts};
 use super::result::{DeviceCounts, PartResult};
-use super::{Compared, DeviceResult, Measurement, Verifier, VerifyError, retried};
+use super::{Compared, DeviceResult, Measurement, Options, Verifier, VerifyError, retried};
 use crate::data_dir::{DeviceLock, DevicePath, LockError};
 use crate::points::TimeRange;
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
-use crate::sink::{ReadError, WriteError};
+use crate::sink::{PointVisitor, ReadError, WriteError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -21,8 +22,8 @@ const MAX_PART: u64 = 500_000;
 const MAX_ROUNDS: u32 = 5;
 
 /// Device folders that share the serials of their masters.
-pub(super) struct Group<'a> {
-    verifier: &'a Verifier<'a>,
+pub(super) struct Group<'a, 'v> {
+    verifier: &'a Verifier<'v>,
     measurement: &'a Measurement<'a>,
     devices: Vec<DeviceFiles>,
     /// Whether files are read that have not changed since the first time that is compared.
@@ -34,10 +35,10 @@ pub(super) struct Group<'a> {
     notes: Vec<String>,
 }
 
-impl<'a> Group<'a> {
+impl<'a, 'v> Group<'a, 'v> {
     /// Opens the folders and reads their files.
     pub(super) fn open(
-        verifier: &'a Verifier<'a>,
+        verifier: &'a Verifier<'v>,
         measurement: &'a Measurement<'a>,
         folders: &[(PathBuf, DevicePath)],
         reads_old_files: bool,
@@ -68,9 +69,12 @@ impl<'a> Group<'a> {
 
     /// Lists the files if they have changed, and reads the new ones.
     fn refresh(&mut self) -> Result<(), VerifyError> {
-        let since = self.verifier.options.since;
-        let since = since.map(|since| i128::from(since) * 1_000_000_000);
+        let Options {
+            since, moved_since, ..
+        } = self.verifier.options;
         let since = since.filter(|_| !self.reads_old_files);
+        let since = since.map(|since| i128::from(since) * 1_000_000_000);
+        let since = moved_since.or(since);
         let reading = self.verifier.reading();
         for device in &mut self.devices {
             for round in 1.. {
@@ -96,7 +100,7 @@ impl<'a> Group<'a> {
                 *days.entry(*day).or_default() += values;
             }
         }
-        let times = &self.measurement.times;
+        let times = &self.times();
         let reading = self.verifier.reading();
         let in_units = |times: Range<i64>, length| count(&self.devices, reading, &times, length);
         let parts = match parts(times, &days, MAX_PART, in_units) {
@@ -137,6 +141,20 @@ impl<'a> Group<'a> {
             }
         }
         Ok(devices)
+    }
+
+    /// The times to compare. Those of some files only need no comparison with points of other times.
+    fn times(&self) -> Range<i64> {
+        let mut times = self.measurement.times.clone();
+        if self.verifier.options.moved_since.is_some() {
+            let spans = self.devices.iter().flat_map(|device| &device.files);
+            let spans: Vec<_> = spans.filter_map(|file| file.span.as_ref()).collect();
+            let start = spans.iter().map(|span| *span.start()).min();
+            let end = spans.iter().map(|span| *span.end() + 1).max();
+            times.start = times.start.max(start.unwrap_or(times.end));
+            times.end = times.end.min(end.unwrap_or(times.end)).max(times.start);
+        }
+        times
     }
 
     /// Compares the points of a range of times. If they differ, they are compared again under the locks of the devices, and
@@ -199,9 +217,71 @@ impl<'a> Group<'a> {
         Ok((expected, result))
     }
 
+    /// Finds out why the database has points that no file gives, and passes those on that remain unexplained.
+    pub(super) fn explain(
+        &mut self,
+        counts: &[DeviceCounts],
+        unexplained: &mut dyn PointVisitor,
+    ) -> Result<Causes, VerifyError> {
+        let days: BTreeSet<i64> = counts
+            .iter()
+            .flat_map(|counts| &counts.extra_days)
+            .copied()
+            .collect();
+        let mut causes = Causes::new();
+        for day in days {
+            let mut rounds = 1;
+            let found = loop {
+                match self.explain_day(day, unexplained) {
+                    Err(VerifyError::File(FileError::Changed)) if rounds < MAX_ROUNDS => {
+                        self.devices
+                            .iter_mut()
+                            .for_each(DeviceFiles::forget_listing);
+                        self.refresh()?;
+                    }
+                    result => break result?,
+                }
+                rounds += 1;
+            };
+            for (cause, points) in found {
+                *causes.entry(cause).or_default() += points;
+            }
+        }
+        Ok(causes)
+    }
+
+    fn explain_day(
+        &self,
+        day: i64,
+        unexplained: &mut dyn PointVisitor,
+    ) -> Result<Causes, VerifyError> {
+        let reading = self.verifier.reading();
+        let candidates = Candidates::of(day);
+        let near = Expected::read(&self.devices, reading, &candidates.near)?;
+        let swapped = match &candidates.swapped {
+            Some(times) => Expected::read(&self.devices, reading, times)?,
+            None => Expected::default(),
+        };
+        let (near, swapped) = (ByChannel::new(&near), ByChannel::new(&swapped));
+        let all = &self.measurement.times;
+        let times = all.start.max(day * DAY)..all.end.min((day + 1) * DAY);
+        Ok(retried(|| {
+            let zone = &reading.zones.default;
+            let mut explainer = Explainer::new(&near, &swapped, zone, &mut *unexplained);
+            for master in self.masters() {
+                self.verifier
+                    .points(self.measurement, &master, &times, &mut explainer)?;
+            }
+            Ok(explainer.causes)
+        })?)
+    }
+
     /// Acquires the locks of the devices. Without them, the comparison goes on, but the result may be wrong.
     fn lock(&mut self) -> Result<Vec<DeviceLock>, VerifyError> {
         let mut locks = Vec::new();
+        if self.verifier.options.holds_locks {
+            return Ok(locks);
+        }
         let wait = self.verifier.options.lock_wait;
         for device in &self.devices {
             match device.folder.lock(wait, self.verifier.stop) {
@@ -233,6 +313,7 @@ impl<'a> Group<'a> {
         &self,
         folders: Vec<(PathBuf, DevicePath)>,
         counts: Vec<DeviceCounts>,
+        mut causes: Causes,
     ) -> Compared {
         let results = self
             .devices
@@ -244,6 +325,8 @@ impl<'a> Group<'a> {
                 device: device.location.device.as_str().to_owned(),
                 files: device.nb_read(),
                 counts,
+                // Those of all devices, because a point without a file belongs to none of them.
+                causes: std::mem::take(&mut causes),
             });
         Compared {
             folders,
@@ -256,7 +339,7 @@ impl<'a> Group<'a> {
 
     /// Writes the points that are missing or different.
     fn write(&mut self, expected: &Expected) -> Result<(), VerifyError> {
-        let mut sender = OrderedSender::new(self.verifier.sink, self.measurement.company);
+        let mut sender = OrderedSender::new(self.verifier.sink, self.measurement.bucket);
         let file = sender.begin();
         let sent = expected.write_missing(
             self.measurement.name,

@@ -4,10 +4,12 @@
 //! again under the lock of the device, so that a file that is being ingested is no difference.
 
 mod expected;
+mod explain;
 mod files;
 mod group;
 mod result;
 
+pub(crate) use self::explain::{Cause, Causes};
 pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences, Sample};
 
 use self::expected::Expected;
@@ -21,7 +23,7 @@ use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, PointQuery, PointSource, PointVisitor, ReadError, Sink, WriteError};
 use crate::time_zone::FileZones;
 use chrono::Utc;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -42,6 +44,14 @@ pub(crate) struct Options<'a> {
     pub since: Option<i64>,
     /// Write what is missing or different.
     pub repair: bool,
+    /// Another bucket than that of the company, which may have more points than the files.
+    pub bucket: Option<&'a str>,
+    /// Only files that were changed or moved at this time or later, in nanoseconds since 1970.
+    pub moved_since: Option<i128>,
+    /// Whether the caller holds the locks of all devices.
+    pub holds_locks: bool,
+    /// Find out why the database has points that no file gives, and pass those on that remain unexplained.
+    pub explain: Option<&'a RefCell<dyn PointVisitor + 'a>>,
     pub zones: &'a FileZones,
     pub meta_bucket: &'a str,
     pub lock_wait: Duration,
@@ -98,6 +108,8 @@ pub(crate) struct DeviceResult {
     pub device: String,
     pub files: u64,
     pub counts: DeviceCounts,
+    /// Why the database has points that no file gives, if that was asked for.
+    pub causes: Causes,
 }
 
 /// A measurement without a campaign folder.
@@ -136,11 +148,16 @@ impl VerifyError {
 /// The measurement of a campaign, and the times that are compared.
 struct Measurement<'a> {
     company: &'a str,
+    bucket: &'a str,
     /// As the server stores it.
     name: &'a str,
     times: Range<i64>,
     bucket_exists: &'a Cell<bool>,
 }
+
+/// The devices that were compared, by company and measurement.
+#[derive(Default)]
+pub(crate) struct Devices(BTreeMap<(String, String), Vec<Compared>>);
 
 /// Device folders that were compared together.
 struct Compared {
@@ -156,6 +173,11 @@ struct Compared {
 impl Verifier<'_> {
     /// Compares all devices that the options choose.
     pub(crate) fn run(&self) -> Verification {
+        self.run_again(&mut Devices::default())
+    }
+
+    /// Compares the devices that are new or have changed since they were last compared.
+    pub(crate) fn run_again(&self, devices: &mut Devices) -> Verification {
         let mut verification = Verification::default();
         // The folders of the campaigns, by company and measurement.
         let mut companies: BTreeMap<String, BTreeMap<String, BTreeSet<PathBuf>>> = BTreeMap::new();
@@ -173,7 +195,8 @@ impl Verifier<'_> {
             measurements.entry(measurement).or_default().insert(path);
         }
         for (company, measurements) in &companies {
-            if let Err(error) = self.company(company, measurements, &mut verification) {
+            let result = self.company(company, measurements, devices, &mut verification);
+            if let Err(error) = result {
                 let company = sanitize(company);
                 verification.failures.push(format!("{company}: {error}"));
                 if error.is_stop() {
@@ -219,24 +242,32 @@ impl Verifier<'_> {
         &self,
         company: &str,
         measurements: &BTreeMap<String, BTreeSet<PathBuf>>,
+        devices: &mut Devices,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
-        let bucket = self.source.find_bucket(company)?;
-        let bucket_exists = Cell::new(bucket.is_some());
+        let bucket = self.options.bucket.unwrap_or(company);
+        let found = self.source.find_bucket(bucket)?;
+        let bucket_exists = Cell::new(found.is_some());
         let mut times = self.options.since.unwrap_or(ALL_TIMES.start)..ALL_TIMES.end;
-        if let Some(retention_s) = bucket.and_then(|bucket| bucket.retention_s) {
+        if let Some(retention_s) = found.and_then(|found| found.retention_s) {
             times.start = times.start.max(Utc::now().timestamp() - retention_s);
         }
         for (name, campaigns) in measurements {
             let measurement = Measurement {
                 company,
+                bucket,
                 name,
                 times: times.clone(),
                 bucket_exists: &bucket_exists,
             };
-            self.measurement(&measurement, campaigns, verification)?;
+            let compared = devices
+                .0
+                .entry((company.to_owned(), name.clone()))
+                .or_default();
+            self.measurement(&measurement, campaigns, compared, verification)?;
         }
-        if self.options.campaign.is_some() || !bucket_exists.get() {
+        let is_whole = self.options.campaign.is_none() && self.options.bucket.is_none();
+        if !is_whole || !bucket_exists.get() {
             return Ok(());
         }
         for measurement in self.source.measurements(company)? {
@@ -256,25 +287,66 @@ impl Verifier<'_> {
         &self,
         measurement: &Measurement<'_>,
         campaigns: &BTreeSet<PathBuf>,
+        compared: &mut Vec<Compared>,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
-        let mut compared = Vec::new();
-        self.compare_new(measurement, campaigns, &mut compared, verification)?;
-        let mut strangers = self.strangers(measurement, &compared)?;
-        if !strangers.is_empty() {
-            // A file of a new device, or of a master that is new in its folder, may be on its way.
-            self.wait_for_files_on_the_way(measurement, campaigns, &mut compared, verification)?;
-            strangers = self.strangers(measurement, &compared)?;
+        self.compare_changed(measurement, compared, verification)?;
+        self.compare_new(measurement, campaigns, compared, verification)?;
+        if self.options.bucket.is_none() {
+            let mut strangers = self.strangers(measurement, compared)?;
+            if !strangers.is_empty() {
+                // A file of a new device, or of a master that is new in its folder, may be on its way.
+                self.wait_for_files_on_the_way(measurement, campaigns, compared, verification)?;
+                strangers = self.strangers(measurement, compared)?;
+            }
+            verification.devices.extend(strangers);
         }
-        for compared in compared {
-            verification.files += compared
-                .results
-                .iter()
-                .map(|result| result.files)
-                .sum::<u64>();
-            verification.devices.extend(compared.results);
+        for result in compared
+            .iter_mut()
+            .flat_map(|compared| compared.results.drain(..))
+        {
+            verification.files += result.files;
+            verification.devices.push(result);
         }
-        verification.devices.extend(strangers);
+        Ok(())
+    }
+
+    /// Compares the device folders again whose files have changed since they were compared.
+    fn compare_changed(
+        &self,
+        measurement: &Measurement<'_>,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        for earlier in std::mem::take(compared) {
+            let mut is_settled = true;
+            for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
+                let folder = self.data.open_below(path)?;
+                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
+            }
+            if is_settled {
+                compared.push(earlier);
+            } else {
+                self.compare_again(measurement, earlier, compared, verification)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares device folders again, unless they are among those that were compared meanwhile.
+    fn compare_again(
+        &self,
+        measurement: &Measurement<'_>,
+        earlier: Compared,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        for folder in earlier.folders {
+            let has = |other: &Compared| other.folders.iter().any(|(path, _)| *path == folder.0);
+            if !compared.iter().any(has) {
+                self.compare_folder(measurement, folder, true, compared, verification)?;
+            }
+        }
         Ok(())
     }
 
@@ -341,16 +413,20 @@ impl Verifier<'_> {
                     return Ok(None);
                 }
                 let counts = group.compare()?;
+                let causes = match self.options.explain {
+                    Some(unexplained) => group.explain(&counts, &mut *unexplained.borrow_mut())?,
+                    None => Causes::new(),
+                };
                 // Files have arrived meanwhile.
                 let is_shared = add_shared(&mut folders, compared, &group.masters());
-                Ok((!is_shared).then_some((group, counts)))
+                Ok((!is_shared).then_some((group, counts, causes)))
             });
             match result {
                 Ok(None) => {}
-                Ok(Some((group, counts))) => {
+                Ok(Some((group, counts, causes))) => {
                     verification.repaired += group.repaired;
                     verification.notes.extend(group.notes());
-                    compared.push(group.end(folders, counts));
+                    compared.push(group.end(folders, counts, causes));
                     return Ok(());
                 }
                 Err(error @ (VerifyError::Read(_) | VerifyError::Write(_))) => return Err(error),
@@ -386,14 +462,8 @@ impl Verifier<'_> {
             }
             if is_settled {
                 compared.push(earlier);
-                continue;
-            }
-            for folder in earlier.folders {
-                let known =
-                    |other: &Compared| other.folders.iter().any(|(path, _)| *path == folder.0);
-                if !compared.iter().any(known) {
-                    self.compare_folder(measurement, folder, true, compared, verification)?;
-                }
+            } else {
+                self.compare_again(measurement, earlier, compared, verification)?;
             }
         }
         Ok(())
@@ -408,14 +478,9 @@ impl Verifier<'_> {
         if !measurement.bucket_exists.get() {
             return Ok(Vec::new());
         }
-        let Measurement {
-            company,
-            name,
-            times,
-            ..
-        } = measurement;
+        let Measurement { name, times, .. } = measurement;
         let mut found = Vec::new();
-        for master in self.source.masters(company, name, times)? {
+        for master in self.source.masters(measurement.bucket, name, times)? {
             if compared
                 .iter()
                 .any(|compared| compared.masters.contains(&master))
@@ -428,15 +493,27 @@ impl Verifier<'_> {
                 self.points(measurement, &master, times, &mut comparison)?;
                 Ok(comparison.finish().devices.swap_remove(0))
             })?;
-            if counts.total().found > 0 {
-                found.push(DeviceResult {
-                    company: (*company).to_owned(),
-                    campaign: (*name).to_owned(),
-                    device: master,
-                    files: 0,
-                    counts,
-                });
+            if counts.total().found == 0 {
+                continue;
             }
+            let mut causes = Causes::new();
+            if let Some(unexplained) = self.options.explain {
+                for (month, counts) in &counts.months {
+                    causes.insert((*month, Cause::Unexplained), counts.found);
+                }
+                retried(|| {
+                    let visitor = &mut *unexplained.borrow_mut();
+                    self.points(measurement, &master, times, visitor)
+                })?;
+            }
+            found.push(DeviceResult {
+                company: measurement.company.to_owned(),
+                campaign: (*name).to_owned(),
+                device: master,
+                files: 0,
+                counts,
+                causes,
+            });
         }
         Ok(found)
     }
@@ -453,9 +530,9 @@ impl Verifier<'_> {
             return Ok(());
         }
         let query = PointQuery {
-            bucket: measurement.company,
+            bucket: measurement.bucket,
             measurement: measurement.name,
-            master,
+            master: Some(master),
             times: times.clone(),
         };
         self.source.points(&query, visitor)

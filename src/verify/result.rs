@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike as _};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 /// Number of samples of each kind that are kept per device.
@@ -70,20 +70,27 @@ pub(crate) struct Sample {
 /// A month in UTC: year and number.
 pub(crate) type Month = (i32, u32);
 
+/// The month of a time in seconds since 1970.
+pub(super) fn month_of(time: i64) -> Month {
+    // All times of files and databases are within the years that can be represented.
+    let day = DateTime::from_timestamp(time, 0).unwrap_or_default();
+    (day.year(), day.month())
+}
+
 /// The points of a device that were compared.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeviceCounts {
     pub months: BTreeMap<Month, PointDifferences>,
     /// The first points that differ, of each kind.
     pub samples: BTreeMap<Difference, Vec<Sample>>,
+    /// The days with extra points, counted from 1970.
+    pub extra_days: BTreeSet<i64>,
 }
 
 impl DeviceCounts {
     /// The numbers of the month of a time in seconds since 1970.
     pub(super) fn counts(&mut self, time: i64) -> &mut PointDifferences {
-        // All times of files and databases are within the years that can be represented.
-        let day = DateTime::from_timestamp(time, 0).unwrap_or_default();
-        self.months.entry((day.year(), day.month())).or_default()
+        self.months.entry(month_of(time)).or_default()
     }
 
     /// The numbers of all months.
@@ -107,6 +114,7 @@ impl DeviceCounts {
         for (month, counts) in other.months {
             *self.months.entry(month).or_default() += counts;
         }
+        self.extra_days.extend(other.extra_days);
         for (kind, samples) in other.samples {
             for sample in samples {
                 self.add_sample(kind, || sample);

@@ -245,10 +245,10 @@ impl PointSource for InfluxReader {
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError> {
         let points = flux::measurement(query.bucket, query.measurement, &query.times);
-        let master = if query.master.is_empty() {
-            "not exists r.device_master_sn".to_owned()
-        } else {
-            format!("r.device_master_sn == {}", flux::string(query.master))
+        let master = match query.master {
+            None => "true".to_owned(),
+            Some("") => "not exists r.device_master_sn".to_owned(),
+            Some(master) => format!("r.device_master_sn == {}", flux::string(master)),
         };
         let query_text = format!(
             "{points} |> filter(fn: (r) => {master}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])"

@@ -102,6 +102,8 @@ pub enum Command {
     Status(Status),
     /// Compare the database with the files in parsed/; exit status 1 if they differ
     Verify(Verify),
+    /// Make a company's bucket anew from its files, and swap it in
+    Rebuild(Rebuild),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for
@@ -247,6 +249,42 @@ pub struct Verify {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    /// Options for a server that fails.
+    #[command(flatten)]
+    pub server: ServerOptions,
+    /// Options of several commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of `rebuild`.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
+#[derive(Debug, Args)]
+pub struct Rebuild {
+    /// Data folder
+    #[arg(
+        short = 'd',
+        long = "dataFolder",
+        alias = "data-folder",
+        value_name = "DIR",
+        required = true
+    )]
+    pub data_folder: Option<PathBuf>,
+    /// Company whose bucket is made anew
+    #[arg(long, value_name = "NAME")]
+    pub company: String,
+    /// Only say what would change
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Swap without asking, also if the bucket has points that no file explains
+    #[arg(long)]
+    pub yes: bool,
+    /// Copy the points that no file explains to the new bucket
+    #[arg(long)]
+    pub keep_unexplained: bool,
+    /// Give the former bucket its name again, with the points of files that arrived since
+    #[arg(long, conflicts_with_all = ["dry_run", "keep_unexplained"])]
+    pub undo: bool,
     /// Options for a server that fails.
     #[command(flatten)]
     pub server: ServerOptions,

@@ -15,6 +15,7 @@
 //! - [`layout`] recognises columns that changed their meaning.
 //! - [`points`] encodes rows as batches of line protocol.
 //! - [`sink`] writes batches to InfluxDB 2, with retries, or to line protocol files.
+//! - [`verify`] compares a database with the files, and [`rebuild`] makes a bucket anew from them.
 //! - [`report`] collects the outcomes: JSON report, meta points and totals, from which the exit code ([`exit_code`])
 //!   follows.
 //!
@@ -44,6 +45,7 @@ pub mod logger_file;
 mod logging;
 mod pipeline;
 pub mod points;
+mod rebuild;
 mod remedy;
 mod report;
 mod sanitize;

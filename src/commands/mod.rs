@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod ingest;
 mod man;
+mod rebuild;
 mod status;
 mod verify;
 
@@ -20,6 +21,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
         Some(Command::Check(args)) => check::check(args),
         Some(Command::Status(args)) => status::status(args),
         Some(Command::Verify(args)) => verify::verify(args),
+        Some(Command::Rebuild(args)) => rebuild::rebuild(args),
         Some(Command::Completions { shell }) => completions::completions(*shell),
         Some(Command::Man { dir }) => man::man(dir),
     };

@@ -4,6 +4,7 @@
 //! See docs/specification.md, section 1.
 
 use crate::sanitize::{needs_escape, sanitize};
+use chrono::NaiveDate;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
@@ -65,8 +66,52 @@ impl Company {
         if text == meta_bucket {
             return reject("the name is reserved for the bucket of PowerView's own reports");
         }
+        if is_name_of_rebuild(text) {
+            return reject(
+                "names that end in .rebuild or .before- and a date are reserved for buckets that are rebuilt",
+            );
+        }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// What the name of a new bucket of a company ends in until it is complete.
+const REBUILD: &str = ".rebuild";
+
+/// The end of the name of a company's former bucket, before the date.
+const BEFORE: &str = ".before-";
+
+/// The name of the bucket that is filled from the files of a company, until it is complete.
+pub(crate) fn rebuild_bucket(company: &str) -> String {
+    format!("{company}{REBUILD}")
+}
+
+/// The name of a company's former bucket. Those of one day are numbered from 1 on, of which the first shows no number.
+pub(crate) fn former_bucket(company: &str, day: NaiveDate, number: u32) -> String {
+    if number > 1 {
+        format!("{company}{BEFORE}{day}-{number}")
+    } else {
+        format!("{company}{BEFORE}{day}")
+    }
+}
+
+/// The day and the number in the name of a former bucket of a company.
+pub(crate) fn parse_former_bucket(company: &str, name: &str) -> Option<(NaiveDate, u32)> {
+    parse_end_of_former(name.strip_prefix(company)?.strip_prefix(BEFORE)?)
+}
+
+fn parse_end_of_former(text: &str) -> Option<(NaiveDate, u32)> {
+    let (day, number) = match text.split_at_checked(10)? {
+        (day, "") => (day, 1),
+        (day, number) => (day, number.strip_prefix('-')?.parse().ok()?),
+    };
+    Some((NaiveDate::parse_from_str(day, "%Y-%m-%d").ok()?, number))
+}
+
+/// Whether a bucket of this name is one that is rebuilt or a former one.
+fn is_name_of_rebuild(name: &str) -> bool {
+    let former = name.rsplit_once(BEFORE);
+    name.ends_with(REBUILD) || former.is_some_and(|(_, end)| parse_end_of_former(end).is_some())
 }
 
 impl Campaign {
@@ -239,6 +284,37 @@ mod tests {
             assert!(company(name).is_err(), "{name:?}");
         }
         assert!(Company::new(OsStr::from_bytes(b"soci\xe9t\xe9"), "m").is_err());
+    }
+
+    #[test]
+    fn names_of_buckets_that_are_rebuilt_are_not_companies() {
+        let day = NaiveDate::from_ymd_opt(2026, 3, 1).unwrap();
+        let names = [
+            rebuild_bucket("acme"),
+            former_bucket("acme", day, 1),
+            former_bucket("acme", day, 12),
+        ];
+        assert_eq!(
+            names,
+            [
+                "acme.rebuild",
+                "acme.before-2026-03-01",
+                "acme.before-2026-03-01-12"
+            ]
+        );
+        assert!(names.iter().all(|name| company(name).is_err()));
+        assert_eq!(parse_former_bucket("acme", &names[1]), Some((day, 1)));
+        assert_eq!(parse_former_bucket("acme", &names[2]), Some((day, 12)));
+        assert_eq!(parse_former_bucket("acm", &names[1]), None);
+        for name in [
+            "rebuild",
+            "acme.before-",
+            "acme.before-2026-13-01",
+            "acme.before-noon",
+            "x.rebuilds",
+        ] {
+            assert!(company(name).is_ok(), "{name}");
+        }
     }
 
     #[test]

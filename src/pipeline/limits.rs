@@ -64,7 +64,7 @@ impl Limits {
 }
 
 /// Raises the limit of open files as far as possible and returns it.
-fn raise_file_limit() -> usize {
+pub(crate) fn raise_file_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,

@@ -14,6 +14,7 @@ mod sweep;
 mod versions;
 
 use self::limits::Limits;
+pub(crate) use self::limits::raise_file_limit;
 use self::named_file::ingest_named;
 use self::outcome::FileRecord;
 pub(crate) use self::row_before::{LastRows, row_before};

@@ -118,7 +118,7 @@ impl Line {
             return;
         };
         self.0.push(b',');
-        self.0.extend_from_slice(key.as_bytes());
+        escape_into(&mut self.0, key, b",= ");
         self.0.push(b'=');
         escape_into(&mut self.0, value, b",= ");
     }
@@ -143,7 +143,7 @@ impl Fields {
     fn key(&mut self, key: &str) {
         self.bytes.push(self.separator);
         self.separator = b',';
-        self.bytes.extend_from_slice(key.as_bytes());
+        escape_into(&mut self.bytes, key, b",= ");
         self.bytes.push(b'=');
     }
 

@@ -1,5 +1,6 @@
 //! The reading side: what a database holds, for comparing it with the files.
 
+use chrono::{DateTime, Utc};
 use std::ops::Range;
 
 /// A database that points are read from.
@@ -50,6 +51,50 @@ pub(crate) trait PointSource {
 pub(crate) struct StoredBucket {
     /// How long it keeps points, in seconds. `None` if it keeps them for ever.
     pub retention_s: Option<i64>,
+}
+
+/// A server on which buckets are created and renamed.
+pub(crate) trait BucketAdmin {
+    /// All buckets of the organisation.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn buckets(&self) -> Result<Vec<BucketInfo>, ReadError>;
+
+    /// Creates an empty bucket with the description and retention of another one. It is no error if it exists.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn create_like(&self, model: &BucketInfo, name: &str) -> Result<(), ReadError>;
+
+    /// Renames a bucket. The server refuses a name that another bucket has.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn rename(&self, id: &str, name: &str) -> Result<(), ReadError>;
+
+    /// The descriptions of the tokens that were made for a bucket; the id of a token without one.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn tokens_of(&self, bucket_id: &str) -> Result<Vec<String>, ReadError>;
+}
+
+/// A bucket in the list of all buckets.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BucketInfo {
+    /// The id, which tokens refer to.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// The description.
+    pub description: String,
+    /// The rules of retention, as the server sends them.
+    pub retention_rules: serde_json::Value,
+    /// The id of the organisation.
+    pub org_id: String,
+    /// When it was last changed, for example renamed.
+    pub updated: DateTime<Utc>,
 }
 
 /// The points to read.

@@ -220,16 +220,11 @@ impl<'a, 'v> Group<'a, 'v> {
     /// Finds out why the database has points that no file gives, and passes those on that remain unexplained.
     pub(super) fn explain(
         &mut self,
-        counts: &[DeviceCounts],
+        days: &BTreeSet<i64>,
         unexplained: &mut dyn PointVisitor,
     ) -> Result<Causes, VerifyError> {
-        let days: BTreeSet<i64> = counts
-            .iter()
-            .flat_map(|counts| &counts.extra_days)
-            .copied()
-            .collect();
         let mut causes = Causes::new();
-        for day in days {
+        for &day in days {
             let mut rounds = 1;
             let found = loop {
                 match self.explain_day(day, unexplained) {
@@ -313,7 +308,6 @@ impl<'a, 'v> Group<'a, 'v> {
         &self,
         folders: Vec<(PathBuf, DevicePath)>,
         counts: Vec<DeviceCounts>,
-        mut causes: Causes,
     ) -> Compared {
         let results = self
             .devices
@@ -325,8 +319,7 @@ impl<'a, 'v> Group<'a, 'v> {
                 device: device.location.device.as_str().to_owned(),
                 files: device.nb_read(),
                 counts,
-                // Those of all devices, because a point without a file belongs to none of them.
-                causes: std::mem::take(&mut causes),
+                causes: Causes::new(),
             });
         Compared {
             folders,

@@ -51,11 +51,17 @@ pub(crate) struct Options<'a> {
     /// Whether the caller holds the locks of all devices.
     pub holds_locks: bool,
     /// Find out why the database has points that no file gives, and pass those on that remain unexplained.
-    pub explain: Option<&'a RefCell<dyn PointVisitor + 'a>>,
+    pub explain: Option<&'a RefCell<dyn Unexplained + 'a>>,
     pub zones: &'a FileZones,
     pub meta_bucket: &'a str,
     pub lock_wait: Duration,
     pub batch: BatchOptions,
+}
+
+/// Takes the points that remain unexplained.
+pub(crate) trait Unexplained: PointVisitor {
+    /// Begins a measurement. A measurement may come several times.
+    fn measurement(&mut self, name: &str);
 }
 
 /// Everything that a comparison needs.
@@ -292,21 +298,67 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         self.compare_changed(measurement, compared, verification)?;
         self.compare_new(measurement, campaigns, compared, verification)?;
+        let mut strangers = Vec::new();
         if self.options.bucket.is_none() {
-            let mut strangers = self.strangers(measurement, compared)?;
+            strangers = self.strangers(measurement, compared)?;
             if !strangers.is_empty() {
                 // A file of a new device, or of a master that is new in its folder, may be on its way.
                 self.wait_for_files_on_the_way(measurement, campaigns, compared, verification)?;
                 strangers = self.strangers(measurement, compared)?;
             }
-            verification.devices.extend(strangers);
         }
-        for result in compared
+        if let Some(unexplained) = self.options.explain {
+            // Not before it is known which folders have files of the same masters.
+            let unexplained = &mut *unexplained.borrow_mut();
+            self.explain(measurement, compared, &mut strangers, unexplained)?;
+        }
+        let results = compared
             .iter_mut()
-            .flat_map(|compared| compared.results.drain(..))
-        {
+            .flat_map(|compared| compared.results.drain(..));
+        for result in results {
             verification.files += result.files;
             verification.devices.push(result);
+        }
+        verification.devices.extend(strangers);
+        Ok(())
+    }
+
+    /// Finds out why the database has points that no file gives, and passes those on that remain unexplained.
+    fn explain(
+        &self,
+        measurement: &Measurement<'_>,
+        compared: &mut [Compared],
+        strangers: &mut [DeviceResult],
+        unexplained: &mut dyn Unexplained,
+    ) -> Result<(), VerifyError> {
+        unexplained.measurement(measurement.name);
+        for compared in compared {
+            let days = compared
+                .results
+                .iter()
+                .flat_map(|result| &result.counts.extra_days);
+            let days: BTreeSet<i64> = days.copied().collect();
+            if let Some(first) = compared.results.first_mut()
+                && !days.is_empty()
+            {
+                let mut group = Group::open(self, measurement, &compared.folders, true)?;
+                // A point without a file belongs to none of the devices.
+                first.causes = group.explain(&days, unexplained)?;
+            }
+        }
+        for stranger in strangers {
+            retried(|| {
+                self.points(
+                    measurement,
+                    &stranger.device,
+                    &measurement.times,
+                    unexplained,
+                )
+            })?;
+            let months = stranger.counts.months.iter();
+            stranger.causes = months
+                .map(|(month, counts)| ((*month, Cause::Unexplained), counts.found))
+                .collect();
         }
         Ok(())
     }
@@ -413,20 +465,16 @@ impl Verifier<'_> {
                     return Ok(None);
                 }
                 let counts = group.compare()?;
-                let causes = match self.options.explain {
-                    Some(unexplained) => group.explain(&counts, &mut *unexplained.borrow_mut())?,
-                    None => Causes::new(),
-                };
                 // Files have arrived meanwhile.
                 let is_shared = add_shared(&mut folders, compared, &group.masters());
-                Ok((!is_shared).then_some((group, counts, causes)))
+                Ok((!is_shared).then_some((group, counts)))
             });
             match result {
                 Ok(None) => {}
-                Ok(Some((group, counts, causes))) => {
+                Ok(Some((group, counts))) => {
                     verification.repaired += group.repaired;
                     verification.notes.extend(group.notes());
-                    compared.push(group.end(folders, counts, causes));
+                    compared.push(group.end(folders, counts));
                     return Ok(());
                 }
                 Err(error @ (VerifyError::Read(_) | VerifyError::Write(_))) => return Err(error),
@@ -496,23 +544,13 @@ impl Verifier<'_> {
             if counts.total().found == 0 {
                 continue;
             }
-            let mut causes = Causes::new();
-            if let Some(unexplained) = self.options.explain {
-                for (month, counts) in &counts.months {
-                    causes.insert((*month, Cause::Unexplained), counts.found);
-                }
-                retried(|| {
-                    let visitor = &mut *unexplained.borrow_mut();
-                    self.points(measurement, &master, times, visitor)
-                })?;
-            }
             found.push(DeviceResult {
                 company: measurement.company.to_owned(),
                 campaign: (*name).to_owned(),
                 device: master,
                 files: 0,
                 counts,
-                causes,
+                causes: Causes::new(),
             });
         }
         Ok(found)

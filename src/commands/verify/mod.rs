@@ -14,7 +14,7 @@ use crate::sink::{Destination, InfluxReader, Sink};
 use crate::verify::{Options, Verifier};
 use anyhow::Context as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 /// Compares the database with the files and prints the differences; exit status 1 if there are any.
@@ -74,28 +74,28 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Checks that the company and the campaign have folders, so that a wrong name does not look like an equal database.
+/// Checks that the company and the campaign have folders.
 fn ensure_chosen(data: &Path, args: &cli::Verify) -> Result<(), ConfigError> {
-    for (option, names) in [
-        ("--company", vec![args.company.as_deref()]),
-        (
-            "--campaign",
-            vec![args.company.as_deref(), args.campaign.as_deref()],
-        ),
-    ] {
-        let Some(names) = names.into_iter().collect::<Option<Vec<_>>>() else {
-            continue;
-        };
-        let folder: std::path::PathBuf = names.iter().collect();
-        let is_one_name = names
-            .iter()
-            .all(|name| Path::new(name).iter().count() == 1 && *name != "..");
-        if !is_one_name || !data.join(&folder).is_dir() {
-            return Err(ConfigError(format!(
-                "{option}: there is no folder {} in the data folder; correct the name",
-                sanitize(&folder)
-            )));
-        }
+    let Some(company) = args.company.as_deref() else {
+        return Ok(());
+    };
+    ensure_folder(data, "--company", Path::new(company))?;
+    match args.campaign.as_deref() {
+        Some(campaign) => ensure_folder(data, "--campaign", &Path::new(company).join(campaign)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Checks that a company or a campaign has a folder, so that a wrong name does not look like an empty one.
+pub(super) fn ensure_folder(data: &Path, option: &str, folder: &Path) -> Result<(), ConfigError> {
+    let is_below = folder
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    if is_below && data.join(folder).is_dir() {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "{option}: there is no folder {} in the data folder; correct the name",
+        sanitize(folder)
+    )))
 }

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::response::status_of;
+use crate::data_dir::rebuild_bucket;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
@@ -103,6 +104,13 @@ impl Client {
         let is_missing = locked(&self.missing).remove(name);
         if !is_missing && let Some(found) = self.find(name).await? {
             return Ok(found);
+        }
+        // While a company's bucket is replaced, there is none for a moment. Points in another one would be lost.
+        if self.find(&rebuild_bucket(name)).await?.is_some() {
+            return Err(ApiError::Transient(format!(
+                "bucket {name:?} is being rebuilt; if powerview rebuild does not run any more, run it again to its end",
+                name = sanitize(name)
+            )));
         }
         let org_id = self.org_id().await?;
         let request = PostBucketRequest::new(org_id, name.to_owned());

@@ -11,6 +11,7 @@
 //! - Its errors carry status and text, but no response headers.
 //! - It cannot parse a bucket with a retention of more than 68 years.
 
+mod admin;
 mod buckets;
 mod client;
 mod flux;

@@ -32,9 +32,10 @@ const SHUTDOWN_CHECK_ROWS: u64 = 4096;
 
 /// A connection for queries.
 pub(crate) struct InfluxReader {
-    influx: Influx,
-    http: reqwest::Client,
-    url: url::Url,
+    pub(super) influx: Influx,
+    pub(super) http: reqwest::Client,
+    /// The address of queries.
+    pub(super) url: url::Url,
     stop: Shutdown,
 }
 
@@ -105,7 +106,11 @@ impl InfluxReader {
     }
 
     /// Repeats a request until it succeeds, fails permanently or reaches the deadline.
-    fn retried<T, F>(&self, bucket: &str, attempt: impl Fn() -> F) -> Result<T, ReadError>
+    pub(super) fn retried<T, F>(
+        &self,
+        bucket: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, ReadError>
     where
         F: Future<Output = Result<T, ApiError>>,
     {

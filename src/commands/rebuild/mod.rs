@@ -1,0 +1,147 @@
+//! `powerview rebuild`: makes a company's bucket anew from its files. See docs/specification.md, section 10.
+
+mod output;
+
+use super::eprint_line;
+use super::verify::ensure_folder;
+use crate::cli;
+use crate::config::{self, Environment};
+use crate::data_dir::Dir;
+use crate::exit_code::ExitCode;
+use crate::logging::init_logging;
+use crate::rebuild::{Buckets, Rebuild, Swapped};
+use crate::report::Progress;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{Destination, InfluxReader, Sink};
+use anyhow::Context as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Makes a bucket anew and swaps it in, or undoes that; exit status 1 if it is not swapped in.
+///
+/// # Errors
+/// A setting is unusable, the server gives no answer, or some points cannot be written.
+pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
+    let env = Environment::load(args.common.env_file.as_deref())?;
+    let progress = Progress::on_terminal(!args.common.quiet);
+    init_logging(&args.common, &env, &progress)?;
+    let folder = config::data_folder(args.data_folder.as_deref())?;
+    ensure_folder(&folder, "--company", Path::new(&args.company))?;
+    let server = config::influx(&args.server, &env)?;
+    let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
+    let meta_bucket = config::meta_bucket(&env)?;
+    let stop = Shutdown::on_signals()?;
+    let source = InfluxReader::new(&server, &stop)?;
+    let sink = Sink::open(&Destination::Influx(server), &stop)?;
+    let data = Dir::open(&folder)
+        .map(Arc::new)
+        .with_context(|| format!("cannot open the data folder {}", sanitize(&folder)))?;
+    let company = data
+        .open_below(Path::new(&args.company))
+        .with_context(|| format!("cannot open the folder of {}", sanitize(&args.company)))?;
+    // Ingestions lock device folders only.
+    let _lock = company
+        .lock(Duration::ZERO, &stop)
+        .context("another rebuild of this company may be running")?;
+    let rebuild = Rebuild {
+        company: &args.company,
+        data: &data,
+        server: &source,
+        sink: &sink,
+        zones: &zones,
+        meta_bucket: &meta_bucket,
+        lock_wait: config::lock_wait(&env)?,
+        batch: config::batch_options(&env)?,
+        stop: &stop,
+        progress: &progress,
+    };
+    let result = if args.undo {
+        rebuild.undo().map(Some).map_err(anyhow::Error::from)
+    } else {
+        run(&rebuild, args)
+    };
+    progress.finish();
+    match result? {
+        Some(swapped) => {
+            print(&output::swapped(&args.company, &swapped));
+            Ok(ExitCode::Success)
+        }
+        None if args.dry_run => Ok(ExitCode::Success),
+        None => Ok(ExitCode::GeneralError),
+    }
+}
+
+/// Rebuilds the bucket. Returns `None` if it was not swapped in.
+fn run(
+    rebuild: &Rebuild<'_, InfluxReader>,
+    args: &cli::Rebuild,
+) -> anyhow::Result<Option<Swapped>> {
+    let buckets = rebuild.buckets()?;
+    if args.dry_run {
+        report(rebuild, &buckets)?;
+        return Ok(None);
+    }
+    let devices = rebuild.fill(&buckets)?;
+    // Without a current bucket, a swap was interrupted.
+    if let Some(unexplained) = report(rebuild, &buckets)? {
+        if unexplained > 0 && !args.keep_unexplained && !args.yes {
+            eprint_line(
+                "not swapped: the bucket has points that no file explains; copy them with --keep-unexplained, or leave them in \
+                 the former bucket with --yes",
+            );
+            return Ok(None);
+        }
+        if !args.yes && !is_confirmed(&args.company) {
+            eprint_line(
+                "not swapped; the new bucket is kept, and the next rebuild goes on from it",
+            );
+            return Ok(None);
+        }
+        if args.keep_unexplained && unexplained > 0 {
+            let copied = rebuild.copy_unexplained()?;
+            print(&format!("copied {copied} points that no file explains\n"));
+        }
+    }
+    Ok(Some(rebuild.swap(devices)?))
+}
+
+/// Prints how the current bucket differs from the files. Returns the number of its points that no file explains; `None`
+/// without a current bucket.
+fn report(rebuild: &Rebuild<'_, InfluxReader>, buckets: &Buckets) -> anyhow::Result<Option<u64>> {
+    if buckets.current.is_none() {
+        print("there is no bucket with the name of the company\n");
+        return Ok(None);
+    }
+    let verification = rebuild.report();
+    rebuild.progress.finish();
+    print(&output::report(&verification));
+    if let Some(failure) = verification.failures.first() {
+        anyhow::bail!("the bucket cannot be compared with the files: {failure}");
+    }
+    Ok(Some(output::unexplained(&verification)))
+}
+
+/// Asks a person on the terminal. Without one, the answer is no.
+fn is_confirmed(company: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        eprint_line("to swap the buckets without a terminal, use --yes");
+        return false;
+    }
+    print(&format!(
+        "Swap the buckets of {}? [y/N] ",
+        sanitize(company)
+    ));
+    let mut answer = String::new();
+    let _ = std::io::stdin().read_line(&mut answer);
+    matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// Writes to stdout. Write errors are ignored.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}

@@ -1,0 +1,147 @@
+//! What is printed before and after a swap.
+
+use crate::data_dir::rebuild_bucket;
+use crate::rebuild::Swapped;
+use crate::sanitize::sanitize;
+use crate::verify::{Cause, Month, PointDifferences, Verification};
+use chrono::{DateTime, NaiveDate};
+use indicatif::HumanCount;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// Maximum number of lines about days per campaign.
+const MAX_DAYS: usize = 40;
+
+/// The points of a campaign by month.
+#[derive(Default)]
+struct Campaign {
+    months: BTreeMap<Month, PointDifferences>,
+    causes: BTreeMap<(Month, Cause), u64>,
+}
+
+/// Formats how a bucket differs from the files: per campaign and month, and in words.
+pub(super) fn report(verification: &Verification) -> String {
+    let mut campaigns: BTreeMap<&str, Campaign> = BTreeMap::new();
+    for device in &verification.devices {
+        let campaign = campaigns.entry(&device.campaign).or_default();
+        for (month, points) in &device.counts.months {
+            *campaign.months.entry(*month).or_default() += *points;
+        }
+        for (cause, points) in &device.causes {
+            *campaign.causes.entry(*cause).or_default() += points;
+        }
+    }
+    let mut text = String::new();
+    for (name, campaign) in &campaigns {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{}", sanitize(name));
+        for (month, points) in &campaign.months {
+            let _ = writeln!(
+                text,
+                "    {}: {} equal, {} only in the new bucket, {} only in the old one",
+                format_month(*month),
+                HumanCount(points.expected - points.missing - points.different),
+                HumanCount(points.missing + points.different),
+                HumanCount(points.extra + points.different),
+            );
+        }
+        for ((month, cause), points) in campaign.causes.iter().take(MAX_DAYS) {
+            let _ = writeln!(
+                text,
+                "    {}: {} of the old bucket {}",
+                format_month(*month),
+                if *points == 1 {
+                    "1 point".to_owned()
+                } else {
+                    format!("{} points", HumanCount(*points))
+                },
+                describe(*cause)
+            );
+        }
+        if let Some(more @ 1..) = campaign.causes.len().checked_sub(MAX_DAYS) {
+            let _ = writeln!(text, "    and {more} more lines like these");
+        }
+    }
+    for measurement in &verification.unexplained {
+        let _ = writeln!(
+            text,
+            "{}: {} points of a measurement that has no campaign folder",
+            sanitize(&measurement.measurement),
+            HumanCount(measurement.points)
+        );
+    }
+    for note in &verification.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}
+
+/// The number of points that no file explains.
+pub(super) fn unexplained(verification: &Verification) -> u64 {
+    let causes = verification
+        .devices
+        .iter()
+        .flat_map(|device| &device.causes);
+    let in_campaigns = causes
+        .filter(|((_, cause), _)| *cause == Cause::Unexplained)
+        .map(|(_, points)| points);
+    let elsewhere = verification
+        .unexplained
+        .iter()
+        .map(|measurement| &measurement.points);
+    in_campaigns.chain(elsewhere).sum()
+}
+
+fn describe(cause: Cause) -> String {
+    match cause {
+        Cause::Swapped(day) => {
+            let day = DateTime::from_timestamp(day * 86_400, 0).unwrap_or_default();
+            format!("for {}", day.format("%-d %B %Y"))
+        }
+        Cause::LocalTime => "whose local time was read as UTC".to_owned(),
+        Cause::OtherTags => {
+            "with other tags than those of the files, such as series without the tag device"
+                .to_owned()
+        }
+        Cause::Unexplained => "whose file is gone".to_owned(),
+    }
+}
+
+fn format_month((year, month): Month) -> String {
+    NaiveDate::from_ymd_opt(year, month, 1)
+        .map_or_else(String::new, |day| day.format("%B %Y").to_string())
+}
+
+/// Formats what was renamed, and the tokens that have to be made anew.
+pub(super) fn swapped(company: &str, swapped: &Swapped) -> String {
+    let company = sanitize(company);
+    let mut text = match &swapped.former {
+        Some(former) if *former == rebuild_bucket(&company) => format!(
+            "{company}: the former bucket is back; the other one is now {}\n",
+            sanitize(former)
+        ),
+        Some(former) => format!(
+            "{company}: the new bucket is in use; the old one is now {}, and powerview rebuild --undo brings it back\n",
+            sanitize(former)
+        ),
+        None => format!("{company}: the new bucket is in use\n"),
+    };
+    match &swapped.tokens {
+        Ok(tokens) => {
+            for token in tokens {
+                let _ = writeln!(
+                    text,
+                    "the token {:?} is for the bucket that had this name: run the playbook create.yml for {company}, which makes it anew",
+                    sanitize(token)
+                );
+            }
+        }
+        Err(error) => {
+            let _ = writeln!(
+                text,
+                "run the playbook create.yml for {company}, which makes read tokens anew; they cannot be listed: {error}"
+            );
+        }
+    }
+    text
+}

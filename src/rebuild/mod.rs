@@ -1,0 +1,365 @@
+//! Makes a company's bucket anew from its files. See docs/specification.md, section 10.
+//!
+//! The names of the buckets are the state: a run that was killed is continued by the next one. A new bucket is filled while
+//! uploads go on. Then all devices are locked, the rest is added, and the buckets are renamed. Between the two renames there
+//! is no bucket of the company, and no ingestion makes one.
+
+mod copy;
+
+use self::copy::Copier;
+use crate::data_dir::{
+    DeviceItem, DeviceLock, Dir, LockError, devices_in, former_bucket, parse_former_bucket,
+    rebuild_bucket,
+};
+use crate::pipeline::raise_file_limit;
+use crate::points::BatchOptions;
+use crate::report::Progress;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{
+    ALL_TIMES, BucketAdmin, BucketInfo, Field, PointQuery, PointSource, PointVisitor, ReadError,
+    Sink, StoredPoint,
+};
+use crate::time_zone::FileZones;
+use crate::verify::{Devices, Options, Unexplained, Verification, Verifier};
+use chrono::Utc;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long before a bucket was renamed a file may have been moved that is not in it.
+const BEFORE_SWAP: Duration = Duration::from_hours(1);
+
+/// Everything that rebuilding a bucket needs.
+pub(crate) struct Rebuild<'a, S> {
+    pub company: &'a str,
+    pub data: &'a Arc<Dir>,
+    pub server: &'a S,
+    pub sink: &'a Sink,
+    pub zones: &'a FileZones,
+    pub meta_bucket: &'a str,
+    pub lock_wait: Duration,
+    pub batch: BatchOptions,
+    pub stop: &'a Shutdown,
+    pub progress: &'a Progress,
+}
+
+/// The buckets of a company.
+#[derive(Debug, Clone)]
+pub(crate) struct Buckets {
+    /// The bucket with the name of the company.
+    pub current: Option<BucketInfo>,
+    /// The one that is being filled.
+    pub new: Option<BucketInfo>,
+    /// The former ones, the oldest first.
+    pub former: Vec<BucketInfo>,
+}
+
+/// Why a bucket was not rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RebuildError {
+    /// The server gives no answer, or refuses a request.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The company has no bucket.
+    #[error(
+        "there is no bucket {0:?}; ingest the files, or write their points with powerview verify --repair"
+    )]
+    NoBucket(String),
+    /// There is no former bucket.
+    #[error("there is no former bucket of {0:?}, so nothing can be undone")]
+    NothingToUndo(String),
+    /// A rebuild has begun since.
+    #[error("the rebuild of {0:?} is not complete; run powerview rebuild again first")]
+    Incomplete(String),
+    /// The new bucket does not have the points of all files.
+    #[error("the new bucket does not have the points of all files: {0}; run it again")]
+    NotFilled(String),
+    /// Points cannot be copied.
+    #[error("points without a file cannot be copied: {0}")]
+    NotCopied(String),
+    /// A device is locked for too long.
+    #[error("{folder}: {error}; the buckets are as before, run it again", folder = sanitize(.folder))]
+    Locked {
+        /// Below the data folder.
+        folder: PathBuf,
+        error: LockError,
+    },
+    /// The device folders cannot be listed or opened.
+    #[error("cannot read the data folder: {0}")]
+    Folder(#[from] io::Error),
+}
+
+/// The result of a swap.
+#[derive(Debug)]
+pub(crate) struct Swapped {
+    /// The name of the former bucket. None if it was renamed by an earlier run.
+    pub former: Option<String>,
+    /// The tokens of the bucket that no longer has the company's name.
+    pub tokens: Result<Vec<String>, ReadError>,
+}
+
+/// The locks of device folders, by their paths.
+type Locks = BTreeMap<PathBuf, DeviceLock>;
+
+impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
+    /// Looks up the buckets of the company.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    pub(crate) fn buckets(&self) -> Result<Buckets, RebuildError> {
+        let all = self.server.buckets()?;
+        let named = |name: &str| all.iter().find(|bucket| bucket.name == name).cloned();
+        let mut former: Vec<_> = all
+            .iter()
+            .filter_map(|bucket| {
+                let day = parse_former_bucket(self.company, &bucket.name)?;
+                Some((day, bucket.clone()))
+            })
+            .collect();
+        former.sort_by_key(|(day, _)| *day);
+        Ok(Buckets {
+            current: named(self.company),
+            new: named(&rebuild_bucket(self.company)),
+            former: former.into_iter().map(|(_, bucket)| bucket).collect(),
+        })
+    }
+
+    /// Compares the current bucket with the files, and explains the points that no file gives.
+    pub(crate) fn report(&self) -> Verification {
+        self.explained(&RefCell::new(Ignored))
+    }
+
+    fn explained(&self, unexplained: &RefCell<dyn Unexplained + '_>) -> Verification {
+        let options = Options {
+            explain: Some(unexplained),
+            ..self.options()
+        };
+        self.verifier(options).run()
+    }
+
+    /// Creates the new bucket, if it is missing, and writes the points of all files to it.
+    ///
+    /// # Errors
+    /// The company has no bucket, or some points cannot be written.
+    pub(crate) fn fill(&self, buckets: &Buckets) -> Result<Devices, RebuildError> {
+        let name = rebuild_bucket(self.company);
+        if buckets.new.is_none() {
+            let model = buckets.current.as_ref().or(buckets.former.last());
+            let model = model.ok_or_else(|| RebuildError::NoBucket(self.company.to_owned()))?;
+            self.server.create_like(model, &name)?;
+        }
+        let mut devices = Devices::default();
+        self.add_missing(&name, None, false, &mut devices)?;
+        Ok(devices)
+    }
+
+    /// Writes the points of files that a bucket does not have: of the devices that are new or have changed since
+    /// `devices` were compared.
+    fn add_missing(
+        &self,
+        bucket: &str,
+        moved_since: Option<i128>,
+        holds_locks: bool,
+        devices: &mut Devices,
+    ) -> Result<(), RebuildError> {
+        let options = Options {
+            bucket: Some(bucket),
+            repair: true,
+            moved_since,
+            holds_locks,
+            ..self.options()
+        };
+        let verification = self.verifier(options).run_again(devices);
+        if self.stop.is_requested() {
+            return Err(ReadError::Stopped.into());
+        }
+        if let Some(failure) = verification.failures.first() {
+            return Err(RebuildError::NotFilled(failure.clone()));
+        }
+        let total = verification.total();
+        if total.missing + total.different > 0 {
+            return Err(RebuildError::NotFilled(format!(
+                "{} missing, {} different",
+                total.missing, total.different
+            )));
+        }
+        Ok(())
+    }
+
+    /// Copies the points that no file explains from the current bucket to the new one. Returns their number.
+    ///
+    /// # Errors
+    /// Points cannot be read or written.
+    pub(crate) fn copy_unexplained(&self) -> Result<u64, RebuildError> {
+        let new = rebuild_bucket(self.company);
+        let copier = RefCell::new(Copier::new(self.sink, &new, self.batch));
+        let report = self.explained(&copier);
+        let mut copier = copier.into_inner();
+        if let Some(failure) = report.failures.first() {
+            return Err(RebuildError::NotCopied(failure.clone()));
+        }
+        for unexplained in &report.unexplained {
+            copier.measurement(&unexplained.measurement);
+            let query = PointQuery {
+                bucket: self.company,
+                measurement: &unexplained.measurement,
+                master: None,
+                times: ALL_TIMES,
+            };
+            self.server.points(&query, &mut copier)?;
+        }
+        copier.finish().map_err(RebuildError::NotCopied)
+    }
+
+    /// Gives the new bucket the company's name, and the current one that of a former bucket.
+    ///
+    /// # Errors
+    /// A device is locked for too long, some points cannot be written, or a bucket cannot be renamed.
+    pub(crate) fn swap(&self, mut devices: Devices) -> Result<Swapped, RebuildError> {
+        let buckets = self.buckets()?;
+        let new = buckets.new.as_ref();
+        let new = new.ok_or_else(|| RebuildError::NoBucket(rebuild_bucket(self.company)))?;
+        let former = buckets.current.as_ref().map(|current| {
+            let is_free = |name: &String| buckets.former.iter().all(|other| other.name != *name);
+            let today = Utc::now().date_naive();
+            let mut names = (1..).map(|number| former_bucket(self.company, today, number));
+            (current, names.find(is_free).unwrap_or_default())
+        });
+        self.exchange(former.as_ref(), new, None, &mut devices)
+    }
+
+    /// Gives the latest former bucket the company's name again, with the points of files that arrived since, and the
+    /// current one the name of a new bucket.
+    ///
+    /// # Errors
+    /// As for a swap, or there is no former bucket.
+    pub(crate) fn undo(&self) -> Result<Swapped, RebuildError> {
+        let buckets = self.buckets()?;
+        let company = || self.company.to_owned();
+        let former = buckets.former.last();
+        let former = former.ok_or_else(|| RebuildError::NothingToUndo(company()))?;
+        if buckets.new.is_some() && buckets.current.is_some() {
+            return Err(RebuildError::Incomplete(company()));
+        }
+        let since = i128::from((former.updated - BEFORE_SWAP).timestamp()) * 1_000_000_000;
+        let mut devices = Devices::default();
+        self.add_missing(&former.name, Some(since), false, &mut devices)?;
+        let current = buckets.current.as_ref();
+        let current = current.map(|current| (current, rebuild_bucket(self.company)));
+        self.exchange(current.as_ref(), former, Some(since), &mut devices)
+    }
+
+    /// Renames the current bucket as given, and then `next` to the company's name. Meanwhile all devices are locked.
+    fn exchange(
+        &self,
+        current: Option<&(&BucketInfo, String)>,
+        next: &BucketInfo,
+        moved_since: Option<i128>,
+        devices: &mut Devices,
+    ) -> Result<Swapped, RebuildError> {
+        raise_file_limit();
+        let mut locks = Locks::new();
+        self.lock_new(&mut locks)?;
+        self.add_missing(&next.name, moved_since, true, devices)?;
+        if let Some((current, name)) = current {
+            self.server.rename(&current.id, name)?;
+        }
+        let mut complete = || {
+            // From now on no write succeeds. What a new device has sent to the current bucket until now is added.
+            while self.lock_new(&mut locks)? {
+                self.add_missing(&next.name, moved_since, true, devices)?;
+            }
+            Ok(self.server.rename(&next.id, self.company)?)
+        };
+        if let Err(error) = complete() {
+            if let Some((current, _)) = current
+                && let Err(error) = self.server.rename(&current.id, self.company)
+            {
+                tracing::warn!("the former bucket does not have its name again: {error}");
+            }
+            return Err(error);
+        }
+        Ok(Swapped {
+            former: current.map(|(_, name)| name.clone()),
+            tokens: match current {
+                Some((current, _)) => self.server.tokens_of(&current.id),
+                None => Ok(Vec::new()),
+            },
+        })
+    }
+
+    /// Locks the device folders of the company that are not locked yet. Returns whether there were any.
+    fn lock_new(&self, locks: &mut Locks) -> Result<bool, RebuildError> {
+        let mut is_new = false;
+        for item in devices_in(self.data, Path::new(self.company)) {
+            let path = match item {
+                DeviceItem::Device(path) => path,
+                DeviceItem::Unlisted(_, error) => return Err(error.into()),
+                _ => continue,
+            };
+            if locks.contains_key(&path) {
+                continue;
+            }
+            let folder = match self.data.open_below(&path) {
+                Ok(folder) => folder,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let lock =
+                folder
+                    .lock(self.lock_wait, self.stop)
+                    .map_err(|error| RebuildError::Locked {
+                        folder: path.clone(),
+                        error,
+                    })?;
+            locks.insert(path, lock);
+            is_new = true;
+        }
+        Ok(is_new)
+    }
+
+    fn options(&self) -> Options<'_> {
+        Options {
+            company: Some(self.company),
+            campaign: None,
+            since: None,
+            repair: false,
+            bucket: None,
+            moved_since: None,
+            holds_locks: false,
+            explain: None,
+            zones: self.zones,
+            meta_bucket: self.meta_bucket,
+            lock_wait: self.lock_wait,
+            batch: self.batch,
+        }
+    }
+
+    fn verifier<'v>(&'v self, options: Options<'v>) -> Verifier<'v> {
+        Verifier {
+            options,
+            data: self.data,
+            source: self.server,
+            sink: self.sink,
+            stop: self.stop,
+            progress: self.progress,
+        }
+    }
+}
+
+/// Takes points and does nothing with them.
+struct Ignored;
+
+impl PointVisitor for Ignored {
+    fn series(&mut self, _: &[(String, String)], _: Field<'_>) {}
+
+    fn point(&mut self, _: StoredPoint<'_>) {}
+}
+
+impl Unexplained for Ignored {
+    fn measurement(&mut self, _: &str) {}
+}

@@ -1,0 +1,180 @@
+//! The administration of buckets: list, create, rename; and the tokens that belong to them.
+
+use super::InfluxReader;
+use crate::sink::retry::ApiError;
+use crate::sink::source::{BucketAdmin, BucketInfo, ReadError};
+use influxdb2::RequestError;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Number of buckets or tokens per answer. The server allows 100.
+const PAGE: usize = 100;
+
+#[derive(Deserialize)]
+struct Buckets {
+    buckets: Vec<Bucket>,
+}
+
+/// A bucket as the server sends it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Bucket {
+    id: String,
+    name: String,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    retention_rules: Value,
+    #[serde(rename = "orgID")]
+    org_id: String,
+    updated_at: chrono::DateTime<chrono::Utc>,
+}
+
+#[derive(Deserialize)]
+struct Authorizations {
+    authorizations: Vec<Authorization>,
+}
+
+#[derive(Deserialize)]
+struct Authorization {
+    id: String,
+    #[serde(default)]
+    description: String,
+    permissions: Vec<Permission>,
+}
+
+#[derive(Deserialize)]
+struct Permission {
+    resource: Resource,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    id: Option<String>,
+}
+
+impl InfluxReader {
+    /// Sends a request and reads the JSON of its answer.
+    fn request<T: serde::de::DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<T, ReadError> {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        url.set_query(None);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let text = self.retried(path, || self.answer(method.clone(), url.clone(), body))?;
+        serde_json::from_str(&text).map_err(|error| {
+            ReadError::Unavailable(format!(
+                "{}: the answer to {method} {path} cannot be read: {error}",
+                self.influx.client.address
+            ))
+        })
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        url: url::Url,
+        body: Option<&Value>,
+    ) -> Result<String, ApiError> {
+        let mut request = self.http.request(method, url);
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        let client = &self.influx.client;
+        let error = |source| client.api_error(&RequestError::ReqwestProcessing { source });
+        let answer = request.send().await.map_err(error)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(error)?;
+        if status.is_success() {
+            Ok(text)
+        } else {
+            Err(client.api_error(&RequestError::Http { status, text }))
+        }
+    }
+}
+
+impl BucketAdmin for InfluxReader {
+    fn buckets(&self) -> Result<Vec<BucketInfo>, ReadError> {
+        let mut found = Vec::new();
+        loop {
+            let (limit, offset) = (PAGE.to_string(), found.len().to_string());
+            let query = [
+                ("org", self.influx.client.org.as_str()),
+                ("limit", &limit),
+                ("offset", &offset),
+            ];
+            let page: Buckets = self.request(&Method::GET, "/api/v2/buckets", &query, None)?;
+            let is_last = page.buckets.len() < PAGE;
+            found.extend(page.buckets.into_iter().map(|bucket| BucketInfo {
+                id: bucket.id,
+                name: bucket.name,
+                description: bucket.description,
+                retention_rules: bucket.retention_rules,
+                org_id: bucket.org_id,
+                updated: bucket.updated_at,
+            }));
+            if is_last {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn create_like(&self, model: &BucketInfo, name: &str) -> Result<(), ReadError> {
+        let body = json!({
+            "orgID": model.org_id,
+            "name": name,
+            "description": model.description,
+            "retentionRules": model.retention_rules,
+        });
+        let result = self.request::<Value>(&Method::POST, "/api/v2/buckets", &[], Some(&body));
+        match result {
+            // A request without an answer may have been carried out before it was repeated.
+            Err(ReadError::Unavailable(error)) if !self.has_bucket(name)? => {
+                Err(ReadError::Unavailable(error))
+            }
+            Err(error @ ReadError::Stopped) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn rename(&self, id: &str, name: &str) -> Result<(), ReadError> {
+        let path = format!("/api/v2/buckets/{id}");
+        let body = json!({ "name": name });
+        self.request::<Value>(&Method::PATCH, &path, &[], Some(&body))
+            .map(drop)
+    }
+
+    fn tokens_of(&self, bucket_id: &str) -> Result<Vec<String>, ReadError> {
+        let query = [("org", self.influx.client.org.as_str())];
+        let all: Authorizations =
+            self.request(&Method::GET, "/api/v2/authorizations", &query, None)?;
+        let is_of_bucket = |token: &Authorization| {
+            let mut resources = token.permissions.iter().map(|p| &p.resource);
+            resources.any(|resource| resource.id.as_deref() == Some(bucket_id))
+        };
+        let tokens = all.authorizations.into_iter().filter(is_of_bucket);
+        Ok(tokens
+            .map(|token| {
+                if token.description.is_empty() {
+                    token.id
+                } else {
+                    token.description
+                }
+            })
+            .collect())
+    }
+}
+
+impl InfluxReader {
+    fn has_bucket(&self, name: &str) -> Result<bool, ReadError> {
+        Ok(self.buckets()?.iter().any(|bucket| bucket.name == name))
+    }
+}

@@ -1074,6 +1074,31 @@ pub fn assert_reads_only(influx: &RealInflux, token: &str, bucket: &str, other: 
 }
 
 #[test]
+fn a_bucket_is_not_created_while_it_is_rebuilt() {
+    let Some(scene) = Scene::new() else { return };
+    let Some(influx) = RealInflux::start() else {
+        return;
+    };
+    influx.create_bucket("acme.rebuild", 0);
+    scene.campaign("acme", "one");
+    let create = || {
+        let mut command = scene.command("create_grafana_resources.yml", &names("acme", "one"));
+        command
+            .env("INFLUXDB_HOST", influx.url())
+            .env("INFLUXDB_ORG", influx.org());
+        run(command.env("INFLUXDB_ADMIN_TOKEN", influx.token()))
+    };
+    let output = create();
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("being rebuilt"), "{}", text(&output));
+    assert_eq!(influx.bucket_id("acme"), None);
+    let id = influx.bucket_id("acme.rebuild").expect("a bucket");
+    influx.rename_bucket(&id, "acme");
+    assert!(create().status.success());
+    assert_eq!(influx.bucket_id("acme"), Some(id));
+}
+
+#[test]
 fn the_token_of_the_data_source_can_only_read_its_bucket_on_a_real_server() {
     let Some(scene) = Scene::new() else { return };
     let Some(influx) = RealInflux::start() else {
@@ -1118,6 +1143,19 @@ fn the_token_of_the_data_source_can_only_read_its_bucket_on_a_real_server() {
     create("Société Été");
     assert_ne!(token(), first);
     assert_reads_only(&influx, &token(), "Société Été", "zenith");
+
+    // A bucket that was rebuilt has the name, but another id.
+    let (former, second) = (influx.bucket_id("Société Été").expect("a bucket"), token());
+    influx.rename_bucket(&former, "Société Été.before-2026-03-01");
+    influx.write("Société Été", "m value=1 1700000000", "s");
+    create("Société Été");
+    assert_ne!(token(), second);
+    assert_reads_only(
+        &influx,
+        &token(),
+        "Société Été",
+        "Société Été.before-2026-03-01",
+    );
 
     let vars = json!({"company_name": "Société Été", "confirm_delete": "yes"});
     let mut command = scene.command("delete_grafana_resources.yml", &vars);

@@ -388,6 +388,44 @@ fn valid_names_reach_ansible_as_one_json_document() {
 }
 
 #[test]
+fn companies_that_are_named_like_buckets_that_are_rebuilt_get_no_dashboard() {
+    if !installed("python3", "python3") {
+        return;
+    }
+    let place = Place::new();
+    for name in [
+        "acme.rebuild",
+        "acme.before-2026-03-01",
+        "acme.before-2026-03-01-2",
+    ] {
+        assert!(
+            place
+                .act(
+                    "mkdir",
+                    place.path("sftpgo/data").join(name).join("one"),
+                    "",
+                    "1"
+                )
+                .success()
+        );
+        assert!(
+            place
+                .log()
+                .contains(&format!("{name}/one: the company name is refused")),
+            "{name}"
+        );
+    }
+    assert!(place.calls("ansible").is_empty());
+    // As a campaign, it is no bucket.
+    assert!(
+        place
+            .act("mkdir", place.data("acme").join("x.rebuild"), "", "1")
+            .success()
+    );
+    assert_eq!(place.calls("ansible").len(), 1);
+}
+
+#[test]
 #[ignore = "slow: hundreds of calls of the hook"]
 fn invalid_names_are_refused_and_none_of_them_runs() {
     if !installed("python3", "python3") {

@@ -135,6 +135,14 @@ impl RealInflux {
         assert_eq!(status, 201, "bucket {bucket}: {answer}");
     }
 
+    /// Renames the bucket of that id.
+    pub fn rename_bucket(&self, id: &str, name: &str) {
+        let body = serde_json::json!({ "name": name }).to_string();
+        let path = format!("/api/v2/buckets/{id}");
+        let (status, answer) = self.request("PATCH", &path, "application/json", &body);
+        assert_eq!(status, 200, "bucket {name}: {answer}");
+    }
+
     /// The id of the bucket of that name, if it exists.
     pub fn bucket_id(&self, bucket: &str) -> Option<String> {
         let (_, found) = self.request(

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import json
+import re
 import sys
 import unicodedata
 
@@ -12,6 +13,8 @@ INVISIBLE = frozenset(
     [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10),
      *range(0xE0100, 0xE01F0)]
 )
+# The names of buckets that are rebuilt, and of former ones.
+REBUILT = re.compile(r"\.rebuild\Z|\.before-[0-9]{4}-[0-9]{2}-[0-9]{2}(-[0-9]+)?\Z")
 VIEW = 1
 
 
@@ -36,6 +39,14 @@ def name_refusal(name):
             return "the character %s is not allowed" % ascii(c)
         on_letter = kind[0] in "LM"
     return ""
+
+
+def company_refusal(name):
+    """Returns why the name of a company is refused, or an empty string if it is allowed."""
+    refusal = name_refusal(name)
+    if not refusal and REBUILT.search(name):
+        refusal = "names that end in .rebuild or .before- and a date are reserved for buckets that are rebuilt"
+    return refusal
 
 
 def uid(name, *more):
@@ -276,6 +287,7 @@ class FilterModule:
     def filters(self):
         return {
             "powerview_name_refusal": name_refusal,
+            "powerview_company_refusal": company_refusal,
             "powerview_uid": uid,
             "powerview_titled": titled,
             "powerview_only_team_views": only_team_views,
@@ -292,8 +304,7 @@ class FilterModule:
 
 def main(company, campaign):
     """Prints the extra variables for the playbook as JSON. If a name is refused, prints why and exits with status 3."""
-    for what, name in (("company", company), ("campaign", campaign)):
-        reason = name_refusal(name)
+    for what, reason in (("company", company_refusal(company)), ("campaign", name_refusal(campaign))):
         if reason:
             print("the %s name is refused: %s" % (what, reason))
             sys.exit(3)

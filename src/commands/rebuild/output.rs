@@ -131,7 +131,7 @@ pub(super) fn swapped(company: &str, swapped: &Swapped) -> String {
             for token in tokens {
                 let _ = writeln!(
                     text,
-                    "the token {:?} is for the bucket that had this name: run the playbook create.yml for {company}, which makes it anew",
+                    "the token {:?} is for the bucket that had this name; powerview-company add {company:?} replaces the one of Grafana",
                     sanitize(token)
                 );
             }
@@ -139,7 +139,7 @@ pub(super) fn swapped(company: &str, swapped: &Swapped) -> String {
         Err(error) => {
             let _ = writeln!(
                 text,
-                "run the playbook create.yml for {company}, which makes read tokens anew; they cannot be listed: {error}"
+                "the read tokens of the bucket cannot be listed: {error}; powerview-company add {company:?} replaces the one of Grafana"
             );
         }
     }

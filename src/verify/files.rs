@@ -15,9 +15,19 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Length of a day in seconds.
 pub(super) const DAY: i64 = 86_400;
+
+/// How long ago a folder must have been changed so that each later change is noticed, in nanoseconds. The clock of a file
+/// system advances in steps, and may be that of another machine.
+const SETTLED_NS: i128 = 2_000_000_000;
+
+fn now_ns() -> i128 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i128::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(i128::MAX)
+}
 
 /// Number of files with defects that are named per device.
 const MAX_DEFECTS: usize = 3;
@@ -114,7 +124,8 @@ impl DeviceFiles {
         sort_by_upload(&mut self.files, |file| {
             Some((Some(file.stamp.uploaded_ns()), file.name.clone()))
         });
-        self.changed = changed;
+        // A later change within the same step of the clock would not be noticed.
+        self.changed = changed.filter(|changed| now_ns() - changed > SETTLED_NS);
         Ok(known.into_values().filter_map(|file| file.span).collect())
     }
 
@@ -255,6 +266,8 @@ pub(super) fn parts<E>(
 ) -> Result<Vec<Range<i64>>, E> {
     let mut cuts = Vec::new();
     cut(days, DAY, max, &mut count, &mut cuts)?;
+    // The end of a unit may also be that of a longer one.
+    cuts.dedup();
     cuts.retain(|cut| times.start < *cut && *cut < times.end);
     cuts.push(times.end);
     let mut start = times.start;

@@ -6,7 +6,7 @@ use super::eprint_line;
 use super::verify::ensure_folder;
 use crate::cli;
 use crate::config::{self, Environment};
-use crate::data_dir::Dir;
+use crate::data_dir::{Dir, LockError};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::rebuild::{Buckets, Rebuild, Swapped};
@@ -14,7 +14,7 @@ use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{Destination, InfluxReader, Sink};
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,13 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
     // Ingestions lock device folders only.
     let _lock = company
         .lock(Duration::ZERO, &stop)
-        .context("another rebuild of this company may be running")?;
+        .map_err(|error| match error {
+            LockError::Held { holder, .. } => anyhow!(
+                "another rebuild of {} runs, {holder}; run this again when it has ended",
+                sanitize(&args.company)
+            ),
+            error => error.into(),
+        })?;
     let rebuild = Rebuild {
         company: &args.company,
         data: &data,

@@ -1,17 +1,23 @@
 //! Flux queries, and the annotated CSV that answers them.
 
 use csv::ByteRecord;
-use std::io::Read;
+use std::cell::Cell;
+use std::io::{self, Read};
 use std::ops::Range;
 
-/// Writes a text as a Flux string. Line breaks, quotation marks, backslashes and `${` are escaped, so that a name from a
+/// Maximum length of a row of an answer in bytes. Longer ones could fill the memory.
+const MAX_ROW: usize = 8 * 1024 * 1024;
+
+/// Writes a text as a Flux string. Line breaks, quotation marks, backslashes and `$` are escaped, so that a name from a
 /// folder or a file is never a part of the query.
 pub(super) fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
         match c {
-            '"' | '\\' | '$' => out.extend(['\\', c]),
+            '"' | '\\' => out.extend(['\\', c]),
+            // Flux has `\${`, but no `\$` before another character.
+            '$' => out.push_str("\\x24"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
@@ -78,6 +84,11 @@ pub(super) fn rows(
     answer: impl Read,
     mut each: impl FnMut(&Columns, &ByteRecord) -> bool,
 ) -> Result<(), AnswerError> {
+    let left = Cell::new(MAX_ROW);
+    let answer = Limited {
+        answer,
+        left: &left,
+    };
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -93,6 +104,7 @@ pub(super) fn rows(
             .collect()
     };
     while reader.read_byte_record(&mut record)? {
+        left.set(MAX_ROW);
         let first = record.get(0).unwrap_or_default();
         if first == b"#datatype" {
             columns.types = texts(&record);
@@ -119,6 +131,24 @@ pub(super) fn rows(
     Ok(())
 }
 
+/// An answer whose rows have a maximum length.
+struct Limited<'a, R> {
+    answer: R,
+    /// The number of bytes until the row is too long.
+    left: &'a Cell<usize>,
+}
+
+impl<R: Read> Read for Limited<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.left.get() == 0 {
+            return Err(io::Error::other("a row of it is too long"));
+        }
+        let length = self.answer.read(out)?;
+        self.left.set(self.left.get().saturating_sub(length));
+        Ok(length)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,8 +169,8 @@ mod tests {
     fn names_are_escaped_in_strings() {
         assert_eq!(string("acme"), "\"acme\"");
         assert_eq!(
-            string("a\"b\\c${d}\n"),
-            "\"a\\\"b\\\\c\\${d}\\n\"",
+            string("a\"b\\c${d}$e\n"),
+            "\"a\\\"b\\\\c\\x24{d}\\x24e\\n\"",
             "the text ends the string or starts an expression"
         );
     }
@@ -164,6 +194,16 @@ mod tests {
             read(&format!("{rows}{error}")).unwrap_err(),
             "the query was cancelled"
         );
+    }
+
+    #[test]
+    fn a_row_may_be_long_but_not_endless() {
+        let head = "#datatype,string,long,string\r\n,result,table,_value\r\n";
+        let row = |length| format!(",_result,0,{}\r\n", "x".repeat(length));
+        let long = row(MAX_ROW / 2);
+        assert_eq!(read(&format!("{head}{long}{long}{long}")).unwrap().len(), 3);
+        let error = read(&format!("{head}{}", row(MAX_ROW + 100_000))).unwrap_err();
+        assert_eq!(error, "a row of it is too long");
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::shutdown::Shutdown;
 use crate::sink::{Destination, InfluxReader, Sink};
 use crate::verify::{Options, Verifier};
 use anyhow::Context as _;
+use std::ffi::OsStr;
 use std::io::Write as _;
-use std::path::{Component, Path};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Compares the database with the files and prints the differences; exit status 1 if there are any.
@@ -79,23 +80,22 @@ fn ensure_chosen(data: &Path, args: &cli::Verify) -> Result<(), ConfigError> {
     let Some(company) = args.company.as_deref() else {
         return Ok(());
     };
-    ensure_folder(data, "--company", Path::new(company))?;
+    ensure_folder(data, "--company", &[company])?;
     match args.campaign.as_deref() {
-        Some(campaign) => ensure_folder(data, "--campaign", &Path::new(company).join(campaign)),
+        Some(campaign) => ensure_folder(data, "--campaign", &[company, campaign]),
         None => Ok(()),
     }
 }
 
 /// Checks that a company or a campaign has a folder, so that a wrong name does not look like an empty one.
-pub(super) fn ensure_folder(data: &Path, option: &str, folder: &Path) -> Result<(), ConfigError> {
-    let is_below = folder
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    if is_below && data.join(folder).is_dir() {
+pub(super) fn ensure_folder(data: &Path, option: &str, names: &[&str]) -> Result<(), ConfigError> {
+    let folder: PathBuf = names.iter().collect();
+    let is_name = |name: &&str| Path::new(name).file_name() == Some(OsStr::new(name));
+    if names.iter().all(is_name) && data.join(&folder).is_dir() {
         return Ok(());
     }
     Err(ConfigError(format!(
         "{option}: there is no folder {} in the data folder; correct the name",
-        sanitize(folder)
+        sanitize(&folder)
     )))
 }

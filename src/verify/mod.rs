@@ -304,7 +304,10 @@ impl Verifier<'_> {
             if !strangers.is_empty() {
                 // A file of a new device, or of a master that is new in its folder, may be on its way.
                 self.wait_for_files_on_the_way(measurement, campaigns, compared, verification)?;
+                let before: BTreeSet<_> = strangers.into_iter().map(|s| s.device).collect();
                 strangers = self.strangers(measurement, compared)?;
+                // The files of those that came meanwhile may be on their way too.
+                strangers.retain(|stranger| before.contains(&stranger.device));
             }
         }
         if let Some(unexplained) = self.options.explain {

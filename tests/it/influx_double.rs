@@ -73,6 +73,10 @@ pub enum Fault {
     Silence,
     /// The batch is applied, and there is no answer.
     SilenceAfterApply,
+    /// The connection ends in the middle of the answer's body.
+    CutBody,
+    /// The answer to a query ends in the middle with this error.
+    ErrorInAnswer(&'static str),
     /// An HTML page of a proxy.
     Html(u16),
     /// A redirect.
@@ -344,6 +348,31 @@ impl Double {
         self.requests().into_iter().filter(is_probe).collect()
     }
 
+    /// Stores points with times in nanoseconds. A point replaces an earlier one of its series and time.
+    pub fn insert(&self, bucket: &str, lines: &str) {
+        let mut state = self.state.lock().unwrap();
+        let id = state.find(bucket).expect("a bucket").id.clone();
+        let store = state.points.entry(id).or_default();
+        for line in line_protocol::all(lines) {
+            let time = line.time.expect("a time");
+            let times = store.entry((line.measurement, line.tags)).or_default();
+            times.entry(time).or_default().extend(line.fields);
+        }
+    }
+
+    /// Deletes points by their tags and time in nanoseconds.
+    pub fn delete(
+        &self,
+        bucket: &str,
+        is_deleted: impl Fn(&BTreeMap<String, String>, i64) -> bool,
+    ) {
+        let mut state = self.state.lock().unwrap();
+        let id = state.find(bucket).expect("a bucket").id.clone();
+        for ((_, tags), times) in state.points.entry(id).or_default() {
+            times.retain(|time, _| !is_deleted(tags, *time));
+        }
+    }
+
     /// All points of a bucket, sorted by series and time, with times in nanoseconds.
     pub fn points(&self, bucket: &str) -> Vec<Line> {
         let state = self.state.lock().unwrap();
@@ -383,6 +412,10 @@ impl Drop for Double {
 /// A write of measurements, not of meta points.
 pub fn is_data_write(request: &Request) -> bool {
     request.is_write() && request.bucket != META
+}
+
+pub fn is_query(request: &Request) -> bool {
+    request.path == "/api/v2/query"
 }
 
 fn is_probe(request: &Request) -> bool {
@@ -553,6 +586,27 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                         .as_bytes(),
                 )?;
                 return Ok(());
+            }
+            Some(Fault::CutBody) => {
+                let Answer { status, body, .. } = right(&request);
+                record(state, &request, status);
+                let head = format!(
+                    "HTTP/1.1 {status} Cut\r\nContent-Type: text/csv\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                let mut out = stream;
+                out.write_all(head.as_bytes())?;
+                out.write_all(&body.as_bytes()[..body.len() / 2])?;
+                return Ok(());
+            }
+            Some(Fault::ErrorInAnswer(message)) => {
+                let mut answer = right(&request);
+                let lines: Vec<_> = answer.body.split_inclusive("\r\n").collect();
+                answer.body = lines[..lines.len() / 2].concat()
+                    + &format!(
+                        "\r\n#datatype,string,string\r\n,error,reference\r\n,{message},897\r\n"
+                    );
+                answer
             }
             Some(Fault::Flood(status)) => {
                 record(state, &request, status);
@@ -758,6 +812,7 @@ fn answer(state: &mut State, request: &Request) -> Answer {
         ("GET", "/api/v2/buckets") => list_buckets(state, request),
         ("POST", "/api/v2/buckets") => create_bucket(state, request),
         ("POST", "/api/v2/write") => write(state, request),
+        ("POST", "/api/v2/query") => query(state, request),
         _ => Answer::error(404, "not found", "path not found"),
     }
 }
@@ -986,6 +1041,204 @@ fn write(state: &mut State, request: &Request) -> Answer {
         return Answer::error(422, "unprocessable entity", text);
     }
     Answer::no_content()
+}
+
+/// Answers the queries that the program sends, and no others.
+fn query(state: &State, request: &Request) -> Answer {
+    const POINTS: &str =
+        "from(bucket: ?) |> range(start: #, stop: #) |> filter(fn: (r) => r._measurement == ?)";
+    const DROP: &str = "|> drop(columns: [?, ?, ?])";
+    if let Some(answer) = wrong_org(state, request) {
+        return answer;
+    }
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let text = body["query"].as_str().unwrap_or_default();
+    let Some(Query {
+        shape,
+        strings,
+        numbers,
+    }) = Query::parse(text)
+    else {
+        return Answer::error(400, "invalid", format!("error in the query {text}"));
+    };
+    let strings: Vec<_> = strings.iter().map(String::as_str).collect();
+    let is_in_schema = shape.starts_with("import ?\nschema.");
+    let bucket = strings[usize::from(is_in_schema)];
+    let Some(bucket) = state.buckets.iter().find(|b| b.name == bucket) else {
+        return Answer::error(
+            404,
+            "not found",
+            format!("could not find bucket \"{bucket}\""),
+        );
+    };
+    let times = numbers[0] * 1_000_000_000..numbers[1].saturating_mul(1_000_000_000);
+    let series: Vec<_> = state.points.get(&bucket.id).into_iter().flatten().collect();
+    let of_master = |master: Option<&str>| {
+        let tables = series.iter().filter(|((measurement, tags), _)| {
+            measurement == strings[1] && tags.get("device_master_sn").map(String::as_str) == master
+        });
+        tables
+            .map(|((_, tags), points)| tables_of(tags, points, &times))
+            .collect::<String>()
+    };
+    let tag_values = |values: &std::collections::BTreeSet<&str>| {
+        let rows = values
+            .iter()
+            .map(|value| format!(",_result,0,{}\r\n", csv_cell(value)));
+        format!(
+            "#datatype,string,long,string\r\n,result,table,_value\r\n{}\r\n",
+            rows.collect::<String>()
+        )
+    };
+    let body = match (shape.as_str(), &strings[..]) {
+        (s, [_, _, master, "_start", "_stop", "_measurement"])
+            if s == format!("{POINTS} |> filter(fn: (r) => r.device_master_sn == ?) {DROP}") =>
+        {
+            of_master(Some(master))
+        }
+        (s, [_, _, "_start", "_stop", "_measurement"])
+            if s == format!(
+                "{POINTS} |> filter(fn: (r) => not exists r.device_master_sn) {DROP}"
+            ) =>
+        {
+            of_master(None)
+        }
+        (s, [_, measurement]) if s == format!("{POINTS} |> count() |> group() |> sum()") => {
+            let points = series.iter().filter(|((m, _), _)| m == measurement);
+            let count: usize = points
+                .flat_map(|(_, points)| points.range(times.clone()))
+                .map(|(_, fields)| fields.len())
+                .sum();
+            format!(
+                "#datatype,string,long,long\r\n,result,table,_value\r\n,_result,0,{count}\r\n\r\n"
+            )
+        }
+        (
+            "import ?\nschema.tagValues(bucket: ?, tag: ?, start: #, stop: #)",
+            ["influxdata/influxdb/schema", _, "_measurement"],
+        ) => tag_values(
+            &series
+                .iter()
+                .map(|((measurement, _), _)| measurement.as_str())
+                .collect(),
+        ),
+        (
+            "import ?\nschema.tagValues(bucket: ?, tag: ?, predicate: (r) => r._measurement == ?, start: #, stop: #)",
+            ["influxdata/influxdb/schema", _, tag, measurement],
+        ) => {
+            let of_measurement = series.iter().filter(|((m, _), _)| m == measurement);
+            tag_values(
+                &of_measurement
+                    .filter_map(|((_, tags), _)| Some(tags.get(*tag)?.as_str()))
+                    .collect(),
+            )
+        }
+        _ => return Answer::error(400, "invalid", format!("unknown query {text}")),
+    };
+    Answer {
+        status: 200,
+        headers: vec![("Content-Type", "text/csv; charset=utf-8".into())],
+        body,
+    }
+}
+
+/// A Flux query, with `?` for its strings and `#` for its numbers.
+struct Query {
+    shape: String,
+    strings: Vec<String>,
+    numbers: Vec<i64>,
+}
+
+impl Query {
+    /// Returns `None` for a string that does not end or has an expression in it.
+    fn parse(text: &str) -> Option<Self> {
+        let (mut shape, mut strings, mut numbers) = (String::new(), Vec::new(), Vec::new());
+        let mut chars = text.chars().peekable();
+        while let Some(c) = chars.next() {
+            match c {
+                '"' => {
+                    let mut string = String::new();
+                    loop {
+                        match chars.next()? {
+                            '"' => break,
+                            '$' if chars.peek() == Some(&'{') => return None,
+                            '\\' => string.push(match chars.next()? {
+                                'n' => '\n',
+                                'r' => '\r',
+                                't' => '\t',
+                                c @ ('"' | '\\') => c,
+                                'x' if chars.next()? == '2' && chars.next()? == '4' => '$',
+                                _ => return None,
+                            }),
+                            c => string.push(c),
+                        }
+                    }
+                    strings.push(string);
+                    shape.push('?');
+                }
+                '-' | '0'..='9' => {
+                    let mut number = c.to_string();
+                    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+                        number.push(digit);
+                    }
+                    numbers.push(number.parse().ok()?);
+                    shape.push('#');
+                }
+                c => shape.push(c),
+            }
+        }
+        (numbers.len() == 2).then_some(Self {
+            shape,
+            strings,
+            numbers,
+        })
+    }
+}
+
+/// The points of a series as annotated CSV, a table for each field.
+fn tables_of(
+    tags: &BTreeMap<String, String>,
+    points: &Times,
+    times: &std::ops::Range<i64>,
+) -> String {
+    let mut rows: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    let values: String = tags
+        .values()
+        .map(|value| format!(",{}", csv_cell(value)))
+        .collect();
+    for (time, fields) in points.range(times.clone()) {
+        let time = chrono::DateTime::from_timestamp_nanos(*time)
+            .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        for (field, value) in fields {
+            let (kind, value) = match value {
+                Value::Float(v) => ("double", v.to_string()),
+                Value::Int(v) => ("long", v.to_string()),
+                Value::Bool(v) => ("boolean", v.to_string()),
+                Value::Text(v) => ("string", csv_cell(v)),
+            };
+            *rows.entry((field.as_str(), kind)).or_default() +=
+                &format!(",_result,0,{time},{value},{}{values}\r\n", csv_cell(field));
+        }
+    }
+    let names: String = tags
+        .keys()
+        .map(|key| format!(",{}", csv_cell(key)))
+        .collect();
+    let types = ",string".repeat(tags.len());
+    let tables = rows.iter().map(|((_, kind), rows)| {
+        format!(
+            "#datatype,string,long,dateTime:RFC3339,{kind},string{types}\r\n,result,table,_time,_value,_field{names}\r\n{rows}\r\n"
+        )
+    });
+    tables.collect()
+}
+
+fn csv_cell(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 fn now_ns() -> i64 {

@@ -58,6 +58,7 @@ mod time_zone;
 mod tls;
 mod untrusted_input;
 mod uploads;
+mod verify;
 mod versions;
 
 mod dashboards;

@@ -8,6 +8,7 @@ mod metrics;
 mod progress;
 mod recorder;
 mod run;
+mod verified;
 
 pub(crate) use file::{ChannelStats, Channels, FileDetails, FileReport, FileResult, Status};
 pub(crate) use heartbeat::{Heartbeat, ping};
@@ -15,6 +16,7 @@ pub(crate) use metrics::{file_point, run_point};
 pub(crate) use progress::{Progress, StderrWriter};
 pub(crate) use recorder::{ReportTarget, RunRecorder, Summary};
 pub(crate) use run::{Counts, RunHead, RunTotals};
+pub(crate) use verified::{VERIFIED_FILE, Verified, VerifiedDevices, add_verified, read_verified};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 

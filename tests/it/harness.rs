@@ -325,6 +325,7 @@ impl Site {
         let mut reports: Vec<Value> = entries
             .map(|e| e.expect("entry").path())
             .filter(|p| p.extension() == Some(OsStr::new("json")))
+            .filter(|p| p.file_name() != Some(OsStr::new("verified.json")))
             .map(|p| {
                 let text = std::fs::read(&p).expect("report read");
                 serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", p.display()))

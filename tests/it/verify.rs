@@ -2,7 +2,7 @@
 //! docs/specification.md, section 10.
 
 use crate::faults::file_of_ages;
-use crate::harness::{Call, DEVICE, FileBuilder, Site, age, good_file};
+use crate::harness::{Call, DEVICE, FileBuilder, NOBODY, Site, age, good_file};
 use crate::influx_double::{
     self, Double, Fault, Gate, Request, Retention, is_data_write, is_query,
 };
@@ -11,8 +11,9 @@ use crate::real_influx::RealInflux;
 use crate::second_reader::{self, Point};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -1361,6 +1362,149 @@ fn files_of_new_devices_may_be_on_their_way() {
     gates[1].open();
     second.wait().expect(0);
     checked(&site, &double, "acme", &[], &ALL, [0, 0, 0]);
+}
+
+/// The times of the last comparisons in the output of `status`, by device.
+fn verified(site: &Site) -> BTreeMap<String, (Value, Value)> {
+    let call = site
+        .bare()
+        .args(["status", "--json", "-d"])
+        .arg(site.data());
+    let run = call.run().clean();
+    let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let devices = output["devices"].as_array().expect("a list").iter();
+    devices
+        .map(|device| {
+            let name = device["device"].as_str().expect("a name").to_owned();
+            (
+                name,
+                (device["verified"].clone(), device["verified_since"].clone()),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn status_shows_when_a_device_was_last_found_equal() {
+    let (site, double) = (Site::new(), Double::start());
+    archive(&site);
+    upload(&site, "other/site/1/a.tsv", good_file(1, 5), 50);
+    ingest(&site, &double);
+    let never = (Value::Null, Value::Null);
+    assert!(verified(&site).values().all(|v| *v == never));
+    let start = Utc::now();
+    Server::delete(&double, "acme", ("channel_id", MASTER), START, START);
+    verify(&site, &double)
+        .args(["--company", "acme"])
+        .run()
+        .expect(1);
+    let devices = verified(&site);
+    assert_eq!((&devices["02001171"], &devices["1"]), (&never, &never));
+    let (time, since) = &devices["02009999"];
+    let time: DateTime<Utc> = time.as_str().expect("a time").parse().expect("a time");
+    assert!(start <= time && time <= Utc::now(), "{devices:?}");
+    assert_eq!(*since, Value::Null);
+    let text = site
+        .bare()
+        .args(["status", "-d"])
+        .arg(site.data())
+        .run()
+        .clean()
+        .stdout;
+    let lines: Vec<_> = text.lines().filter(|l| l.contains(" site ")).collect();
+    let column = |device: &str| {
+        let line = lines.iter().find(|l| l.contains(device)).expect("a line");
+        line.rsplit("  ")
+            .next()
+            .expect("a column")
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(
+        (column("02001171"), column("02009999")),
+        ("-".to_owned(), "0 min ago".to_owned())
+    );
+
+    // Another company leaves the entries of this one, and a part of the time is named.
+    verify(&site, &double)
+        .args(["--company", "other", "--since", "2025-07-01"])
+        .ok();
+    let later = verified(&site);
+    assert_eq!(later["02009999"], devices["02009999"]);
+    assert_eq!(later["1"].1, "2025-07-01T00:00:00Z");
+    // A difference that comes later leaves the time of the last equal comparison.
+    double.delete("acme", |_, _| true);
+    verify(&site, &double).run().expect(1);
+    assert_eq!(verified(&site)["02009999"], devices["02009999"]);
+    // A device that could not be compared is not verified.
+    double.fault(is_query, 0, usize::MAX, Fault::status(401, "no"));
+    let before = verified(&site);
+    verify(&site, &double).run().expect(1);
+    assert_eq!(verified(&site), before);
+}
+
+#[test]
+fn the_file_of_the_last_comparisons_is_not_believed() {
+    let (site, double) = (Site::new(), Double::start());
+    archive(&site);
+    ingest(&site, &double);
+    let file = site.reports_dir().join("verified.json");
+    let status = || {
+        site.bare()
+            .args(["status", "-d"])
+            .arg(site.data())
+            .run()
+            .clean()
+    };
+    for content in [
+        "not JSON",
+        r#"{"acme/site/02001171": {"time": "2999-01-01T00:00:00Z", "since": null}}"#,
+        r#"{"acme/site/02001171": {"time": "\u001b[31m", "since": null}}"#,
+    ] {
+        std::fs::write(&file, content).expect("written");
+        let run = status();
+        let note = "verified.json cannot be read, so it is unknown when devices were verified";
+        assert!(run.stdout.contains(note), "{}", run.stdout);
+        assert!(verified(&site).values().all(|(time, _)| time.is_null()));
+    }
+    verify(&site, &double).ok();
+    assert!(verified(&site).values().all(|(time, _)| time.is_string()));
+    // A folder in its place cannot be replaced.
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::create_dir_all(file.join("x")).expect("a folder");
+    let run = verify(&site, &double).ok();
+    assert!(
+        run.stderr.contains("verified.json is not written"),
+        "{}",
+        run.stderr
+    );
+    assert!(status().stdout.contains("verified.json cannot be read"));
+}
+
+#[test]
+fn the_file_of_the_last_comparisons_belongs_to_the_user_of_the_hook() {
+    let (site, double) = (Site::new(), Double::start());
+    archive(&site);
+    ingest(&site, &double);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::os::unix::fs::chown(site.reports_dir(), Some(NOBODY), Some(NOBODY)).expect("chown");
+    verify(&site, &double).ok();
+    upload(&site, DEVICE.file("c.tsv"), good_file(1, 1), 20);
+    ingest(&site, &double);
+    let files = std::fs::read_dir(site.reports_dir()).expect("reports");
+    let files: BTreeSet<_> = files
+        .map(|file| {
+            let file = file.expect("an entry").metadata().expect("there");
+            (file.uid(), file.gid(), file.mode())
+        })
+        .filter(|(user, ..)| *user == NOBODY)
+        .collect();
+    // That of the last run and verified.json.
+    assert_eq!(files.len(), 1, "{files:?}");
+    let file = site.reports_dir().join("verified.json").metadata();
+    assert_eq!(file.expect("there").uid(), NOBODY);
 }
 
 /// Stops a thread when the test ends or fails.

@@ -98,6 +98,8 @@ pub(super) fn diagnose(
         errors_retryable: scan.errors_retryable,
         errors_other: scan.errors_other,
         retired,
+        verified: None,
+        verified_since: None,
         problems,
         note,
     }

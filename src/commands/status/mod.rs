@@ -13,7 +13,7 @@ use crate::config;
 use crate::config::Environment;
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
-use crate::report::{self, Heartbeat, Progress};
+use crate::report::{self, Heartbeat, Progress, VERIFIED_FILE, VerifiedDevices};
 use crate::sanitize::sanitize;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -45,6 +45,10 @@ pub(super) struct DeviceStatus {
     pub errors_other: u64,
     /// Whether the device is out of service, and has no problems of the logger.
     pub retired: bool,
+    /// When `verify` last found the database equal to the files.
+    pub verified: Option<DateTime<Utc>>,
+    /// The first time that was compared then; none if all times were.
+    pub verified_since: Option<DateTime<Utc>>,
     /// The problems, most severe first.
     pub problems: Vec<Problem>,
     /// Something to know that is not a problem.
@@ -180,10 +184,25 @@ fn print_status(args: &cli::Status, env: &Environment) -> anyhow::Result<Option<
     let now = Utc::now();
     let silent_after = args.silent_after;
     let scans = scan::all(&folder, &zones);
-    let notes = notes::notes(&scans, &folder);
+    let mut notes = notes::notes(&scans, &folder);
+    let reports = config::report_dir(&folder, env);
+    let verified = report::read_verified(&reports).unwrap_or_else(|error| {
+        let file = sanitize(reports.join(VERIFIED_FILE));
+        notes.push(format!(
+            "{file} cannot be read, so it is unknown when devices were verified: {error}"
+        ));
+        VerifiedDevices::new()
+    });
     let mut devices: Vec<_> = scans
         .iter()
-        .map(|device| diagnose::diagnose(device, &folder, now, silent_after))
+        .map(|device| {
+            let verified = device.path.to_str().and_then(|path| verified.get(path));
+            DeviceStatus {
+                verified: verified.map(|verified| verified.time),
+                verified_since: verified.and_then(|verified| verified.since),
+                ..diagnose::diagnose(device, &folder, now, silent_after)
+            }
+        })
         .collect();
     devices.sort_by(by_severity);
     let healthy = devices.iter().all(|device| device.problems.is_empty());

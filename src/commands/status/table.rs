@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use std::fmt::Write as _;
 use unicode_width::UnicodeWidthStr as _;
 
-const HEADER: [&str; 8] = [
+const HEADER: [&str; 9] = [
     "",
     "company",
     "campaign",
@@ -15,6 +15,7 @@ const HEADER: [&str; 8] = [
     "last file",
     "waiting",
     "in error",
+    "verified",
 ];
 
 const RED: &str = "\x1b[31m";
@@ -29,14 +30,14 @@ pub(super) fn table(
     now: DateTime<Utc>,
     colours: bool,
 ) -> String {
-    let rows: Vec<[String; 8]> = devices.iter().map(|device| row(device, now)).collect();
+    let rows: Vec<[String; 9]> = devices.iter().map(|device| row(device, now)).collect();
     let mut widths = HEADER.map(unicode_width::UnicodeWidthStr::width);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.width());
         }
     }
-    let line = |cells: [&str; 8]| {
+    let line = |cells: [&str; 9]| {
         let mut text = String::new();
         for (cell, width) in cells.iter().zip(widths) {
             let _ = write!(text, "{cell}{}  ", " ".repeat(width - cell.width()));
@@ -81,7 +82,7 @@ pub(super) fn summary(devices: &[DeviceStatus]) -> String {
     }
 }
 
-fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
+fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 9] {
     let mark = match device.problems.first().map(|problem| problem.kind) {
         None if device.retired => "retired",
         None => "ok",
@@ -97,6 +98,10 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         Some(Kind::Empty) => "EMPTY",
     };
     let dash = || "-".to_owned();
+    let ago = |at: DateTime<Utc>| {
+        let age = (now - at).to_std().unwrap_or_default();
+        format!("{} ago", format_duration(age))
+    };
     [
         mark.to_owned(),
         device.company.clone(),
@@ -105,17 +110,13 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 8] {
         device
             .last_measurement
             .map_or_else(dash, |at| at.format("%Y-%m-%d %H:%MZ").to_string()),
-        device.last_file_time.map_or_else(dash, |at| {
-            format!(
-                "{} ago",
-                format_duration((now - at).to_std().unwrap_or_default())
-            )
-        }),
+        device.last_file_time.map_or_else(dash, ago),
         device.waiting.to_string(),
         match (device.errors_retryable, device.errors_other) {
             (0, 0) => "0".to_owned(),
             (retryable, other) => format!("{other} + {retryable} retryable"),
         },
+        device.verified.map_or_else(dash, ago),
     ]
 }
 
@@ -144,6 +145,8 @@ mod tests {
             errors_retryable: 0,
             errors_other: 0,
             retired: false,
+            verified: None,
+            verified_since: None,
             note: None,
             problems: problem
                 .map(|kind| Problem {
@@ -159,8 +162,12 @@ mod tests {
     #[test]
     fn a_pipe_gets_no_colours_and_columns_line_up() {
         let now = DateTime::from_timestamp(1_800_010_800, 0).unwrap();
+        let verified = DeviceStatus {
+            verified: DateTime::from_timestamp(1_799_700_000, 0),
+            ..device("02000002", None)
+        };
         let text = table(
-            &[device("1", Some(Kind::Silent)), device("02000002", None)],
+            &[device("1", Some(Kind::Silent)), verified],
             &["a note".to_owned()],
             now,
             false,
@@ -168,12 +175,12 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[1],
-            "SILENT  Société  site      1         2027-01-15 08:00Z  3 h ago    0        0"
+            "SILENT  Société  site      1         2027-01-15 08:00Z  3 h ago    0        0         -"
         );
         assert_eq!(lines[2], "      wrong: do this");
         assert_eq!(
             lines[3],
-            "ok      Société  site      02000002  2027-01-15 08:00Z  3 h ago    0        0"
+            "ok      Société  site      02000002  2027-01-15 08:00Z  3 h ago    0        0         3 d ago"
         );
         assert_eq!(lines[4], "note: a note");
         assert_eq!(lines[5], "1 of 2 devices needs attention");

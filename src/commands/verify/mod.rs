@@ -7,12 +7,13 @@ use crate::config::{self, ConfigError, Environment};
 use crate::data_dir::Dir;
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
-use crate::report::Progress;
+use crate::report::{Progress, VERIFIED_FILE, Verified, VerifiedDevices, add_verified};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{Destination, InfluxReader, Sink};
-use crate::verify::{Options, Verifier};
+use crate::verify::{Options, Verification, Verifier};
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,14 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     };
     let verification = verifier.run();
     progress.finish();
+    let equal = equal_devices(&verification, args.since);
+    let reports = config::report_dir(&folder, &env);
+    if !equal.is_empty()
+        && let Err(error) = add_verified(&reports, &data, equal, &stop)
+    {
+        let file = sanitize(reports.join(VERIFIED_FILE));
+        tracing::warn!("{file} is not written, so status does not show this comparison: {error}");
+    }
     let text = if args.json {
         output::json(&verification, &folder)?
     } else {
@@ -73,6 +82,22 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::GeneralError
     })
+}
+
+/// The devices that were compared and are equal.
+fn equal_devices(verification: &Verification, since: Option<i64>) -> VerifiedDevices {
+    let verified = Verified {
+        time: Utc::now(),
+        since: since.and_then(|since| DateTime::from_timestamp(since, 0)),
+    };
+    let devices = verification.devices.iter();
+    devices
+        .filter(|device| device.counts.total().is_equal())
+        .map(|device| {
+            let path = format!("{}/{}/{}", device.company, device.campaign, device.device);
+            (path, verified)
+        })
+        .collect()
 }
 
 /// Checks that the company and the campaign have folders.

@@ -361,6 +361,8 @@ fn systemd_accepts_every_unit() {
         "powerview-status.service",
         "powerview-failure@.service",
         "powerview-alerts.service",
+        "powerview-verify.service",
+        "powerview-verify.timer",
     ];
     // The programs of the units are not installed on this machine. Everything else is checked unchanged.
     let dir = tempfile::tempdir().expect("a folder");
@@ -414,6 +416,21 @@ fn systemd_accepts_every_unit() {
                 "ProtectSystem=strict",
                 "ReadWritePaths=/srv/sftpgo/data /srv/sftpgo/logs",
             ],
+        ),
+        (
+            "powerview-verify.service",
+            vec![
+                "ExecStart=/srv/powerview/bin/powerview verify --dataFolder /srv/sftpgo/data --since 8d",
+                "OnFailure=powerview-failure@%n.service",
+                "NoNewPrivileges=yes",
+                "ProtectSystem=strict",
+                "ReadWritePaths=/srv/sftpgo/logs",
+                "User=sftpgo",
+            ],
+        ),
+        (
+            "powerview-verify.timer",
+            vec!["OnCalendar=Sun 03:00", "WantedBy=timers.target"],
         ),
     ] {
         let text = read(&format!("deploy/{unit}"));

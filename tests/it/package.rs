@@ -570,7 +570,7 @@ const BOOTED: &str = r#"
     [ "$(systemctl is-enabled powerview-sweep.timer)" = disabled ]
     cp env /etc/powerview/.env
     install -d -o sftpgo -g sftpgo "$device" /var/spool/mails
-    systemctl enable --now powerview-sweep.timer
+    systemctl enable --now powerview-sweep.timer powerview-verify.timer
 
     # A file, and one whose upload goes on.
     cp upload.tsv "$device/T302_250801_000001.tsv"
@@ -579,6 +579,8 @@ const BOOTED: &str = r#"
     systemctl start powerview-sweep.service
     systemctl start powerview-status.service
     systemctl start powerview-alerts.service
+    systemctl start powerview-verify.service
+    grep '"acme/site/02001171":' /srv/sftpgo/logs/reports/verified.json
     [ -e "$device/parsed/T302_250801_000001.tsv" ] && [ -e "$device/T302_250801_000002.tsv" ]
 
     # The failure of a sweep is mailed.
@@ -592,13 +594,13 @@ const BOOTED: &str = r#"
     grep 'Subject: PowerView: powerview-sweep.service failed' /var/spool/mails/*
 
     dpkg -i new.deb
-    [ "$(systemctl is-active powerview-sweep.timer)" = active ]
+    [ "$(systemctl is-active powerview-sweep.timer powerview-verify.timer | uniq)" = active ]
     dpkg -r powerview
-    [ "$(systemctl is-active powerview-sweep.timer)" = inactive ]
+    [ "$(systemctl is-active powerview-sweep.timer powerview-verify.timer | uniq)" = inactive ]
     systemctl --failed --no-legend
     [ -z "$(systemctl --failed --no-legend)" ]
     dpkg -i new.deb
-    [ "$(systemctl is-active powerview-sweep.timer)" = active ]
+    [ "$(systemctl is-active powerview-sweep.timer powerview-verify.timer | uniq)" = active ]
     dpkg -P powerview
     find /etc /var/lib/systemd -name '*powerview*'
     [ -z "$(find /etc /var/lib/systemd -name '*powerview*')" ]

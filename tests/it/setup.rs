@@ -539,6 +539,7 @@ fn a_server_is_set_up_once_and_a_second_run_changes_nothing() {
         "systemctl restart sftpgo.service",
         "systemctl reload-or-restart caddy.service",
         "systemctl --quiet enable --now powerview-sweep.timer",
+        "systemctl --quiet enable --now powerview-verify.timer",
         "powerview check",
     ];
     let numbers: Vec<_> = order.iter().map(|call| place.first_call(call)).collect();
@@ -1061,7 +1062,10 @@ fn a_container_that_does_not_become_healthy_is_left_to_do_and_the_rest_is_done()
     assert!(left.contains("Grafana is not healthy"), "{printed}");
     assert_eq!(left.lines().count(), 2, "{printed}");
     assert!(place.servers.state().administrator.is_some());
-    assert!(place.path("unit/powerview-sweep.timer.started").exists());
+    for timer in ["sweep", "verify"] {
+        let started = format!("unit/powerview-{timer}.timer.started");
+        assert!(place.path(&started).exists(), "{started}");
+    }
 
     place.servers.state().is_up = true;
     place.run(&["--yes"], 0);

@@ -1,5 +1,6 @@
 //! Compares the whole program with a client that sends the same prepared bodies, in alternating runs. The difference
-//! is the time that the program needs beyond that of the server.
+//! is the time that the program needs beyond that of the server. `powerview verify` is compared with a client that reads the
+//! same points.
 //!
 //!     cargo bench --bench end_to_end                      with a mock server that accepts every write
 //!     INFLUXD_BIN=... cargo bench --bench end_to_end      also with a real server
@@ -39,6 +40,10 @@ fn main() {
     let wanted = |scenario: &str| {
         names.is_empty() || names.iter().any(|name| scenario.contains(name.as_str()))
     };
+    // First, because the other scenarios leave points that its files do not have.
+    if let Some(real) = real.as_ref().filter(|_| wanted("verify")) {
+        bench_verify(&binary, dir.path(), &real.address);
+    }
     for (server, address) in servers.iter().filter(|_| wanted("one named file")) {
         bench_hook_call(&binary, dir.path(), server, address);
     }
@@ -73,9 +78,58 @@ fn main() {
                     pairs.push((program, prepared));
                 }
             }
-            print_ratio(scenario, server, &mut pairs);
+            print_ratio(scenario, server, "prepared bodies", &mut pairs);
         }
     }
+}
+
+/// Compares the points of a real server with the files of 336 days, and compares that with a client that reads the same
+/// points and throws them away.
+fn bench_verify(binary: &Path, dir: &Path, address: &str) {
+    let (devices, days, rows) = (2, 336, 144);
+    run_program(binary, dir, address, devices, days, rows);
+    let data = dir.join("data");
+    let mut pairs = Vec::new();
+    for run in 0..=RUNS {
+        let start = Instant::now();
+        let status = command(binary, dir, address, Some("verify"), &data)
+            .stdout(Stdio::null())
+            .status()
+            .expect("the program starts");
+        let program = start.elapsed();
+        assert!(status.success(), "the points differ from the files");
+        let start = Instant::now();
+        for device in 0..devices {
+            read_points(address, device);
+        }
+        // The first pair warms up.
+        if run > 0 {
+            pairs.push((program, start.elapsed()));
+        }
+    }
+    let points = devices * days * rows * 30;
+    let scenario = format!("verify {points} points in {} files", devices * days);
+    print_ratio(&scenario, "a real server", "reading them", &mut pairs);
+}
+
+/// Reads all points of a device.
+fn read_points(address: &str, device: usize) {
+    let query = format!(
+        r#"{{"query":"from(bucket: \"acme\") |> range(start: 0) |> filter(fn: (r) => r.device_master_sn == \"{device:08}\")"}}"#
+    );
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    // The answer to HTTP/1.0 ends with the connection.
+    let request = format!(
+        "POST /api/v2/query?org=bench HTTP/1.0\r\nAuthorization: Token {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{query}",
+        query.len()
+    );
+    stream
+        .write_all(request.as_bytes())
+        .expect("the query is sent");
+    let mut answer = BufReader::new(stream);
+    let (first, _) = read_head(&mut answer).expect("an answer");
+    assert!(first.contains(" 200"), "{first}");
+    std::io::copy(&mut answer, &mut std::io::sink()).expect("the points");
 }
 
 /// Ingests a named day file, as the upload hook does, and compares it with a client that only sends the same three
@@ -87,7 +141,7 @@ fn bench_hook_call(binary: &Path, dir: &Path, server: &str, address: &str) {
         let data = make_tree(dir, 1, 1, 143);
         let file = data.join("acme/site/00000000/0000.tsv");
         let start = Instant::now();
-        let status = command(binary, dir, address, &data)
+        let status = command(binary, dir, address, None, &data)
             .arg("--tsvFile")
             .arg(file)
             .status()
@@ -136,7 +190,7 @@ fn meta_lines(dir: &Path, run: usize) -> String {
 }
 
 /// Prints the median times of a scenario and the ratio of the pairs.
-fn print_ratio(scenario: &str, server: &str, pairs: &mut [(Duration, Duration)]) {
+fn print_ratio(scenario: &str, server: &str, other: &str, pairs: &mut [(Duration, Duration)]) {
     let mut ratios: Vec<_> = pairs
         .iter()
         .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
@@ -147,7 +201,7 @@ fn print_ratio(scenario: &str, server: &str, pairs: &mut [(Duration, Duration)])
         times[times.len() / 2].as_secs_f64()
     };
     println!(
-        "{scenario}, {server}: powerview {:.2} s, prepared bodies {:.2} s, ratio {:.2} ({:.2} to {:.2}, {} pairs)",
+        "{scenario}, {server}: powerview {:.2} s, {other} {:.2} s, ratio {:.2} ({:.2} to {:.2}, {} pairs)",
         median(pairs.iter().map(|p| p.0).collect()),
         median(pairs.iter().map(|p| p.1).collect()),
         ratios[ratios.len() / 2],
@@ -219,9 +273,16 @@ fn make_tree(dir: &Path, devices: usize, files: usize, rows: usize) -> PathBuf {
 }
 
 /// The command that runs the program with the settings of a server.
-fn command(binary: &Path, dir: &Path, address: &str, data: &Path) -> Command {
+fn command(
+    binary: &Path,
+    dir: &Path,
+    address: &str,
+    subcommand: Option<&str>,
+    data: &Path,
+) -> Command {
     let mut command = Command::new(binary);
     command
+        .args(subcommand)
         .args(["--quiet", "--timezone", "Europe/Paris", "--dataFolder"])
         .arg(data)
         .env_clear()
@@ -246,7 +307,7 @@ fn run_program(
     // Write back the new files first, so that this does not happen during the measurement.
     rustix::fs::sync();
     let start = Instant::now();
-    let status = command(binary, dir, address, &data)
+    let status = command(binary, dir, address, None, &data)
         .args(["--jobs", "2"])
         .status()
         .expect("the program starts");

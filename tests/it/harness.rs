@@ -101,10 +101,11 @@ impl Drop for Tmpfs {
 /// Until then, it has the files open that tests in other threads were writing when it was forked, and no lease is granted
 /// on them.
 pub fn wait_for_forks() {
-    let own = std::fs::read_link("/proc/self/exe").expect("a program");
+    // That of a test that is repeated with another server differs.
+    let own = std::fs::read("/proc/self/cmdline").expect("a program");
     let parent = std::process::id().to_string();
     let is_fork = |process: &Path| {
-        std::fs::read_link(process.join("exe")).is_ok_and(|program| program == own)
+        std::fs::read(process.join("cmdline")).is_ok_and(|program| program == own)
             && std::fs::read_to_string(process.join("stat")).is_ok_and(|stat| {
                 let fields = stat.rsplit(')').next().unwrap_or_default();
                 fields.split_whitespace().nth(1) == Some(&parent)

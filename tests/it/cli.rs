@@ -772,8 +772,10 @@ fn manual_pages_are_written_for_each_command() {
     }
     assert!(page("powerview-check.1").contains("--retry-for"));
     assert!(page("powerview-status.1").contains("--silent-after"));
+    assert!(page("powerview-verify.1").contains("--repair"));
+    assert!(page("powerview-rebuild.1").contains("--undo"));
     assert!(page("powerview-completions.1").contains("fish"));
-    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 4);
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 6);
 
     let nowhere = dir.path().join("missing");
     let run = site.bare().arg("man").arg(&nowhere).run();

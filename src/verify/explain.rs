@@ -8,15 +8,15 @@ use super::files::DAY;
 use super::result::{Month, month_of};
 use crate::sink::{Field, PointVisitor, StoredPoint};
 use crate::time_zone::TimeZone;
-use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime};
-use std::collections::BTreeMap;
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// What is wrong with a point that no file gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
-    /// Day and month are swapped. The point belongs to this day, in days since 1970.
-    Swapped(i64),
+    /// Day and month are swapped. The point belongs to this day of its logger's clock.
+    Swapped(NaiveDate),
     /// The local time was read as UTC.
     LocalTime,
     /// Another series has a point of the same channel and time.
@@ -32,22 +32,28 @@ pub(crate) type Causes = BTreeMap<(Month, Cause), u64>;
 pub(super) struct Candidates {
     /// Around the day itself.
     pub near: Range<i64>,
-    /// Around the day with day and month swapped.
-    pub swapped: Option<Range<i64>>,
+    /// Around the dates of the day, in UTC and in local time, with day and month swapped.
+    pub swapped: Vec<Range<i64>>,
 }
 
 impl Candidates {
     /// The candidates for a day, in days since 1970.
-    pub(super) fn of(day: i64) -> Self {
+    pub(super) fn of(day: i64, zone: &TimeZone) -> Self {
         // A difference between two time zones is less than two days.
         let around = |day: i64| (day - 2) * DAY..(day + 3) * DAY;
-        let swapped = DateTime::from_timestamp(day * DAY, 0)
-            .and_then(|midnight| swapped_date(midnight.date_naive()))
-            .and_then(|date| date.and_hms_opt(0, 0, 0))
-            .map(|midnight| around(midnight.and_utc().timestamp().div_euclid(DAY)));
+        let (start, end) = (day * DAY, (day + 1) * DAY - 1);
+        let local = |time| time + i64::from(zone.offset_at(time));
+        let dates: BTreeSet<NaiveDate> = [start, local(start), local(end)]
+            .into_iter()
+            .filter_map(|wall| swapped_date(DateTime::from_timestamp(wall, 0)?.date_naive()))
+            .collect();
+        let days = dates.into_iter().map(|date| {
+            let midnight = date.and_time(NaiveTime::MIN).and_utc();
+            midnight.timestamp().div_euclid(DAY)
+        });
         Self {
             near: around(day),
-            swapped,
+            swapped: days.map(around).collect(),
         }
     }
 }
@@ -63,7 +69,7 @@ fn swapped_date(date: NaiveDate) -> Option<NaiveDate> {
 pub(super) struct Explainer<'a> {
     /// The points of files around the times of the points, and around the same times with day and month swapped.
     near: &'a ByChannel<'a>,
-    swapped: &'a ByChannel<'a>,
+    swapped: &'a [ByChannel<'a>],
     zone: &'a TimeZone,
     /// Takes the points without a cause.
     unexplained: &'a mut dyn PointVisitor,
@@ -79,9 +85,11 @@ struct Series {
     field: (String, String),
     /// The position in the points of files; none if there is no such series.
     id: Option<usize>,
+    /// Whether the field is that of a measurement. No file gives any other.
+    is_value: bool,
     /// The series of files with the same channel.
     near: Vec<usize>,
-    swapped: Vec<usize>,
+    swapped: Vec<Vec<usize>>,
 }
 
 /// The points of files, by the ids of the channels.
@@ -117,7 +125,7 @@ impl<'a> ByChannel<'a> {
 impl<'a> Explainer<'a> {
     pub(super) fn new(
         near: &'a ByChannel<'a>,
-        swapped: &'a ByChannel<'a>,
+        swapped: &'a [ByChannel<'a>],
         zone: &'a TimeZone,
         unexplained: &'a mut dyn PointVisitor,
     ) -> Self {
@@ -146,12 +154,15 @@ impl<'a> Explainer<'a> {
         let local = DateTime::from_timestamp(time + i64::from(self.zone.offset_at(time)), 0);
         let local = local.map(|time| time.naive_utc());
         for wall in [local, Some(utc)].into_iter().flatten() {
-            let date = swapped_date(wall.date());
-            let swapped = date.map(|date| NaiveDateTime::new(date, wall.time()));
-            for time in swapped.into_iter().flat_map(|wall| self.readings(wall)) {
-                if self.swapped.has(&self.series.swapped, time, Some(value)) {
-                    return Cause::Swapped(time.div_euclid(DAY));
-                }
+            let Some(date) = swapped_date(wall.date()) else {
+                continue;
+            };
+            let has = |time| {
+                let mut candidates = self.swapped.iter().zip(&self.series.swapped);
+                candidates.any(|(points, series)| points.has(series, time, Some(value)))
+            };
+            if self.readings(date.and_time(wall.time())).any(has) {
+                return Cause::Swapped(date);
             }
         }
         Cause::Unexplained
@@ -175,8 +186,13 @@ impl PointVisitor for Explainer<'_> {
             tags: tags.to_vec(),
             field: (field.key.to_owned(), field.kind.to_owned()),
             id: self.near.expected.id_of(tags).filter(|_| field.is_value()),
+            is_value: field.is_value(),
             near: self.near.of(channel),
-            swapped: self.swapped.of(channel),
+            swapped: self
+                .swapped
+                .iter()
+                .map(|points| points.of(channel))
+                .collect(),
         };
     }
 
@@ -188,7 +204,9 @@ impl PointVisitor for Explainer<'_> {
         }
         let value: Option<f64> = point.value.parse().ok();
         let cause = match value {
-            Some(value) if !point.has_fraction => self.cause(point.time, value),
+            Some(value) if self.series.is_value && !point.has_fraction => {
+                self.cause(point.time, value)
+            }
             _ => Cause::Unexplained,
         };
         *self

@@ -251,17 +251,20 @@ impl<'a, 'v> Group<'a, 'v> {
         unexplained: &mut dyn PointVisitor,
     ) -> Result<Causes, VerifyError> {
         let reading = self.verifier.reading();
-        let candidates = Candidates::of(day);
-        let near = Expected::read(&self.devices, reading, &candidates.near)?;
-        let swapped = match &candidates.swapped {
-            Some(times) => Expected::read(&self.devices, reading, times)?,
-            None => Expected::default(),
-        };
-        let (near, swapped) = (ByChannel::new(&near), ByChannel::new(&swapped));
+        let zone = &reading.zones.default;
+        let candidates = Candidates::of(day, zone);
+        let read = |times| Expected::read(&self.devices, reading, times);
+        let near = read(&candidates.near)?;
+        let swapped: Vec<_> = candidates
+            .swapped
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()?;
+        let near = ByChannel::new(&near);
+        let swapped: Vec<_> = swapped.iter().map(ByChannel::new).collect();
         let all = &self.measurement.times;
         let times = all.start.max(day * DAY)..all.end.min((day + 1) * DAY);
         Ok(retried(|| {
-            let zone = &reading.zones.default;
             let mut explainer = Explainer::new(&near, &swapped, zone, &mut *unexplained);
             for master in self.masters() {
                 self.verifier

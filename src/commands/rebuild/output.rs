@@ -4,7 +4,7 @@ use crate::data_dir::rebuild_bucket;
 use crate::rebuild::Swapped;
 use crate::sanitize::sanitize;
 use crate::verify::{Cause, Month, PointDifferences, Verification};
-use chrono::{DateTime, NaiveDate};
+use chrono::NaiveDate;
 use indicatif::HumanCount;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -94,10 +94,7 @@ pub(super) fn unexplained(verification: &Verification) -> u64 {
 
 fn describe(cause: Cause) -> String {
     match cause {
-        Cause::Swapped(day) => {
-            let day = DateTime::from_timestamp(day * 86_400, 0).unwrap_or_default();
-            format!("for {}", day.format("%-d %B %Y"))
-        }
+        Cause::Swapped(day) => format!("for {}", day.format("%-d %B %Y")),
         Cause::LocalTime => "whose local time was read as UTC".to_owned(),
         Cause::OtherTags => {
             "with other tags than those of the files, such as series without the tag device"

@@ -8,7 +8,7 @@ mod outage_log;
 mod retry;
 mod source;
 
-pub(crate) use influx2::{Influx, InfluxReader, Probe};
+pub(crate) use influx2::{Influx, InfluxReader, Probe, is_bucket_id};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
 pub(crate) use source::{

@@ -5,16 +5,17 @@ mod output;
 use super::eprint_line;
 use super::verify::ensure_folder;
 use crate::cli;
-use crate::config::{self, Environment};
-use crate::data_dir::{Dir, LockError};
+use crate::config::{self, ConfigError, Environment};
+use crate::data_dir::{Company, Dir, LockError};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::rebuild::{Buckets, Rebuild, Swapped};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
-use crate::sink::{Destination, InfluxReader, Sink};
+use crate::sink::{Destination, InfluxReader, Sink, is_bucket_id};
 use anyhow::{Context as _, anyhow};
+use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
     let server = config::influx(&args.server, &env)?;
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
     let meta_bucket = config::meta_bucket(&env)?;
+    ensure_company(&args.company, &meta_bucket)?;
     let stop = Shutdown::on_signals()?;
     let source = InfluxReader::new(&server, &stop)?;
     let sink = Sink::open(&Destination::Influx(server), &stop)?;
@@ -78,6 +80,19 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
         None if args.dry_run => Ok(ExitCode::Success),
         None => Ok(ExitCode::GeneralError),
     }
+}
+
+/// Checks that the company has a bucket that can be rebuilt.
+fn ensure_company(company: &str, meta_bucket: &str) -> Result<(), ConfigError> {
+    Company::new(OsStr::new(company), meta_bucket)
+        .map_err(|error| ConfigError(format!("--company: {error}")))?;
+    if is_bucket_id(company) {
+        return Err(ConfigError(format!(
+            "--company: {company} cannot be rebuilt: InfluxDB reads 16 hexadecimal digits as the id of a bucket, so ingestions write \
+             by the bucket's id and would go on writing to the former bucket; use powerview verify --repair"
+        )));
+    }
+    Ok(())
 }
 
 /// Rebuilds the bucket. Returns `None` if it was not swapped in.

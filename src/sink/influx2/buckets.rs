@@ -115,7 +115,7 @@ impl Client {
         let org_id = self.org_id().await?;
         let request = PostBucketRequest::new(org_id, name.to_owned());
         match self.plain.create_bucket(Some(request)).await {
-            Ok(()) if is_id(name) => self.find(name).await?.ok_or_else(|| {
+            Ok(()) if is_bucket_id(name) => self.find(name).await?.ok_or_else(|| {
                 ApiError::Transient(format!("bucket {name:?} was created, but is not listed"))
             }),
             Ok(()) => {
@@ -155,12 +155,16 @@ impl Client {
                         .iter()
                         .map(|rule| i64::from(rule.every_seconds))
                         .find(|seconds| *seconds > 0);
-                    let key = if is_id(name) { bucket.id? } else { bucket.name };
+                    let key = if is_bucket_id(name) {
+                        bucket.id?
+                    } else {
+                        bucket.name
+                    };
                     Some(KnownBucket { key, retention_s })
                 })),
             // The response was successful but cannot be parsed. The write shows whether the bucket exists.
             Err(RequestError::ReqwestProcessing { source })
-                if source.is_decode() && !is_id(name) =>
+                if source.is_decode() && !is_bucket_id(name) =>
             {
                 Ok(Some(KnownBucket::named(name)))
             }
@@ -174,7 +178,7 @@ impl Client {
     /// Returns the name or id under which a write finds the organisation. As for a bucket, a name of 16 hexadecimal digits
     /// would be read as an id.
     pub(super) async fn org_key(&self) -> Result<&str, ApiError> {
-        if !is_id(&self.org) {
+        if !is_bucket_id(&self.org) {
             return Ok(&self.org);
         }
         let id = self.org_id.get_or_try_init(|| self.org_id()).await?;
@@ -213,7 +217,7 @@ impl Client {
 }
 
 /// Whether the write endpoint of InfluxDB would read this name as a bucket id.
-fn is_id(name: &str) -> bool {
+pub(crate) fn is_bucket_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
@@ -223,7 +227,11 @@ mod tests {
 
     #[test]
     fn a_name_of_16_hexadecimal_digits_is_an_id() {
-        assert!(is_id("88cb3911be3f2ed6") && is_id("88CB3911BE3F2ED6"));
-        assert!(!is_id("acme") && !is_id("88cb3911be3f2edg") && !is_id("88cb3911be3f2ed"));
+        assert!(is_bucket_id("88cb3911be3f2ed6") && is_bucket_id("88CB3911BE3F2ED6"));
+        assert!(
+            !is_bucket_id("acme")
+                && !is_bucket_id("88cb3911be3f2edg")
+                && !is_bucket_id("88cb3911be3f2ed")
+        );
     }
 }

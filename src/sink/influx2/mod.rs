@@ -20,6 +20,7 @@ mod reader;
 mod redact;
 mod response;
 
+pub(crate) use buckets::is_bucket_id;
 pub(crate) use health::Probe;
 pub(crate) use reader::InfluxReader;
 

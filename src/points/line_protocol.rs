@@ -164,6 +164,14 @@ impl Fields {
         }
     }
 
+    /// Adds a field with an unsigned integer.
+    pub(crate) fn unsigned(&mut self, key: &str, value: u64) {
+        self.key(key);
+        self.bytes
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.bytes.push(b'u');
+    }
+
     /// Adds a boolean field.
     pub(crate) fn boolean(&mut self, key: &str, value: bool) {
         self.key(key);
@@ -173,17 +181,20 @@ impl Fields {
 
     /// Adds a string field of at most `max` bytes. Line breaks are replaced by spaces.
     pub(crate) fn text(&mut self, key: &str, value: &str, max: usize) {
+        let value = &value[..value.floor_char_boundary(max)];
+        // Tools that load line protocol files split them at line breaks, even within strings.
+        self.whole_text(key, &value.replace(['\n', '\r'], " "));
+    }
+
+    /// Adds a string field with its line breaks.
+    pub(crate) fn whole_text(&mut self, key: &str, value: &str) {
         self.key(key);
         self.bytes.push(b'"');
-        for c in value[..value.floor_char_boundary(max)].chars() {
-            match c {
-                '"' | '\\' => self.bytes.extend_from_slice(&[b'\\', c as u8]),
-                // Tools that load line protocol files split them at line breaks, even within strings.
-                '\n' | '\r' => self.bytes.push(b' '),
-                _ => self
-                    .bytes
-                    .extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        for byte in value.bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                self.bytes.push(b'\\');
             }
+            self.bytes.push(byte);
         }
         self.bytes.push(b'"');
     }

@@ -5,6 +5,9 @@ use crate::sink::{Field, PointVisitor, Sink, StoredPoint, Stream};
 use crate::verify::Unexplained;
 use std::sync::Arc;
 
+/// The size of a body above which it is sent, in bytes.
+const MAX_BODY: usize = 1 << 20;
+
 /// Writes points to a bucket.
 pub(super) struct Copier<'a> {
     sink: &'a Sink,
@@ -51,10 +54,7 @@ impl<'a> Copier<'a> {
             return;
         }
         let batch = Batch::plain(lines, waiting);
-        let written = self
-            .sink
-            .send(&self.bucket, batch, Stream::Measurements)
-            .wait();
+        let written = self.sink.send(&self.bucket, batch, Stream::Copies).wait();
         self.copied += written.points.accepted;
         if let Err(error) = written.result {
             self.failure = Some(error.to_string());
@@ -81,10 +81,6 @@ impl PointVisitor for Copier<'_> {
     }
 
     fn point(&mut self, point: StoredPoint<'_>) {
-        if point.has_fraction {
-            // The sink writes whole seconds.
-            return self.fail("a point has a time with a fraction of a second");
-        }
         let mut line = Line::new(&self.measurement);
         for (key, value) in &self.tags {
             line.tag(key, value);
@@ -102,13 +98,18 @@ impl PointVisitor for Copier<'_> {
                 .parse()
                 .map(|value| fields.integer(key, value))
                 .is_ok(),
+            "unsignedLong" => point
+                .value
+                .parse()
+                .map(|value| fields.unsigned(key, value))
+                .is_ok(),
             "boolean" => point
                 .value
                 .parse()
                 .map(|value| fields.boolean(key, value))
                 .is_ok(),
             "string" => {
-                fields.text(key, point.value, usize::MAX);
+                fields.whole_text(key, point.value);
                 true
             }
             _ => false,
@@ -116,9 +117,12 @@ impl PointVisitor for Copier<'_> {
         if !is_copied {
             return self.fail(&format!("the field {key:?} has the type {kind}"));
         }
-        self.lines.extend(fields.at(point.time));
+        // All times of a database are within the range of its nanoseconds.
+        let nanos = point.time.saturating_mul(1_000_000_000);
+        let time = nanos.saturating_add(point.nanos.into());
+        self.lines.extend(fields.at(time));
         self.waiting += 1;
-        if self.waiting >= self.options.lines {
+        if self.waiting >= self.options.lines || self.lines.len() >= MAX_BODY {
             self.flush();
         }
     }

@@ -85,6 +85,8 @@ pub(crate) enum WriteError {
 pub(crate) enum Stream {
     /// Measurements of loggers, with timestamps in seconds.
     Measurements,
+    /// Points that are copied from another bucket, with timestamps in nanoseconds and text that may have line breaks.
+    Copies,
     /// Points about runs and files, with timestamps in nanoseconds, so that two runs never share one. Their failures
     /// never change the outcome of a file.
     Meta,

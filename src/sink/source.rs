@@ -118,8 +118,8 @@ pub(crate) const ALL_TIMES: Range<i64> = -9_223_372_036..9_223_372_036;
 pub(crate) struct StoredPoint<'a> {
     /// Seconds since 1970.
     pub time: i64,
-    /// Whether the time has a fraction of a second.
-    pub has_fraction: bool,
+    /// Nanoseconds after that second.
+    pub nanos: u32,
     /// The value, as the server writes it.
     pub value: &'a str,
 }

@@ -272,7 +272,7 @@ impl PointVisitor for Comparison<'_> {
         let known = self.current.id.map(|id| &mut self.expected.series[id]);
         let device = known.as_ref().map_or(0, |series| series.device);
         let position = match &known {
-            Some(series) if !point.has_fraction => series.position(point.time, self.current.next),
+            Some(series) if point.nanos == 0 => series.position(point.time, self.current.next),
             _ => None,
         };
         let counts = self.result.device(device).counts(point.time);

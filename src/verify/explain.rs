@@ -199,12 +199,12 @@ impl PointVisitor for Explainer<'_> {
     fn point(&mut self, point: StoredPoint<'_>) {
         let expected = &self.near.expected;
         let is_extra = |id| expected.value_at(id, point.time).is_none();
-        if !point.has_fraction && !self.series.id.is_none_or(is_extra) {
+        if point.nanos == 0 && !self.series.id.is_none_or(is_extra) {
             return;
         }
         let value: Option<f64> = point.value.parse().ok();
         let cause = match value {
-            Some(value) if self.series.is_value && !point.has_fraction => {
+            Some(value) if self.series.is_value && point.nanos == 0 => {
                 self.cause(point.time, value)
             }
             _ => Cause::Unexplained,

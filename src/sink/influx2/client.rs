@@ -99,7 +99,7 @@ impl Client {
     pub(super) fn retry(&self, stream: Stream) -> &RetryPolicy {
         match stream {
             Stream::Meta if !self.retry.outages().has_server() => &self.meta_retry,
-            Stream::Meta | Stream::Measurements => &self.retry,
+            Stream::Meta | Stream::Measurements | Stream::Copies => &self.retry,
         }
     }
 
@@ -139,8 +139,8 @@ impl Client {
         while let Some(part) = parts.pop() {
             let known = match stream {
                 Stream::Measurements => self.known_bucket(bucket, retry).await?,
-                // The meta bucket is not looked up: it nearly always exists, and a write fails with 404 if it does not.
-                Stream::Meta => KnownBucket::named(bucket),
+                // These buckets are not looked up: they nearly always exist, and a write fails with 404 if they do not.
+                Stream::Meta | Stream::Copies => KnownBucket::named(bucket),
             };
             let lines = u64::from(part.lines);
             let part = known
@@ -221,7 +221,7 @@ impl Client {
         };
         let precision = match stream {
             Stream::Measurements => TimestampPrecision::Seconds,
-            Stream::Meta => TimestampPrecision::Nanoseconds,
+            Stream::Meta | Stream::Copies => TimestampPrecision::Nanoseconds,
         };
         let org = self.org_key().await?;
         client

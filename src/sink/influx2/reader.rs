@@ -314,7 +314,7 @@ impl Tables {
         let time = time.ok()?;
         visitor.point(StoredPoint {
             time: time.timestamp(),
-            has_fraction: time.timestamp_subsec_nanos() != 0,
+            nanos: time.timestamp_subsec_nanos(),
             value: std::str::from_utf8(record.get(value)?).ok()?,
         });
         Some(())
@@ -323,13 +323,9 @@ impl Tables {
 
 /// The tags of the series of a row, in the order of their keys.
 fn tags(columns: &Columns, record: &ByteRecord) -> Vec<(String, String)> {
-    let is_tag = |name: &str| {
-        !matches!(
-            name,
-            "" | "result" | "table" | "_time" | "_value" | "_field"
-        )
-    };
-    let cells = columns.names.iter().zip(record);
+    let is_tag = |name: &str| !matches!(name, "_time" | "_value" | "_field");
+    // The first columns are those of the annotation, the result and the table. Tags may have the same names.
+    let cells = columns.names.iter().zip(record).skip(3);
     let mut tags: Vec<_> = cells
         .filter(|(name, value)| is_tag(name) && !value.is_empty())
         .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()))

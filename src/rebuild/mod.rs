@@ -13,6 +13,7 @@ use crate::data_dir::{
 };
 use crate::pipeline::raise_file_limit;
 use crate::points::BatchOptions;
+use crate::remedy::remedy;
 use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
@@ -22,7 +23,7 @@ use crate::sink::{
 };
 use crate::time_zone::FileZones;
 use crate::verify::{Devices, Options, Unexplained, Verification, Verifier};
-use chrono::Utc;
+use chrono::{NaiveDate, NaiveTime, Utc};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -30,8 +31,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long before a bucket was renamed a file may have been moved that is not in it.
-const BEFORE_SWAP: Duration = Duration::from_hours(1);
+/// How long a device that is new during a swap is waited for. Meanwhile there is no bucket of the company, and an upload of
+/// the device may be waiting for it.
+const NEW_DEVICE_WAIT: Duration = Duration::from_secs(2);
+
+/// How often a swap is tried if new devices are locked.
+const MAX_SWAPS: u32 = 5;
 
 /// Everything that rebuilding a bucket needs.
 pub(crate) struct Rebuild<'a, S> {
@@ -54,8 +59,8 @@ pub(crate) struct Buckets {
     pub current: Option<BucketInfo>,
     /// The one that is being filled.
     pub new: Option<BucketInfo>,
-    /// The former ones, the oldest first.
-    pub former: Vec<BucketInfo>,
+    /// The former ones with the day on which they were renamed, the oldest first.
+    pub former: Vec<(NaiveDate, BucketInfo)>,
 }
 
 /// Why a bucket was not rebuilt.
@@ -88,9 +93,33 @@ pub(crate) enum RebuildError {
         folder: PathBuf,
         error: LockError,
     },
-    /// The device folders cannot be listed or opened.
-    #[error("cannot read the data folder: {0}")]
-    Folder(#[from] io::Error),
+    /// A bucket cannot be created.
+    #[error("cannot create the bucket {bucket:?}: {error}")]
+    NotCreated { bucket: String, error: ReadError },
+    /// A bucket cannot be renamed.
+    #[error("cannot rename the bucket {from:?} to {to:?}: {error}; run powerview rebuild again")]
+    NotRenamed {
+        from: String,
+        to: String,
+        error: ReadError,
+    },
+    /// The current bucket was renamed, and could not be renamed back.
+    #[error("{error}; until then, there may be no bucket {company:?}")]
+    NoName {
+        company: String,
+        error: Box<RebuildError>,
+    },
+    /// A folder cannot be listed or opened.
+    #[error(
+        "{folder}: cannot read the folder: {error}; {}",
+        remedy(.error, "check its permissions"),
+        folder = sanitize(.folder)
+    )]
+    Folder {
+        /// Below the data folder.
+        folder: PathBuf,
+        error: io::Error,
+    },
 }
 
 /// The result of a swap.
@@ -116,15 +145,16 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let mut former: Vec<_> = all
             .iter()
             .filter_map(|bucket| {
-                let day = parse_former_bucket(self.company, &bucket.name)?;
-                Some((day, bucket.clone()))
+                let place = parse_former_bucket(self.company, &bucket.name)?;
+                Some((place, bucket.clone()))
             })
             .collect();
-        former.sort_by_key(|(day, _)| *day);
+        former.sort_by_key(|(place, _)| *place);
+        let former = former.into_iter().map(|((day, _), bucket)| (day, bucket));
         Ok(Buckets {
             current: named(self.company),
             new: named(&rebuild_bucket(self.company)),
-            former: former.into_iter().map(|(_, bucket)| bucket).collect(),
+            former: former.collect(),
         })
     }
 
@@ -148,16 +178,21 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     pub(crate) fn fill(&self, buckets: &Buckets) -> Result<Devices, RebuildError> {
         let name = rebuild_bucket(self.company);
         if buckets.new.is_none() {
-            let model = buckets.current.as_ref().or(buckets.former.last());
+            let former = buckets.former.last().map(|(_, former)| former);
+            let model = buckets.current.as_ref().or(former);
             let model = model.ok_or_else(|| RebuildError::NoBucket(self.company.to_owned()))?;
-            self.server.create_like(model, &name)?;
+            let created = self.server.create_like(model, &name);
+            created.map_err(|error| RebuildError::NotCreated {
+                bucket: name.clone(),
+                error,
+            })?;
         }
         let mut devices = Devices::default();
         self.add_missing(&name, None, false, &mut devices)?;
         Ok(devices)
     }
 
-    /// Writes the points of files that a bucket does not have: of the devices that are new or have changed since
+    /// Writes the points of files to a bucket that does not have them: of the devices that are new or have changed since
     /// `devices` were compared.
     fn add_missing(
         &self,
@@ -224,7 +259,8 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let new = buckets.new.as_ref();
         let new = new.ok_or_else(|| RebuildError::NoBucket(rebuild_bucket(self.company)))?;
         let former = buckets.current.as_ref().map(|current| {
-            let is_free = |name: &String| buckets.former.iter().all(|other| other.name != *name);
+            let is_free =
+                |name: &String| buckets.former.iter().all(|(_, other)| other.name != *name);
             let today = Utc::now().date_naive();
             let mut names = (1..).map(|number| former_bucket(self.company, today, number));
             (current, names.find(is_free).unwrap_or_default())
@@ -241,11 +277,13 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let buckets = self.buckets()?;
         let company = || self.company.to_owned();
         let former = buckets.former.last();
-        let former = former.ok_or_else(|| RebuildError::NothingToUndo(company()))?;
+        let (day, former) = former.ok_or_else(|| RebuildError::NothingToUndo(company()))?;
         if buckets.new.is_some() && buckets.current.is_some() {
             return Err(RebuildError::Incomplete(company()));
         }
-        let since = i128::from((former.updated - BEFORE_SWAP).timestamp()) * 1_000_000_000;
+        // Files that arrived earlier on that day do no harm.
+        let since = day.and_time(NaiveTime::MIN).and_utc().timestamp();
+        let since = i128::from(since) * 1_000_000_000;
         let mut devices = Devices::default();
         self.add_missing(&former.name, Some(since), false, &mut devices)?;
         let current = buckets.current.as_ref();
@@ -263,25 +301,20 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     ) -> Result<Swapped, RebuildError> {
         raise_file_limit();
         let mut locks = Locks::new();
-        self.lock_new(&mut locks)?;
-        self.add_missing(&next.name, moved_since, true, devices)?;
-        if let Some((current, name)) = current {
-            self.server.rename(&current.id, name)?;
-        }
-        let mut complete = || {
-            // From now on no write succeeds. What a new device has sent to the current bucket until now is added.
-            while self.lock_new(&mut locks)? {
-                self.add_missing(&next.name, moved_since, true, devices)?;
+        for swaps in 1.. {
+            self.lock_new(&mut locks, self.lock_wait)?;
+            self.add_missing(&next.name, moved_since, true, devices)?;
+            match self.rename_both(current, next, moved_since, devices, &mut locks) {
+                // An upload of a new device ends once the current bucket has its name again.
+                Err(RebuildError::Locked {
+                    error: LockError::Held { .. },
+                    ..
+                }) if swaps < MAX_SWAPS => {}
+                result => {
+                    result?;
+                    break;
+                }
             }
-            Ok(self.server.rename(&next.id, self.company)?)
-        };
-        if let Err(error) = complete() {
-            if let Some((current, _)) = current
-                && let Err(error) = self.server.rename(&current.id, self.company)
-            {
-                tracing::warn!("the former bucket does not have its name again: {error}");
-            }
-            return Err(error);
         }
         Ok(Swapped {
             former: current.map(|(_, name)| name.clone()),
@@ -292,13 +325,59 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         })
     }
 
+    /// Renames both buckets. If that fails, the current one has its name again.
+    fn rename_both(
+        &self,
+        current: Option<&(&BucketInfo, String)>,
+        next: &BucketInfo,
+        moved_since: Option<i128>,
+        devices: &mut Devices,
+        locks: &mut Locks,
+    ) -> Result<(), RebuildError> {
+        let mut rename = || {
+            if let Some((current, name)) = current {
+                self.rename(current, name)?;
+            }
+            // From now on no write succeeds. What a new device has sent to the current bucket until now is added.
+            while self.lock_new(locks, NEW_DEVICE_WAIT)? {
+                self.add_missing(&next.name, moved_since, true, devices)?;
+            }
+            self.rename(next, self.company)
+        };
+        let (error, current) = match (rename(), current) {
+            (Err(error), Some((current, _))) => (error, current),
+            (result, _) => return result,
+        };
+        // A request without an answer may have been carried out.
+        if matches!(self.server.find_bucket(self.company), Ok(Some(_)))
+            || self.server.rename(&current.id, self.company).is_ok()
+        {
+            return Err(error);
+        }
+        Err(RebuildError::NoName {
+            company: self.company.to_owned(),
+            error: Box::new(error),
+        })
+    }
+
+    fn rename(&self, bucket: &BucketInfo, name: &str) -> Result<(), RebuildError> {
+        let renamed = self.server.rename(&bucket.id, name);
+        renamed.map_err(|error| RebuildError::NotRenamed {
+            from: bucket.name.clone(),
+            to: name.to_owned(),
+            error,
+        })
+    }
+
     /// Locks the device folders of the company that are not locked yet. Returns whether there were any.
-    fn lock_new(&self, locks: &mut Locks) -> Result<bool, RebuildError> {
+    fn lock_new(&self, locks: &mut Locks, wait: Duration) -> Result<bool, RebuildError> {
         let mut is_new = false;
         for item in devices_in(self.data, Path::new(self.company)) {
             let path = match item {
                 DeviceItem::Device(path) => path,
-                DeviceItem::Unlisted(_, error) => return Err(error.into()),
+                DeviceItem::Unlisted(folder, error) => {
+                    return Err(RebuildError::Folder { folder, error });
+                }
                 _ => continue,
             };
             if locks.contains_key(&path) {
@@ -307,15 +386,19 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             let folder = match self.data.open_below(&path) {
                 Ok(folder) => folder,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let lock =
-                folder
-                    .lock(self.lock_wait, self.stop)
-                    .map_err(|error| RebuildError::Locked {
-                        folder: path.clone(),
+                Err(error) => {
+                    return Err(RebuildError::Folder {
+                        folder: path,
                         error,
-                    })?;
+                    });
+                }
+            };
+            let lock = folder
+                .lock(wait, self.stop)
+                .map_err(|error| RebuildError::Locked {
+                    folder: path.clone(),
+                    error,
+                })?;
             locks.insert(path, lock);
             is_new = true;
         }

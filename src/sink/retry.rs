@@ -133,6 +133,16 @@ impl RetryPolicy {
         }
     }
 
+    /// A policy with the same limits that no failure so far and no shutdown affects.
+    pub(super) fn afresh(&self) -> Self {
+        Self::new(
+            self.retry_for,
+            self.request_timeout,
+            Shutdown::default(),
+            true,
+        )
+    }
+
     /// The outages of the run.
     pub(super) fn outages(&self) -> &OutageLog {
         &self.outages

@@ -1,6 +1,5 @@
 //! The reading side: what a database holds, for comparing it with the files.
 
-use chrono::{DateTime, Utc};
 use std::ops::Range;
 
 /// A database that points are read from.
@@ -67,7 +66,8 @@ pub(crate) trait BucketAdmin {
     /// The server gives no answer, or refuses the request.
     fn create_like(&self, model: &BucketInfo, name: &str) -> Result<(), ReadError>;
 
-    /// Renames a bucket. The server refuses a name that another bucket has.
+    /// Renames a bucket. The server refuses a name that another bucket has. Neither a shutdown nor an earlier failure
+    /// prevents it, so that the names of buckets can be restored.
     ///
     /// # Errors
     /// The server gives no answer, or refuses the request.
@@ -93,8 +93,6 @@ pub(crate) struct BucketInfo {
     pub retention_rules: serde_json::Value,
     /// The id of the organisation.
     pub org_id: String,
-    /// When it was last changed, for example renamed.
-    pub updated: DateTime<Utc>,
 }
 
 /// The points to read.

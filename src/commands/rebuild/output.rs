@@ -1,5 +1,6 @@
 //! What is printed before and after a swap.
 
+use crate::commands::verify::points;
 use crate::data_dir::rebuild_bucket;
 use crate::rebuild::Swapped;
 use crate::sanitize::sanitize;
@@ -45,16 +46,12 @@ pub(super) fn report(verification: &Verification) -> String {
                 HumanCount(points.extra + points.different),
             );
         }
-        for ((month, cause), points) in campaign.causes.iter().take(MAX_DAYS) {
+        for ((month, cause), number) in campaign.causes.iter().take(MAX_DAYS) {
             let _ = writeln!(
                 text,
                 "    {}: {} of the old bucket {}",
                 format_month(*month),
-                if *points == 1 {
-                    "1 point".to_owned()
-                } else {
-                    format!("{} points", HumanCount(*points))
-                },
+                points(*number),
                 describe(*cause)
             );
         }
@@ -65,9 +62,9 @@ pub(super) fn report(verification: &Verification) -> String {
     for measurement in &verification.unexplained {
         let _ = writeln!(
             text,
-            "{}: {} points of a measurement that has no campaign folder",
+            "{}: {} of a measurement that has no campaign folder",
             sanitize(&measurement.measurement),
-            HumanCount(measurement.points)
+            points(measurement.points)
         );
     }
     for note in &verification.notes {
@@ -111,9 +108,10 @@ fn format_month((year, month): Month) -> String {
 
 /// Formats what was renamed, and the tokens that have to be made anew.
 pub(super) fn swapped(company: &str, swapped: &Swapped) -> String {
+    let new = rebuild_bucket(company);
     let company = sanitize(company);
     let mut text = match &swapped.former {
-        Some(former) if *former == rebuild_bucket(&company) => format!(
+        Some(former) if *former == new => format!(
             "{company}: the former bucket is back; the other one is now {}\n",
             sanitize(former)
         ),

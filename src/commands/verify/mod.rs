@@ -2,6 +2,8 @@
 
 mod output;
 
+pub(super) use output::points;
+
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
 use crate::data_dir::Dir;

@@ -173,7 +173,7 @@ pub(super) fn text(verification: &Verification) -> String {
     text
 }
 
-fn points(number: u64) -> String {
+pub(in crate::commands) fn points(number: u64) -> String {
     let noun = if number == 1 { "point" } else { "points" };
     format!("{} {noun}", HumanCount(number))
 }

@@ -1,7 +1,7 @@
 //! The administration of buckets: list, create, rename; and the tokens that belong to them.
 
 use super::InfluxReader;
-use crate::sink::retry::ApiError;
+use crate::sink::retry::{ApiError, RetryPolicy};
 use crate::sink::source::{BucketAdmin, BucketInfo, ReadError};
 use influxdb2::RequestError;
 use reqwest::Method;
@@ -28,7 +28,6 @@ struct Bucket {
     retention_rules: Value,
     #[serde(rename = "orgID")]
     org_id: String,
-    updated_at: chrono::DateTime<chrono::Utc>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +57,7 @@ impl InfluxReader {
     /// Sends a request and reads the JSON of its answer.
     fn request<T: serde::de::DeserializeOwned>(
         &self,
+        retry: &RetryPolicy,
         method: &Method,
         path: &str,
         query: &[(&str, &str)],
@@ -69,7 +69,9 @@ impl InfluxReader {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let text = self.retried(path, || self.answer(method.clone(), url.clone(), body))?;
+        let text = self.retried(retry, path, || {
+            self.answer(method.clone(), url.clone(), body)
+        })?;
         serde_json::from_str(&text).map_err(|error| {
             ReadError::Unavailable(format!(
                 "{}: the answer to {method} {path} cannot be read: {error}",
@@ -103,6 +105,7 @@ impl InfluxReader {
 
 impl BucketAdmin for InfluxReader {
     fn buckets(&self) -> Result<Vec<BucketInfo>, ReadError> {
+        let retry = &self.influx.client.retry;
         let mut found = Vec::new();
         loop {
             let (limit, offset) = (PAGE.to_string(), found.len().to_string());
@@ -111,7 +114,8 @@ impl BucketAdmin for InfluxReader {
                 ("limit", &limit),
                 ("offset", &offset),
             ];
-            let page: Buckets = self.request(&Method::GET, "/api/v2/buckets", &query, None)?;
+            let page: Buckets =
+                self.request(retry, &Method::GET, "/api/v2/buckets", &query, None)?;
             let is_last = page.buckets.len() < PAGE;
             found.extend(page.buckets.into_iter().map(|bucket| BucketInfo {
                 id: bucket.id,
@@ -119,7 +123,6 @@ impl BucketAdmin for InfluxReader {
                 description: bucket.description,
                 retention_rules: bucket.retention_rules,
                 org_id: bucket.org_id,
-                updated: bucket.updated_at,
             }));
             if is_last {
                 return Ok(found);
@@ -134,7 +137,9 @@ impl BucketAdmin for InfluxReader {
             "description": model.description,
             "retentionRules": model.retention_rules,
         });
-        let result = self.request::<Value>(&Method::POST, "/api/v2/buckets", &[], Some(&body));
+        let retry = &self.influx.client.retry;
+        let path = "/api/v2/buckets";
+        let result = self.request::<Value>(retry, &Method::POST, path, &[], Some(&body));
         match result {
             // A request without an answer may have been carried out before it was repeated.
             Err(ReadError::Unavailable(error)) if !self.has_bucket(name)? => {
@@ -148,14 +153,16 @@ impl BucketAdmin for InfluxReader {
     fn rename(&self, id: &str, name: &str) -> Result<(), ReadError> {
         let path = format!("/api/v2/buckets/{id}");
         let body = json!({ "name": name });
-        self.request::<Value>(&Method::PATCH, &path, &[], Some(&body))
+        let retry = self.influx.client.retry.afresh();
+        self.request::<Value>(&retry, &Method::PATCH, &path, &[], Some(&body))
             .map(drop)
     }
 
     fn tokens_of(&self, bucket_id: &str) -> Result<Vec<String>, ReadError> {
         let query = [("org", self.influx.client.org.as_str())];
+        let retry = &self.influx.client.retry;
         let all: Authorizations =
-            self.request(&Method::GET, "/api/v2/authorizations", &query, None)?;
+            self.request(retry, &Method::GET, "/api/v2/authorizations", &query, None)?;
         let is_of_bucket = |token: &Authorization| {
             let mut resources = token.permissions.iter().map(|p| &p.resource);
             resources.any(|resource| resource.id.as_deref() == Some(bucket_id))

@@ -4,7 +4,7 @@ use super::Influx;
 use super::flux::{self, AnswerError, Columns};
 use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
-use crate::sink::retry::{ApiError, RetryError, Scope};
+use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
 use crate::sink::source::{
     ALL_TIMES, Field, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket, StoredPoint,
 };
@@ -81,7 +81,8 @@ impl InfluxReader {
         query: &str,
         mut each: impl FnMut(&Columns, &ByteRecord) -> bool,
     ) -> Result<(), ReadError> {
-        let answer = self.retried(bucket, || self.send(query))?;
+        let retry = &self.influx.client.retry;
+        let answer = self.retried(retry, bucket, || self.send(query))?;
         let mut rows = 0_u64;
         let result = flux::rows(self.stream(answer), |columns, record| {
             rows += 1;
@@ -108,6 +109,7 @@ impl InfluxReader {
     /// Repeats a request until it succeeds, fails permanently or reaches the deadline.
     pub(super) fn retried<T, F>(
         &self,
+        retry: &RetryPolicy,
         bucket: &str,
         attempt: impl Fn() -> F,
     ) -> Result<T, ReadError>
@@ -115,7 +117,6 @@ impl InfluxReader {
         F: Future<Output = Result<T, ApiError>>,
     {
         let bucket: Arc<str> = bucket.into();
-        let retry = &self.influx.client.retry;
         let result =
             self.influx
                 .handle
@@ -196,7 +197,7 @@ impl InfluxReader {
 impl PointSource for InfluxReader {
     fn find_bucket(&self, name: &str) -> Result<Option<StoredBucket>, ReadError> {
         let client = &self.influx.client;
-        let found = self.retried(name, || client.find(name))?;
+        let found = self.retried(&client.retry, name, || client.find(name))?;
         Ok(found.map(|bucket| StoredBucket {
             retention_s: bucket.retention_s,
         }))

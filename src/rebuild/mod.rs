@@ -80,6 +80,11 @@ pub(crate) enum RebuildError {
     /// A rebuild has begun since.
     #[error("the rebuild of {0:?} is not complete; run powerview rebuild again first")]
     Incomplete(String),
+    /// The new bucket was filled by an earlier run, and has points that are not those of the files any more.
+    #[error(
+        "the bucket {bucket:?} of an earlier rebuild has {points} points that no file gives; delete that bucket and run it again, or keep them with --keep-unexplained"
+    )]
+    Stale { bucket: String, points: u64 },
     /// The new bucket does not have the points of all files.
     #[error("the new bucket does not have the points of all files: {0}; run it again")]
     NotFilled(String),
@@ -171,13 +176,19 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         self.verifier(options).run()
     }
 
-    /// Creates the new bucket, if it is missing, and writes the points of all files to it.
+    /// Creates the new bucket, if it is missing, and writes the points of all files to it. One of an earlier run may have
+    /// more points only if `keep_unexplained` is set.
     ///
     /// # Errors
-    /// The company has no bucket, or some points cannot be written.
-    pub(crate) fn fill(&self, buckets: &Buckets) -> Result<Devices, RebuildError> {
+    /// The company has no bucket, the new one has other points, or some points cannot be written.
+    pub(crate) fn fill(
+        &self,
+        buckets: &Buckets,
+        keep_unexplained: bool,
+    ) -> Result<Devices, RebuildError> {
         let name = rebuild_bucket(self.company);
-        if buckets.new.is_none() {
+        let is_continued = buckets.new.is_some();
+        if !is_continued {
             let former = buckets.former.last().map(|(_, former)| former);
             let model = buckets.current.as_ref().or(former);
             let model = model.ok_or_else(|| RebuildError::NoBucket(self.company.to_owned()))?;
@@ -187,8 +198,25 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
                 error,
             })?;
         }
+        let options = Options {
+            bucket: Some(&name),
+            repair: true,
+            only_of_files: !is_continued || keep_unexplained,
+            ..self.options()
+        };
         let mut devices = Devices::default();
-        self.add_missing(&name, None, false, &mut devices)?;
+        let verification = self.write_missing(options, &mut devices)?;
+        // Without a current bucket, an earlier run has chosen to keep or to leave them.
+        if is_continued && !keep_unexplained && buckets.current.is_some() {
+            let elsewhere = verification.unexplained.iter().map(|other| other.points);
+            let points = verification.total().extra + elsewhere.sum::<u64>();
+            if points > 0 {
+                return Err(RebuildError::Stale {
+                    bucket: name,
+                    points,
+                });
+            }
+        }
         Ok(devices)
     }
 
@@ -204,10 +232,19 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let options = Options {
             bucket: Some(bucket),
             repair: true,
+            only_of_files: true,
             moved_since,
             holds_locks,
             ..self.options()
         };
+        self.write_missing(options, devices).map(drop)
+    }
+
+    fn write_missing<'v>(
+        &'v self,
+        options: Options<'v>,
+        devices: &mut Devices,
+    ) -> Result<Verification, RebuildError> {
         let verification = self.verifier(options).run_again(devices);
         if self.stop.is_requested() {
             return Err(ReadError::Stopped.into());
@@ -222,7 +259,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
                 total.missing, total.different
             )));
         }
-        Ok(())
+        Ok(verification)
     }
 
     /// Copies the points that no file explains from the current bucket to the new one. Returns their number.
@@ -412,6 +449,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             since: None,
             repair: false,
             bucket: None,
+            only_of_files: false,
             moved_since: None,
             holds_locks: false,
             explain: None,

@@ -44,8 +44,10 @@ pub(crate) struct Options<'a> {
     pub since: Option<i64>,
     /// Write what is missing or different.
     pub repair: bool,
-    /// Another bucket than that of the company, which may have more points than the files.
+    /// Another bucket than that of the company.
     pub bucket: Option<&'a str>,
+    /// Whether the points of devices and measurements without a folder are left out.
+    pub only_of_files: bool,
     /// Only files that were changed or moved at this time or later, in nanoseconds since 1970.
     pub moved_since: Option<i128>,
     /// Whether the caller holds the locks of all devices.
@@ -169,7 +171,7 @@ pub(crate) struct Devices(BTreeMap<(String, String), Vec<Compared>>);
 struct Compared {
     folders: Vec<(PathBuf, DevicePath)>,
     masters: BTreeSet<String>,
-    /// When `parsed/` of each folder was last changed before it was listed.
+    /// When `parsed/` of each folder was last changed before it was listed; none if it may have changed since.
     listed: Vec<Option<i128>>,
     /// Whether all files were read.
     is_complete: bool,
@@ -272,15 +274,15 @@ impl Verifier<'_> {
                 .or_default();
             self.measurement(&measurement, campaigns, compared, verification)?;
         }
-        let is_whole = self.options.campaign.is_none() && self.options.bucket.is_none();
+        let is_whole = self.options.campaign.is_none() && !self.options.only_of_files;
         if !is_whole || !bucket_exists.get() {
             return Ok(());
         }
-        for measurement in self.source.measurements(company)? {
+        for measurement in self.source.measurements(bucket)? {
             if !measurements.contains_key(&measurement) {
                 verification.unexplained.push(UnexplainedMeasurement {
                     company: company.to_owned(),
-                    points: self.source.count(company, &measurement)?,
+                    points: self.source.count(bucket, &measurement)?,
                     measurement,
                 });
             }
@@ -299,7 +301,7 @@ impl Verifier<'_> {
         self.compare_changed(measurement, compared, verification)?;
         self.compare_new(measurement, campaigns, compared, verification)?;
         let mut strangers = Vec::new();
-        if self.options.bucket.is_none() {
+        if !self.options.only_of_files {
             strangers = self.strangers(measurement, compared)?;
             if !strangers.is_empty() {
                 // A file of a new device, or of a master that is new in its folder, may be on its way.

@@ -105,7 +105,7 @@ fn run(
         report(rebuild, &buckets)?;
         return Ok(None);
     }
-    let devices = rebuild.fill(&buckets)?;
+    let devices = rebuild.fill(&buckets, args.keep_unexplained)?;
     // Without a current bucket, a swap was interrupted.
     if let Some(unexplained) = report(rebuild, &buckets)? {
         if unexplained > 0 && !args.keep_unexplained && !args.yes {

@@ -40,6 +40,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         since: args.since,
         repair: args.repair,
         bucket: None,
+        only_of_files: false,
         moved_since: None,
         holds_locks: false,
         explain: None,

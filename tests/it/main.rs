@@ -50,6 +50,7 @@ mod layout;
 mod named_paths;
 mod properties;
 mod real_server;
+mod rebuild;
 mod samples;
 mod scarce;
 mod skipping;

@@ -1,6 +1,6 @@
 //! The files in `parsed/` of a device, in the order of their uploads.
 
-use crate::data_dir::pending_files::sort_by_upload;
+use crate::data_dir::pending_files::unnumbered;
 use crate::data_dir::{DevicePath, Dir, OpenError, PARSED, Stamp, is_no_folder};
 use crate::logger_file::{FormatError, LoggerFile, ReadOptions, Row};
 use crate::pipeline::{LastRows, row_before};
@@ -9,7 +9,7 @@ use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::time_zone::FileZones;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
@@ -101,29 +101,28 @@ impl DeviceFiles {
         if changed.is_some() && changed == self.changed {
             return Ok(Vec::new());
         }
-        let mut found = Vec::new();
+        let known = std::mem::take(&mut self.files).into_iter();
+        let mut known: HashMap<_, _> = known.map(|file| (file.name.clone(), file)).collect();
         match self.folder.open_below(Path::new(PARSED)) {
-            Ok(parsed) => parsed.for_each_logger_file(|name, stamp| {
-                found.push((name.to_owned(), stamp));
-            })?,
+            Ok(parsed) => {
+                let mut entries = 0;
+                parsed.for_each_entry(|_, _| entries += 1)?;
+                // There may be hundreds of thousands, which a growing list would copy.
+                self.files.reserve_exact(entries);
+                parsed.for_each_logger_file(|name, stamp| {
+                    let unchanged = known.remove(name).filter(|file| file.stamp == stamp);
+                    self.files.push(unchanged.unwrap_or_else(|| UploadedFile {
+                        name: name.to_owned(),
+                        stamp,
+                        is_read: false,
+                        span: None,
+                    }));
+                })?;
+            }
             Err(error) if is_no_folder(&error) => {}
             Err(error) => return Err(error),
         }
-        let known = std::mem::take(&mut self.files).into_iter();
-        let mut known: HashMap<_, _> = known.map(|file| (file.name.clone(), file)).collect();
-        let files = found.into_iter().map(|(name, stamp)| {
-            let unchanged = known.remove(&name).filter(|file| file.stamp == stamp);
-            unchanged.unwrap_or(UploadedFile {
-                name,
-                stamp,
-                is_read: false,
-                span: None,
-            })
-        });
-        self.files = files.collect();
-        sort_by_upload(&mut self.files, |file| {
-            Some((Some(file.stamp.uploaded_ns()), file.name.clone()))
-        });
+        sort_by_upload(&mut self.files);
         // A later change within the same step of the clock would not be noticed.
         self.changed = changed.filter(|changed| now_ns() - changed > SETTLED_NS);
         Ok(known.into_values().filter_map(|file| file.span).collect())
@@ -256,6 +255,30 @@ impl DeviceFiles {
     }
 }
 
+/// Sorts files by the times of their uploads, those with the same time like `pending_files::sort_by_upload`, but without a
+/// copy of all names.
+fn sort_by_upload(files: &mut [UploadedFile]) {
+    let uploaded = |file: &UploadedFile| file.stamp.uploaded_ns();
+    files.sort_unstable_by_key(uploaded);
+    let is_same = |a: &UploadedFile, b: &UploadedFile| uploaded(a) == uploaded(b);
+    let tied = files.chunk_by(is_same).filter(|tied| tied.len() > 1);
+    let stems: HashSet<_> = tied
+        .flatten()
+        .filter_map(|file| Some(unnumbered(&file.name)?.0))
+        .collect();
+    let names = files.iter().map(|file| &file.name);
+    let stems: HashSet<_> = names
+        .filter(|name| stems.contains(*name))
+        .cloned()
+        .collect();
+    for tied in files.chunk_by_mut(is_same) {
+        tied.sort_by_cached_key(|file| {
+            let numbered = unnumbered(&file.name).filter(|(stem, _)| stems.contains(stem));
+            numbered.unwrap_or_else(|| (file.name.clone(), 0))
+        });
+    }
+}
+
 /// Divides times into parts with at most `max` values each, as far as a second has fewer. `days` is the number of values per
 /// day, and `count` returns it for shorter units within a range.
 pub(super) fn parts<E>(
@@ -313,6 +336,7 @@ fn cut<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data_dir::pending_files;
     use std::convert::Infallible;
 
     fn divided(times: Range<i64>, values: &[(i64, u64)], max: u64) -> Vec<Range<i64>> {
@@ -349,6 +373,35 @@ mod tests {
                     assert!(total <= max || sums.len() == 1, "{part:?}: {total}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn files_are_in_the_order_of_other_runs() {
+        let names = [
+            "b.tsv", "x.10.tsv", "x.2.tsv", "x.tsv", "y.10.tsv", "y.2.tsv", "a.tsv",
+        ];
+        for times in [[5; 7], [5, 5, 5, 4, 5, 5, 6], [7, 6, 5, 4, 3, 2, 1]] {
+            let file = |(name, time): (&str, i128)| UploadedFile {
+                name: name.into(),
+                stamp: Stamp {
+                    size: 0,
+                    modified_ns: time,
+                    changed_ns: 9,
+                },
+                is_read: false,
+                span: None,
+            };
+            let files = || names.into_iter().zip(times).map(file).collect::<Vec<_>>();
+            let (mut found, mut expected) = (files(), files());
+            sort_by_upload(&mut found);
+            pending_files::sort_by_upload(&mut expected, |file| {
+                Some((Some(file.stamp.uploaded_ns()), file.name.clone()))
+            });
+            let names = |files: Vec<UploadedFile>| {
+                files.into_iter().map(|file| file.name).collect::<Vec<_>>()
+            };
+            assert_eq!(names(found), names(expected), "{times:?}");
         }
     }
 

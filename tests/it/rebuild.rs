@@ -5,6 +5,7 @@ use crate::harness::{Call, Run, Site};
 use crate::real_influx::RealInflux;
 use crate::real_server::{assert_same, points};
 use crate::second_reader::{self, Point};
+use crate::skipped::installed;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Europe::Paris;
 use serde_json::{Value, json};
@@ -106,6 +107,13 @@ impl Place {
             .collect();
         names.sort();
         names
+    }
+
+    fn delete(&self, name: &str) {
+        let id = self.server.bucket_id(name).expect("a bucket");
+        let path = format!("/api/v2/buckets/{id}");
+        let (status, answer) = self.server.request("DELETE", &path, "", "");
+        assert_eq!(status, 204, "{answer}");
     }
 
     fn bucket(&self, name: &str) -> Value {
@@ -676,6 +684,29 @@ fn the_database_of_an_old_program_is_rebuilt_and_the_swap_can_be_undone() {
 }
 
 #[test]
+fn on_a_terminal_a_person_decides() {
+    let Some(place) = Place::start() else { return };
+    if !installed("script", "bsdutils") {
+        return;
+    }
+    filled(&place, COMPANY);
+    let id = place.server.bucket_id(COMPANY);
+    for (answer, code) in [("", 1), ("n", 1), ("y", 0)] {
+        assert_eq!(place.server.bucket_id(COMPANY), id);
+        let terminal = format!("echo {answer} | script -qec \"$*\" /dev/null");
+        let call = place.rebuild(COMPANY).arg("--keep-unexplained");
+        let run = call.through(&["sh", "-c", &terminal, "sh"]).run();
+        assert!(
+            run.stdout.contains("Swap the buckets of acme? [y/N]"),
+            "{run:?}"
+        );
+        assert_eq!(run.code(), code, "{answer}: {run:?}");
+    }
+    assert_ne!(place.server.bucket_id(COMPANY), id);
+    assert_all(&place, "after the swap");
+}
+
+#[test]
 fn without_keep_unexplained_yes_leaves_the_other_points_in_the_former_bucket() {
     let Some(place) = Place::start() else { return };
     let old = old_database(&place);
@@ -709,10 +740,7 @@ fn a_new_bucket_of_an_earlier_run_keeps_no_points_of_files_that_have_gone() {
         run.stderr
     );
     assert_eq!(place.names(COMPANY), [COMPANY, "acme.rebuild"]);
-    let id = place.server.bucket_id("acme.rebuild").expect("there");
-    place
-        .server
-        .request("DELETE", &format!("/api/v2/buckets/{id}"), "", "");
+    place.delete("acme.rebuild");
     expect(place.rebuild(COMPANY).arg("--yes").run(), 0);
     place.assert_points_of_files(COMPANY, "after the new bucket was deleted");
 }
@@ -960,6 +988,11 @@ fn kill_rebuilds(kills: u32) {
             1 + renames.swaps(&company),
             "{what}: {names:?}"
         );
+        // A server with many shards has many open files.
+        for name in names {
+            place.delete(&name);
+        }
+        std::fs::remove_dir_all(place.site.path(&company)).expect("removed");
     }
     eprintln!("{killed} kills in {round} rounds: {moments:?}");
 }
@@ -1170,11 +1203,10 @@ fn a_server_that_refuses_a_step_keeps_the_bucket_and_the_next_run_completes() {
         ] {
             let what = format!("{step:?} {status}");
             let id = place.server.bucket_id(COMPANY).expect("there");
-            if let Some(new) = place.server.bucket_id("acme.rebuild") {
-                let path = format!("/api/v2/buckets/{new}");
-                place.server.request("DELETE", &path, "", "");
+            if place.server.bucket_id("acme.rebuild").is_some() {
+                place.delete("acme.rebuild");
             }
-            // The new name of the bucket that is renamed first is restored.
+            // The bucket that was renamed first may be renamed back.
             let refused = Arc::new(Mutex::new(None::<String>));
             let first = Arc::clone(&refused);
             let proxy = Proxy::start(&place.server, move |request, _| {

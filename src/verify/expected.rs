@@ -57,17 +57,26 @@ fn key<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Key {
 }
 
 impl Expected {
-    /// Reads the files of devices in the order of the uploads.
+    /// Reads the files of devices in the order of the uploads. With `moved_since`, only points stay that the last upload of
+    /// them was changed or moved since then, in nanoseconds since 1970.
     pub(super) fn read(
         devices: &[DeviceFiles],
         reading: Reading<'_>,
         times: &Range<i64>,
+        moved_since: Option<i128>,
     ) -> Result<Self, FileError> {
         let mut expected = Self::default();
         for (device, file) in overlapping(devices, times) {
-            expected.add(device, &devices[device], file, reading, times)?;
+            let moved = devices[device].files[file].stamp.changed_ns;
+            let is_wanted = moved_since.is_none_or(|since| moved >= since);
+            expected.add(device, &devices[device], file, reading, times, is_wanted)?;
         }
         expected.compact();
+        if moved_since.is_some() {
+            for series in &mut expected.series {
+                series.points.retain(|point| !point.value.is_nan());
+            }
+        }
         Ok(expected)
     }
 
@@ -78,6 +87,7 @@ impl Expected {
         file: usize,
         reading: Reading<'_>,
         times: &Range<i64>,
+        is_wanted: bool,
     ) -> Result<(), FileError> {
         let mut table = None;
         let mut ids: Vec<usize> = Vec::new();
@@ -96,6 +106,8 @@ impl Expected {
             }
             for (id, value) in ids.iter().zip(row.values) {
                 if let Some(value) = *value {
+                    // No file has a value that is not a number.
+                    let value = if is_wanted { value } else { f64::NAN };
                     let time = row.time;
                     self.series[*id].points.push(Point { time, value });
                     self.added += 1;
@@ -355,4 +367,61 @@ fn label(tags: &[(&str, &str)]) -> String {
         value("unit")
     );
     label.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_dir::{DevicePath, Dir};
+    use crate::report::Progress;
+    use crate::shutdown::Shutdown;
+    use crate::time_zone::FileZones;
+    use std::fs;
+    use std::path::Path;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn points_that_a_later_upload_gives_are_not_those_of_files_moved_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Path::new("acme/site/1");
+        let parsed = dir.path().join(device).join("parsed");
+        fs::create_dir_all(&parsed).unwrap();
+        // The second file is moved later, but was uploaded before the first one.
+        for (name, age, rows) in [("a", 60, ["00", "10"]), ("b", 120, ["10", "20"])] {
+            let value = age;
+            let rows = rows.map(|minute| format!("03/08/25 03:{minute}:00\t{value}\n"));
+            let text = format!("1\t1\nMV_T302_V002\tA W\n{}", rows.concat());
+            let file = parsed.join(format!("{name}.tsv"));
+            fs::write(&file, text).unwrap();
+            let uploaded = SystemTime::now() - Duration::from_secs(age);
+            let file = fs::File::options().write(true).open(file).unwrap();
+            file.set_modified(uploaded).unwrap();
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        let data = Dir::open(dir.path()).unwrap();
+        let location = DevicePath::of_folder(device, "meta").unwrap();
+        let mut files = DeviceFiles::open(&data, device, location).unwrap();
+        files.list().unwrap();
+        let reading = Reading {
+            zones: &FileZones::built_in(chrono_tz::UTC),
+            stop: &Shutdown::default(),
+            progress: &Progress::none(),
+        };
+        files.read_new(reading, None).unwrap();
+        let moved = |name: &str| {
+            let file = files.files.iter().find(|file| file.name == name);
+            file.unwrap().stamp.changed_ns
+        };
+        let since = [None, Some(moved("a.tsv")), Some(moved("b.tsv"))];
+        let points = since.map(|since| {
+            let files = std::slice::from_ref(&files);
+            let expected = Expected::read(files, reading, &(0..i64::MAX), since).unwrap();
+            let points = expected.series[0].points.iter();
+            points
+                .map(|point| (point.time - 1_754_190_000, point.value))
+                .collect::<Vec<_>>()
+        });
+        let all = vec![(0, 60.0), (600, 60.0), (1_200, 120.0)];
+        assert_eq!(points, [all.clone(), all, vec![(1_200, 120.0)]]);
+    }
 }

@@ -4,7 +4,7 @@ use super::expected::{Expected, count};
 use super::explain::{ByChannel, Candidates, Causes, Explainer};
 use super::files::{DAY, DeviceFiles, FileError, parts};
 use super::result::{DeviceCounts, PartResult};
-use super::{Compared, DeviceResult, Measurement, Options, Verifier, VerifyError, retried};
+use super::{Compared, DeviceResult, Measurement, Verifier, VerifyError, retried};
 use crate::data_dir::{DeviceLock, DevicePath, LockError};
 use crate::points::TimeRange;
 use crate::sanitize::sanitize;
@@ -69,12 +69,9 @@ impl<'a, 'v> Group<'a, 'v> {
 
     /// Lists the files if they have changed, and reads the new ones.
     fn refresh(&mut self) -> Result<(), VerifyError> {
-        let Options {
-            since, moved_since, ..
-        } = self.verifier.options;
+        let since = self.verifier.options.since;
         let since = since.filter(|_| !self.reads_old_files);
         let since = since.map(|since| i128::from(since) * 1_000_000_000);
-        let since = moved_since.or(since);
         let reading = self.verifier.reading();
         for device in &mut self.devices {
             for round in 1.. {
@@ -101,6 +98,9 @@ impl<'a, 'v> Group<'a, 'v> {
             }
         }
         let times = &self.times();
+        if times.is_empty() {
+            return Ok(vec![DeviceCounts::default(); self.devices.len()]);
+        }
         let reading = self.verifier.reading();
         let in_units = |times: Range<i64>, length| count(&self.devices, reading, &times, length);
         let parts = match parts(times, &days, MAX_PART, in_units) {
@@ -146,9 +146,10 @@ impl<'a, 'v> Group<'a, 'v> {
     /// The times to compare. Those of some files only need no comparison with points of other times.
     fn times(&self) -> Range<i64> {
         let mut times = self.measurement.times.clone();
-        if self.verifier.options.moved_since.is_some() {
-            let spans = self.devices.iter().flat_map(|device| &device.files);
-            let spans: Vec<_> = spans.filter_map(|file| file.span.as_ref()).collect();
+        if let Some(since) = self.verifier.options.moved_since {
+            let files = self.devices.iter().flat_map(|device| &device.files);
+            let moved = files.filter(|file| file.stamp.changed_ns >= since);
+            let spans: Vec<_> = moved.filter_map(|file| file.span.as_ref()).collect();
             let start = spans.iter().map(|span| *span.start()).min();
             let end = spans.iter().map(|span| *span.end() + 1).max();
             times.start = times.start.max(start.unwrap_or(times.end));
@@ -203,7 +204,8 @@ impl<'a, 'v> Group<'a, 'v> {
 
     fn compare_once(&self, times: &Range<i64>) -> Result<(Expected, PartResult), VerifyError> {
         let reading = self.verifier.reading();
-        let mut expected = Expected::read(&self.devices, reading, times)?;
+        let moved_since = self.verifier.options.moved_since;
+        let mut expected = Expected::read(&self.devices, reading, times, moved_since)?;
         let result = retried(|| {
             let mut comparison = expected.compare(self.devices.len());
             for master in self.masters() {
@@ -253,7 +255,7 @@ impl<'a, 'v> Group<'a, 'v> {
         let reading = self.verifier.reading();
         let zone = &reading.zones.default;
         let candidates = Candidates::of(day, zone);
-        let read = |times| Expected::read(&self.devices, reading, times);
+        let read = |times| Expected::read(&self.devices, reading, times, None);
         let near = read(&candidates.near)?;
         let swapped: Vec<_> = candidates
             .swapped

@@ -15,7 +15,9 @@ pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences,
 use self::expected::Expected;
 use self::files::{FileError, Reading};
 use self::group::Group;
-use crate::data_dir::{DEVICE_DEPTH, DeviceItem, DevicePath, Dir, LockError, PARSED, devices_in};
+use crate::data_dir::{
+    DEVICE_DEPTH, DeviceItem, DevicePath, Dir, LockError, PARSED, devices_in, rebuild_bucket,
+};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -48,7 +50,8 @@ pub(crate) struct Options<'a> {
     pub bucket: Option<&'a str>,
     /// Whether the points of devices and measurements without a folder are left out.
     pub only_of_files: bool,
-    /// Only files that were changed or moved at this time or later, in nanoseconds since 1970.
+    /// Only the points of files that were changed or moved at this time or later, in nanoseconds since 1970, and only those
+    /// that no later upload gives.
     pub moved_since: Option<i128>,
     /// Whether the caller holds the locks of all devices.
     pub holds_locks: bool,
@@ -140,6 +143,8 @@ enum VerifyError {
     Folder(#[from] io::Error),
     #[error("the missing points cannot be written: {0}")]
     Write(#[from] WriteError),
+    #[error("the bucket is being rebuilt; run this again when powerview rebuild has ended")]
+    Rebuilt,
 }
 
 impl VerifyError {
@@ -255,6 +260,11 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         let bucket = self.options.bucket.unwrap_or(company);
         let found = self.source.find_bucket(bucket)?;
+        // Between the two renames of a rebuild there is no bucket of the company.
+        let is_rebuilt = || self.source.find_bucket(&rebuild_bucket(company));
+        if found.is_none() && self.options.bucket.is_none() && is_rebuilt()?.is_some() {
+            return Err(VerifyError::Rebuilt);
+        }
         let bucket_exists = Cell::new(found.is_some());
         let mut times = self.options.since.unwrap_or(ALL_TIMES.start)..ALL_TIMES.end;
         if let Some(retention_s) = found.and_then(|found| found.retention_s) {

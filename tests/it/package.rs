@@ -170,7 +170,14 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
     .chain(programs)
     .map(str::to_owned)
     .collect();
-    for page in ["", "-check", "-completions", "-status"] {
+    for page in [
+        "",
+        "-check",
+        "-completions",
+        "-rebuild",
+        "-status",
+        "-verify",
+    ] {
         expected.insert(format!("/usr/share/man/man1/powerview{page}.1.gz"));
     }
     for file in files_below(&root().join("grafana-automation")) {

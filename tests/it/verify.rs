@@ -1115,6 +1115,20 @@ fn a_bucket_that_is_gone_is_made_again() {
 }
 
 #[test]
+fn a_bucket_that_is_being_rebuilt_is_not_compared() {
+    let (site, double) = (Site::new(), Double::start());
+    archive(&site);
+    ingest(&site, &double);
+    // As between the two renames of a rebuild.
+    double.delete_bucket("acme");
+    double.add_bucket("acme.rebuild");
+    let run = verify(&site, &double).arg("--repair").run().expect(1);
+    let failure = "not compared: acme: the bucket is being rebuilt";
+    assert!(run.stdout.contains(failure), "{}", run.stdout);
+    assert!(!double.bucket_names().contains(&"acme".to_owned()));
+}
+
+#[test]
 fn a_write_that_the_server_lost_is_found_and_repaired() {
     let (site, double) = (Site::new(), Double::start());
     upload(&site, DEVICE.file("a.tsv"), good_file(1, 30), 50);

@@ -310,22 +310,22 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         self.compare_changed(measurement, compared, verification)?;
         self.compare_new(measurement, campaigns, compared, verification)?;
-        let mut strangers = Vec::new();
+        let mut unknown = Vec::new();
         if !self.options.only_of_files {
-            strangers = self.strangers(measurement, compared)?;
-            if !strangers.is_empty() {
+            unknown = self.unknown_devices(measurement, compared)?;
+            if !unknown.is_empty() {
                 // A file of a new device, or of a master that is new in its folder, may be on its way.
                 self.wait_for_files_on_the_way(measurement, campaigns, compared, verification)?;
-                let before: BTreeSet<_> = strangers.into_iter().map(|s| s.device).collect();
-                strangers = self.strangers(measurement, compared)?;
+                let before: BTreeSet<_> = unknown.into_iter().map(|device| device.device).collect();
+                unknown = self.unknown_devices(measurement, compared)?;
                 // The files of those that came meanwhile may be on their way too.
-                strangers.retain(|stranger| before.contains(&stranger.device));
+                unknown.retain(|device| before.contains(&device.device));
             }
         }
         if let Some(unexplained) = self.options.explain {
             // Not before it is known which folders have files of the same masters.
             let unexplained = &mut *unexplained.borrow_mut();
-            self.explain(measurement, compared, &mut strangers, unexplained)?;
+            self.explain(measurement, compared, &mut unknown, unexplained)?;
         }
         let results = compared
             .iter_mut()
@@ -334,7 +334,7 @@ impl Verifier<'_> {
             verification.files += result.files;
             verification.devices.push(result);
         }
-        verification.devices.extend(strangers);
+        verification.devices.extend(unknown);
         Ok(())
     }
 
@@ -343,7 +343,7 @@ impl Verifier<'_> {
         &self,
         measurement: &Measurement<'_>,
         compared: &mut [Compared],
-        strangers: &mut [DeviceResult],
+        unknown: &mut [DeviceResult],
         unexplained: &mut dyn Unexplained,
     ) -> Result<(), VerifyError> {
         unexplained.measurement(measurement.name);
@@ -361,17 +361,10 @@ impl Verifier<'_> {
                 first.causes = group.explain(&days, unexplained)?;
             }
         }
-        for stranger in strangers {
-            retried(|| {
-                self.points(
-                    measurement,
-                    &stranger.device,
-                    &measurement.times,
-                    unexplained,
-                )
-            })?;
-            let months = stranger.counts.months.iter();
-            stranger.causes = months
+        for device in unknown {
+            retried(|| self.points(measurement, &device.device, &measurement.times, unexplained))?;
+            let months = device.counts.months.iter();
+            device.causes = months
                 .map(|(month, counts)| ((*month, Cause::Unexplained), counts.found))
                 .collect();
         }
@@ -533,7 +526,7 @@ impl Verifier<'_> {
     }
 
     /// The points of masters that no folder has a file of.
-    fn strangers(
+    fn unknown_devices(
         &self,
         measurement: &Measurement<'_>,
         compared: &[Compared],

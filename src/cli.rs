@@ -155,6 +155,9 @@ pub struct Ingest {
         value_parser = |text: &str| parse_number(text, &env_vars::JOBS)
     )]
     pub jobs: Option<u32>,
+    /// What to do with files during an outage.
+    #[arg(long, value_name = "ACTION", help = option_help(&env_vars::TSV_ON_OUTAGE))]
+    pub on_outage: Option<OnOutage>,
     /// Options for a server that fails.
     #[command(flatten)]
     pub server: ServerOptions,
@@ -296,9 +299,6 @@ pub struct Rebuild {
 /// Options for a server that fails.
 #[derive(Debug, Args)]
 pub struct ServerOptions {
-    /// What to do with files during an outage.
-    #[arg(long, value_name = "ACTION", help = option_help(&env_vars::TSV_ON_OUTAGE))]
-    pub on_outage: Option<OnOutage>,
     /// Total time per run spent on retrying failed requests.
     #[arg(
         long,

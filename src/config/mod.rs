@@ -92,7 +92,7 @@ impl Settings {
             gzip,
             max_loss,
             heartbeat,
-        } = Tuning::resolve(args.jobs, &args.server, env)?;
+        } = Tuning::resolve(args.jobs, args.on_outage, env)?;
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
             data_folder_given: args
@@ -133,13 +133,13 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// Resolves the settings; `jobs` is the value of `--jobs`.
+    /// Resolves the settings; `jobs` and `on_outage` are the values of `--jobs` and `--on-outage`.
     ///
     /// # Errors
     /// The first setting that is unusable.
     pub(crate) fn resolve(
         jobs: Option<u32>,
-        server: &ServerOptions,
+        on_outage: Option<OnOutage>,
         env: &Environment,
     ) -> Result<Self, ConfigError> {
         let duration = |var| env.parse(var, parse_duration);
@@ -152,7 +152,7 @@ impl Tuning {
             gzip,
             max_loss: env.parse(&env_vars::TSV_MAX_LOSS, parse_share)?,
             batch_lines,
-            on_outage: match server.on_outage {
+            on_outage: match on_outage {
                 Some(given) => given,
                 None => env.parse(&env_vars::TSV_ON_OUTAGE, parse_choice)?,
             },

@@ -613,6 +613,20 @@ fn status_refuses_the_options_of_an_ingestion() {
 }
 
 #[test]
+fn only_an_ingestion_has_an_action_during_an_outage() {
+    let site = site();
+    for command in [
+        vec!["check"],
+        vec!["verify"],
+        vec!["rebuild", "--company", "acme"],
+    ] {
+        let call = site.bare().args(command).arg("-d").arg(site.data());
+        let run = call.args(["--on-outage", "keep"]).run();
+        wrong_usage(&site, run, &["unexpected argument", "--on-outage"]);
+    }
+}
+
+#[test]
 fn help_names_options_variables_and_commands() {
     let site = Site::new();
     let run = site.bare().arg("--help").ok();

@@ -102,7 +102,7 @@ impl<'a> Installation<'a> {
         };
         Ok(Self {
             data_folder: config::data_folder(args.data_folder.as_deref()),
-            tuning: Tuning::resolve(None, &args.server, env),
+            tuning: Tuning::resolve(None, None, env),
             grafana: GrafanaProbe::new(env),
             args,
             env,

@@ -188,15 +188,9 @@ pub struct Check {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Data folder
-    #[arg(
-        short = 'd',
-        long = "dataFolder",
-        alias = "data-folder",
-        value_name = "DIR",
-        required = true
-    )]
-    pub data_folder: Option<PathBuf>,
+    /// Where the files are.
+    #[command(flatten)]
+    pub data_folder: DataFolder,
     /// Age of the newest file after which a device counts as silent, such as 26h, 90m or 2d
     #[arg(long, value_name = "DURATION", default_value = "26h", value_parser = parse_duration)]
     pub silent_after: Duration,
@@ -227,15 +221,9 @@ impl Status {
 /// Options of `verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Data folder
-    #[arg(
-        short = 'd',
-        long = "dataFolder",
-        alias = "data-folder",
-        value_name = "DIR",
-        required = true
-    )]
-    pub data_folder: Option<PathBuf>,
+    /// Where the files are.
+    #[command(flatten)]
+    pub data_folder: DataFolder,
     /// Only this company
     #[arg(long, value_name = "NAME")]
     pub company: Option<String>,
@@ -264,15 +252,9 @@ pub struct Verify {
 #[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 #[derive(Debug, Args)]
 pub struct Rebuild {
-    /// Data folder
-    #[arg(
-        short = 'd',
-        long = "dataFolder",
-        alias = "data-folder",
-        value_name = "DIR",
-        required = true
-    )]
-    pub data_folder: Option<PathBuf>,
+    /// Where the files are.
+    #[command(flatten)]
+    pub data_folder: DataFolder,
     /// Company whose bucket is made anew
     #[arg(long, value_name = "NAME")]
     pub company: String,
@@ -294,6 +276,19 @@ pub struct Rebuild {
     /// Options of several commands.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// The data folder of a command that cannot do without one.
+#[derive(Debug, Args)]
+pub struct DataFolder {
+    /// Data folder
+    #[arg(
+        short = 'd',
+        long = "dataFolder",
+        alias = "data-folder",
+        value_name = "DIR"
+    )]
+    pub path: PathBuf,
 }
 
 /// Options for a server that fails.

@@ -158,7 +158,7 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
 
 /// Acknowledges layouts, retires devices and puts devices into service again, as far as each is asked for.
 fn change_devices(args: &cli::Status, env: &Environment) -> anyhow::Result<()> {
-    let folder = config::data_folder(args.data_folder.as_deref())?;
+    let folder = config::data_folder(Some(&args.data_folder.path))?;
     let lock_wait = config::lock_wait(env)?;
     let print = |line: &str| {
         let _ = writeln!(std::io::stdout(), "{line}");
@@ -179,7 +179,7 @@ fn change_devices(args: &cli::Status, env: &Environment) -> anyhow::Result<()> {
 
 /// Prints the status of all devices. Returns a summary of the problems, if there are any.
 fn print_status(args: &cli::Status, env: &Environment) -> anyhow::Result<Option<String>> {
-    let folder = config::data_folder(args.data_folder.as_deref())?;
+    let folder = config::data_folder(Some(&args.data_folder.path))?;
     let zones = config::file_zones(args.common.timezone.as_deref(), env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;

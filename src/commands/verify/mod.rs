@@ -29,7 +29,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     let env = Environment::load(args.common.env_file.as_deref())?;
     let progress = Progress::on_terminal(!args.common.quiet);
     init_logging(&args.common, &env, &progress)?;
-    let folder = config::data_folder(args.data_folder.as_deref())?;
+    let folder = config::data_folder(Some(&args.data_folder.path))?;
     ensure_chosen(&folder, args)?;
     let server = config::influx(&args.server, &env)?;
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);
 
-/// Why the lock was not acquired.
+/// Why the lock was not acquired. The message says only what happened: the caller knows what becomes of its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
     /// Another process held the lock until the time limit.
-    #[error("device folder is locked by {holder} (waited {} s); file left in place, check that process", .waited.as_secs())]
+    #[error("device folder is locked by {holder} (waited {} s)", .waited.as_secs())]
     Held {
         /// For example "process 4711", or "another process" if it is unknown.
         holder: String,
@@ -27,18 +27,25 @@ pub(crate) enum LockError {
         waited: Duration,
     },
     /// Shutdown was requested.
-    #[error("run was stopped; file left for the next run")]
+    #[error("run was stopped")]
     Stopped,
     /// Files of the device cannot be moved, so none is read.
-    #[error("files cannot be moved: {0}; file left in place")]
+    #[error("files cannot be moved: {0}")]
     Obstacle(Obstacle),
     /// The file system does not support locks, or the folder was removed.
-    #[error(
-        "cannot lock the device folder: {error}; file left in place, {}",
-        remedy(.0, "check that the file system supports locks"),
-        error = .0
-    )]
+    #[error("cannot lock the device folder: {0}")]
     Io(std::io::Error),
+}
+
+impl LockError {
+    /// What to do, as far as the message does not say it.
+    pub(crate) fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Held { .. } => Some("check that process"),
+            Self::Stopped | Self::Obstacle(_) => None,
+            Self::Io(error) => Some(remedy(error, "check that the file system supports locks")),
+        }
+    }
 }
 
 impl Dir {

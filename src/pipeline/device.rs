@@ -252,10 +252,12 @@ impl<'a> Device<'a> {
         if matches!(error, LockError::Stopped) {
             return;
         }
+        let remedy = error.remedy().map(|remedy| format!(", {remedy}"));
+        let reason = format!("{error}; file left in place{}", remedy.unwrap_or_default());
         for item in items {
             match item {
                 Item::File(sub, name) => {
-                    let outcome = Outcome::Retryable(error.to_string());
+                    let outcome = Outcome::Retryable(reason.clone());
                     self.record(self.unread(&sub, &name, outcome));
                 }
                 Item::Unlisted(sub, error) => self.record(self.unlisted(&sub, &error.into())),

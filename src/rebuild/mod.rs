@@ -92,7 +92,11 @@ pub(crate) enum RebuildError {
     #[error("points without a file cannot be copied: {0}")]
     NotCopied(String),
     /// A device is locked for too long.
-    #[error("{folder}: {error}; the buckets are as before, run it again", folder = sanitize(.folder))]
+    #[error(
+        "{folder}: {error}; the buckets are as before; {}run it again",
+        .error.remedy().map_or_else(String::new, |remedy| format!("{remedy}, then ")),
+        folder = sanitize(.folder)
+    )]
     Locked {
         /// Below the data folder.
         folder: PathBuf,

@@ -288,8 +288,9 @@ impl<'a, 'v> Group<'a, 'v> {
                 Ok(lock) => locks.push(lock),
                 Err(LockError::Stopped) => return Err(ReadError::Stopped.into()),
                 Err(error) => self.notes.push(format!(
-                    "{}: compared without its lock, so that a file which is being ingested counts as a difference: {error}",
-                    sanitize(device.folder.path())
+                    "{}: compared without its lock, so that a file which is being ingested counts as a difference: {error}; {}",
+                    sanitize(device.folder.path()),
+                    error.remedy().unwrap_or("run it again")
                 )),
             }
         }

@@ -214,11 +214,12 @@ fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
         .expect(1);
     assert!(run.took < Duration::from_secs(10), "{:?}", run.took);
     assert_eq!(site.tree(), [DEVICE.file("a.tsv")]);
-    assert!(
-        run.stderr.contains(&std::process::id().to_string()),
-        "the holder's pid is named: {}",
-        run.stderr
+    let reason = format!(
+        "{}: device folder is locked by process {} (waited 0 s); file left in place, check that process",
+        DEVICE.file("a.tsv"),
+        std::process::id()
     );
+    assert!(run.stderr.contains(&reason), "{}", run.stderr);
     drop(held);
     site.lp_run().ok();
     assert_eq!(site.tree(), [DEVICE.parsed("a.tsv")]);

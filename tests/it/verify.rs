@@ -1337,6 +1337,27 @@ fn a_hook_waits_at_most_for_the_second_comparison_of_a_part_of_its_device() {
 }
 
 #[test]
+fn a_device_that_stays_locked_is_compared_with_a_note() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, DEVICE.file("a.tsv"), good_file(1, 20), 20);
+    ingest(&site, &double);
+    Server::delete(&double, "acme", ("channel_id", MASTER), START, START);
+    let folder = std::fs::File::open(site.path(DEVICE.0)).expect("opened");
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let call = verify(&site, &double).arg("--json");
+    let run = call.env("TSV_LOCK_WAIT_S", "0").run().expect(1);
+    let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let note = format!(
+        "{}: compared without its lock, so that a file which is being ingested counts as a difference: device folder is \
+         locked by process {} (waited 0 s); check that process",
+        site.path(DEVICE.0).display(),
+        std::process::id()
+    );
+    assert_eq!(output["notes"], json!([note]), "{output:#}");
+    assert_eq!(output["missing"], 1, "{output:#}");
+}
+
+#[test]
 fn files_of_new_devices_may_be_on_their_way() {
     let (site, double) = (Site::new(), Double::start());
     archive(&site);

@@ -33,7 +33,7 @@ impl DeviceFolder {
                 LockError::Held { holder, .. } => {
                     anyhow!("{name} is locked by {holder}; try again when it has ended")
                 }
-                error => anyhow!("cannot lock {name}: {error}"),
+                error => anyhow!("{name}: {error}; {}", error.remedy().unwrap_or("try again")),
             })?;
         Ok(Self {
             name,

@@ -1,6 +1,7 @@
 //! The commands: dispatch and error messages.
 
 mod check;
+mod comparison;
 mod completions;
 mod ingest;
 mod man;

@@ -2,23 +2,21 @@
 
 mod output;
 
+use super::comparison::{Endpoints, ensure_folder};
 use super::eprint_line;
-use super::verify::ensure_folder;
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
-use crate::data_dir::{Company, Dir, LockError};
+use crate::data_dir::{Company, LockError};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::rebuild::{Buckets, Rebuild, Swapped};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
-use crate::shutdown::Shutdown;
-use crate::sink::{Destination, InfluxReader, Sink, is_bucket_id};
+use crate::sink::{InfluxReader, is_bucket_id};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Makes a bucket anew and swaps it in, or undoes that; exit status 1 if it is not swapped in.
@@ -35,18 +33,14 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
     let meta_bucket = config::meta_bucket(&env)?;
     ensure_company(&args.company, &meta_bucket)?;
-    let stop = Shutdown::on_signals()?;
-    let source = InfluxReader::new(&server, &stop)?;
-    let sink = Sink::open(&Destination::Influx(server), &stop)?;
-    let data = Dir::open(&folder)
-        .map(Arc::new)
-        .with_context(|| format!("cannot open the data folder {}", sanitize(&folder)))?;
-    let company = data
+    let endpoints = Endpoints::open(&folder, server)?;
+    let company = endpoints
+        .data
         .open_below(Path::new(&args.company))
         .with_context(|| format!("cannot open the folder of {}", sanitize(&args.company)))?;
     // Ingestions lock device folders only.
     let _lock = company
-        .lock(Duration::ZERO, &stop)
+        .lock(Duration::ZERO, &endpoints.stop)
         .map_err(|error| match error {
             LockError::Held { holder, .. } => anyhow!(
                 "another rebuild of {} runs, {holder}; run this again when it has ended",
@@ -56,14 +50,14 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
         })?;
     let rebuild = Rebuild {
         company: &args.company,
-        data: &data,
-        server: &source,
-        sink: &sink,
+        data: &endpoints.data,
+        server: &endpoints.source,
+        sink: &endpoints.sink,
         zones: &zones,
         meta_bucket: &meta_bucket,
         lock_wait: config::lock_wait(&env)?,
         batch: config::batch_options(&env)?,
-        stop: &stop,
+        stop: &endpoints.stop,
         progress: &progress,
     };
     let result = if args.undo {

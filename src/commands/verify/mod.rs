@@ -4,22 +4,17 @@ mod output;
 
 pub(super) use output::points;
 
+use super::comparison::{Endpoints, ensure_folder};
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
-use crate::data_dir::Dir;
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::{Progress, VERIFIED_FILE, Verified, VerifiedDevices, add_verified};
 use crate::sanitize::sanitize;
-use crate::shutdown::Shutdown;
-use crate::sink::{Destination, InfluxReader, Sink};
 use crate::verify::{Options, Verification, Verifier};
-use anyhow::Context as _;
 use chrono::{DateTime, Utc};
-use std::ffi::OsStr;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 /// Compares the database with the files and prints the differences; exit status 1 if there are any.
 ///
@@ -49,18 +44,13 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         lock_wait: config::lock_wait(&env)?,
         batch: config::batch_options(&env)?,
     };
-    let stop = Shutdown::on_signals()?;
-    let source = InfluxReader::new(&server, &stop)?;
-    let sink = Sink::open(&Destination::Influx(server), &stop)?;
-    let data = Dir::open(&folder)
-        .map(Arc::new)
-        .with_context(|| format!("cannot open the data folder {}", sanitize(&folder)))?;
+    let endpoints = Endpoints::open(&folder, server)?;
     let verifier = Verifier {
         options,
-        data: &data,
-        source: &source,
-        sink: &sink,
-        stop: &stop,
+        data: &endpoints.data,
+        source: &endpoints.source,
+        sink: &endpoints.sink,
+        stop: &endpoints.stop,
         progress: &progress,
     };
     let verification = verifier.run();
@@ -68,7 +58,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     let equal = equal_devices(&verification, args.since);
     let reports = config::report_dir(&folder, &env);
     if !equal.is_empty()
-        && let Err(error) = add_verified(&reports, &data, equal, &stop)
+        && let Err(error) = add_verified(&reports, &endpoints.data, equal, &endpoints.stop)
     {
         let file = sanitize(reports.join(VERIFIED_FILE));
         tracing::warn!("{file} is not written, so status does not show this comparison: {error}");
@@ -113,17 +103,4 @@ fn ensure_chosen(data: &Path, args: &cli::Verify) -> Result<(), ConfigError> {
         Some(campaign) => ensure_folder(data, "--campaign", &[company, campaign]),
         None => Ok(()),
     }
-}
-
-/// Checks that a company or a campaign has a folder, so that a wrong name does not look like an empty one.
-pub(super) fn ensure_folder(data: &Path, option: &str, names: &[&str]) -> Result<(), ConfigError> {
-    let folder: PathBuf = names.iter().collect();
-    let is_name = |name: &&str| Path::new(name).file_name() == Some(OsStr::new(name));
-    if names.iter().all(is_name) && data.join(&folder).is_dir() {
-        return Ok(());
-    }
-    Err(ConfigError(format!(
-        "{option}: there is no folder {} in the data folder; correct the name",
-        sanitize(&folder)
-    )))
 }

@@ -1,0 +1,50 @@
+//! What the commands that compare the database with the files have in common.
+
+use crate::config::ConfigError;
+use crate::data_dir::Dir;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{Destination, InfluxReader, ServerSettings, Sink};
+use anyhow::Context as _;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The data folder, and the server to read from and to write to.
+pub(super) struct Endpoints {
+    pub data: Arc<Dir>,
+    pub source: InfluxReader,
+    pub sink: Sink,
+    pub stop: Shutdown,
+}
+
+impl Endpoints {
+    /// Opens the data folder and sets up the clients without sending a request.
+    ///
+    /// # Errors
+    /// The data folder cannot be opened, or a client cannot be set up.
+    pub(super) fn open(folder: &Path, server: ServerSettings) -> anyhow::Result<Self> {
+        let stop = Shutdown::on_signals()?;
+        Ok(Self {
+            data: Dir::open(folder)
+                .map(Arc::new)
+                .with_context(|| format!("cannot open the data folder {}", sanitize(folder)))?,
+            source: InfluxReader::new(&server, &stop)?,
+            sink: Sink::open(&Destination::Influx(server), &stop)?,
+            stop,
+        })
+    }
+}
+
+/// Checks that a company or a campaign has a folder, so that a wrong name does not look like an empty one.
+pub(super) fn ensure_folder(data: &Path, option: &str, names: &[&str]) -> Result<(), ConfigError> {
+    let folder: PathBuf = names.iter().collect();
+    let is_name = |name: &&str| Path::new(name).file_name() == Some(OsStr::new(name));
+    if names.iter().all(is_name) && data.join(&folder).is_dir() {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "{option}: there is no folder {} in the data folder; correct the name",
+        sanitize(&folder)
+    )))
+}

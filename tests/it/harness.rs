@@ -240,6 +240,14 @@ impl Site {
         std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
+    /// Locks a folder below the data folder, until the result is dropped.
+    pub fn lock(&self, relative: impl AsRef<Path>) -> std::fs::File {
+        let folder = std::fs::File::open(self.path(relative)).expect("opened");
+        let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&folder, operation).expect("locked");
+        folder
+    }
+
     /// All files and links below the data folder, by path relative to it, without those that remember layouts.
     pub fn tree(&self) -> Vec<String> {
         let mut paths: Vec<String> = walkdir::WalkDir::new(self.data())
@@ -269,15 +277,17 @@ impl Site {
     }
 
     pub fn call_to(&self, url: &str) -> Call<'_> {
-        self.call()
-            .env("INFLUXDB_HOST", url)
-            .env("INFLUXDB_ADMIN_TOKEN", TOKEN)
-            .env("INFLUXDB_ORG", ORG)
+        self.call().server(url, TOKEN, ORG)
     }
 
     /// A call with `--dataFolder` and the settings that all tests share.
     pub fn call(&self) -> Call<'_> {
         self.bare().arg("--dataFolder").arg(self.data())
+    }
+
+    /// A call of a subcommand with the data folder.
+    pub fn subcommand(&self, name: &str) -> Call<'_> {
+        self.bare().args([name, "-d"]).arg(self.data())
     }
 
     /// A call without arguments.
@@ -437,6 +447,13 @@ impl Call<'_> {
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
         self
+    }
+
+    /// The server that the call uses.
+    pub fn server(self, url: &str, token: &str, org: &str) -> Self {
+        self.env("INFLUXDB_HOST", url)
+            .env("INFLUXDB_ADMIN_TOKEN", token)
+            .env("INFLUXDB_ORG", org)
     }
 
     pub fn no_env(mut self, key: &str) -> Self {

@@ -1,6 +1,7 @@
 //! A real InfluxDB. `INFLUXD_BIN` is the path of its program, or a list of paths: a test then runs with each of them. Each
 //! server has a free port of 127.0.0.1 and a temporary folder, and stops on drop.
 
+use chrono::DateTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -35,6 +36,18 @@ pub struct Table {
     pub columns: Vec<String>,
     /// Column to value, without columns that are null.
     pub rows: Vec<BTreeMap<String, String>>,
+}
+
+/// A point of a database.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stored {
+    pub measurement: String,
+    pub tags: BTreeMap<String, String>,
+    pub field: String,
+    /// The type, as Flux calls it.
+    pub kind: String,
+    pub time_ns: i64,
+    pub value: String,
 }
 
 impl RealInflux {
@@ -196,6 +209,48 @@ impl RealInflux {
     /// Runs Flux, which must succeed. Returns the rows of all tables, without columns that are null.
     pub fn rows(&self, flux: &str) -> Vec<BTreeMap<String, String>> {
         self.tables(flux).into_iter().flat_map(|t| t.rows).collect()
+    }
+
+    /// All points of a bucket, whatever their tags, fields and types.
+    pub fn stored(&self, bucket: &str) -> Vec<Stored> {
+        let bucket = bucket.replace('\\', "\\\\").replace('$', "\\x24");
+        let csv = self.query_csv(&format!(
+            "from(bucket: \"{bucket}\") |> range(start: -9223372036, stop: 9223372036)"
+        ));
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(csv.as_bytes());
+        let (mut kinds, mut names): (Vec<String>, Vec<String>) = Default::default();
+        let mut points = Vec::new();
+        for record in reader.records() {
+            let cells: Vec<String> = record.expect("CSV").iter().map(str::to_owned).collect();
+            match cells[0].as_str() {
+                "#datatype" => (kinds, names) = (cells, Vec::new()),
+                "#group" | "#default" => {}
+                _ if names.is_empty() => names = cells,
+                _ => {
+                    let at = |name: &str| names.iter().position(|n| n == name).expect(name);
+                    let own = ["_measurement", "_field", "_time", "_value"].map(at);
+                    let [measurement, field, time, value] = own.map(|n| cells[n].clone());
+                    let time = DateTime::parse_from_rfc3339(&time).expect("a time");
+                    // Tags may be named like the first columns: annotation, result and table.
+                    let others = [0, 1, 2, at("_start"), at("_stop")];
+                    let is_tag = |n: &usize| !own.contains(n) && !others.contains(n);
+                    let tags = (0..cells.len()).filter(is_tag);
+                    let tags = tags.filter(|n| !cells[*n].is_empty());
+                    points.push(Stored {
+                        measurement,
+                        tags: tags.map(|n| (names[n].clone(), cells[n].clone())).collect(),
+                        field,
+                        kind: kinds[own[3]].clone(),
+                        time_ns: time.timestamp_nanos_opt().expect("in range"),
+                        value,
+                    });
+                }
+            }
+        }
+        points
     }
 
     /// Sends a request with the operator token. Returns the status and the body.

@@ -10,9 +10,7 @@ use crate::second_reader::Point;
 
 fn call<'a>(site: &'a Site, server: &RealInflux) -> Call<'a> {
     site.call()
-        .env("INFLUXDB_HOST", server.url())
-        .env("INFLUXDB_ADMIN_TOKEN", server.token())
-        .env("INFLUXDB_ORG", server.org())
+        .server(&server.url(), server.token(), server.org())
         .env("TSV_RETRY_FOR", "20")
         .env("TSV_REQUEST_TIMEOUT_S", "30")
 }

@@ -2,7 +2,7 @@
 //! the points that each test writes. See docs/specification.md, section 10.
 
 use crate::harness::{Call, Run, Site};
-use crate::real_influx::RealInflux;
+use crate::real_influx::{RealInflux, Stored};
 use crate::real_server::{assert_same, points};
 use crate::second_reader::{self, Point};
 use crate::skipped::installed;
@@ -37,9 +37,7 @@ impl Place {
     }
 
     fn to<'a>(&self, call: Call<'a>, url: &str) -> Call<'a> {
-        call.env("INFLUXDB_HOST", url)
-            .env("INFLUXDB_ADMIN_TOKEN", self.server.token())
-            .env("INFLUXDB_ORG", self.server.org())
+        call.server(url, self.server.token(), self.server.org())
             .env("TSV_RETRY_FOR", "20")
             .env("TSV_REQUEST_TIMEOUT_S", "30")
             .timeout(Duration::from_mins(3))
@@ -52,11 +50,8 @@ impl Place {
 
     /// A rebuild through a proxy, or another address of the server.
     fn rebuild_at(&self, url: &str, company: &str) -> Call<'_> {
-        let call = self.site.bare().arg("rebuild").arg("-d");
-        let call = call
-            .arg(self.site.data())
-            .arg(format!("--company={company}"));
-        self.to(call, url)
+        let call = self.site.subcommand("rebuild");
+        self.to(call.arg(format!("--company={company}")), url)
     }
 
     fn rebuild(&self, company: &str) -> Call<'_> {
@@ -66,8 +61,7 @@ impl Place {
     /// Checks that `verify` finds this number of points besides those of the files.
     #[track_caller]
     fn verify(&self, company: &str, extra: u64, unexplained: u64) {
-        let call = self.site.bare().arg("verify").arg("-d");
-        let call = call.arg(self.site.data()).arg("--json");
+        let call = self.site.subcommand("verify").arg("--json");
         let call = call.arg(format!("--company={company}"));
         let run = self.to(call, &self.server.url()).run().clean();
         let found: Value = serde_json::from_str(&run.stdout).expect("JSON");
@@ -158,40 +152,9 @@ fn expect(run: Run, code: i32) -> Run {
     run
 }
 
-/// All points of a bucket: measurement, field, type, time, value and tags.
-fn dump(server: &RealInflux, bucket: &str) -> BTreeSet<Vec<String>> {
-    let bucket = bucket.replace('\\', "\\\\").replace('$', "\\x24");
-    let csv = server.query_csv(&format!(
-        "from(bucket: \"{bucket}\") |> range(start: -9223372036, stop: 9223372036)"
-    ));
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(csv.as_bytes());
-    let (mut kinds, mut names): (Vec<String>, Vec<String>) = Default::default();
-    let mut found = BTreeSet::new();
-    for record in reader.records() {
-        let cells: Vec<String> = record.expect("CSV").iter().map(str::to_owned).collect();
-        match cells[0].as_str() {
-            "#datatype" => (kinds, names) = (cells, Vec::new()),
-            "#group" | "#default" => {}
-            _ if names.is_empty() => names = cells,
-            _ => {
-                let at = |name: &str| names.iter().position(|n| n == name).expect(name);
-                let own = ["_measurement", "_field", "_time", "_value"].map(at);
-                let mut point: Vec<String> = own.iter().map(|n| cells[*n].clone()).collect();
-                point.push(kinds[own[3]].clone());
-                let skipped = [0, 1, 2, at("_start"), at("_stop")];
-                for (n, cell) in cells.iter().enumerate() {
-                    if !own.contains(&n) && !skipped.contains(&n) && !cell.is_empty() {
-                        point.push(format!("{}={cell}", names[n]));
-                    }
-                }
-                found.insert(point);
-            }
-        }
-    }
-    found
+/// All points of a bucket.
+fn dump(server: &RealInflux, bucket: &str) -> BTreeSet<Stored> {
+    server.stored(bucket).into_iter().collect()
 }
 
 // --- files --------------------------------------------------------------------------------------------------------
@@ -622,8 +585,8 @@ fn the_database_of_an_old_program_is_rebuilt_and_the_swap_can_be_undone() {
     }
     // The points of the files and the unexplained ones, and nothing else.
     let new = dump(server, COMPANY);
-    let of_others = |points: &BTreeSet<Vec<String>>| -> BTreeSet<Vec<String>> {
-        let is_other = |p: &&Vec<String>| p[0] != "site" || p[1] != "value";
+    let of_others = |points: &BTreeSet<Stored>| -> BTreeSet<Stored> {
+        let is_other = |p: &&Stored| p.measurement != "site" || p.field != "value";
         points.iter().filter(is_other).cloned().collect()
     };
     assert_eq!(of_others(&new), of_others(&before));
@@ -1342,7 +1305,7 @@ fn a_bucket_that_another_program_creates_between_the_renames_is_kept_aside() {
     assert_eq!(place.server.bucket_id(&former), Some(other));
     assert_eq!(place.names(COMPANY).len(), 3);
     let mut found = dump(&place.server, COMPANY);
-    found.retain(|point| point[0] == "site");
+    found.retain(|point| point.measurement == "site");
     assert_eq!(found.len(), place.expected(COMPANY).len() + 1);
 }
 
@@ -1410,12 +1373,7 @@ fn a_device_that_stays_locked_stops_the_swap() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);
     let id = place.server.bucket_id(COMPANY);
-    let device = std::fs::File::open(place.site.path("acme/site/02001172")).expect("opened");
-    rustix::fs::flock(
-        &device,
-        rustix::fs::FlockOperation::NonBlockingLockExclusive,
-    )
-    .expect("locked");
+    let lock = place.site.lock("acme/site/02001172");
     let call = place.rebuild(COMPANY).args(["--yes", "--keep-unexplained"]);
     let run = expect(call.env("TSV_LOCK_WAIT_S", "0.5").run(), 1);
     let reason = format!(
@@ -1425,7 +1383,7 @@ fn a_device_that_stays_locked_stops_the_swap() {
     );
     assert!(run.stderr.contains(&reason), "{}", run.stderr);
     assert_eq!(place.server.bucket_id(COMPANY), id);
-    drop(device);
+    drop(lock);
     let call = place.rebuild(COMPANY).args(["--yes", "--keep-unexplained"]);
     expect(call.run(), 0);
     assert_all(&place, "afterwards");

@@ -7,7 +7,7 @@ use crate::influx_double::{
     self, Double, Fault, Gate, Request, Retention, is_data_write, is_query,
 };
 use crate::line_protocol::Value as Field;
-use crate::real_influx::RealInflux;
+use crate::real_influx::{RealInflux, Stored};
 use crate::second_reader::{self, Point};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -36,18 +36,6 @@ trait Server {
     /// Deletes the points with this tag in a range of seconds, which includes its end.
     fn delete(&self, bucket: &str, tag: (&str, &str), from: i64, to: i64);
     fn points(&self, bucket: &str) -> Vec<Stored>;
-}
-
-/// A point of a database.
-#[derive(Debug, Clone, PartialEq)]
-struct Stored {
-    measurement: String,
-    tags: Tags,
-    field: String,
-    /// The type, as Flux calls it.
-    kind: String,
-    time_ns: i64,
-    value: String,
 }
 
 impl Stored {
@@ -90,50 +78,7 @@ impl Server for RealInflux {
     }
 
     fn points(&self, bucket: &str) -> Vec<Stored> {
-        let quoted = bucket.replace('\\', "\\\\").replace('$', "\\x24");
-        let csv = self.query_csv(&format!(
-            "from(bucket: \"{quoted}\") |> range(start: -9223372036, stop: 9223372036)"
-        ));
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(csv.as_bytes());
-        let (mut kinds, mut names): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-        let mut points = Vec::new();
-        for record in reader.records() {
-            let cells: Vec<String> = record.expect("CSV").iter().map(str::to_owned).collect();
-            match cells[0].as_str() {
-                "#datatype" => (kinds, names) = (cells, Vec::new()),
-                "#group" | "#default" => {}
-                _ if names.is_empty() => names = cells,
-                _ => {
-                    let columns = names.iter().zip(&cells).zip(&kinds);
-                    let of = |name: &str| {
-                        let mut columns = columns.clone();
-                        columns.find(|((n, _), _)| *n == name).expect(name)
-                    };
-                    let time = DateTime::parse_from_rfc3339(of("_time").0.1).expect("a time");
-                    let is_tag = |name: &str| {
-                        !name.is_empty()
-                            && !name.starts_with('_')
-                            && name != "result"
-                            && name != "table"
-                    };
-                    let tags = columns
-                        .clone()
-                        .filter(|((n, v), _)| is_tag(n) && !v.is_empty());
-                    points.push(Stored {
-                        measurement: of("_measurement").0.1.clone(),
-                        tags: tags.map(|((n, v), _)| (n.clone(), v.clone())).collect(),
-                        field: of("_field").0.1.clone(),
-                        kind: of("_value").1.clone(),
-                        time_ns: time.timestamp_nanos_opt().expect("in range"),
-                        value: of("_value").0.1.clone(),
-                    });
-                }
-            }
-        }
-        points
+        self.stored(bucket)
     }
 }
 
@@ -205,14 +150,11 @@ fn line(measurement: &str, tags: &Tags, fields: &str, time_ns: i64) -> String {
 
 /// A call that uses the server.
 fn to<'a>(call: Call<'a>, server: &dyn Server) -> Call<'a> {
-    call.env("INFLUXDB_HOST", server.url())
-        .env("INFLUXDB_ADMIN_TOKEN", server.token())
-        .env("INFLUXDB_ORG", server.org())
+    call.server(&server.url(), server.token(), server.org())
 }
 
 fn verify<'a>(site: &'a Site, server: &dyn Server) -> Call<'a> {
-    let call = site.bare().args(["verify", "-d"]).arg(site.data());
-    to(call, server)
+    to(site.subcommand("verify"), server)
 }
 
 fn ingest(site: &Site, server: &dyn Server) {
@@ -1342,8 +1284,7 @@ fn a_device_that_stays_locked_is_compared_with_a_note() {
     upload(&site, DEVICE.file("a.tsv"), good_file(1, 20), 20);
     ingest(&site, &double);
     Server::delete(&double, "acme", ("channel_id", MASTER), START, START);
-    let folder = std::fs::File::open(site.path(DEVICE.0)).expect("opened");
-    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let _lock = site.lock(DEVICE.0);
     let call = verify(&site, &double).arg("--json");
     let run = call.env("TSV_LOCK_WAIT_S", "0").run().expect(1);
     let output: Value = serde_json::from_str(&run.stdout).expect("JSON");

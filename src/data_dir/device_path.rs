@@ -109,7 +109,7 @@ fn parse_end_of_former(text: &str) -> Option<(NaiveDate, u32)> {
 }
 
 /// Whether a bucket of this name is one that is rebuilt or a former one.
-fn is_name_of_rebuild(name: &str) -> bool {
+pub(crate) fn is_name_of_rebuild(name: &str) -> bool {
     let former = name.rsplit_once(BEFORE);
     name.ends_with(REBUILD) || former.is_some_and(|(_, end)| parse_end_of_former(end).is_some())
 }

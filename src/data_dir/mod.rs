@@ -22,8 +22,8 @@ mod walk;
 
 pub use device_path::Campaign;
 pub(crate) use device_path::{
-    Company, DevicePath, DevicePathError, ERROR, PARSED, former_bucket, is_processed_dir,
-    parse_former_bucket, rebuild_bucket,
+    Company, DevicePath, DevicePathError, ERROR, PARSED, former_bucket, is_name_of_rebuild,
+    is_processed_dir, parse_former_bucket, rebuild_bucket,
 };
 pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in};
 pub(crate) use layout_file::LAYOUT_FILE;

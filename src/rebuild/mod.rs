@@ -74,6 +74,9 @@ pub(crate) enum RebuildError {
         "there is no bucket {0:?}; ingest the files, or write their points with powerview verify --repair"
     )]
     NoBucket(String),
+    /// The new bucket was deleted after it was filled.
+    #[error("there is no bucket {0:?} any more; the buckets are as before, run it again")]
+    NewBucketGone(String),
     /// There is no former bucket.
     #[error("there is no former bucket of {0:?}, so nothing can be undone")]
     NothingToUndo(String),
@@ -298,7 +301,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     pub(crate) fn swap(&self, mut devices: Devices) -> Result<Swapped, RebuildError> {
         let buckets = self.buckets()?;
         let new = buckets.new.as_ref();
-        let new = new.ok_or_else(|| RebuildError::NoBucket(rebuild_bucket(self.company)))?;
+        let new = new.ok_or_else(|| RebuildError::NewBucketGone(rebuild_bucket(self.company)))?;
         let former = buckets.current.as_ref().map(|current| {
             let is_free =
                 |name: &String| buckets.former.iter().all(|(_, other)| other.name != *name);

@@ -240,8 +240,17 @@ impl Request {
 
     /// The name in the body.
     fn name(&self) -> String {
+        self.text("name")
+    }
+
+    /// The Flux query in the body.
+    fn query(&self) -> String {
+        self.text("query")
+    }
+
+    fn text(&self, key: &str) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        body["name"].as_str().unwrap_or_default().to_owned()
+        body[key].as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -708,6 +717,40 @@ fn a_new_bucket_of_an_earlier_run_keeps_no_points_of_files_that_have_gone() {
     place.assert_points_of_files(COMPANY, "after the new bucket was deleted");
 }
 
+#[test]
+fn a_new_bucket_that_is_deleted_before_the_swap_is_made_anew_by_the_next_run() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    let id = place.server.bucket_id(COMPANY);
+    let delete = || place.delete("acme.rebuild");
+    // The first query about the current bucket follows when the new one is filled. Points are copied later.
+    let queries_current = |request: &Request| request.query().contains("bucket: \"acme\"");
+    let run = at_request(&place, 1, queries_current, delete);
+    let copying = expect(run, 1).stderr;
+    // The buckets are listed when a rebuild starts, and before the swap.
+    let lists = |request: &Request| request.method == "GET" && request.path.contains("limit=100");
+    let run = at_request(&place, 2, lists, delete);
+    let swapping = expect(run, 1).stderr;
+    for (stderr, reason) in [
+        (
+            copying,
+            "cannot create bucket \"acme.rebuild\": it was deleted meanwhile; run powerview rebuild again",
+        ),
+        (
+            swapping,
+            "there is no bucket \"acme.rebuild\" any more; the buckets are as before, run it again",
+        ),
+    ] {
+        assert!(stderr.contains(reason), "{reason}: {stderr}");
+    }
+    assert_eq!(place.names(COMPANY), [COMPANY]);
+    assert_eq!(place.server.bucket_id(COMPANY), id);
+    let call = place.rebuild(COMPANY).args(["--yes", "--keep-unexplained"]);
+    expect(call.run(), 0);
+    assert_ne!(place.server.bucket_id(COMPANY), id);
+    assert_all(&place, "after the next run");
+}
+
 // --- uploads beside a rebuild ----------------------------------------------------------------------------------------
 
 /// A company with files that were ingested by this program, and points whose file is gone.
@@ -973,11 +1016,21 @@ fn a_rebuild_that_is_killed_200_times_loses_nothing() {
 
 /// Runs a rebuild during which `act` is called before the server gets the rename with this number.
 fn at_rename(place: &Place, number: usize, act: impl Fn() + Send + Sync) -> Run {
+    at_request(place, number, Request::is_rename, act)
+}
+
+/// Runs a rebuild during which `act` is called before the server gets the request with this number of those that are wanted.
+fn at_request(
+    place: &Place,
+    number: usize,
+    is_wanted: impl Fn(&Request) -> bool + Send + Sync + 'static,
+    act: impl Fn() + Send + Sync,
+) -> Run {
     let (asked, questions) = mpsc::channel::<Sender<()>>();
     let asked = Mutex::new(asked);
     let count = AtomicUsize::new(0);
     let proxy = Proxy::start(&place.server, move |request, _| {
-        if request.is_rename() && count.fetch_add(1, Ordering::SeqCst) + 1 == number {
+        if is_wanted(request) && count.fetch_add(1, Ordering::SeqCst) + 1 == number {
             let (answer, answered) = mpsc::channel();
             let asked = asked.lock().expect("a channel");
             asked.send(answer).expect("a test");

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::response::status_of;
-use crate::data_dir::rebuild_bucket;
+use crate::data_dir::{is_name_of_rebuild, rebuild_bucket};
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy};
@@ -104,6 +104,12 @@ impl Client {
         let is_missing = locked(&self.missing).remove(name);
         if !is_missing && let Some(found) = self.find(name).await? {
             return Ok(found);
+        }
+        // An ingestion has no such bucket. A new one would lack the points that the deleted one had.
+        if is_name_of_rebuild(name) {
+            return Err(ApiError::Refused(
+                "it was deleted meanwhile; run powerview rebuild again".to_owned(),
+            ));
         }
         // While a company's bucket is replaced, there is none for a moment. Points in another one would be lost.
         if self.find(&rebuild_bucket(name)).await?.is_some() {

@@ -3,8 +3,9 @@
 use super::expected::{Expected, count};
 use super::explain::{ByChannel, Candidates, Causes, Explainer};
 use super::files::{DAY, DeviceFiles, FileError, parts};
+use super::folders::Compared;
 use super::result::{DeviceCounts, PartResult};
-use super::{Compared, DeviceResult, Measurement, Verifier, VerifyError, retried};
+use super::{DeviceResult, Measurement, Verifier, VerifyError, retried};
 use crate::data_dir::{DeviceLock, DevicePath, LockError};
 use crate::points::TimeRange;
 use crate::sanitize::sanitize;

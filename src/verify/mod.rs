@@ -5,19 +5,19 @@
 
 mod expected;
 mod explain;
+mod extra;
 mod files;
+mod folders;
 mod group;
 mod result;
 
 pub(crate) use self::explain::{Cause, Causes};
+pub(crate) use self::folders::Devices;
 pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences, Sample};
 
-use self::expected::Expected;
 use self::files::{FileError, Reading};
-use self::group::Group;
-use crate::data_dir::{
-    DEVICE_DEPTH, DeviceItem, DevicePath, Dir, LockError, PARSED, devices_in, rebuild_bucket,
-};
+use self::folders::Compared;
+use crate::data_dir::{DEVICE_DEPTH, DeviceItem, Dir, devices_in, rebuild_bucket};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -168,21 +168,6 @@ struct Measurement<'a> {
     bucket_exists: &'a Cell<bool>,
 }
 
-/// The devices that were compared, by company and measurement.
-#[derive(Default)]
-pub(crate) struct Devices(BTreeMap<(String, String), Vec<Compared>>);
-
-/// Device folders that were compared together.
-struct Compared {
-    folders: Vec<(PathBuf, DevicePath)>,
-    masters: BTreeSet<String>,
-    /// When `parsed/` of each folder was last changed before it was listed; none if it may have changed since.
-    listed: Vec<Option<i128>>,
-    /// Whether all files were read.
-    is_complete: bool,
-    results: Vec<DeviceResult>,
-}
-
 impl Verifier<'_> {
     /// Compares all devices that the options choose.
     pub(crate) fn run(&self) -> Verification {
@@ -233,7 +218,7 @@ impl Verifier<'_> {
         let company = self.options.company.unwrap_or_default();
         let chosen = Path::new(company).join(self.options.campaign.unwrap_or_default());
         let mut found = BTreeSet::new();
-        for item in devices_in(self.data, &chosen) {
+        for item in self.folders_in(&chosen, verification) {
             match item {
                 DeviceItem::Device(path) => {
                     found.extend(path.parent().map(Path::to_owned));
@@ -241,14 +226,26 @@ impl Verifier<'_> {
                 DeviceItem::Empty(path) if path.iter().count() == DEVICE_DEPTH - 1 => {
                     found.insert(path);
                 }
-                DeviceItem::Unlisted(path, error) => verification.failures.push(format!(
-                    "{}: cannot list the folder: {error}",
-                    sanitize(&path)
-                )),
                 _ => {}
             }
         }
         found
+    }
+
+    /// The device folders and the empty folders in a folder below the data folder. One that cannot be listed is a failure.
+    fn folders_in(&self, folder: &Path, verification: &mut Verification) -> Vec<DeviceItem> {
+        let items = devices_in(self.data, folder).filter_map(|item| match item {
+            DeviceItem::Device(_) | DeviceItem::Empty(_) => Some(item),
+            DeviceItem::Unlisted(path, error) => {
+                verification.failures.push(format!(
+                    "{}: cannot list the folder: {error}",
+                    sanitize(&path)
+                ));
+                None
+            }
+            _ => None,
+        });
+        items.collect()
     }
 
     fn company(
@@ -338,232 +335,6 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Finds out why the database has points that no file gives, and passes those on that remain unexplained.
-    fn explain(
-        &self,
-        measurement: &Measurement<'_>,
-        compared: &mut [Compared],
-        unknown: &mut [DeviceResult],
-        unexplained: &mut dyn Unexplained,
-    ) -> Result<(), VerifyError> {
-        unexplained.measurement(measurement.name);
-        for compared in compared {
-            let days = compared
-                .results
-                .iter()
-                .flat_map(|result| &result.counts.extra_days);
-            let days: BTreeSet<i64> = days.copied().collect();
-            if let Some(first) = compared.results.first_mut()
-                && !days.is_empty()
-            {
-                let mut group = Group::open(self, measurement, &compared.folders, true)?;
-                // A point without a file belongs to none of the devices.
-                first.causes = group.explain(&days, unexplained)?;
-            }
-        }
-        for device in unknown {
-            retried(|| self.points(measurement, &device.device, &measurement.times, unexplained))?;
-            let months = device.counts.months.iter();
-            device.causes = months
-                .map(|(month, counts)| ((*month, Cause::Unexplained), counts.found))
-                .collect();
-        }
-        Ok(())
-    }
-
-    /// Compares the device folders again whose files have changed since they were compared.
-    fn compare_changed(
-        &self,
-        measurement: &Measurement<'_>,
-        compared: &mut Vec<Compared>,
-        verification: &mut Verification,
-    ) -> Result<(), VerifyError> {
-        for earlier in std::mem::take(compared) {
-            let mut is_settled = true;
-            for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
-                let folder = self.data.open_below(path)?;
-                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
-            }
-            if is_settled {
-                compared.push(earlier);
-            } else {
-                self.compare_again(measurement, earlier, compared, verification)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares device folders again, unless they are among those that were compared meanwhile.
-    fn compare_again(
-        &self,
-        measurement: &Measurement<'_>,
-        earlier: Compared,
-        compared: &mut Vec<Compared>,
-        verification: &mut Verification,
-    ) -> Result<(), VerifyError> {
-        for folder in earlier.folders {
-            let has = |other: &Compared| other.folders.iter().any(|(path, _)| *path == folder.0);
-            if !compared.iter().any(has) {
-                self.compare_folder(measurement, folder, true, compared, verification)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares the device folders that were not compared yet.
-    fn compare_new(
-        &self,
-        measurement: &Measurement<'_>,
-        campaigns: &BTreeSet<PathBuf>,
-        compared: &mut Vec<Compared>,
-        verification: &mut Verification,
-    ) -> Result<(), VerifyError> {
-        for item in campaigns
-            .iter()
-            .flat_map(|campaign| devices_in(self.data, campaign))
-        {
-            let path = match item {
-                DeviceItem::Device(path) => path,
-                DeviceItem::Unlisted(path, error) => {
-                    let path = sanitize(&path);
-                    verification
-                        .failures
-                        .push(format!("{path}: cannot list the folder: {error}"));
-                    continue;
-                }
-                _ => continue,
-            };
-            let is_compared = compared
-                .iter()
-                .flat_map(|compared: &Compared| &compared.folders)
-                .any(|(folder, _)| *folder == path);
-            if is_compared {
-                continue;
-            }
-            match DevicePath::of_folder(&path, self.options.meta_bucket) {
-                Ok(location) => {
-                    self.compare_folder(
-                        measurement,
-                        (path, location),
-                        false,
-                        compared,
-                        verification,
-                    )?;
-                }
-                Err(error) => verification.notes.push(error.to_string()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares a folder, together with those that have files of the same masters.
-    fn compare_folder(
-        &self,
-        measurement: &Measurement<'_>,
-        folder: (PathBuf, DevicePath),
-        reads_old_files: bool,
-        compared: &mut Vec<Compared>,
-        verification: &mut Verification,
-    ) -> Result<(), VerifyError> {
-        let mut folders = vec![folder];
-        loop {
-            let opened = Group::open(self, measurement, &folders, reads_old_files);
-            let result = opened.and_then(|mut group| {
-                if add_shared(&mut folders, compared, &group.masters()) {
-                    return Ok(None);
-                }
-                let counts = group.compare()?;
-                // Files have arrived meanwhile.
-                let is_shared = add_shared(&mut folders, compared, &group.masters());
-                Ok((!is_shared).then_some((group, counts)))
-            });
-            match result {
-                Ok(None) => {}
-                Ok(Some((group, counts))) => {
-                    verification.repaired += group.repaired;
-                    verification.notes.extend(group.notes());
-                    compared.push(group.end(folders, counts));
-                    return Ok(());
-                }
-                Err(error @ (VerifyError::Read(_) | VerifyError::Write(_))) => return Err(error),
-                Err(error) if error.is_stop() => return Err(error),
-                Err(error) => {
-                    let path = sanitize(&folders[0].0);
-                    verification.failures.push(format!("{path}: {error}"));
-                    compared.push(Compared::failed(folders));
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Waits until the files that are being ingested are moved, and compares the folders again whose files have changed.
-    fn wait_for_files_on_the_way(
-        &self,
-        measurement: &Measurement<'_>,
-        campaigns: &BTreeSet<PathBuf>,
-        compared: &mut Vec<Compared>,
-        verification: &mut Verification,
-    ) -> Result<(), VerifyError> {
-        self.compare_new(measurement, campaigns, compared, verification)?;
-        for earlier in std::mem::take(compared) {
-            let mut is_settled = earlier.is_complete;
-            for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
-                let folder = self.data.open_below(path)?;
-                // The lock is free once a file that is being ingested is moved.
-                if let Err(LockError::Stopped) = folder.lock(self.options.lock_wait, self.stop) {
-                    return Err(ReadError::Stopped.into());
-                }
-                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
-            }
-            if is_settled {
-                compared.push(earlier);
-            } else {
-                self.compare_again(measurement, earlier, compared, verification)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The points of masters that no folder has a file of.
-    fn unknown_devices(
-        &self,
-        measurement: &Measurement<'_>,
-        compared: &[Compared],
-    ) -> Result<Vec<DeviceResult>, VerifyError> {
-        if !measurement.bucket_exists.get() {
-            return Ok(Vec::new());
-        }
-        let Measurement { name, times, .. } = measurement;
-        let mut found = Vec::new();
-        for master in self.source.masters(measurement.bucket, name, times)? {
-            if compared
-                .iter()
-                .any(|compared| compared.masters.contains(&master))
-            {
-                continue;
-            }
-            let counts = retried(|| {
-                let mut nothing = Expected::default();
-                let mut comparison = nothing.compare(1);
-                self.points(measurement, &master, times, &mut comparison)?;
-                Ok(comparison.finish().devices.swap_remove(0))
-            })?;
-            if counts.total().found == 0 {
-                continue;
-            }
-            found.push(DeviceResult {
-                company: measurement.company.to_owned(),
-                campaign: (*name).to_owned(),
-                device: master,
-                files: 0,
-                counts,
-                causes: Causes::new(),
-            });
-        }
-        Ok(found)
-    }
-
     /// Reads the points of a master.
     fn points(
         &self,
@@ -594,34 +365,4 @@ fn retried<T>(mut query: impl FnMut() -> Result<T, ReadError>) -> Result<T, Read
         }
     }
     query()
-}
-
-/// Takes the folders with files of `masters` out of those that were compared, and adds them. Returns whether there were any.
-fn add_shared(
-    folders: &mut Vec<(PathBuf, DevicePath)>,
-    compared: &mut Vec<Compared>,
-    masters: &BTreeSet<String>,
-) -> bool {
-    let shares = |other: &mut Compared| !other.masters.is_disjoint(masters);
-    let shared: Vec<_> = compared.extract_if(.., shares).collect();
-    folders.extend(shared.iter().flat_map(|other| other.folders.clone()));
-    // Locks are acquired in this order.
-    folders.sort_by(|(a, _), (b, _)| a.cmp(b));
-    !shared.is_empty()
-}
-
-impl Compared {
-    /// Folders that cannot be compared. Their points are not those of a device without a folder.
-    fn failed(folders: Vec<(PathBuf, DevicePath)>) -> Self {
-        let names = folders
-            .iter()
-            .map(|(_, location)| location.device.as_str().to_owned());
-        Self {
-            masters: names.collect(),
-            listed: vec![None; folders.len()],
-            folders,
-            is_complete: true,
-            results: Vec::new(),
-        }
-    }
 }

@@ -1,0 +1,209 @@
+//! Compares device folders: which of them together, and which again because their files have changed.
+
+use super::group::Group;
+use super::{DeviceResult, Measurement, Verification, Verifier, VerifyError};
+use crate::data_dir::{DeviceItem, DevicePath, LockError, PARSED};
+use crate::sanitize::sanitize;
+use crate::sink::ReadError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// The devices that were compared, by company and measurement.
+#[derive(Default)]
+pub(crate) struct Devices(pub(super) BTreeMap<(String, String), Vec<Compared>>);
+
+/// Device folders that were compared together.
+pub(super) struct Compared {
+    pub folders: Vec<(PathBuf, DevicePath)>,
+    pub masters: BTreeSet<String>,
+    /// When `parsed/` of each folder was last changed before it was listed; none if it may have changed since.
+    pub listed: Vec<Option<i128>>,
+    /// Whether all files were read.
+    pub is_complete: bool,
+    pub results: Vec<DeviceResult>,
+}
+
+impl Compared {
+    /// Folders that cannot be compared. Their points are not those of a device without a folder.
+    fn failed(folders: Vec<(PathBuf, DevicePath)>) -> Self {
+        let names = folders
+            .iter()
+            .map(|(_, location)| location.device.as_str().to_owned());
+        Self {
+            masters: names.collect(),
+            listed: vec![None; folders.len()],
+            folders,
+            is_complete: true,
+            results: Vec::new(),
+        }
+    }
+}
+
+impl Verifier<'_> {
+    /// Compares the device folders again whose files have changed since they were compared.
+    pub(super) fn compare_changed(
+        &self,
+        measurement: &Measurement<'_>,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        for earlier in std::mem::take(compared) {
+            let mut is_settled = true;
+            for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
+                let folder = self.data.open_below(path)?;
+                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
+            }
+            if is_settled {
+                compared.push(earlier);
+            } else {
+                self.compare_again(measurement, earlier, compared, verification)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares device folders again, unless they are among those that were compared meanwhile.
+    fn compare_again(
+        &self,
+        measurement: &Measurement<'_>,
+        earlier: Compared,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        for folder in earlier.folders {
+            let has = |other: &Compared| other.folders.iter().any(|(path, _)| *path == folder.0);
+            if !compared.iter().any(has) {
+                self.compare_folder(measurement, folder, true, compared, verification)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the device folders that were not compared yet.
+    pub(super) fn compare_new(
+        &self,
+        measurement: &Measurement<'_>,
+        campaigns: &BTreeSet<PathBuf>,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        for campaign in campaigns {
+            for item in self.folders_in(campaign, verification) {
+                if let DeviceItem::Device(path) = item {
+                    self.compare_if_new(measurement, path, compared, verification)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a device folder that was not compared yet.
+    fn compare_if_new(
+        &self,
+        measurement: &Measurement<'_>,
+        path: PathBuf,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        let is_compared = compared
+            .iter()
+            .flat_map(|compared| &compared.folders)
+            .any(|(folder, _)| *folder == path);
+        if is_compared {
+            return Ok(());
+        }
+        match DevicePath::of_folder(&path, self.options.meta_bucket) {
+            Ok(location) => {
+                let folder = (path, location);
+                self.compare_folder(measurement, folder, false, compared, verification)
+            }
+            Err(error) => {
+                verification.notes.push(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Compares a folder, together with those that have files of the same masters.
+    fn compare_folder(
+        &self,
+        measurement: &Measurement<'_>,
+        folder: (PathBuf, DevicePath),
+        reads_old_files: bool,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        let mut folders = vec![folder];
+        loop {
+            let opened = Group::open(self, measurement, &folders, reads_old_files);
+            let result = opened.and_then(|mut group| {
+                if add_shared(&mut folders, compared, &group.masters()) {
+                    return Ok(None);
+                }
+                let counts = group.compare()?;
+                // Files have arrived meanwhile.
+                let is_shared = add_shared(&mut folders, compared, &group.masters());
+                Ok((!is_shared).then_some((group, counts)))
+            });
+            match result {
+                Ok(None) => {}
+                Ok(Some((group, counts))) => {
+                    verification.repaired += group.repaired;
+                    verification.notes.extend(group.notes());
+                    compared.push(group.end(folders, counts));
+                    return Ok(());
+                }
+                Err(error @ (VerifyError::Read(_) | VerifyError::Write(_))) => return Err(error),
+                Err(error) if error.is_stop() => return Err(error),
+                Err(error) => {
+                    let path = sanitize(&folders[0].0);
+                    verification.failures.push(format!("{path}: {error}"));
+                    compared.push(Compared::failed(folders));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits until the files that are being ingested are moved, and compares the folders again whose files have changed.
+    pub(super) fn wait_for_files_on_the_way(
+        &self,
+        measurement: &Measurement<'_>,
+        campaigns: &BTreeSet<PathBuf>,
+        compared: &mut Vec<Compared>,
+        verification: &mut Verification,
+    ) -> Result<(), VerifyError> {
+        self.compare_new(measurement, campaigns, compared, verification)?;
+        for earlier in std::mem::take(compared) {
+            let mut is_settled = earlier.is_complete;
+            for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
+                let folder = self.data.open_below(path)?;
+                // The lock is free once a file that is being ingested is moved.
+                if let Err(LockError::Stopped) = folder.lock(self.options.lock_wait, self.stop) {
+                    return Err(ReadError::Stopped.into());
+                }
+                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
+            }
+            if is_settled {
+                compared.push(earlier);
+            } else {
+                self.compare_again(measurement, earlier, compared, verification)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the folders with files of `masters` out of those that were compared, and adds them. Returns whether there were any.
+fn add_shared(
+    folders: &mut Vec<(PathBuf, DevicePath)>,
+    compared: &mut Vec<Compared>,
+    masters: &BTreeSet<String>,
+) -> bool {
+    let shares = |other: &mut Compared| !other.masters.is_disjoint(masters);
+    let shared: Vec<_> = compared.extract_if(.., shares).collect();
+    folders.extend(shared.iter().flat_map(|other| other.folders.clone()));
+    // Locks are acquired in this order.
+    folders.sort_by(|(a, _), (b, _)| a.cmp(b));
+    !shared.is_empty()
+}

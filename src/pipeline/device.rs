@@ -4,12 +4,13 @@
 
 use super::RunContext;
 use super::finish::{Moved, Processed};
-use super::later_uploads::Uploads;
+use super::later_uploads::Late;
 use super::layout_guard::LayoutGuard;
 use super::limits::RESERVED_PER_DEVICE;
 use super::outcome::{FileRecord, Outcome};
 use super::row_before::LastRows;
 use super::submit::{Group, Request, Submitted};
+use super::uploads::Uploads;
 use crate::data_dir::pending_files::{InUploadOrder, Item};
 use crate::data_dir::{
     DeviceLock, DevicePath, Dir, ERROR, LockError, Obstacle, PARSED, is_no_folder,
@@ -43,6 +44,8 @@ pub(super) struct Device<'a> {
     pub(super) folder: Arc<Dir>,
     pub(super) last_rows: RefCell<LastRows>,
     pub(super) uploads: RefCell<Uploads>,
+    /// Files that were written by requests without an answer.
+    pub(super) unanswered: RefCell<Vec<Late>>,
     pub(super) layout: LayoutGuard,
     /// Open files that are closed before the files of a group are moved, so that the files for that can be opened.
     pub(super) reserve: RefCell<Vec<OwnedFd>>,
@@ -67,6 +70,7 @@ impl<'a> Device<'a> {
             folder: Arc::new(context.data.open_below(relative)?),
             last_rows: RefCell::default(),
             uploads: RefCell::default(),
+            unanswered: RefCell::default(),
             layout: LayoutGuard::default(),
             reserve: RefCell::default(),
             is_out_of_files: Cell::default(),

@@ -7,8 +7,9 @@ use super::device::Device;
 use super::finish::{ClaimedFile, Processed};
 use super::outcome::Outcome;
 use super::submit::{Group, Request};
+use super::uploads::{Key, Listing, Uploads, start};
 use crate::data_dir::pending_files::unnumbered;
-use crate::data_dir::{Dir, Inode, LeaseError, OpenError, PARSED, Stamp, is_no_folder};
+use crate::data_dir::{Dir, Inode, LeaseError, OpenError, PARSED};
 use crate::logger_file::FormatError;
 use crate::pipeline::ingest::IngestError;
 use crate::points::TimeRange;
@@ -16,14 +17,10 @@ use crate::report::counted;
 use crate::sanitize::sanitize;
 use crate::sink::WriteError;
 use crate::sink::ordered_sender::{FileId, OrderedSender, overlaps};
-use std::collections::{BTreeMap, BinaryHeap, HashSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
-
-/// Maximum number of files in `parsed/` that are kept in memory. If there are more, the folder is listed several times.
-const MAX_LISTED: usize = 1 << 18;
 
 /// Maximum number of files whose answers are awaited at the same time when they are written again.
 const MAX_IN_FLIGHT: usize = 32;
@@ -31,63 +28,12 @@ const MAX_IN_FLIGHT: usize = 32;
 /// Maximum number of files without an answer that are remembered one by one.
 const MAX_UNANSWERED: usize = 96;
 
-/// Time of the upload in nanoseconds since 1970, number of the version, and name in `parsed/`.
-type Key = (i128, u32, OsString);
-
-fn key(uploaded: i128, name: &OsStr) -> Key {
-    let number = unnumbered(name).map_or(0, |(_, number)| number);
-    (uploaded, number, name.to_owned())
-}
-
-/// The key before those of all files that were uploaded at this time or later.
-fn start(uploaded: i128) -> Key {
-    (uploaded, 0, OsString::new())
-}
-
-/// The uploads in the folder `parsed/` of a device, as far as they are needed to find those after a late file.
-#[derive(Default)]
-pub(super) struct Uploads {
-    /// The latest upload that this run has ingested.
-    newest: Option<i128>,
-    /// When another process last changed the folder. What it moved there was uploaded before.
-    changed_by_others: Option<i128>,
-    /// When the folder was last changed, as far as is known.
-    changed: Option<i128>,
-    /// The names in `parsed/` that the command line contains.
-    named: HashSet<OsString>,
-    /// The files of the folder, once a late file was found.
-    listed: Option<Listed>,
-    /// Files that were written by requests without an answer.
-    unanswered: Vec<Late>,
-}
-
-/// Files of `parsed/` that follow each other in the order of their uploads.
-struct Listed {
-    /// The file before the first one.
-    after: Option<Key>,
-    files: BTreeMap<Key, Listing>,
-    /// Whether the last upload is among them.
-    is_complete: bool,
-}
-
-/// What is known about a file in `parsed/`.
-struct Listing {
-    span: Span,
-    is_named: bool,
-}
-
-/// The time range of the points of a file.
-enum Span {
-    Unread,
-    Read(Option<TimeRange>),
-}
-
 /// The time after a late file, in seconds, in which the first row of a later one may be in the hour that occurs twice. Which
 /// of the two it is depends on the late file.
 const DOUBLED_HOUR_REACH: i64 = 3 * 3600;
 
 /// A late file.
-struct Late {
+pub(super) struct Late {
     inode: Inode,
     /// Its position in the group, if its outcome is not decided.
     position: Option<usize>,
@@ -120,171 +66,6 @@ struct Again {
     read: Result<(), IngestError>,
 }
 
-impl Uploads {
-    pub(super) fn new(named: HashSet<OsString>) -> Self {
-        Self {
-            named,
-            ..Self::default()
-        }
-    }
-
-    /// Takes note of the time of the last change of the folder when its lock was acquired.
-    fn locked(&mut self, changed: Option<i128>) {
-        if changed != self.changed {
-            self.changed = changed;
-            self.changed_by_others = changed;
-            self.listed = None;
-        }
-    }
-
-    /// Adds a file that this run has moved to the folder or ingested there.
-    pub(super) fn add(&mut self, stamp: &Stamp, name: &OsStr, span: Option<&TimeRange>) {
-        let uploaded = stamp.uploaded_ns();
-        self.newest = self.newest.max(Some(uploaded));
-        if let Some(listed) = &mut self.listed {
-            listed.add(key(uploaded, name), span.cloned());
-        }
-    }
-
-    /// Whether a file may have been uploaded after one of this time. It costs nothing for the latest upload.
-    fn may_have_later(&self, uploaded: i128) -> bool {
-        [self.newest, self.changed_by_others]
-            .into_iter()
-            .flatten()
-            .any(|latest| uploaded <= latest)
-    }
-
-    /// The files that follow `from`, or the first of them.
-    fn list(&mut self, folder: &Dir, from: &Key) -> io::Result<&mut Listed> {
-        if self.listed.is_none() {
-            self.listed = Some(self.read_page(folder, None)?);
-        }
-        let covers = |listed: &Listed| listed.covers(from);
-        if !self.listed.as_ref().is_some_and(covers) {
-            self.listed = Some(self.read_page(folder, Some(from.clone()))?);
-        }
-        Ok(self.listed.get_or_insert_with(Listed::empty))
-    }
-
-    /// Reads the first files after `after` in the order of their uploads. What was known about them is kept.
-    fn read_page(&mut self, folder: &Dir, after: Option<Key>) -> io::Result<Listed> {
-        let parsed = match folder.open_below(Path::new(PARSED)) {
-            Ok(parsed) => parsed,
-            Err(error) if is_no_folder(&error) => return Ok(Listed::empty()),
-            Err(error) => return Err(error),
-        };
-        let mut first: BinaryHeap<Key> = BinaryHeap::new();
-        let mut is_complete = true;
-        parsed.for_each_upload(|name, uploaded| {
-            let key = key(uploaded, name);
-            if after.as_ref().is_some_and(|after| key <= *after) {
-                return;
-            }
-            first.push(key);
-            if first.len() > MAX_LISTED {
-                first.pop();
-                is_complete = false;
-            }
-        })?;
-        let mut known = self.listed.take().map_or_else(BTreeMap::new, |l| l.files);
-        let files = first.into_iter().map(|key| {
-            let listing = known.remove(&key).unwrap_or_else(|| Listing {
-                span: Span::Unread,
-                is_named: self.named.contains(&key.2),
-            });
-            (key, listing)
-        });
-        Ok(Listed {
-            files: files.collect(),
-            after,
-            is_complete,
-        })
-    }
-
-    /// The next file that has to be written again, among those that were uploaded before `until`.
-    fn next(
-        &mut self,
-        folder: &Dir,
-        again: &mut WrittenAgain,
-        until: Option<i128>,
-    ) -> io::Result<Option<Key>> {
-        let Some(first) = again.late.iter().map(|late| late.uploaded).min() else {
-            return Ok(None);
-        };
-        let hull = again.hull();
-        loop {
-            let from = again.cursor.take().unwrap_or_else(|| start(first));
-            let listed = self.list(folder, &from)?;
-            let mut last = &from;
-            let mut found = None;
-            let mut is_over = false;
-            let range = (Bound::Excluded(&from), Bound::Unbounded);
-            for (key, listing) in listed.files.range::<Key, _>(range) {
-                if until.is_some_and(|until| key.0 >= until) {
-                    is_over = true;
-                    break;
-                }
-                last = key;
-                if listing.may_overlap(&hull) && again.has_to_follow(key, listing) {
-                    found = Some(key.clone());
-                    break;
-                }
-            }
-            again.cursor = Some(last.clone());
-            if found.is_some() || is_over || listed.is_complete {
-                return Ok(found);
-            }
-        }
-    }
-
-    fn set_span(&mut self, key: &Key, span: Option<TimeRange>) {
-        let listing = self.listed.as_mut().and_then(|l| l.files.get_mut(key));
-        if let Some(listing) = listing {
-            listing.span = Span::Read(span);
-        }
-    }
-}
-
-impl Listed {
-    fn empty() -> Self {
-        Self {
-            after: None,
-            files: BTreeMap::new(),
-            is_complete: true,
-        }
-    }
-
-    /// Whether the file after `key` is listed, if there is one.
-    fn covers(&self, key: &Key) -> bool {
-        let has_next = || self.files.last_key_value().is_some_and(|(k, _)| k > key);
-        self.after.as_ref() <= Some(key) && (self.is_complete || has_next())
-    }
-
-    fn add(&mut self, key: Key, span: Option<TimeRange>) {
-        if self.after.as_ref() >= Some(&key) || !self.is_complete && !self.covers(&key) {
-            return;
-        }
-        let listing = Listing {
-            span: Span::Read(span),
-            is_named: false,
-        };
-        self.files.insert(key, listing);
-        if self.files.len() > MAX_LISTED {
-            self.files.pop_last();
-            self.is_complete = false;
-        }
-    }
-}
-
-impl Listing {
-    fn may_overlap(&self, range: &TimeRange) -> bool {
-        match &self.span {
-            Span::Unread => true,
-            Span::Read(span) => span.as_ref().is_some_and(|span| overlaps(span, range)),
-        }
-    }
-}
-
 impl Late {
     /// The times of the rows in later files that may depend on this file.
     fn reach(&self) -> TimeRange {
@@ -308,6 +89,41 @@ impl Late {
 }
 
 impl WrittenAgain {
+    /// The next file that has to be written again, among those that were uploaded before `until`.
+    fn next(
+        &mut self,
+        uploads: &mut Uploads,
+        folder: &Dir,
+        until: Option<i128>,
+    ) -> io::Result<Option<Key>> {
+        let Some(first) = self.late.iter().map(|late| late.uploaded).min() else {
+            return Ok(None);
+        };
+        let hull = self.hull();
+        loop {
+            let from = self.cursor.take().unwrap_or_else(|| start(first));
+            let listed = uploads.list(folder, &from)?;
+            let mut last = &from;
+            let mut found = None;
+            let mut is_over = false;
+            for (key, listing) in listed.following(&from) {
+                if until.is_some_and(|until| key.0 >= until) {
+                    is_over = true;
+                    break;
+                }
+                last = key;
+                if listing.may_overlap(&hull) && self.has_to_follow(key, listing) {
+                    found = Some(key.clone());
+                    break;
+                }
+            }
+            self.cursor = Some(last.clone());
+            if found.is_some() || is_over || listed.is_complete {
+                return Ok(found);
+            }
+        }
+    }
+
     /// Whether a file in `parsed/` has to be written again. A file that is named is written again anyway, but a late file
     /// that is moved does not wait for that.
     fn has_to_follow(&self, key: &Key, listing: &Listing) -> bool {
@@ -365,11 +181,8 @@ impl Device<'_> {
         late.position = Some(position);
         let from = start(uploaded);
         let listed = self.with_reserve(|| uploads.list(&self.folder, &from));
-        let is_late = listed.map(|listed| {
-            let range = (Bound::Excluded(&from), Bound::Unbounded);
-            let mut later = listed.files.range::<Key, _>(range);
-            later.any(|(key, _)| late.precedes(key))
-        });
+        let is_late =
+            listed.map(|listed| listed.following(&from).any(|(key, _)| late.precedes(key)));
         match is_late {
             Ok(true) => again.late.push(late),
             Ok(false) => {}
@@ -388,14 +201,15 @@ impl Device<'_> {
         if let Err(error) = self.with_reserve(|| uploads.list(&self.folder, &from)) {
             tracing::debug!("{}: cannot list parsed/: {error}", sanitize(&late.path));
         }
-        let is_full = uploads.unanswered.len() == MAX_UNANSWERED;
-        match uploads.unanswered.last_mut() {
+        let mut unanswered = self.unanswered.borrow_mut();
+        let is_full = unanswered.len() == MAX_UNANSWERED;
+        match unanswered.last_mut() {
             Some(last) if is_full => {
                 last.uploaded = last.uploaded.min(late.uploaded);
                 last.span = *last.span.start().min(late.span.start())
                     ..=*last.span.end().max(late.span.end());
             }
-            _ => uploads.unanswered.push(late),
+            _ => unanswered.push(late),
         }
     }
 
@@ -406,7 +220,7 @@ impl Device<'_> {
         sender: &mut OrderedSender<'_>,
     ) {
         let mut group = Group::default();
-        group.again.late = std::mem::take(&mut self.uploads.borrow_mut().unanswered);
+        group.again.late = self.unanswered.take();
         if !group.again.late.is_empty() && !self.context.stop.is_requested() {
             self.finish(group, request, sender);
         }
@@ -437,7 +251,7 @@ impl Device<'_> {
             }
             let next = self.with_reserve(|| {
                 let mut uploads = self.uploads.borrow_mut();
-                uploads.next(&self.folder, again, until)
+                again.next(&mut uploads, &self.folder, until)
             });
             match next {
                 Ok(Some(key)) => self.with_reserve(|| self.write_again(key, again, sender)),

@@ -11,6 +11,7 @@ mod outcome;
 mod row_before;
 mod submit;
 mod sweep;
+mod uploads;
 mod versions;
 
 use self::limits::Limits;

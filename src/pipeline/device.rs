@@ -225,6 +225,8 @@ impl<'a> Device<'a> {
         }
         let lock = self.folder.lock(settings.lock_wait, self.context.stop)?;
         self.note_moves_of_others();
+        let bucket = self.location.company.as_str();
+        self.context.sink.forget_bucket_id(bucket);
         self.layout.forget();
         // Without this, each run would send the points of a file that it cannot move. Wrong rights of `error/` alone do
         // not affect files that are ingested.

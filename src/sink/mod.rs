@@ -8,7 +8,7 @@ mod outage_log;
 mod retry;
 mod source;
 
-pub(crate) use influx2::{Influx, InfluxReader, Probe, is_bucket_id};
+pub(crate) use influx2::{Influx, InfluxReader, Probe};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
 pub(crate) use source::{
@@ -205,6 +205,15 @@ impl Sink {
         match self {
             Self::Influx(server) => server.outage(bucket),
             Self::LineProtocolDir(_) | Self::Discard => None,
+        }
+    }
+
+    /// Looks a bucket up again if writes use its id. Call it when a device is locked: a rebuild gives the name to another
+    /// bucket while it holds the locks of all devices.
+    pub(crate) fn forget_bucket_id(&self, bucket: &str) {
+        match self {
+            Self::Influx(server) => server.forget_bucket_id(bucket),
+            Self::LineProtocolDir(_) | Self::Discard => {}
         }
     }
 

@@ -295,6 +295,8 @@ impl<'a, 'v> Group<'a, 'v> {
                 )),
             }
         }
+        let bucket = self.measurement.bucket;
+        self.verifier.sink.forget_bucket_id(bucket);
         Ok(locks)
     }
 

@@ -1,7 +1,7 @@
 //! `powerview rebuild` with a real InfluxDB. The expected points come from the second reader, and the expected numbers from
 //! the points that each test writes. See docs/specification.md, section 10.
 
-use crate::harness::{Call, Run, Site};
+use crate::harness::{Call, Run, Site, age};
 use crate::real_influx::{RealInflux, Stored};
 use crate::real_server::{assert_same, points};
 use crate::second_reader::{self, Point};
@@ -722,14 +722,15 @@ fn a_new_bucket_that_is_deleted_before_the_swap_is_made_anew_by_the_next_run() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);
     let id = place.server.bucket_id(COMPANY);
+    let rebuild = |url: &str| rebuild_acme(&place, url);
     let delete = || place.delete("acme.rebuild");
     // The first query about the current bucket follows when the new one is filled. Points are copied later.
     let queries_current = |request: &Request| request.query().contains("bucket: \"acme\"");
-    let run = at_request(&place, 1, queries_current, delete);
+    let run = at_request(&place, rebuild, 1, queries_current, delete);
     let copying = expect(run, 1).stderr;
     // The buckets are listed when a rebuild starts, and before the swap.
     let lists = |request: &Request| request.method == "GET" && request.path.contains("limit=100");
-    let run = at_request(&place, 2, lists, delete);
+    let run = at_request(&place, rebuild, 2, lists, delete);
     let swapping = expect(run, 1).stderr;
     for (stderr, reason) in [
         (
@@ -1016,12 +1017,21 @@ fn a_rebuild_that_is_killed_200_times_loses_nothing() {
 
 /// Runs a rebuild during which `act` is called before the server gets the rename with this number.
 fn at_rename(place: &Place, number: usize, act: impl Fn() + Send + Sync) -> Run {
-    at_request(place, number, Request::is_rename, act)
+    let rebuild = |url: &str| rebuild_acme(place, url);
+    at_request(place, rebuild, number, Request::is_rename, act)
 }
 
-/// Runs a rebuild during which `act` is called before the server gets the request with this number of those that are wanted.
-fn at_request(
-    place: &Place,
+/// The rebuild of most tests.
+fn rebuild_acme<'a>(place: &'a Place, url: &str) -> Call<'a> {
+    let call = place.rebuild_at(url, COMPANY);
+    call.args(["--yes", "--keep-unexplained"])
+}
+
+/// Makes a call with the address of a proxy, during which `act` is called before the server gets the request with this
+/// number of those that are wanted.
+fn at_request<'a>(
+    place: &'a Place,
+    call: impl FnOnce(&str) -> Call<'a>,
     number: usize,
     is_wanted: impl Fn(&Request) -> bool + Send + Sync + 'static,
     act: impl Fn() + Send + Sync,
@@ -1038,10 +1048,7 @@ fn at_request(
         }
         None
     });
-    let mut running = place
-        .rebuild_at(&proxy.url(), COMPANY)
-        .args(["--yes", "--keep-unexplained"])
-        .start();
+    let mut running = call(&proxy.url()).start();
     let mut has_acted = false;
     while !running.is_done() {
         if let Ok(answer) = questions.recv_timeout(Duration::from_millis(5)) {
@@ -1058,12 +1065,17 @@ fn at_request(
 /// The points of the files, and the one whose file is gone.
 #[track_caller]
 fn assert_all(place: &Place, what: &str) {
-    let found = points(&place.server, COMPANY);
+    assert_all_of(place, COMPANY, what);
+}
+
+#[track_caller]
+fn assert_all_of(place: &Place, company: &str, what: &str) {
+    let found = points(&place.server, company);
     let (gone, found): (Vec<_>, Vec<_>) = found
         .into_iter()
         .partition(|p| p.tags["device_master_sn"] == "02001173");
     assert_eq!(gone.len(), 1, "{what}");
-    assert_same(found, place.expected(COMPANY), what);
+    assert_same(found, place.expected(company), what);
 }
 
 #[test]
@@ -1593,15 +1605,39 @@ fn companies_whose_names_need_escaping_are_rebuilt() {
 }
 
 #[test]
-fn a_company_with_the_name_of_an_id_is_refused() {
+fn a_company_with_the_name_of_an_id_is_rebuilt_beside_an_ingestion() {
     let Some(place) = Place::start() else { return };
+    // Ingestions write to its bucket by the id, which is that of the former bucket after the swap.
     let name = "0123456789abcdef";
     filled(&place, name);
-    for arguments in [&["--yes"][..], &["--dry-run"], &["--undo"]] {
-        let run = expect(place.rebuild(name).args(arguments).run(), 2);
-        assert!(run.stderr.contains("verify --repair"), "{}", run.stderr);
-    }
-    assert_eq!(place.names(name), [name]);
+    let id = place.server.bucket_id(name);
+    let files = [
+        (name, "02001171", 3),
+        ("other", "02001175", 2),
+        (name, "02001172", 1),
+    ];
+    let paths = files.map(|(company, serial, hours)| {
+        let path = put_upload(&place, company, serial, 1);
+        age(&place.site.path(&path), hours * 3600);
+        path
+    });
+    let ingest = |url: &str| {
+        let call = place.site.call();
+        place.to(paths.iter().fold(call, Call::named), url)
+    };
+    let writes_to_other = |request: &Request| {
+        request.path.starts_with("/api/v2/write?") && request.path.contains("bucket=other&")
+    };
+    let run = at_request(&place, ingest, 1, writes_to_other, || {
+        let call = place.rebuild(name).args(["--yes", "--keep-unexplained"]);
+        expect(call.run(), 0);
+        assert_ne!(place.server.bucket_id(name), id);
+    });
+    expect(run, 0);
+    assert_all_of(&place, name, "the file after the swap is in the new bucket");
+    expect(place.rebuild(name).arg("--undo").run(), 0);
+    assert_eq!(place.server.bucket_id(name), id);
+    place.verify(name, 1, 0);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::logging::init_logging;
 use crate::rebuild::{Buckets, Rebuild, Swapped};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
-use crate::sink::{InfluxReader, is_bucket_id};
+use crate::sink::InfluxReader;
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
@@ -79,14 +79,8 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
 /// Checks that the company has a bucket that can be rebuilt.
 fn ensure_company(company: &str, meta_bucket: &str) -> Result<(), ConfigError> {
     Company::new(OsStr::new(company), meta_bucket)
-        .map_err(|error| ConfigError(format!("--company: {error}")))?;
-    if is_bucket_id(company) {
-        return Err(ConfigError(format!(
-            "--company: {company} cannot be rebuilt: InfluxDB reads 16 hexadecimal digits as the id of a bucket, so ingestions write \
-             by the bucket's id and would go on writing to the former bucket; use powerview verify --repair"
-        )));
-    }
-    Ok(())
+        .map(drop)
+        .map_err(|error| ConfigError(format!("--company: {error}")))
 }
 
 /// Rebuilds the bucket. Returns `None` if it was not swapped in.

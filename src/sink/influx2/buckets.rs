@@ -223,7 +223,7 @@ impl Client {
 }
 
 /// Whether the write endpoint of InfluxDB would read this name as a bucket id.
-pub(crate) fn is_bucket_id(name: &str) -> bool {
+pub(super) fn is_bucket_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -20,10 +20,10 @@ mod reader;
 mod redact;
 mod response;
 
-pub(crate) use buckets::is_bucket_id;
 pub(crate) use health::Probe;
 pub(crate) use reader::InfluxReader;
 
+use self::buckets::is_bucket_id;
 use self::client::Client;
 use super::{PendingWrite, ServerSettings, Stream, WriteError, Written};
 use crate::points::Batch;
@@ -95,6 +95,13 @@ impl Influx {
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle
             .spawn(async move { client.prefetch_bucket(&bucket).await });
+    }
+
+    /// Looks a bucket up again before the next write, if writes use its id.
+    pub(crate) fn forget_bucket_id(&self, bucket: &str) {
+        if is_bucket_id(bucket) {
+            self.client.forget(bucket);
+        }
     }
 
     /// The outage, once the bucket or the server counts as unavailable.

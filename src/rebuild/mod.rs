@@ -94,6 +94,14 @@ pub(crate) enum RebuildError {
     /// Points cannot be copied.
     #[error("points without a file cannot be copied: {0}")]
     NotCopied(String),
+    /// Points have a tag that cannot be copied.
+    #[error(
+        "measurement {measurement:?} has the tag {tag:?}, which InfluxDB returns with no query, so that its points cannot be copied; leave the unexplained points in the former bucket with --yes instead of --keep-unexplained"
+    )]
+    UnreadableTag {
+        measurement: String,
+        tag: &'static str,
+    },
     /// A device is locked for too long.
     #[error(
         "{folder}: {error}; the buckets are as before; {}run it again",
@@ -274,6 +282,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     /// # Errors
     /// Points cannot be read or written.
     pub(crate) fn copy_unexplained(&self) -> Result<u64, RebuildError> {
+        self.ensure_readable()?;
         let new = rebuild_bucket(self.company);
         let copier = RefCell::new(Copier::new(self.sink, &new, self.batch));
         let report = self.explained(&copier);
@@ -292,6 +301,17 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             self.server.points(&query, &mut copier)?;
         }
         copier.finish().map_err(RebuildError::NotCopied)
+    }
+
+    /// Checks that the current bucket has no tags that cannot be copied.
+    fn ensure_readable(&self) -> Result<(), RebuildError> {
+        for measurement in self.server.measurements(self.company)? {
+            let tags = self.server.unreadable_tags(self.company, &measurement)?;
+            if let Some(&tag) = tags.first() {
+                return Err(RebuildError::UnreadableTag { measurement, tag });
+            }
+        }
+        Ok(())
     }
 
     /// Gives the new bucket the company's name, and the current one that of a former bucket.

@@ -34,6 +34,17 @@ pub(crate) trait PointSource {
         times: &Range<i64>,
     ) -> Result<Vec<String>, ReadError>;
 
+    /// The keys of tags in a measurement that [`Self::points`] does not pass on, because columns of an answer have the same
+    /// names.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn unreadable_tags(
+        &self,
+        bucket: &str,
+        measurement: &str,
+    ) -> Result<Vec<&'static str>, ReadError>;
+
     /// Passes points to `visitor`, series by series.
     ///
     /// # Errors

@@ -1133,6 +1133,15 @@ fn query(state: &State, request: &Request) -> Answer {
                     .collect(),
             )
         }
+        (
+            "import ?\nschema.tagKeys(bucket: ?, predicate: (r) => r._measurement == ?, start: #, stop: #)",
+            ["influxdata/influxdb/schema", _, measurement],
+        ) => {
+            let of_measurement = series.iter().filter(|((m, _), _)| m == measurement);
+            let tags = of_measurement.flat_map(|((_, tags), _)| tags.keys().map(String::as_str));
+            let columns = ["_start", "_stop", "_field", "_measurement"];
+            tag_values(&tags.chain(columns).collect())
+        }
         _ => return Answer::error(400, "invalid", format!("unknown query {text}")),
     };
     Answer {

@@ -718,6 +718,27 @@ fn a_new_bucket_of_an_earlier_run_keeps_no_points_of_files_that_have_gone() {
 }
 
 #[test]
+fn points_are_not_copied_without_a_tag_that_no_query_returns() {
+    let Some(place) = Place::start() else { return };
+    for tag in ["_start", "_stop"] {
+        let company = tag.trim_start_matches('_');
+        filled(&place, company);
+        let lines = ["x", "y"].map(|value| format!("a\\ \"b,{tag}={value} power=1 1754184000"));
+        place.server.write(company, &lines.join("\n"), "s");
+        let id = place.server.bucket_id(company);
+        let call = place.rebuild(company).args(["--yes", "--keep-unexplained"]);
+        let run = expect(call.run(), 1);
+        let reason = format!(r#"measurement "a \"b" has the tag "{tag}""#);
+        assert!(run.stderr.contains(&reason), "{reason}: {}", run.stderr);
+        assert_eq!(place.server.bucket_id(company), id);
+        let run = expect(place.rebuild(company).arg("--yes").run(), 0);
+        let counted = "a \"b: 2 points of a measurement that has no campaign folder";
+        assert!(run.stdout.contains(counted), "{}", run.stdout);
+        place.assert_points_of_files(company, tag);
+    }
+}
+
+#[test]
 fn a_new_bucket_that_is_deleted_before_the_swap_is_made_anew_by_the_next_run() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);

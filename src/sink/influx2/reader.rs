@@ -216,8 +216,15 @@ impl PointSource for InfluxReader {
 
     fn count(&self, bucket: &str, measurement: &str) -> Result<u64, ReadError> {
         let points = flux::measurement(bucket, measurement, &ALL_TIMES);
+        // The server counts without reading the points, which fails if tags have these names.
+        let tags = self.unreadable_tags(bucket, measurement)?;
+        let drop = if tags.contains(&"_start") || tags.contains(&"_stop") {
+            " |> drop(columns: [\"_start\", \"_stop\"])"
+        } else {
+            ""
+        };
         // Without grouping, the counts of fields of different types would not add up.
-        let query = format!("{points} |> count() |> group() |> sum()");
+        let query = format!("{points}{drop} |> count() |> group() |> sum()");
         let counts = self.values(bucket, &query)?;
         Ok(counts
             .iter()
@@ -243,6 +250,27 @@ impl PointSource for InfluxReader {
         masters.retain(|master| !master.is_empty());
         masters.push(String::new());
         Ok(masters)
+    }
+
+    fn unreadable_tags(
+        &self,
+        bucket: &str,
+        measurement: &str,
+    ) -> Result<Vec<&'static str>, ReadError> {
+        let query = format!(
+            "import \"influxdata/influxdb/schema\"\n\
+             schema.tagKeys(bucket: {}, predicate: (r) => r._measurement == {}, start: {}, stop: {})",
+            flux::string(bucket),
+            flux::string(measurement),
+            ALL_TIMES.start,
+            ALL_TIMES.end
+        );
+        let keys = self.values(bucket, &query)?;
+        let found = |key| keys.iter().filter(|found| *found == key).count();
+        // The server lists the first two of each measurement, and once more if they are tags.
+        let own = [("_start", 1), ("_stop", 1), ("_time", 0), ("_value", 0)];
+        let tags = own.iter().filter(|(key, columns)| found(*key) > *columns);
+        Ok(tags.map(|(key, _)| *key).collect())
     }
 
     fn points(

@@ -64,6 +64,7 @@ mod versions;
 
 mod dashboards;
 mod grafana;
+mod reception;
 
 mod alerts;
 mod ansible;

@@ -24,11 +24,12 @@ use crate::config::{ConfigError, Settings};
 use crate::data_dir::Dir;
 use crate::remedy::remedy;
 use crate::report::{
-    FileReport, Progress, ReportTarget, RunHead, RunRecorder, Summary, file_point, run_point,
+    FileReport, Progress, RUN_MEASUREMENT, ReportTarget, RunHead, RunRecorder, Summary, file_point,
+    run_point,
 };
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
-use crate::sink::{MetaSender, Sink};
+use crate::sink::{MetaSender, Sink, UnsentPoints};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -90,7 +91,8 @@ pub(crate) fn run(
         ReportTarget::Dir(settings.report_dir.clone())
     };
     let recorder = RunRecorder::open(report_target, &head);
-    let meta = MetaSender::new(&sink, &settings.meta_bucket);
+    let unsent = UnsentPoints::new(&settings.report_dir, head.file_stem(), RUN_MEASUREMENT);
+    let meta = MetaSender::new(&sink, &settings.meta_bucket, unsent);
     let context = RunContext {
         settings,
         limits,
@@ -102,7 +104,8 @@ pub(crate) fn run(
         recorder: &recorder,
         progress,
     };
-    if settings.paths.is_empty() {
+    let is_sweep = settings.paths.is_empty();
+    if is_sweep {
         sweep(&context, &[PathBuf::new()]);
     } else {
         ingest_named(&context);
@@ -111,9 +114,13 @@ pub(crate) fn run(
     meta.send_full_blocks();
     let totals = head.totals(recorder.counts(), sink.retries(), sink.has_outage());
     meta.push(|time_ns| run_point(&head, &totals, time_ns));
-    // The report is synced to disk while the server writes the last points.
+    // The report is synced to disk while the server writes the last points. It gets its name when they are written or
+    // kept, so that no report is without its points if this process is killed.
     meta.send_rest();
-    let summary = recorder.finish(totals);
+    let summary = recorder.finish(totals, || meta.wait());
     meta.wait();
+    if !stop.is_requested() {
+        meta.send_unsent(is_sweep);
+    }
     Ok(summary)
 }

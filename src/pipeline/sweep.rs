@@ -246,9 +246,9 @@ mod tests {
     use crate::config::{Environment, Settings};
     use crate::data_dir::Dir;
     use crate::pipeline::Limits;
-    use crate::report::{Progress, ReportTarget, RunHead, RunRecorder};
+    use crate::report::{Progress, RUN_MEASUREMENT, ReportTarget, RunHead, RunRecorder};
     use crate::shutdown::Shutdown;
-    use crate::sink::{MetaSender, Sink};
+    use crate::sink::{MetaSender, Sink, UnsentPoints};
     use clap::Parser as _;
 
     /// More files than one block of meta points holds.
@@ -280,13 +280,15 @@ mod tests {
         });
         let sink = Sink::open(&settings.destination, &stop).unwrap();
         let head = RunHead::now(&settings.data_folder, false);
-        let target = ReportTarget::Dir(dir.path().join("reports"));
+        let reports = dir.path().join("reports");
+        let unsent = UnsentPoints::new(&reports, head.file_stem(), RUN_MEASUREMENT);
+        let target = ReportTarget::Dir(reports);
         let context = RunContext {
             settings: &settings,
             limits: Limits::new(settings.jobs).unwrap(),
             head: &head,
             sink: &sink,
-            meta: &MetaSender::new(&sink, &settings.meta_bucket),
+            meta: &MetaSender::new(&sink, &settings.meta_bucket, unsent),
             stop: &stop,
             data: &data,
             recorder: &RunRecorder::open(target, &head),

@@ -5,73 +5,17 @@
 
 use super::json::write_json;
 use super::{FileReport, RunHead, RunTotals};
-use crate::data_dir::{create_dir, give_to_owner_of};
-use rustix::fs::{AtFlags, CWD, OFlags, linkat};
+use crate::data_dir::{NewFile, create_dir};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter as _};
-use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use tempfile::TempPath;
-
-/// Permissions of a report.
-const MODE: u32 = 0o664;
-
-/// The file of a report, which gets its name when it is complete.
-struct ReportFile {
-    dir: PathBuf,
-    name: String,
-    file: File,
-    /// The path of the file on file systems that do not support unnamed files. Only there a killed run leaves a file.
-    temporary: Option<TempPath>,
-}
-
-impl ReportFile {
-    fn create(dir: &Path, name: String) -> io::Result<Self> {
-        let unnamed = OpenOptions::new()
-            .write(true)
-            .mode(MODE)
-            .custom_flags(OFlags::TMPFILE.bits().cast_signed())
-            .open(dir);
-        let (file, temporary) = if let Ok(file) = unnamed {
-            (file, None)
-        } else {
-            let (file, path) = tempfile::Builder::new()
-                .permissions(Permissions::from_mode(MODE))
-                .tempfile_in(dir)?
-                .into_parts();
-            (file, Some(path))
-        };
-        Ok(Self {
-            dir: dir.to_owned(),
-            name,
-            file,
-            temporary,
-        })
-    }
-
-    /// Gives the file its name and returns its path. An existing file is never replaced.
-    fn publish(self) -> io::Result<PathBuf> {
-        self.file.sync_all()?;
-        let path = self.dir.join(&self.name);
-        match self.temporary {
-            None => {
-                let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                linkat(CWD, unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
-            }
-            Some(temporary) => temporary.persist_noclobber(&path)?,
-        }
-        Ok(path)
-    }
-}
 
 /// Writes the report to a file or to stdout.
 pub(super) struct ReportWriter {
     out: Box<dyn Write + Send>,
     /// The file of the report; none on stdout.
-    target: Option<ReportFile>,
+    target: Option<NewFile>,
     /// Whether no file was added yet.
     is_empty: bool,
     /// The first write error.
@@ -85,12 +29,8 @@ impl ReportWriter {
     /// The folder or the file cannot be created.
     pub(super) fn in_dir(dir: &Path, head: &RunHead) -> io::Result<Self> {
         create_dir(dir)?;
-        let target = ReportFile::create(
-            dir,
-            format!("tsv_parser_{}.json", head.run_id.replace(':', "-")),
-        )?;
-        give_to_owner_of(File::open(dir)?, &target.file)?;
-        let out = BufWriter::new(target.file.try_clone()?);
+        let target = NewFile::create(dir, &format!("tsv_parser_{}.json", head.file_stem()))?;
+        let out = BufWriter::new(target.file().try_clone()?);
         Ok(Self::start(Box::new(out), Some(target), head))
     }
 
@@ -99,7 +39,7 @@ impl ReportWriter {
         Self::start(Box::new(BufWriter::new(io::stdout())), None, head)
     }
 
-    fn start(out: Box<dyn Write + Send>, target: Option<ReportFile>, head: &RunHead) -> Self {
+    fn start(out: Box<dyn Write + Send>, target: Option<NewFile>, head: &RunHead) -> Self {
         let mut writer = Self {
             out,
             target,
@@ -125,11 +65,15 @@ impl ReportWriter {
         });
     }
 
-    /// Completes the report, gives it its name and returns its path; none on stdout.
+    /// Completes the report, calls `before_naming`, gives the report its name and returns its path; none on stdout.
     ///
     /// # Errors
     /// The first write error. The file is removed then.
-    pub(super) fn finish(mut self, totals: &RunTotals) -> io::Result<Option<PathBuf>> {
+    pub(super) fn finish(
+        mut self,
+        totals: &RunTotals,
+        before_naming: impl FnOnce(),
+    ) -> io::Result<Option<PathBuf>> {
         self.write(|out| {
             out.write_all(b"\n")?;
             CompactFormatter.end_array(out)?;
@@ -138,6 +82,11 @@ impl ReportWriter {
             out.write_all(b"\n")?;
             out.flush()
         });
+        if let Some(target) = &self.target {
+            let synced = target.sync();
+            self.write(|_| synced);
+        }
+        before_naming();
         match (self.failed, self.target) {
             (Some(error), _) => Err(error),
             (None, Some(target)) => target.publish().map(Some),
@@ -200,7 +149,7 @@ mod tests {
                 .unwrap()
                 .starts_with('.'))
         );
-        let path = writer.finish(&totals(&head)).unwrap().unwrap();
+        let path = writer.finish(&totals(&head), || ()).unwrap().unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(
             name.starts_with("tsv_parser_20") && !name.contains(':'),
@@ -221,14 +170,14 @@ mod tests {
         let head = RunHead::now(Path::new("/data"), false);
         let first = ReportWriter::in_dir(dir.path(), &head)
             .unwrap()
-            .finish(&totals(&head))
+            .finish(&totals(&head), || ())
             .unwrap()
             .unwrap();
         let before = std::fs::read(&first).unwrap();
         assert!(
             ReportWriter::in_dir(dir.path(), &head)
                 .unwrap()
-                .finish(&totals(&head))
+                .finish(&totals(&head), || ())
                 .is_err()
         );
         assert_eq!(std::fs::read(&first).unwrap(), before);

@@ -5,6 +5,8 @@ use crate::points::Line;
 use crate::report::{FileReport, RunHead, RunTotals};
 use crate::sanitize::sanitize;
 
+/// The measurement of the points about runs.
+pub(crate) const RUN_MEASUREMENT: &str = "tsv_parser_run";
 /// InfluxDB's limit for a text field, in bytes before escaping.
 const MAX_FIELD: usize = 65_535;
 /// Limit for the other text fields in bytes.
@@ -78,7 +80,7 @@ pub(crate) fn file_point(mut file: FileReport, run_id: &str, time_ns: i64) -> Ve
 
 /// Encodes the meta point of a run.
 pub(crate) fn run_point(head: &RunHead, totals: &RunTotals, time_ns: i64) -> Vec<u8> {
-    let mut line = Line::new("tsv_parser_run");
+    let mut line = Line::new(RUN_MEASUREMENT);
     line.tag("status", totals.status);
     let mut fields = line.fields();
     let counts = totals.counts;

@@ -12,7 +12,7 @@ mod verified;
 
 pub(crate) use file::{ChannelStats, Channels, FileDetails, FileReport, FileResult, Status};
 pub(crate) use heartbeat::{Heartbeat, ping};
-pub(crate) use metrics::{file_point, run_point};
+pub(crate) use metrics::{RUN_MEASUREMENT, file_point, run_point};
 pub(crate) use progress::{Progress, StderrWriter};
 pub(crate) use recorder::{ReportTarget, RunRecorder, Summary};
 pub(crate) use run::{Counts, RunHead, RunTotals};

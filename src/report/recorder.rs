@@ -113,15 +113,16 @@ impl RunRecorder {
         self.inner().counts
     }
 
-    /// Completes the report and returns the summary. A failure to write the report is logged.
-    pub(crate) fn finish(&self, totals: RunTotals) -> Summary {
+    /// Completes the report and returns the summary. A failure to write the report is logged. `before_naming` is called
+    /// when the report is on disk and has no name yet.
+    pub(crate) fn finish(&self, totals: RunTotals, before_naming: impl FnOnce()) -> Summary {
         let (failures, report) = {
             let mut inner = self.inner();
             (std::mem::take(&mut inner.failures), inner.report.take())
         };
         let written = report.and_then(|report| {
             report
-                .finish(&totals)
+                .finish(&totals, before_naming)
                 .inspect_err(|error| warn_of_report(&self.target, error))
                 .ok()
         });

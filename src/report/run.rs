@@ -38,6 +38,11 @@ impl RunHead {
         }
     }
 
+    /// The id in a form for names of files.
+    pub(crate) fn file_stem(&self) -> String {
+        self.run_id.replace(':', "-")
+    }
+
     /// The totals of the run, which ends now.
     pub(crate) fn totals(&self, counts: Counts, nb_retries: u64, outage: bool) -> RunTotals {
         RunTotals {

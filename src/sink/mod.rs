@@ -7,6 +7,7 @@ pub(crate) mod ordered_sender;
 mod outage_log;
 mod retry;
 mod source;
+mod unsent_points;
 
 pub(crate) use influx2::{Influx, InfluxReader, Probe};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
@@ -15,6 +16,7 @@ pub(crate) use source::{
     ALL_TIMES, BucketAdmin, BucketInfo, Field, PointQuery, PointSource, PointVisitor, ReadError,
     StoredPoint,
 };
+pub(crate) use unsent_points::UnsentPoints;
 
 use crate::points::Batch;
 use crate::shutdown::Shutdown;

@@ -57,6 +57,7 @@ mod skipping;
 mod status;
 mod time_zone;
 mod tls;
+mod unsent_points;
 mod untrusted_input;
 mod uploads;
 mod verify;

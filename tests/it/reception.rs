@@ -515,7 +515,7 @@ fn a_year_of_200_loggers_is_shown_quickly() {
         println!("{days:3} d  {sum:6.0} ms  {base:4.0} ms  one after another");
         let (full, none) = (median(&|| page(&all)), median(&|| page(&empty)));
         println!("{days:3} d  {full:6.0} ms  {none:4.0} ms  six at once");
-        // The queries of the version before took half a minute.
-        assert!(full < 10_000.0, "{full} ms");
+        // Earlier queries, which ran functions for each file, took more than 200 times as long as without points.
+        assert!(full < 100.0 * none, "{full} ms, {none} ms without points");
     }
 }

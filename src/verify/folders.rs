@@ -25,12 +25,13 @@ pub(super) struct Compared {
 
 impl Compared {
     /// Folders that cannot be compared. Their points are not those of a device without a folder.
-    fn failed(folders: Vec<(PathBuf, DevicePath)>) -> Self {
+    fn failed(folders: Vec<(PathBuf, DevicePath)>, mut masters: BTreeSet<String>) -> Self {
         let names = folders
             .iter()
             .map(|(_, location)| location.device.as_str().to_owned());
+        masters.extend(names);
         Self {
-            masters: names.collect(),
+            masters,
             listed: vec![None; folders.len()],
             folders,
             is_complete: true,
@@ -134,15 +135,18 @@ impl Verifier<'_> {
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
         let mut folders = vec![folder];
+        let mut masters = BTreeSet::new();
         loop {
             let opened = Group::open(self, measurement, &folders, reads_old_files);
             let result = opened.and_then(|mut group| {
-                if add_shared(&mut folders, compared, &group.masters()) {
+                masters = group.masters();
+                if add_shared(&mut folders, compared, &masters) {
                     return Ok(None);
                 }
                 let counts = group.compare()?;
                 // Files have arrived meanwhile.
-                let is_shared = add_shared(&mut folders, compared, &group.masters());
+                masters = group.masters();
+                let is_shared = add_shared(&mut folders, compared, &masters);
                 Ok((!is_shared).then_some((group, counts)))
             });
             match result {
@@ -158,7 +162,7 @@ impl Verifier<'_> {
                 Err(error) => {
                     let path = sanitize(&folders[0].0);
                     verification.failures.push(format!("{path}: {error}"));
-                    compared.push(Compared::failed(folders));
+                    compared.push(Compared::failed(folders, masters));
                     return Ok(());
                 }
             }

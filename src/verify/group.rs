@@ -277,17 +277,24 @@ impl<'a, 'v> Group<'a, 'v> {
         })?)
     }
 
-    /// Acquires the locks of the devices. Without them, the comparison goes on, but the result may be wrong.
+    /// Acquires the locks of the devices. Without them, the comparison goes on, but the result may be wrong. It does not if
+    /// points may be written that an upload writes too.
     fn lock(&mut self) -> Result<Vec<DeviceLock>, VerifyError> {
         let mut locks = Vec::new();
         if self.verifier.options.holds_locks {
             return Ok(locks);
         }
         let wait = self.verifier.options.lock_wait;
+        // Uploads do not write to another bucket than that of the company.
+        let is_required = self.verifier.options.repair && self.verifier.options.bucket.is_none();
         for device in &self.devices {
             match device.folder.lock(wait, self.verifier.stop) {
                 Ok(lock) => locks.push(lock),
                 Err(LockError::Stopped) => return Err(ReadError::Stopped.into()),
+                Err(error) if is_required => {
+                    let folder = device.folder.path().to_owned();
+                    return Err(VerifyError::Locked { folder, error });
+                }
                 Err(error) => self.notes.push(format!(
                     "{}: compared without its lock, so that a file which is being ingested counts as a difference: {error}; {}",
                     sanitize(device.folder.path()),

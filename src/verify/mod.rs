@@ -17,7 +17,7 @@ pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences,
 
 use self::files::{FileError, Reading};
 use self::folders::Compared;
-use crate::data_dir::{DEVICE_DEPTH, DeviceItem, Dir, devices_in, rebuild_bucket};
+use crate::data_dir::{DEVICE_DEPTH, DeviceItem, Dir, LockError, devices_in, rebuild_bucket};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -143,6 +143,12 @@ enum VerifyError {
     Folder(#[from] io::Error),
     #[error("the missing points cannot be written: {0}")]
     Write(#[from] WriteError),
+    #[error(
+        "nothing is written without the lock of {folder}: {error}; {}",
+        .error.remedy().unwrap_or("run it again"),
+        folder = sanitize(.folder)
+    )]
+    Locked { folder: PathBuf, error: LockError },
     #[error("the bucket is being rebuilt; run this again when powerview rebuild has ended")]
     Rebuilt,
 }

@@ -2,7 +2,7 @@
 //! docs/specification.md, section 10.
 
 use crate::faults::file_of_ages;
-use crate::harness::{Call, DEVICE, FileBuilder, NOBODY, Site, age, good_file};
+use crate::harness::{Call, DEVICE, FileBuilder, NOBODY, Running, Site, age, good_file};
 use crate::influx_double::{
     self, Double, Fault, Gate, Request, Retention, is_data_write, is_query,
 };
@@ -637,6 +637,11 @@ fn names_need_escaping_everywhere_on_a_real_server() {
 fn version(value: u32) -> String {
     let row = format!("01/08/25 10:00:00\t{value}\t{value}");
     FileBuilder::default().line(row).build()
+}
+
+/// The same of another device.
+fn version_of(serial: &str, value: u32) -> String {
+    version(value).replace("02001171", serial)
 }
 
 #[test]
@@ -1299,31 +1304,72 @@ fn a_device_that_stays_locked_is_compared_with_a_note() {
 }
 
 #[test]
+fn nothing_is_written_without_the_lock_of_the_device() {
+    let (site, double) = (Site::new(), Double::start());
+    upload(&site, "acme/site/1/a.tsv", version(1), 50);
+    upload(&site, "acme/site/2/a.tsv", version_of("02002222", 5), 50);
+    ingest(&site, &double);
+    // The hook has written a later upload, and has not moved it yet.
+    let gate = Gate::new();
+    let hook = start_hook(&site, &double, "acme/site/1/b.tsv", version(2), &gate);
+    let call = verify(&site, &double).args(["--json", "--repair"]);
+    let run = call.env("TSV_LOCK_WAIT_S", "0").run().expect(1);
+    let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let failure = format!(
+        "acme/site/1: nothing is written without the lock of {}: device folder is locked by process {} (waited 0 s); check \
+         that process",
+        site.path("acme/site/1").display(),
+        hook.pid()
+    );
+    assert_eq!(output["failures"], json!([failure]), "{output:#}");
+    assert_eq!(output["repaired"], 0, "{output:#}");
+    // Its points are not those of a device without a file.
+    assert_eq!(numbers(&output), [2, 2, 0, 0, 0], "{output:#}");
+    let verified = verified(&site);
+    assert_eq!(verified["1"].0, Value::Null);
+    assert!(verified["2"].0.is_string());
+    gate.open();
+    hook.wait().expect(0);
+    assert_eq!(point_at(&double, MASTER, START + 36_000).value, "2");
+    checked(&site, &double, "acme", &[], &ALL, [0, 0, 0]);
+}
+
+/// Starts the hook for a file that was uploaded 20 minutes ago. Its points are in the database, and the file is not moved
+/// until the gate opens.
+fn start_hook(
+    site: &Site,
+    double: &Double,
+    path: &str,
+    content: impl AsRef<[u8]>,
+    gate: &Arc<Gate>,
+) -> Running {
+    double.fault(is_data_write, 0, 1, Fault::GateAfter(gate.clone()));
+    upload(site, path, content, 20);
+    let hook = to(site.call(), double).named(path).start();
+    gate.wait_for(1);
+    hook
+}
+
+fn wait_for_queries(double: &Double, number: usize) {
+    while double.requests().iter().filter(|r| is_query(r)).count() < number {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn files_of_new_devices_may_be_on_their_way() {
     let (site, double) = (Site::new(), Double::start());
     archive(&site);
     ingest(&site, &double);
-    // The points of a new device are in the database before its file is in parsed/.
-    let start = |serial: &str, gate: &Arc<Gate>| {
-        double.fault(is_data_write, 0, 1, Fault::GateAfter(gate.clone()));
+    let start = |serial: &str, gate| {
         let path = format!("acme/site/{serial}/a.tsv");
-        upload(
-            &site,
-            &path,
-            good_file(1, 5).replace("02001171", serial),
-            20,
-        );
-        let hook = to(site.call(), &double).named(&path).start();
-        gate.wait_for(1);
-        hook
+        let content = good_file(1, 5).replace("02001171", serial);
+        start_hook(&site, &double, &path, content, gate)
     };
     let gates = [Gate::new(), Gate::new()];
     let first = start("02000001", &gates[0]);
     let running = verify(&site, &double).start();
-    let waits = || double.requests().iter().filter(|r| is_query(r)).count() >= 4;
-    while !waits() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for_queries(&double, 4);
     std::thread::sleep(Duration::from_millis(500));
     let second = start("02000002", &gates[1]);
     gates[0].open();

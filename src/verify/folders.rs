@@ -20,6 +20,8 @@ pub(super) struct Compared {
     pub listed: Vec<Option<i128>>,
     /// Whether all files were read.
     pub is_complete: bool,
+    /// Whether the folders have to be compared again.
+    pub is_outdated: bool,
     pub results: Vec<DeviceResult>,
 }
 
@@ -35,6 +37,7 @@ impl Compared {
             listed: vec![None; folders.len()],
             folders,
             is_complete: true,
+            is_outdated: false,
             results: Vec::new(),
         }
     }
@@ -48,34 +51,26 @@ impl Verifier<'_> {
         compared: &mut Vec<Compared>,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
-        for earlier in std::mem::take(compared) {
-            let mut is_settled = true;
+        for earlier in compared.iter_mut() {
             for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
                 let folder = self.data.open_below(path)?;
-                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
-            }
-            if is_settled {
-                compared.push(earlier);
-            } else {
-                self.compare_again(measurement, earlier, compared, verification)?;
+                earlier.is_outdated |= folder.folder_modified_ns(PARSED)? != *listed;
             }
         }
-        Ok(())
+        self.compare_outdated(measurement, compared, verification)
     }
 
-    /// Compares device folders again, unless they are among those that were compared meanwhile.
-    fn compare_again(
+    /// Compares the device folders again that are outdated. The others stay in `compared` meanwhile, because the new files
+    /// of a folder may be of their masters.
+    fn compare_outdated(
         &self,
         measurement: &Measurement<'_>,
-        earlier: Compared,
         compared: &mut Vec<Compared>,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
-        for folder in earlier.folders {
-            let has = |other: &Compared| other.folders.iter().any(|(path, _)| *path == folder.0);
-            if !compared.iter().any(has) {
-                self.compare_folder(measurement, folder, true, compared, verification)?;
-            }
+        while let Some(position) = compared.iter().position(|earlier| earlier.is_outdated) {
+            let folders = compared.remove(position).folders;
+            self.compare_folders(measurement, folders, true, compared, verification)?;
         }
         Ok(())
     }
@@ -115,8 +110,8 @@ impl Verifier<'_> {
         }
         match DevicePath::of_folder(&path, self.options.meta_bucket) {
             Ok(location) => {
-                let folder = (path, location);
-                self.compare_folder(measurement, folder, false, compared, verification)
+                let folders = vec![(path, location)];
+                self.compare_folders(measurement, folders, false, compared, verification)
             }
             Err(error) => {
                 verification.notes.push(error.to_string());
@@ -125,16 +120,15 @@ impl Verifier<'_> {
         }
     }
 
-    /// Compares a folder, together with those that have files of the same masters.
-    fn compare_folder(
+    /// Compares folders, together with those that have files of the same masters.
+    fn compare_folders(
         &self,
         measurement: &Measurement<'_>,
-        folder: (PathBuf, DevicePath),
+        mut folders: Vec<(PathBuf, DevicePath)>,
         reads_old_files: bool,
         compared: &mut Vec<Compared>,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
-        let mut folders = vec![folder];
         let mut masters = BTreeSet::new();
         loop {
             let opened = Group::open(self, measurement, &folders, reads_old_files);
@@ -178,23 +172,18 @@ impl Verifier<'_> {
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
         self.compare_new(measurement, campaigns, compared, verification)?;
-        for earlier in std::mem::take(compared) {
-            let mut is_settled = earlier.is_complete;
+        for earlier in compared.iter_mut() {
+            earlier.is_outdated |= !earlier.is_complete;
             for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
                 let folder = self.data.open_below(path)?;
                 // The lock is free once a file that is being ingested is moved.
                 if let Err(LockError::Stopped) = folder.lock(self.options.lock_wait, self.stop) {
                     return Err(ReadError::Stopped.into());
                 }
-                is_settled &= folder.folder_modified_ns(PARSED)? == *listed;
-            }
-            if is_settled {
-                compared.push(earlier);
-            } else {
-                self.compare_again(measurement, earlier, compared, verification)?;
+                earlier.is_outdated |= folder.folder_modified_ns(PARSED)? != *listed;
             }
         }
-        Ok(())
+        self.compare_outdated(measurement, compared, verification)
     }
 }
 

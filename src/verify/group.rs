@@ -342,6 +342,7 @@ impl<'a, 'v> Group<'a, 'v> {
             masters: self.masters(),
             listed: self.devices.iter().map(DeviceFiles::listed).collect(),
             is_complete: self.devices.iter().all(DeviceFiles::is_read),
+            is_outdated: false,
             results: results.collect(),
         }
     }

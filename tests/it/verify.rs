@@ -1386,6 +1386,50 @@ fn files_of_new_devices_may_be_on_their_way() {
     checked(&site, &double, "acme", &[], &ALL, [0, 0, 0]);
 }
 
+/// Runs `change` after `verify` has compared the devices in the folders 1 and 2, and before it looks at them again.
+fn changed_meanwhile(site: &Site, double: &Double, change: impl FnOnce()) -> Value {
+    for (folder, value) in [("1", 1), ("2", 2)] {
+        let path = format!("acme/site/{folder}/a.tsv");
+        upload(
+            site,
+            path,
+            version_of(&format!("0200000{folder}"), value),
+            40,
+        );
+    }
+    upload(site, "acme/tail/5/a.tsv", version_of("02000005", 5), 40);
+    ingest(site, double);
+    for folder in ["1", "2"] {
+        let parsed = site.path(format!("acme/site/{folder}/parsed"));
+        let parsed = std::fs::File::open(parsed).expect("opened");
+        let time = std::time::SystemTime::now() - Duration::from_mins(1);
+        parsed.set_modified(time).expect("time set");
+    }
+    let gate = Gate::new();
+    let file = version_of("02000000", 0);
+    let hook = start_hook(site, double, "acme/site/0/a.tsv", file, &gate);
+    let running = verify(site, double).arg("--json").start();
+    // One for each of the two devices, and two for the one without a file.
+    wait_for_queries(double, 4);
+    change();
+    gate.open();
+    hook.wait().expect(0);
+    let run = running.wait().clean();
+    serde_json::from_str(&run.stdout).expect("JSON")
+}
+
+#[test]
+fn a_file_of_a_master_of_another_folder_may_arrive_meanwhile() {
+    let (site, double) = (Site::new(), Double::start());
+    let output = changed_meanwhile(&site, &double, || {
+        let earlier = version_of("02000002", 9);
+        upload(&site, "acme/site/1/parsed/b.tsv", earlier, 60);
+    });
+    assert_eq!(numbers(&output), [8, 8, 0, 0, 0], "{output:#}");
+    assert_eq!(output["files"], 5, "{output:#}");
+    assert_eq!(output["equal"], true, "{output:#}");
+}
+
 /// The times of the last comparisons in the output of `status`, by device.
 fn verified(site: &Site) -> BTreeMap<String, (Value, Value)> {
     let call = site

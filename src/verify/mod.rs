@@ -171,7 +171,19 @@ struct Measurement<'a> {
     /// As the server stores it.
     name: &'a str,
     times: Range<i64>,
+    /// How long the bucket keeps points, in seconds. None if it keeps them for ever.
+    retention_s: Option<i64>,
     bucket_exists: &'a Cell<bool>,
+}
+
+impl Measurement<'_> {
+    /// The times within a range whose points have not expired by now.
+    fn unexpired(&self, times: &Range<i64>) -> Range<i64> {
+        // For the server, a part of the current second has passed.
+        let oldest = |retention_s| Utc::now().timestamp() - retention_s + 1;
+        let start = times.start.max(self.retention_s.map_or(i64::MIN, oldest));
+        start.min(times.end)..times.end
+    }
 }
 
 impl Verifier<'_> {
@@ -270,7 +282,8 @@ impl Verifier<'_> {
         }
         let bucket_exists = Cell::new(found.is_some());
         let mut times = self.options.since.unwrap_or(ALL_TIMES.start)..ALL_TIMES.end;
-        if let Some(retention_s) = found.and_then(|found| found.retention_s) {
+        let retention_s = found.and_then(|found| found.retention_s);
+        if let Some(retention_s) = retention_s {
             times.start = times.start.max(Utc::now().timestamp() - retention_s);
         }
         for (name, campaigns) in measurements {
@@ -279,6 +292,7 @@ impl Verifier<'_> {
                 bucket,
                 name,
                 times: times.clone(),
+                retention_s,
                 bucket_exists: &bucket_exists,
             };
             let compared = devices
@@ -349,7 +363,7 @@ impl Verifier<'_> {
         times: &Range<i64>,
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError> {
-        if !measurement.bucket_exists.get() {
+        if !measurement.bucket_exists.get() || times.is_empty() {
             return Ok(());
         }
         let query = PointQuery {

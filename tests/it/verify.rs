@@ -810,6 +810,33 @@ fn points_older_than_the_retention_of_a_real_bucket_are_not_expected() {
 }
 
 #[test]
+fn points_that_expire_during_a_repair_are_not_missing() {
+    let (site, double) = (Site::new(), Double::start());
+    let two_hours = Retention {
+        shown: 7200,
+        applied: 7200,
+    };
+    double.add_bucket_with_retention("acme", two_hours);
+    let ages: Vec<_> = (7140..7210).rev().collect();
+    upload(&site, DEVICE.parsed("a.tsv"), file_of_ages(&ages), 50);
+    let gate = Gate::new();
+    double.fault(is_query, 0, 1, Fault::Gate(gate.clone()));
+    let call = verify(&site, &double).env("TSV_TIMEZONE", "UTC");
+    let running = call.args(["--json", "--repair"]).start();
+    gate.wait_for(1);
+    // A row expires every second.
+    std::thread::sleep(Duration::from_secs(3));
+    gate.open();
+    let run = running.wait().clean();
+    let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let [expected, found, missing, different, extra] = numbers(&output);
+    assert_eq!([missing, different, extra], [0, 0, 0], "{output:#}");
+    assert_eq!(expected, found, "{output:#}");
+    assert!(expected > 0, "{output:#}");
+    assert_eq!(run.code(), 0, "{output:#}");
+}
+
+#[test]
 fn a_comparison_can_begin_at_a_day_or_at_a_time() {
     let (site, double) = (Site::new(), Double::start());
     archive(&site);

@@ -164,26 +164,35 @@ impl Verifier<'_> {
     }
 
     /// Waits until the files that are being ingested are moved, and compares the folders again whose files have changed.
+    /// Returns the folders that stay locked, with the reason.
     pub(super) fn wait_for_files_on_the_way(
         &self,
         measurement: &Measurement<'_>,
         campaigns: &BTreeSet<PathBuf>,
         compared: &mut Vec<Compared>,
         verification: &mut Verification,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<Vec<String>, VerifyError> {
+        let mut locked = Vec::new();
         self.compare_new(measurement, campaigns, compared, verification)?;
         for earlier in compared.iter_mut() {
             earlier.is_outdated |= !earlier.is_complete;
             for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
                 let folder = self.data.open_below(path)?;
                 // The lock is free once a file that is being ingested is moved.
-                if let Err(LockError::Stopped) = folder.lock(self.options.lock_wait, self.stop) {
-                    return Err(ReadError::Stopped.into());
+                match folder.lock(self.options.lock_wait, self.stop) {
+                    Ok(_) => {}
+                    Err(LockError::Stopped) => return Err(ReadError::Stopped.into()),
+                    Err(error) => locked.push(format!(
+                        "{}: points without a file may belong to one that is being ingested: {error}; {}",
+                        sanitize(path),
+                        error.remedy().unwrap_or("run it again")
+                    )),
                 }
                 earlier.is_outdated |= folder.folder_modified_ns(PARSED)? != *listed;
             }
         }
-        self.compare_outdated(measurement, compared, verification)
+        self.compare_outdated(measurement, compared, verification)?;
+        Ok(locked)
     }
 }
 

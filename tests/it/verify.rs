@@ -1413,6 +1413,29 @@ fn files_of_new_devices_may_be_on_their_way() {
     checked(&site, &double, "acme", &[], &ALL, [0, 0, 0]);
 }
 
+#[test]
+fn points_of_a_new_device_that_stays_locked_are_not_extra() {
+    let (site, double) = (Site::new(), Double::start());
+    archive(&site);
+    ingest(&site, &double);
+    let gate = Gate::new();
+    let content = good_file(1, 5).replace("02001171", "02000007");
+    let hook = start_hook(&site, &double, "acme/site/7/a.tsv", content, &gate);
+    let call = verify(&site, &double).arg("--json");
+    let run = call.env("TSV_LOCK_WAIT_S", "0").run().expect(1);
+    let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(numbers(&output), [640, 640, 0, 0, 0], "{output:#}");
+    let failure = format!(
+        "acme/site/7: points without a file may belong to one that is being ingested: device folder is locked by process {} \
+         (waited 0 s); check that process",
+        hook.pid()
+    );
+    assert_eq!(output["failures"], json!([failure]), "{output:#}");
+    gate.open();
+    hook.wait().expect(0);
+    checked(&site, &double, "acme", &[], &ALL, [0, 0, 0]);
+}
+
 /// Runs `change` after `verify` has compared the devices in the folders 1 and 2, and before it looks at them again.
 fn changed_meanwhile(site: &Site, double: &Double, change: impl FnOnce()) -> Value {
     for (folder, value) in [("1", 1), ("2", 2)] {

@@ -234,9 +234,8 @@ impl Verifier<'_> {
     /// The chosen campaigns, as paths below the data folder.
     fn campaigns(&self, verification: &mut Verification) -> BTreeSet<PathBuf> {
         let company = self.options.company.unwrap_or_default();
-        let chosen = Path::new(company).join(self.options.campaign.unwrap_or_default());
         let mut found = BTreeSet::new();
-        for item in self.folders_in(&chosen, verification) {
+        for item in self.folders_in(Path::new(company), verification) {
             match item {
                 DeviceItem::Device(path) => {
                     found.extend(path.parent().map(Path::to_owned));
@@ -250,11 +249,24 @@ impl Verifier<'_> {
         found
     }
 
-    /// The device folders and the empty folders in a folder below the data folder. One that cannot be listed is a failure.
+    /// Whether a path below the data folder is that of the chosen campaign, or of another one with the same measurement.
+    fn is_chosen(&self, path: &Path) -> bool {
+        match (self.options.campaign, path.iter().nth(1)) {
+            (Some(chosen), Some(campaign)) => {
+                stored_name(&campaign.to_string_lossy()) == stored_name(chosen)
+            }
+            _ => true,
+        }
+    }
+
+    /// The device folders and the empty folders of chosen campaigns in a folder below the data folder. One that cannot be
+    /// listed is a failure.
     fn folders_in(&self, folder: &Path, verification: &mut Verification) -> Vec<DeviceItem> {
         let items = devices_in(self.data, folder).filter_map(|item| match item {
-            DeviceItem::Device(_) | DeviceItem::Empty(_) => Some(item),
-            DeviceItem::Unlisted(path, error) => {
+            DeviceItem::Device(ref path) | DeviceItem::Empty(ref path) => {
+                self.is_chosen(path).then_some(item)
+            }
+            DeviceItem::Unlisted(path, error) if self.is_chosen(&path) => {
                 verification.failures.push(format!(
                     "{}: cannot list the folder: {error}",
                     sanitize(&path)

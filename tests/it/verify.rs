@@ -1077,6 +1077,24 @@ fn the_text_names_the_worst_device_first() {
 }
 
 #[test]
+fn folders_of_the_same_measurement_are_compared_together() {
+    let (site, double) = (Site::new(), Double::start());
+    // InfluxDB stores no backslash at the end of a name.
+    upload(&site, "acme/site/1/a.tsv", good_file(1, 5), 50);
+    let other = good_file(1, 10).replace("02001171", "02002222");
+    upload(&site, r"acme/site\/2/a.tsv", other, 50);
+    let elsewhere = good_file(1, 20).replace("02001171", "02003333");
+    upload(&site, "acme/elsewhere/3/a.tsv", elsewhere, 50);
+    ingest(&site, &double);
+    for campaign in ["site", r"site\"] {
+        let args = ["--json", "--company", "acme", "--campaign", campaign];
+        let run = verify(&site, &double).args(args).run().expect(0);
+        let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+        assert_eq!(numbers(&output), [30, 30, 0, 0, 0], "{output:#}");
+    }
+}
+
+#[test]
 fn a_bucket_that_is_gone_is_made_again() {
     let (site, double) = (Site::new(), Double::start());
     archive(&site);

@@ -95,7 +95,7 @@ impl DeviceFiles {
     }
 
     /// Lists the files again if the folder has changed since it was last listed. Files that were read and have not changed
-    /// are not read again. Returns the time ranges of the points of files that have gone.
+    /// are not read again. Returns the time ranges of the points of files that have gone or were replaced.
     pub(super) fn list(&mut self) -> io::Result<Vec<TimeRange>> {
         let changed = self.folder.folder_modified_ns(PARSED)?;
         if changed.is_some() && changed == self.changed {
@@ -110,7 +110,8 @@ impl DeviceFiles {
                 // There may be hundreds of thousands, which a growing list would copy.
                 self.files.reserve_exact(entries);
                 parsed.for_each_logger_file(|name, stamp| {
-                    let unchanged = known.remove(name).filter(|file| file.stamp == stamp);
+                    let is_unchanged = known.get(name).is_some_and(|file| file.stamp == stamp);
+                    let unchanged = is_unchanged.then(|| known.remove(name)).flatten();
                     self.files.push(unchanged.unwrap_or_else(|| UploadedFile {
                         name: name.to_owned(),
                         stamp,
@@ -403,6 +404,36 @@ mod tests {
             };
             assert_eq!(names(found), names(expected), "{times:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_changes_both_of_its_time_ranges() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Path::new("acme/site/1");
+        let parsed = dir.path().join(device).join(PARSED);
+        std::fs::create_dir_all(&parsed).unwrap();
+        let write = |name: &str, day: &str| {
+            let text = format!("1\t1\nMV_T302_V002\tA W\n{day} 00:00:00\t1\n");
+            std::fs::write(parsed.join(name), text).unwrap();
+        };
+        write("a.tsv", "01/08/25");
+        let data = Dir::open(dir.path()).unwrap();
+        let location = DevicePath::of_folder(device, "meta").unwrap();
+        let mut files = DeviceFiles::open(&data, device, location).unwrap();
+        let reading = Reading {
+            zones: &FileZones::built_in(chrono_tz::UTC),
+            stop: &Shutdown::default(),
+            progress: &Progress::none(),
+        };
+        let (august, september) = (1_754_006_400, 1_756_684_800);
+        assert_eq!(files.list().unwrap(), []);
+        assert_eq!(files.read_new(reading, None).unwrap(), [august..=august]);
+        write("b", "01/09/25");
+        std::fs::rename(parsed.join("b"), parsed.join("a.tsv")).unwrap();
+        assert_eq!(files.list().unwrap(), [august..=august]);
+        let new = files.read_new(reading, None).unwrap();
+        assert_eq!(new, [september..=september]);
+        assert_eq!(files.list().unwrap(), []);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::data_dir::{DeviceItem, DevicePath, LockError, PARSED};
 use crate::sanitize::sanitize;
 use crate::sink::ReadError;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// The devices that were compared, by company and measurement.
 #[derive(Default)]
@@ -53,11 +54,17 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         for earlier in compared.iter_mut() {
             for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
-                let folder = self.data.open_below(path)?;
-                earlier.is_outdated |= folder.folder_modified_ns(PARSED)? != *listed;
+                earlier.is_outdated |= self.has_changed(path, *listed);
             }
         }
         self.compare_outdated(measurement, compared, verification)
+    }
+
+    /// Whether `parsed/` of a folder was changed after it was listed, or cannot be found any more.
+    fn has_changed(&self, path: &Path, listed: Option<i128>) -> bool {
+        let folder = self.data.open_below(path);
+        let modified = folder.and_then(|folder| folder.folder_modified_ns(PARSED));
+        modified.map_or(true, |modified| modified != listed)
     }
 
     /// Compares the device folders again that are outdated. The others stay in `compared` meanwhile, because the new files
@@ -69,8 +76,10 @@ impl Verifier<'_> {
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
         while let Some(position) = compared.iter().position(|earlier| earlier.is_outdated) {
-            let folders = compared.remove(position).folders;
-            self.compare_folders(measurement, folders, true, compared, verification)?;
+            let Compared {
+                folders, masters, ..
+            } = compared.remove(position);
+            self.compare_folders(measurement, folders, masters, true, compared, verification)?;
         }
         Ok(())
     }
@@ -111,7 +120,8 @@ impl Verifier<'_> {
         match DevicePath::of_folder(&path, self.options.meta_bucket) {
             Ok(location) => {
                 let folders = vec![(path, location)];
-                self.compare_folders(measurement, folders, false, compared, verification)
+                let masters = BTreeSet::new();
+                self.compare_folders(measurement, folders, masters, false, compared, verification)
             }
             Err(error) => {
                 verification.notes.push(error.to_string());
@@ -120,17 +130,26 @@ impl Verifier<'_> {
         }
     }
 
-    /// Compares folders, together with those that have files of the same masters.
+    /// Compares folders, together with those that have files of the same masters. `masters` are those that they had.
     fn compare_folders(
         &self,
         measurement: &Measurement<'_>,
         mut folders: Vec<(PathBuf, DevicePath)>,
+        mut masters: BTreeSet<String>,
         reads_old_files: bool,
         compared: &mut Vec<Compared>,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
-        let mut masters = BTreeSet::new();
+        let is_removed = |path: &Path| {
+            let opened = self.data.open_below(path);
+            opened.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
         loop {
+            // The points of a folder that was removed are those of devices without a folder.
+            folders.retain(|(path, _)| !is_removed(path));
+            if folders.is_empty() {
+                return Ok(());
+            }
             let opened = Group::open(self, measurement, &folders, reads_old_files);
             let result = opened.and_then(|mut group| {
                 masters = group.masters();
@@ -177,18 +196,18 @@ impl Verifier<'_> {
         for earlier in compared.iter_mut() {
             earlier.is_outdated |= !earlier.is_complete;
             for ((path, _), listed) in earlier.folders.iter().zip(&earlier.listed) {
-                let folder = self.data.open_below(path)?;
+                let folder = self.data.open_below(path);
                 // The lock is free once a file that is being ingested is moved.
-                match folder.lock(self.options.lock_wait, self.stop) {
-                    Ok(_) => {}
-                    Err(LockError::Stopped) => return Err(ReadError::Stopped.into()),
-                    Err(error) => locked.push(format!(
+                match folder.map(|folder| folder.lock(self.options.lock_wait, self.stop)) {
+                    Ok(Ok(_)) | Err(_) => {}
+                    Ok(Err(LockError::Stopped)) => return Err(ReadError::Stopped.into()),
+                    Ok(Err(error)) => locked.push(format!(
                         "{}: points without a file may belong to one that is being ingested: {error}; {}",
                         sanitize(path),
                         error.remedy().unwrap_or("run it again")
                     )),
                 }
-                earlier.is_outdated |= folder.folder_modified_ns(PARSED)? != *listed;
+                earlier.is_outdated |= self.has_changed(path, *listed);
             }
         }
         self.compare_outdated(measurement, compared, verification)?;

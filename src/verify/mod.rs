@@ -344,9 +344,11 @@ impl Verifier<'_> {
             unknown = self.unknown_devices(measurement, compared)?;
             if !unknown.is_empty() {
                 // A file of a new device, or of a master that is new in its folder, may be on its way.
+                let mut before: BTreeSet<_> =
+                    unknown.into_iter().map(|device| device.device).collect();
+                before.extend(compared.iter().flat_map(|known| known.masters.clone()));
                 let locked =
                     self.wait_for_files_on_the_way(measurement, campaigns, compared, verification)?;
-                let before: BTreeSet<_> = unknown.into_iter().map(|device| device.device).collect();
                 unknown = self.unknown_devices(measurement, compared)?;
                 // The files of those that came meanwhile may be on their way too.
                 unknown.retain(|device| before.contains(&device.device));

@@ -1498,6 +1498,41 @@ fn a_file_of_a_master_of_another_folder_may_arrive_meanwhile() {
     assert_eq!(output["equal"], true, "{output:#}");
 }
 
+#[test]
+fn points_of_a_folder_that_is_removed_meanwhile_are_extra() {
+    let (site, double) = (Site::new(), Double::start());
+    let output = changed_meanwhile(&site, &double, || {
+        std::fs::remove_dir_all(site.path("acme/site/1")).expect("removed");
+    });
+    assert_eq!(output["failures"], json!([]), "{output:#}");
+    assert_eq!(numbers(&output), [6, 8, 0, 0, 2], "{output:#}");
+    let devices = output["devices"].as_array().expect("a list").iter();
+    let numbers: BTreeMap<_, _> = devices
+        .map(|device| (device["device"].as_str().expect("a name"), numbers(device)))
+        .collect();
+    let equal = [2, 2, 0, 0, 0];
+    let removed = [0, 2, 0, 0, 2];
+    let expected = [
+        ("0", equal),
+        ("02000001", removed),
+        ("2", equal),
+        ("5", equal),
+    ];
+    assert_eq!(numbers, BTreeMap::from(expected), "{output:#}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_opened_meanwhile_is_named() {
+    let (site, double) = (Site::new(), Double::start());
+    let output = changed_meanwhile(&site, &double, || {
+        std::fs::remove_dir_all(site.path("acme/site/1")).expect("removed");
+        site.link("2", "acme/site/1");
+    });
+    let failure = "acme/site/1: cannot read the folder: Not a directory (os error 20)";
+    assert_eq!(output["failures"], json!([failure]), "{output:#}");
+    assert_eq!(numbers(&output), [6, 6, 0, 0, 0], "{output:#}");
+}
+
 /// The times of the last comparisons in the output of `status`, by device.
 fn verified(site: &Site) -> BTreeMap<String, (Value, Value)> {
     let call = site

@@ -17,7 +17,9 @@ pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences,
 
 use self::files::{FileError, Reading};
 use self::folders::Compared;
-use crate::data_dir::{DEVICE_DEPTH, DeviceItem, Dir, LockError, devices_in, rebuild_bucket};
+use crate::data_dir::{
+    Company, DEVICE_DEPTH, DeviceItem, Dir, LockError, devices_in, rebuild_bucket,
+};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -27,6 +29,7 @@ use crate::time_zone::FileZones;
 use chrono::Utc;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -285,6 +288,11 @@ impl Verifier<'_> {
         devices: &mut Devices,
         verification: &mut Verification,
     ) -> Result<(), VerifyError> {
+        // The bucket of this name is not that of a company.
+        if let Err(error) = Company::new(OsStr::new(company), self.options.meta_bucket) {
+            verification.notes.push(error.to_string());
+            return Ok(());
+        }
         let bucket = self.options.bucket.unwrap_or(company);
         let found = self.source.find_bucket(bucket)?;
         // Between the two renames of a rebuild there is no bucket of the company.

@@ -1095,6 +1095,31 @@ fn folders_of_the_same_measurement_are_compared_together() {
 }
 
 #[test]
+fn a_company_that_is_named_like_another_bucket_is_not_compared() {
+    let (site, double) = (Site::new(), Double::start());
+    archive(&site);
+    ingest(&site, &double);
+    double.add_bucket("acme.rebuild");
+    let names = ["_monitoring", "acme.rebuild", "powerview_meta"];
+    for name in names {
+        double.insert(name, "site,device_master_sn=02001171 value=1 1\n");
+        for device in ["1", "2"] {
+            site.put(format!("{name}/site/{device}/parsed/a.tsv"), version(1));
+        }
+    }
+    let run = verify(&site, &double).arg("--json").run().clean();
+    let output: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(numbers(&output), [640, 640, 0, 0, 0], "{output:#}");
+    assert_eq!(run.code(), 0, "{output:#}");
+    let notes = output["notes"].as_array().expect("a list");
+    assert_eq!(notes.len(), names.len(), "{output:#}");
+    for (note, name) in notes.iter().zip(names) {
+        let start = format!("invalid company folder name {name:?}: ");
+        assert!(note.as_str().expect("a text").starts_with(&start), "{note}");
+    }
+}
+
+#[test]
 fn a_bucket_that_is_gone_is_made_again() {
     let (site, double) = (Site::new(), Double::start());
     archive(&site);

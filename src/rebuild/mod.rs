@@ -83,6 +83,12 @@ pub(crate) enum RebuildError {
     /// A rebuild has begun since.
     #[error("the rebuild of {0:?} is not complete; run powerview rebuild again first")]
     Incomplete(String),
+    /// There are points, but no files.
+    #[error(
+        "no file of {company} was found, but its bucket has {points} points; check that -d is the data folder and that its volume is mounted; the buckets are as before",
+        company = sanitize(.company)
+    )]
+    NoFiles { company: String, points: u64 },
     /// The new bucket was filled by an earlier run, and has points that are not those of the files any more.
     #[error(
         "the bucket {bucket:?} of an earlier rebuild has {points} points that no file gives; delete that bucket and run it again, or keep them with --keep-unexplained"
@@ -189,6 +195,19 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             ..self.options()
         };
         self.verifier(options).run()
+    }
+
+    /// Checks that files were found, unless the current bucket has no points either.
+    ///
+    /// # Errors
+    /// No file was read for the report, but there are points.
+    pub(crate) fn ensure_files(&self, report: &Verification) -> Result<(), RebuildError> {
+        let points = report.unexplained_points();
+        if report.files > 0 || points == 0 {
+            return Ok(());
+        }
+        let company = self.company.to_owned();
+        Err(RebuildError::NoFiles { company, points })
     }
 
     /// Creates the new bucket, if it is missing, and writes the points of all files to it. One of an earlier run may have

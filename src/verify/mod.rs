@@ -17,9 +17,7 @@ pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences,
 
 use self::files::{FileError, Reading};
 use self::folders::Compared;
-use crate::data_dir::{
-    Company, DEVICE_DEPTH, DeviceItem, Dir, LockError, devices_in, rebuild_bucket,
-};
+use crate::data_dir::{Company, DeviceItem, Dir, LockError, devices_in, rebuild_bucket};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -105,6 +103,16 @@ impl Verification {
             total += device.counts.total();
         }
         total
+    }
+
+    /// The number of points that no file explains, if the causes were asked for.
+    pub(crate) fn unexplained_points(&self) -> u64 {
+        let causes = self.devices.iter().flat_map(|device| &device.causes);
+        let in_campaigns = causes
+            .filter(|((_, cause), _)| *cause == Cause::Unexplained)
+            .map(|(_, points)| points);
+        let elsewhere = self.unexplained.iter().map(|other| &other.points);
+        in_campaigns.chain(elsewhere).sum()
     }
 
     /// Whether everything was compared and is equal.
@@ -200,18 +208,17 @@ impl Verifier<'_> {
         let mut verification = Verification::default();
         // The folders of the campaigns, by company and measurement.
         let mut companies: BTreeMap<String, BTreeMap<String, BTreeSet<PathBuf>>> = BTreeMap::new();
+        if let Some(company) = self.options.company {
+            companies.entry(company.to_owned()).or_default();
+        }
         for path in self.campaigns(&mut verification) {
             let mut names = path.iter().map(|name| name.to_string_lossy());
-            let (company, campaign) = (names.next(), names.next());
-            let measurement = campaign
-                .as_deref()
-                .and_then(stored_name)
-                .unwrap_or_default()
-                .to_owned();
-            let measurements = companies
-                .entry(company.unwrap_or_default().into_owned())
-                .or_default();
-            measurements.entry(measurement).or_default().insert(path);
+            let company = names.next().unwrap_or_default().into_owned();
+            let measurements = companies.entry(company).or_default();
+            if let Some(campaign) = names.next() {
+                let measurement = stored_name(&campaign).unwrap_or_default().to_owned();
+                measurements.entry(measurement).or_default().insert(path);
+            }
         }
         for (company, measurements) in &companies {
             let result = self.company(company, measurements, devices, &mut verification);
@@ -234,7 +241,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// The chosen campaigns, as paths below the data folder.
+    /// The chosen campaigns, and companies without a campaign, as paths below the data folder.
     fn campaigns(&self, verification: &mut Verification) -> BTreeSet<PathBuf> {
         let company = self.options.company.unwrap_or_default();
         let mut found = BTreeSet::new();
@@ -243,7 +250,7 @@ impl Verifier<'_> {
                 DeviceItem::Device(path) => {
                     found.extend(path.parent().map(Path::to_owned));
                 }
-                DeviceItem::Empty(path) if path.iter().count() == DEVICE_DEPTH - 1 => {
+                DeviceItem::Empty(path) => {
                     found.insert(path);
                 }
                 _ => {}

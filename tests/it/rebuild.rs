@@ -739,6 +739,33 @@ fn points_are_not_copied_without_a_tag_that_no_query_returns() {
 }
 
 #[test]
+fn a_company_whose_files_are_not_there_keeps_its_bucket() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    place
+        .server
+        .write(COMPANY, "electrical power=1 1754184000", "s");
+    let id = place.server.bucket_id(COMPANY);
+    std::fs::remove_dir_all(place.site.path("acme/site")).expect("removed");
+    place.verify(COMPANY, 0, 242);
+    let run = expect(place.rebuild(COMPANY).arg("--dry-run").run(), 0);
+    for (name, points) in [("site", "241 points"), ("electrical", "1 point")] {
+        let line = format!("{name}: {points} of a measurement that has no campaign folder");
+        assert!(run.stdout.contains(&line), "{line}: {}", run.stdout);
+    }
+    // An empty folder of a campaign, or of a device, is no file either.
+    for folder in ["acme", "acme/site", "acme/site/02001171/parsed"] {
+        std::fs::create_dir_all(place.site.path(folder)).expect("a folder");
+        for arguments in [&["--yes"][..], &["--yes", "--keep-unexplained"]] {
+            let run = expect(place.rebuild(COMPANY).args(arguments).run(), 1);
+            let reason = "no file of acme was found, but its bucket has 242 points";
+            assert!(run.stderr.contains(reason), "{folder}: {}", run.stderr);
+        }
+    }
+    assert_eq!(place.server.bucket_id(COMPANY), id);
+}
+
+#[test]
 fn a_new_bucket_that_is_deleted_before_the_swap_is_made_anew_by_the_next_run() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);

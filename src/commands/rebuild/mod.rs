@@ -13,6 +13,7 @@ use crate::rebuild::{Buckets, Rebuild, Swapped};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::sink::InfluxReader;
+use crate::verify::Verification;
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
@@ -61,18 +62,21 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
         progress: &progress,
     };
     let result = if args.undo {
-        rebuild.undo().map(Some).map_err(anyhow::Error::from)
+        rebuild
+            .undo()
+            .map(End::Swapped)
+            .map_err(anyhow::Error::from)
     } else {
         run(&rebuild, args)
     };
     progress.finish();
     match result? {
-        Some(swapped) => {
+        End::Swapped(swapped) => {
             print(&output::swapped(&args.company, &swapped));
             Ok(ExitCode::Success)
         }
-        None if args.dry_run => Ok(ExitCode::Success),
-        None => Ok(ExitCode::GeneralError),
+        End::Reported => Ok(ExitCode::Success),
+        End::Refused => Ok(ExitCode::GeneralError),
     }
 }
 
@@ -83,43 +87,54 @@ fn ensure_company(company: &str, meta_bucket: &str) -> Result<(), ConfigError> {
         .map_err(|error| ConfigError(format!("--company: {error}")))
 }
 
-/// Rebuilds the bucket. Returns `None` if it was not swapped in.
-fn run(
-    rebuild: &Rebuild<'_, InfluxReader>,
-    args: &cli::Rebuild,
-) -> anyhow::Result<Option<Swapped>> {
+/// How a rebuild ends.
+enum End {
+    Swapped(Swapped),
+    /// Only the report was wanted.
+    Reported,
+    /// Neither an option nor a person has agreed to the swap.
+    Refused,
+}
+
+/// Rebuilds the bucket.
+fn run(rebuild: &Rebuild<'_, InfluxReader>, args: &cli::Rebuild) -> anyhow::Result<End> {
     let buckets = rebuild.buckets()?;
     if args.dry_run {
         report(rebuild, &buckets)?;
-        return Ok(None);
+        return Ok(End::Reported);
     }
     let devices = rebuild.fill(&buckets, args.keep_unexplained)?;
     // Without a current bucket, a swap was interrupted.
-    if let Some(unexplained) = report(rebuild, &buckets)? {
+    if let Some(found) = report(rebuild, &buckets)? {
+        rebuild.ensure_files(&found)?;
+        let unexplained = found.unexplained_points();
         if unexplained > 0 && !args.keep_unexplained && !args.yes {
             eprint_line(
                 "not swapped: the bucket has points that no file explains; copy them with --keep-unexplained, or leave them in \
                  the former bucket with --yes",
             );
-            return Ok(None);
+            return Ok(End::Refused);
         }
         if !args.yes && !is_confirmed(&args.company) {
             eprint_line(
                 "not swapped; the new bucket is kept, and the next rebuild goes on from it",
             );
-            return Ok(None);
+            return Ok(End::Refused);
         }
         if args.keep_unexplained && unexplained > 0 {
             let copied = rebuild.copy_unexplained()?;
             print(&format!("copied {copied} points that no file explains\n"));
         }
     }
-    Ok(Some(rebuild.swap(devices)?))
+    let swapped = rebuild.swap(devices)?;
+    Ok(End::Swapped(swapped))
 }
 
-/// Prints how the current bucket differs from the files. Returns the number of its points that no file explains; `None`
-/// without a current bucket.
-fn report(rebuild: &Rebuild<'_, InfluxReader>, buckets: &Buckets) -> anyhow::Result<Option<u64>> {
+/// Prints and returns how the current bucket differs from the files; `None` without a current bucket.
+fn report(
+    rebuild: &Rebuild<'_, InfluxReader>,
+    buckets: &Buckets,
+) -> anyhow::Result<Option<Verification>> {
     if buckets.current.is_none() {
         print("there is no bucket with the name of the company\n");
         return Ok(None);
@@ -130,7 +145,7 @@ fn report(rebuild: &Rebuild<'_, InfluxReader>, buckets: &Buckets) -> anyhow::Res
     if let Some(failure) = verification.failures.first() {
         anyhow::bail!("the bucket cannot be compared with the files: {failure}");
     }
-    Ok(Some(output::unexplained(&verification)))
+    Ok(Some(verification))
 }
 
 /// Asks a person on the terminal. Without one, the answer is no.

@@ -73,22 +73,6 @@ pub(super) fn report(verification: &Verification) -> String {
     text
 }
 
-/// The number of points that no file explains.
-pub(super) fn unexplained(verification: &Verification) -> u64 {
-    let causes = verification
-        .devices
-        .iter()
-        .flat_map(|device| &device.causes);
-    let in_campaigns = causes
-        .filter(|((_, cause), _)| *cause == Cause::Unexplained)
-        .map(|(_, points)| points);
-    let elsewhere = verification
-        .unexplained
-        .iter()
-        .map(|measurement| &measurement.points);
-    in_campaigns.chain(elsewhere).sum()
-}
-
 fn describe(cause: Cause) -> String {
     match cause {
         Cause::Swapped(day) => format!("for {}", day.format("%-d %B %Y")),

@@ -18,14 +18,15 @@ use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{
-    ALL_TIMES, BucketAdmin, BucketInfo, Field, PointQuery, PointSource, PointVisitor, ReadError,
-    Sink, StoredPoint,
+    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, PointQuery, PointSource, PointVisitor,
+    ReadError, Sink, StoredPoint,
 };
 use crate::time_zone::FileZones;
 use crate::verify::{Devices, Options, Unexplained, Verification, Verifier};
 use chrono::{NaiveDate, NaiveTime, Utc};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -108,6 +109,11 @@ pub(crate) enum RebuildError {
         measurement: String,
         tag: &'static str,
     },
+    /// A field has values of several types, of which a query returns one.
+    #[error(
+        "{0}, so that its points cannot be copied; leave the unexplained points in the former bucket with --yes instead of --keep-unexplained"
+    )]
+    SeveralTypes(SeveralTypes),
     /// A device is locked for too long.
     #[error(
         "{folder}: {error}; the buckets are as before; {}run it again",
@@ -157,6 +163,39 @@ pub(crate) struct Swapped {
     pub tokens: Result<Vec<String>, ReadError>,
 }
 
+/// A field with values of several types.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SeveralTypes {
+    measurement: String,
+    field: String,
+    types: Vec<String>,
+}
+
+impl fmt::Display for SeveralTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            measurement,
+            field,
+            types,
+        } = self;
+        let types = types.join(", ");
+        write!(
+            f,
+            "measurement {measurement:?} has values of the types {types} in the field {field:?}, of which a query returns one"
+        )
+    }
+}
+
+/// The fields with values of several types.
+fn several_types(fields: FieldTypes) -> impl Iterator<Item = SeveralTypes> {
+    let fields = fields.into_iter().filter(|(_, types)| types.len() > 1);
+    fields.map(|((measurement, field), types)| SeveralTypes {
+        measurement,
+        field,
+        types: types.into_iter().collect(),
+    })
+}
+
 /// The locks of device folders, by their paths.
 type Locks = BTreeMap<PathBuf, DeviceLock>;
 
@@ -195,6 +234,14 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             ..self.options()
         };
         self.verifier(options).run()
+    }
+
+    /// The fields of the current bucket with values of several types, of which the report counts one.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    pub(crate) fn several_types(&self) -> Result<Vec<SeveralTypes>, RebuildError> {
+        Ok(several_types(self.server.field_types(self.company)?).collect())
     }
 
     /// Checks that files were found, unless the current bucket has no points either.
@@ -301,8 +348,8 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     /// # Errors
     /// Points cannot be read or written.
     pub(crate) fn copy_unexplained(&self) -> Result<u64, RebuildError> {
-        self.ensure_readable()?;
         let new = rebuild_bucket(self.company);
+        self.ensure_readable(&new)?;
         let copier = RefCell::new(Copier::new(self.sink, &new, self.batch));
         let report = self.explained(&copier);
         let mut copier = copier.into_inner();
@@ -319,11 +366,28 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             };
             self.server.points(&query, &mut copier)?;
         }
-        copier.finish().map_err(RebuildError::NotCopied)
+        let copied = copier.finish().map_err(RebuildError::NotCopied)?;
+        let found = report.unexplained_points();
+        if copied < found {
+            let reason = format!("{copied} of {found} were copied; run it again");
+            return Err(RebuildError::NotCopied(reason));
+        }
+        Ok(copied)
     }
 
-    /// Checks that the current bucket has no tags that cannot be copied.
-    fn ensure_readable(&self) -> Result<(), RebuildError> {
+    /// Checks that all points of the current bucket can be copied to the new one.
+    fn ensure_readable(&self, new: &str) -> Result<(), RebuildError> {
+        // Values of another type would hide those of the files. If the new bucket is gone, nothing can be written to it.
+        let mut all = match self.server.find_bucket(new)? {
+            Some(_) => self.server.field_types(new)?,
+            None => FieldTypes::new(),
+        };
+        for (field, types) in self.server.field_types(self.company)? {
+            all.entry(field).or_default().extend(types);
+        }
+        if let Some(field) = several_types(all).next() {
+            return Err(RebuildError::SeveralTypes(field));
+        }
         for measurement in self.server.measurements(self.company)? {
             let tags = self.server.unreadable_tags(self.company, &measurement)?;
             if let Some(&tag) = tags.first() {

@@ -13,8 +13,8 @@ pub(crate) use influx2::{Influx, InfluxReader, Probe};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
 pub(crate) use source::{
-    ALL_TIMES, BucketAdmin, BucketInfo, Field, PointQuery, PointSource, PointVisitor, ReadError,
-    StoredPoint,
+    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, PointQuery, PointSource, PointVisitor,
+    ReadError, StoredPoint,
 };
 pub(crate) use unsent_points::UnsentPoints;
 

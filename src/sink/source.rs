@@ -1,5 +1,6 @@
 //! The reading side: what a database holds, for comparing it with the files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A database that points are read from.
@@ -45,7 +46,14 @@ pub(crate) trait PointSource {
         measurement: &str,
     ) -> Result<Vec<&'static str>, ReadError>;
 
-    /// Passes points to `visitor`, series by series.
+    /// The types of the fields of a bucket.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError>;
+
+    /// Passes points to `visitor`, series by series. Of a series with values of several types, only those of one type may
+    /// be passed on.
     ///
     /// # Errors
     /// The server gives no answer, refuses the request or ends the answer early. The points so far were passed on.
@@ -55,6 +63,10 @@ pub(crate) trait PointSource {
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError>;
 }
+
+/// The types of fields in the words of `InfluxQL`, such as `float`, by measurement and key. A field may have several, because
+/// the server checks the type only within some days.
+pub(crate) type FieldTypes = BTreeMap<(String, String), BTreeSet<String>>;
 
 /// A bucket, as its server describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -766,6 +766,57 @@ fn a_company_whose_files_are_not_there_keeps_its_bucket() {
 }
 
 #[test]
+fn a_field_with_two_types_is_not_copied_in_part() {
+    let Some(place) = Place::start() else { return };
+    let (early, late) = (1_680_000_000, 1_740_000_000);
+    let of_campaign = |company: &str| {
+        let line = line("02001171", 0, |_| (), 1, early);
+        let line = line.replace("value=1.5", "value=1i");
+        place.server.write(company, &line, "s");
+    };
+    let parsed = file("02001171", &rows("2025-11-03", 1, 5));
+    // In a measurement of another program.
+    filled(&place, "other");
+    let lines = format!(
+        "other v=1i {early}\nother v=2i {}\nother v=2.5 {late}",
+        early + 600
+    );
+    place.server.write("other", &lines, "s");
+    // In that of a campaign, with and without points of files.
+    filled(&place, "both");
+    of_campaign("both");
+    place
+        .site
+        .put_old("first/site/02001171/parsed/a.tsv", &parsed);
+    of_campaign("first");
+    for (company, measurement, field) in [
+        ("other", "other", "v"),
+        ("both", "site", "value"),
+        ("first", "site", "value"),
+    ] {
+        let id = place.server.bucket_id(company);
+        let call = place.rebuild(company).args(["--yes", "--keep-unexplained"]);
+        let run = expect(call.run(), 1);
+        let reason = format!(
+            "measurement {measurement:?} has values of the types float, integer in the field {field:?}"
+        );
+        assert!(run.stderr.contains(&reason), "{reason}: {}", run.stderr);
+        assert_eq!(place.server.bucket_id(company), id);
+        let run = expect(place.rebuild(company).arg("--yes").run(), 0);
+        let note =
+            format!("note: measurement {measurement:?} has values of the types float, integer");
+        // The bucket itself has both only in the first two cases.
+        assert_eq!(
+            run.stdout.contains(&note),
+            company != "first",
+            "{}",
+            run.stdout
+        );
+        place.assert_points_of_files(company, company);
+    }
+}
+
+#[test]
 fn a_new_bucket_that_is_deleted_before_the_swap_is_made_anew_by_the_next_run() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);

@@ -139,7 +139,11 @@ fn report(
         print("there is no bucket with the name of the company\n");
         return Ok(None);
     }
-    let verification = rebuild.report();
+    let mut verification = rebuild.report();
+    for field in rebuild.several_types()? {
+        let note = format!("{field}; numbers may be too low");
+        verification.notes.push(note);
+    }
     rebuild.progress.finish();
     print(&output::report(&verification));
     if let Some(failure) = verification.failures.first() {

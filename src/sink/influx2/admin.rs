@@ -55,7 +55,7 @@ struct Resource {
 
 impl InfluxReader {
     /// Sends a request and reads the JSON of its answer.
-    fn request<T: serde::de::DeserializeOwned>(
+    pub(super) fn request<T: serde::de::DeserializeOwned>(
         &self,
         retry: &RetryPolicy,
         method: &Method,

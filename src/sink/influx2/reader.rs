@@ -6,7 +6,8 @@ use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
 use crate::sink::source::{
-    ALL_TIMES, Field, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket, StoredPoint,
+    ALL_TIMES, Field, FieldTypes, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket,
+    StoredPoint,
 };
 use crate::sink::{ServerSettings, WriteError};
 use anyhow::Context as _;
@@ -14,7 +15,9 @@ use bytes::{Buf as _, Bytes};
 use chrono::DateTime;
 use csv::ByteRecord;
 use influxdb2::RequestError;
+use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::Deserialize;
 use serde_json::json;
 use std::io;
 use std::ops::Range;
@@ -29,6 +32,26 @@ const MAX_ERROR: usize = 64 * 1024;
 
 /// Number of rows between two checks of the shutdown flag.
 const SHUTDOWN_CHECK_ROWS: u64 = 4096;
+
+/// The answer to statements of `InfluxQL`.
+#[derive(Deserialize)]
+struct Statements {
+    results: Vec<Statement>,
+}
+
+#[derive(Deserialize)]
+struct Statement {
+    #[serde(default)]
+    series: Vec<FieldsOfMeasurement>,
+    error: Option<String>,
+}
+
+/// The keys and types of the fields of a measurement.
+#[derive(Deserialize)]
+struct FieldsOfMeasurement {
+    name: String,
+    values: Vec<(String, String)>,
+}
 
 /// A connection for queries.
 pub(crate) struct InfluxReader {
@@ -271,6 +294,28 @@ impl PointSource for InfluxReader {
         let own = [("_start", 1), ("_stop", 1), ("_time", 0), ("_value", 0)];
         let tags = own.iter().filter(|(key, columns)| found(*key) > *columns);
         Ok(tags.map(|(key, _)| *key).collect())
+    }
+
+    fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError> {
+        // Queries with Flux return one type of a field. Each bucket is also a database of this name.
+        let query = [("db", bucket), ("rp", "autogen"), ("q", "SHOW FIELD KEYS")];
+        let retry = &self.influx.client.retry;
+        let answer: Statements = self.request(retry, &Method::GET, "/query", &query, None)?;
+        let mut types = FieldTypes::new();
+        for statement in answer.results {
+            if let Some(error) = statement.error {
+                let address = &self.influx.client.address;
+                return Err(ReadError::Unavailable(format!(
+                    "{address}: the fields of bucket {bucket:?} cannot be listed: {error}"
+                )));
+            }
+            for FieldsOfMeasurement { name, values } in statement.series {
+                for (field, kind) in values {
+                    types.entry((name.clone(), field)).or_default().insert(kind);
+                }
+            }
+        }
+        Ok(types)
     }
 
     fn points(

@@ -114,6 +114,11 @@ pub(crate) enum RebuildError {
         "{0}, so that its points cannot be copied; leave the unexplained points in the former bucket with --yes instead of --keep-unexplained"
     )]
     SeveralTypes(SeveralTypes),
+    /// A name or the value of a tag has a line break, which queries change.
+    #[error(
+        "measurement {measurement:?} has a line break in {place}, which queries change, so that its points cannot be copied; leave the unexplained points in the former bucket with --yes instead of --keep-unexplained"
+    )]
+    LineBreak { measurement: String, place: String },
     /// A device is locked for too long.
     #[error(
         "{folder}: {error}; the buckets are as before; {}run it again",
@@ -349,7 +354,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     /// Points cannot be read or written.
     pub(crate) fn copy_unexplained(&self) -> Result<u64, RebuildError> {
         let new = rebuild_bucket(self.company);
-        self.ensure_readable(&new)?;
+        let fields = self.ensure_readable(&new)?;
         let copier = RefCell::new(Copier::new(self.sink, &new, self.batch));
         let report = self.explained(&copier);
         let mut copier = copier.into_inner();
@@ -372,29 +377,61 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             let reason = format!("{copied} of {found} were copied; run it again");
             return Err(RebuildError::NotCopied(reason));
         }
+        // No file gives a text, so that all of them were copied.
+        let mut copier = Copier::new(self.sink, &new, self.batch);
+        for ((measurement, field), types) in &fields {
+            if types.contains("string") {
+                copier.measurement(measurement);
+                self.server.texts_with_line_breaks(
+                    self.company,
+                    measurement,
+                    field,
+                    &mut copier,
+                )?;
+            }
+        }
+        copier.finish().map_err(RebuildError::NotCopied)?;
         Ok(copied)
     }
 
-    /// Checks that all points of the current bucket can be copied to the new one.
-    fn ensure_readable(&self, new: &str) -> Result<(), RebuildError> {
+    /// Checks that all points of the current bucket can be copied to the new one. Returns the fields of the current one.
+    fn ensure_readable(&self, new: &str) -> Result<FieldTypes, RebuildError> {
+        let fields = self.server.field_types(self.company)?;
         // Values of another type would hide those of the files. If the new bucket is gone, nothing can be written to it.
         let mut all = match self.server.find_bucket(new)? {
             Some(_) => self.server.field_types(new)?,
             None => FieldTypes::new(),
         };
-        for (field, types) in self.server.field_types(self.company)? {
-            all.entry(field).or_default().extend(types);
+        for (field, types) in &fields {
+            all.entry(field.clone()).or_default().extend(types.clone());
         }
         if let Some(field) = several_types(all).next() {
             return Err(RebuildError::SeveralTypes(field));
+        }
+        let has_break = |text: &str| text.contains(['\n', '\r']);
+        for (measurement, field) in fields.keys() {
+            let place = if has_break(measurement) {
+                "its name"
+            } else if has_break(field) {
+                "the name of a field"
+            } else {
+                continue;
+            };
+            return Err(RebuildError::LineBreak {
+                measurement: measurement.clone(),
+                place: place.to_owned(),
+            });
         }
         for measurement in self.server.measurements(self.company)? {
             let tags = self.server.unreadable_tags(self.company, &measurement)?;
             if let Some(&tag) = tags.first() {
                 return Err(RebuildError::UnreadableTag { measurement, tag });
             }
+            if let Some(place) = self.server.line_break_in_tags(self.company, &measurement)? {
+                return Err(RebuildError::LineBreak { measurement, place });
+            }
         }
-        Ok(())
+        Ok(fields)
     }
 
     /// Gives the new bucket the company's name, and the current one that of a former bucket.

@@ -46,6 +46,16 @@ pub(crate) trait PointSource {
         measurement: &str,
     ) -> Result<Vec<&'static str>, ReadError>;
 
+    /// What of the tags of a measurement has a line break, in words. [`Self::points`] changes line breaks.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn line_break_in_tags(
+        &self,
+        bucket: &str,
+        measurement: &str,
+    ) -> Result<Option<String>, ReadError>;
+
     /// The types of the fields of a bucket.
     ///
     /// # Errors
@@ -53,13 +63,25 @@ pub(crate) trait PointSource {
     fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError>;
 
     /// Passes points to `visitor`, series by series. Of a series with values of several types, only those of one type may
-    /// be passed on.
+    /// be passed on. Line breaks in texts may be changed.
     ///
     /// # Errors
     /// The server gives no answer, refuses the request or ends the answer early. The points so far were passed on.
     fn points(
         &self,
         query: &PointQuery<'_>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError>;
+
+    /// Passes the points of a field of texts to `visitor` whose values have line breaks, unchanged.
+    ///
+    /// # Errors
+    /// As for [`Self::points`].
+    fn texts_with_line_breaks(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        field: &str,
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError>;
 }

@@ -817,6 +817,69 @@ fn a_field_with_two_types_is_not_copied_in_part() {
 }
 
 #[test]
+fn texts_are_copied_with_their_line_breaks() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    let texts = ["a\nb", "c\rd", "e\r\nf", r"g\n\r\\", "\r", "\n\n"];
+    let escaped = |text: &str| text.replace('\\', r"\\").replace('"', r#"\""#);
+    let mut lines = String::new();
+    for (n, text) in texts.iter().enumerate() {
+        let (text, time) = (escaped(text), 1_754_184_000 + n);
+        lines += &format!(
+            "electrical,id=M1 t=\"{text}\" {time}\nsite,device_master_sn=02001171 t=\"{text}\" {time}\n"
+        );
+    }
+    place.server.write(COMPANY, &lines, "s");
+    // Answers in JSON have them unchanged.
+    let read = |measurement: &str| {
+        let path = format!("/query?db={COMPANY}&epoch=s&q=SELECT%20t%20FROM%20{measurement}");
+        let (_, answer) = place.server.request("GET", &path, "", "");
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let rows = answer["results"][0]["series"][0]["values"].as_array();
+        let rows = rows.expect("rows").iter();
+        rows.map(|row| row[1].as_str().expect("a text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let id = place.server.bucket_id(COMPANY);
+    let call = place.rebuild(COMPANY).args(["--yes", "--keep-unexplained"]);
+    let run = expect(call.run(), 0);
+    assert!(run.stdout.contains("copied 13 points"), "{}", run.stdout);
+    assert_ne!(place.server.bucket_id(COMPANY), id);
+    for measurement in ["electrical", "site"] {
+        assert_eq!(read(measurement), texts, "{measurement}");
+    }
+}
+
+#[test]
+fn points_are_not_copied_if_a_name_or_tag_has_a_line_break() {
+    let Some(place) = Place::start() else { return };
+    for (n, (line, what)) in [
+        ("m,t=a\rb x=1", r#"a value of the tag "t""#),
+        ("m,t=a\\\nb x=1", r#"a value of the tag "t""#),
+        ("m,t\ru=a x=1", "the name of a tag"),
+        ("m,t=a x\ry=1", "the name of a field"),
+        ("m\rn,t=a x=1", "its name"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let company = format!("company{n}");
+        filled(&place, &company);
+        place
+            .server
+            .write(&company, &format!("{line} 1754184000"), "s");
+        let id = place.server.bucket_id(&company);
+        let call = place
+            .rebuild(&company)
+            .args(["--yes", "--keep-unexplained"]);
+        let run = expect(call.run(), 1);
+        let reason = format!("has a line break in {what}");
+        assert!(run.stderr.contains(&reason), "{line:?}: {}", run.stderr);
+        assert_eq!(place.server.bucket_id(&company), id, "{line:?}");
+    }
+}
+
+#[test]
 fn a_new_bucket_that_is_deleted_before_the_swap_is_made_anew_by_the_next_run() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);

@@ -28,6 +28,32 @@ pub(super) fn string(text: &str) -> String {
     out
 }
 
+/// A Flux expression that escapes backslashes and line breaks in a text. Answers in CSV have no line breaks but `\r\n`.
+pub(super) fn escaped(text: &str) -> String {
+    let pairs = [("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r")];
+    pairs.iter().fold(text.to_owned(), |text, (from, to)| {
+        let (from, to) = (string(from), string(to));
+        format!("strings.replaceAll(v: {text}, t: {from}, u: {to})")
+    })
+}
+
+/// The text that [`escaped`] has escaped.
+pub(super) fn unescaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => out.extend(chars.next().map(|c| match c {
+                'n' => '\n',
+                'r' => '\r',
+                c => c,
+            })),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// The beginning of a query: the points of a measurement, at times in seconds since 1970.
 pub(super) fn measurement(bucket: &str, measurement: &str, times: &Range<i64>) -> String {
     format!(
@@ -173,6 +199,11 @@ mod tests {
             "\"a\\\"b\\\\c\\x24{d}\\x24e\\n\"",
             "the text ends the string or starts an expression"
         );
+    }
+
+    #[test]
+    fn escaped_texts_are_read_back() {
+        assert_eq!(unescaped(r"a\nb\\nc\rd\\\ne"), "a\nb\\nc\rd\\\ne");
     }
 
     #[test]

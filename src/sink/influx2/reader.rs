@@ -30,6 +30,9 @@ const MAX_WAITING: usize = 16;
 /// Maximum length of the body of an error, in bytes.
 const MAX_ERROR: usize = 64 * 1024;
 
+/// A regular expression for texts with a line break.
+const LINE_BREAK: &str = "/[\\n\\r]/";
+
 /// Number of rows between two checks of the shutdown flag.
 const SHUTDOWN_CHECK_ROWS: u64 = 4096;
 
@@ -205,6 +208,48 @@ impl InfluxReader {
         }
     }
 
+    /// The values that a function of the schema returns for a measurement: the beginning of its call, and what follows it.
+    fn schema(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        function: &str,
+        filter: &str,
+    ) -> Result<Vec<String>, ReadError> {
+        let query = format!(
+            "import \"influxdata/influxdb/schema\"\n\
+             schema.{function}bucket: {}, predicate: (r) => r._measurement == {}, start: {}, stop: {}){filter}",
+            flux::string(bucket),
+            flux::string(measurement),
+            ALL_TIMES.start,
+            ALL_TIMES.end
+        );
+        self.values(bucket, &query)
+    }
+
+    /// Passes the points that answer a query on.
+    fn pass_points(
+        &self,
+        bucket: &str,
+        query: &str,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let mut tables = Tables::default();
+        let mut is_valid = true;
+        self.rows(bucket, query, |columns, record| {
+            is_valid = tables.row(columns, record, visitor).is_some();
+            is_valid
+        })?;
+        if is_valid {
+            Ok(())
+        } else {
+            Err(ReadError::Unavailable(format!(
+                "{}: the answer to a query has a point without a time or a value",
+                self.influx.client.address
+            )))
+        }
+    }
+
     /// The values of the first column of the answer to a query.
     fn values(&self, bucket: &str, query: &str) -> Result<Vec<String>, ReadError> {
         let mut values = Vec::new();
@@ -280,20 +325,37 @@ impl PointSource for InfluxReader {
         bucket: &str,
         measurement: &str,
     ) -> Result<Vec<&'static str>, ReadError> {
-        let query = format!(
-            "import \"influxdata/influxdb/schema\"\n\
-             schema.tagKeys(bucket: {}, predicate: (r) => r._measurement == {}, start: {}, stop: {})",
-            flux::string(bucket),
-            flux::string(measurement),
-            ALL_TIMES.start,
-            ALL_TIMES.end
-        );
-        let keys = self.values(bucket, &query)?;
+        let keys = self.schema(bucket, measurement, "tagKeys(", "")?;
         let found = |key| keys.iter().filter(|found| *found == key).count();
         // The server lists the first two of each measurement, and once more if they are tags.
         let own = [("_start", 1), ("_stop", 1), ("_time", 0), ("_value", 0)];
         let tags = own.iter().filter(|(key, columns)| found(*key) > *columns);
         Ok(tags.map(|(key, _)| *key).collect())
+    }
+
+    fn line_break_in_tags(
+        &self,
+        bucket: &str,
+        measurement: &str,
+    ) -> Result<Option<String>, ReadError> {
+        let breaks = &format!(" |> filter(fn: (r) => r._value =~ {LINE_BREAK}) |> limit(n: 1)");
+        if !self
+            .schema(bucket, measurement, "tagKeys(", breaks)?
+            .is_empty()
+        {
+            return Ok(Some("the name of a tag".to_owned()));
+        }
+        let keys = self.schema(bucket, measurement, "tagKeys(", "")?;
+        for key in keys.iter().filter(|key| !key.starts_with('_')) {
+            let values = format!("tagValues(tag: {}, ", flux::string(key));
+            if !self
+                .schema(bucket, measurement, &values, breaks)?
+                .is_empty()
+            {
+                return Ok(Some(format!("a value of the tag {key:?}")));
+            }
+        }
+        Ok(None)
     }
 
     fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError> {
@@ -332,20 +394,40 @@ impl PointSource for InfluxReader {
         let query_text = format!(
             "{points} |> filter(fn: (r) => {master}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])"
         );
-        let mut tables = Tables::default();
-        let mut is_valid = true;
-        self.rows(query.bucket, &query_text, |columns, record| {
-            is_valid = tables.row(columns, record, visitor).is_some();
-            is_valid
-        })?;
-        if is_valid {
-            Ok(())
-        } else {
-            Err(ReadError::Unavailable(format!(
-                "{}: the answer to a query has a point without a time or a value",
-                self.influx.client.address
-            )))
-        }
+        self.pass_points(query.bucket, &query_text, visitor)
+    }
+
+    fn texts_with_line_breaks(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        field: &str,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let points = flux::measurement(bucket, measurement, &ALL_TIMES);
+        let query = format!(
+            "import \"strings\"\n\
+             {points} |> filter(fn: (r) => r._field == {} and r._value =~ {LINE_BREAK}) \
+             |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"]) \
+             |> map(fn: (r) => ({{r with _value: {}}}))",
+            flux::string(field),
+            flux::escaped("r._value")
+        );
+        self.pass_points(bucket, &query, &mut Unescaped(visitor))
+    }
+}
+
+/// Passes points on whose values are escaped texts.
+struct Unescaped<'a>(&'a mut dyn PointVisitor);
+
+impl PointVisitor for Unescaped<'_> {
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
+        self.0.series(tags, field);
+    }
+
+    fn point(&mut self, point: StoredPoint<'_>) {
+        let value = &flux::unescaped(point.value);
+        self.0.point(StoredPoint { value, ..point });
     }
 }
 

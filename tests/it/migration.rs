@@ -1026,7 +1026,7 @@ fn a_server_with_the_script_of_december_2025_is_moved_with_the_commands_of_the_p
     let archived: Vec<_> = moved
         .bucket_names()
         .into_iter()
-        .filter(|n| n.contains(".before-"))
+        .filter(|n| n.contains(".tsv_parser-"))
         .collect();
     assert_eq!(archived.len(), 2, "{archived:?}");
     assert!(
@@ -1287,6 +1287,56 @@ fn nothing_is_deleted_without_a_yes_and_campaigns_that_would_be_lost_are_named()
 
     let compared = moved.place.old_system(&["compare", "acme"]);
     assert_eq!(compared.status.code(), Some(1), "{}", text(&compared));
+}
+
+#[test]
+fn the_buckets_of_a_rebuild_and_those_of_the_old_system_are_told_apart() {
+    let Some(moved) = moved(Old::A) else { return };
+    let (place, influx) = (&moved.place, &moved.influx);
+    let rebuild = |arguments: &[&str]| {
+        let call = place.site.subcommand("rebuild").arg("--company=acme");
+        let call = call.server(&influx.url(), influx.token(), influx.org());
+        call.args(arguments).run()
+    };
+    let old = influx.bucket_id("acme").expect("a bucket");
+    moved.step(CHANGE_OVER);
+    moved.ingest(Old::A);
+    let archived = |id: &str| {
+        let (_, answer) = influx.request("GET", &format!("/api/v2/buckets/{id}"), "", "");
+        let bucket: Value = serde_json::from_str(&answer).expect("JSON");
+        bucket["name"].as_str().expect("a name").to_owned()
+    };
+    let archive = archived(&old);
+
+    // The archive is no former bucket of a rebuild.
+    let run = rebuild(&["--undo"]).expect(1);
+    assert!(
+        run.stderr.contains("nothing can be undone"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(archived(&old), archive);
+
+    // The former bucket of a rebuild is nothing of the old system.
+    let rebuilt = influx.bucket_id("acme").expect("a bucket");
+    influx.write("acme", "other x=1 1754184000", "s");
+    rebuild(&["--yes"]).expect(0);
+    let former = archived(&rebuilt);
+    assert!(former.starts_with("acme.before-"), "{former}");
+    succeeded(&place.old_system(&["remove", "acme", "--yes"]));
+    let names = moved.bucket_names();
+    assert!(
+        names.contains(&former) && !names.contains(&archive),
+        "{names:?}"
+    );
+
+    // It does not prevent another archive, and is none to restore.
+    let restored = place.old_system(&["restore", "acme"]);
+    assert_eq!(restored.status.code(), Some(1), "{}", text(&restored));
+    let current = influx.bucket_id("acme").expect("a bucket");
+    succeeded(&place.old_system(&["archive", "acme"]));
+    succeeded(&place.old_system(&["restore", "acme"]));
+    assert_eq!(influx.bucket_id("acme"), Some(current));
 }
 
 #[test]

@@ -90,9 +90,9 @@ pub(crate) enum RebuildError {
         company = sanitize(.company)
     )]
     NoFiles { company: String, points: u64 },
-    /// The new bucket was filled by an earlier run, and has points that are not those of the files any more.
+    /// The new bucket has points that are not those of the files any more.
     #[error(
-        "the bucket {bucket:?} of an earlier rebuild has {points} points that no file gives; delete that bucket and run it again, or keep them with --keep-unexplained"
+        "the bucket {bucket:?} has {points} points that no file gives, because files were removed or replaced since it was filled; delete that bucket and run it again, or keep them with --keep-unexplained"
     )]
     Stale { bucket: String, points: u64 },
     /// The new bucket does not have the points of all files.
@@ -201,6 +201,15 @@ fn several_types(fields: FieldTypes) -> impl Iterator<Item = SeveralTypes> {
     })
 }
 
+/// The bucket that gets the company's name.
+struct Next<'a> {
+    bucket: &'a BucketInfo,
+    /// For an undo, since when files arrived whose points may be missing, in nanoseconds since 1970.
+    undone_since: Option<i128>,
+    /// Whether it may have points that no file gives.
+    has_others: bool,
+}
+
 /// The locks of device folders, by their paths.
 type Locks = BTreeMap<PathBuf, DeviceLock>;
 
@@ -262,8 +271,8 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         Err(RebuildError::NoFiles { company, points })
     }
 
-    /// Creates the new bucket, if it is missing, and writes the points of all files to it. One of an earlier run may have
-    /// more points only if `keep_unexplained` is set.
+    /// Creates the new bucket, if it is missing, and writes the points of all files to it. It may have more points only if
+    /// `keep_unexplained` is set.
     ///
     /// # Errors
     /// The company has no bucket, the new one has other points, or some points cannot be written.
@@ -293,15 +302,8 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let mut devices = Devices::default();
         let verification = self.write_missing(options, &mut devices)?;
         // Without a current bucket, an earlier run has chosen to keep or to leave them.
-        if is_continued && !keep_unexplained && buckets.current.is_some() {
-            let elsewhere = verification.unexplained.iter().map(|other| other.points);
-            let points = verification.total().extra + elsewhere.sum::<u64>();
-            if points > 0 {
-                return Err(RebuildError::Stale {
-                    bucket: name,
-                    points,
-                });
-            }
+        if !keep_unexplained && buckets.current.is_some() {
+            ensure_points_of_files(&name, &verification)?;
         }
         Ok(devices)
     }
@@ -310,20 +312,23 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     /// `devices` were compared.
     fn add_missing(
         &self,
-        bucket: &str,
-        moved_since: Option<i128>,
+        next: &Next<'_>,
         holds_locks: bool,
         devices: &mut Devices,
     ) -> Result<(), RebuildError> {
         let options = Options {
-            bucket: Some(bucket),
+            bucket: Some(&next.bucket.name),
             repair: true,
-            only_of_files: true,
-            moved_since,
+            only_of_files: next.has_others,
+            moved_since: next.undone_since,
             holds_locks,
             ..self.options()
         };
-        self.write_missing(options, devices).map(drop)
+        let verification = self.write_missing(options, devices)?;
+        if next.has_others {
+            return Ok(());
+        }
+        ensure_points_of_files(&next.bucket.name, &verification)
     }
 
     fn write_missing<'v>(
@@ -434,11 +439,17 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         Ok(fields)
     }
 
-    /// Gives the new bucket the company's name, and the current one that of a former bucket.
+    /// Gives the new bucket the company's name, and the current one that of a former bucket. The new one may have points
+    /// that no file gives only if `keep_unexplained` is set.
     ///
     /// # Errors
-    /// A device is locked for too long, some points cannot be written, or a bucket cannot be renamed.
-    pub(crate) fn swap(&self, mut devices: Devices) -> Result<Swapped, RebuildError> {
+    /// A device is locked for too long, some points cannot be written, the new bucket has other points, or a bucket cannot be
+    /// renamed.
+    pub(crate) fn swap(
+        &self,
+        mut devices: Devices,
+        keep_unexplained: bool,
+    ) -> Result<Swapped, RebuildError> {
         let buckets = self.buckets()?;
         let new = buckets.new.as_ref();
         let new = new.ok_or_else(|| RebuildError::NewBucketGone(rebuild_bucket(self.company)))?;
@@ -449,7 +460,13 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             let mut names = (1..).map(|number| former_bucket(self.company, today, number));
             (current, names.find(is_free).unwrap_or_default())
         });
-        self.exchange(former.as_ref(), new, None, &mut devices)
+        let next = Next {
+            bucket: new,
+            undone_since: None,
+            // Without a current bucket, an earlier run has made the choice.
+            has_others: keep_unexplained || former.is_none(),
+        };
+        self.exchange(former.as_ref(), &next, &mut devices)
     }
 
     /// Gives the latest former bucket the company's name again, with the points of files that arrived since, and the
@@ -468,27 +485,31 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         // Files that arrived earlier on that day do no harm.
         let since = day.and_time(NaiveTime::MIN).and_utc().timestamp();
         let since = i128::from(since) * 1_000_000_000;
+        let next = Next {
+            bucket: former,
+            undone_since: Some(since),
+            has_others: true,
+        };
         let mut devices = Devices::default();
-        self.add_missing(&former.name, Some(since), false, &mut devices)?;
+        self.add_missing(&next, false, &mut devices)?;
         let current = buckets.current.as_ref();
         let current = current.map(|current| (current, rebuild_bucket(self.company)));
-        self.exchange(current.as_ref(), former, Some(since), &mut devices)
+        self.exchange(current.as_ref(), &next, &mut devices)
     }
 
     /// Renames the current bucket as given, and then `next` to the company's name. Meanwhile all devices are locked.
     fn exchange(
         &self,
         current: Option<&(&BucketInfo, String)>,
-        next: &BucketInfo,
-        moved_since: Option<i128>,
+        next: &Next<'_>,
         devices: &mut Devices,
     ) -> Result<Swapped, RebuildError> {
         raise_file_limit();
         let mut locks = Locks::new();
         for swaps in 1.. {
             self.lock_new(&mut locks, self.lock_wait)?;
-            self.add_missing(&next.name, moved_since, true, devices)?;
-            match self.rename_both(current, next, moved_since, devices, &mut locks) {
+            self.add_missing(next, true, devices)?;
+            match self.rename_both(current, next, devices, &mut locks) {
                 // An upload of a new device ends once the current bucket has its name again.
                 Err(RebuildError::Locked {
                     error: LockError::Held { .. },
@@ -513,8 +534,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     fn rename_both(
         &self,
         current: Option<&(&BucketInfo, String)>,
-        next: &BucketInfo,
-        moved_since: Option<i128>,
+        next: &Next<'_>,
         devices: &mut Devices,
         locks: &mut Locks,
     ) -> Result<(), RebuildError> {
@@ -524,9 +544,9 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             }
             // From now on no write succeeds. What a new device has sent to the current bucket until now is added.
             while self.lock_new(locks, NEW_DEVICE_WAIT)? {
-                self.add_missing(&next.name, moved_since, true, devices)?;
+                self.add_missing(next, true, devices)?;
             }
-            self.rename(next, self.company)
+            self.rename(next.bucket, self.company)
         };
         let (error, current) = match (rename(), current) {
             (Err(error), Some((current, _))) => (error, current),
@@ -617,6 +637,19 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             progress: self.progress,
         }
     }
+}
+
+/// Checks that a new bucket has no points but those of the files.
+fn ensure_points_of_files(bucket: &str, found: &Verification) -> Result<(), RebuildError> {
+    let elsewhere = found.unexplained.iter().map(|other| other.points);
+    let points = found.total().extra + elsewhere.sum::<u64>();
+    if points == 0 {
+        return Ok(());
+    }
+    Err(RebuildError::Stale {
+        bucket: bucket.to_owned(),
+        points,
+    })
 }
 
 /// Takes points and does nothing with them.

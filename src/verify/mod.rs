@@ -357,7 +357,7 @@ impl Verifier<'_> {
         let mut unknown = Vec::new();
         if !self.options.only_of_files {
             unknown = self.unknown_devices(measurement, compared)?;
-            if !unknown.is_empty() {
+            if !unknown.is_empty() && !self.options.holds_locks {
                 // A file of a new device, or of a master that is new in its folder, may be on its way.
                 let mut before: BTreeSet<_> =
                     unknown.into_iter().map(|device| device.device).collect();

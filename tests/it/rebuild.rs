@@ -766,6 +766,30 @@ fn a_company_whose_files_are_not_there_keeps_its_bucket() {
 }
 
 #[test]
+fn points_of_a_file_that_is_replaced_before_the_swap_are_not_in_the_new_bucket() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    let id = place.server.bucket_id(COMPANY);
+    let parsed = place.site.path("acme/site/02001171/parsed");
+    let replace = |first: u32| {
+        let rows = rows("2025-11-20", first, 5);
+        let new = parsed.join(".new");
+        std::fs::write(&new, file("02001171", &rows)).expect("written");
+        std::fs::rename(&new, parsed.join("1.tsv")).expect("replaced");
+    };
+    // The buckets are listed when a rebuild starts, and before the swap.
+    let lists = |request: &Request| request.method == "GET" && request.path.contains("limit=100");
+    let rebuild = |url: &str| place.rebuild_at(url, COMPANY).arg("--yes");
+    let run = expect(at_request(&place, rebuild, 2, lists, || replace(1)), 1);
+    let reason = "the bucket \"acme.rebuild\" has 60 points that no file gives";
+    assert!(run.stderr.contains(reason), "{}", run.stderr);
+    assert_eq!(place.server.bucket_id(COMPANY), id);
+    place.delete("acme.rebuild");
+    expect(place.rebuild(COMPANY).arg("--yes").run(), 0);
+    place.assert_points_of_files(COMPANY, "after the new bucket was deleted");
+}
+
+#[test]
 fn a_field_with_two_types_is_not_copied_in_part() {
     let Some(place) = Place::start() else { return };
     let (early, late) = (1_680_000_000, 1_740_000_000);

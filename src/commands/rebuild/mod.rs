@@ -126,7 +126,7 @@ fn run(rebuild: &Rebuild<'_, InfluxReader>, args: &cli::Rebuild) -> anyhow::Resu
             print(&format!("copied {copied} points that no file explains\n"));
         }
     }
-    let swapped = rebuild.swap(devices)?;
+    let swapped = rebuild.swap(devices, args.keep_unexplained)?;
     Ok(End::Swapped(swapped))
 }
 

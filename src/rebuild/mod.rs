@@ -82,7 +82,10 @@ pub(crate) enum RebuildError {
     #[error("there is no former bucket of {0:?}, so nothing can be undone")]
     NothingToUndo(String),
     /// A rebuild has begun since.
-    #[error("the rebuild of {0:?} is not complete; run powerview rebuild again first")]
+    #[error(
+        "the rebuild of {0:?} is not complete; run powerview rebuild again first, or delete the bucket {bucket:?}",
+        bucket = rebuild_bucket(.0)
+    )]
     Incomplete(String),
     /// There are points, but no files.
     #[error(
@@ -235,6 +238,16 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             new: named(&rebuild_bucket(self.company)),
             former: former.collect(),
         })
+    }
+
+    /// Whether an earlier rebuild has ended and its bucket still equals the files. Another one would make another former bucket,
+    /// which an undo would bring back.
+    pub(crate) fn has_ended(&self, buckets: &Buckets) -> bool {
+        if buckets.current.is_none() || buckets.new.is_some() || buckets.former.is_empty() {
+            return false;
+        }
+        let found = self.verifier(self.options()).run();
+        found.is_equal() && found.unexplained.is_empty()
     }
 
     /// Compares the current bucket with the files, and explains the points that no file gives.

@@ -766,6 +766,27 @@ fn a_company_whose_files_are_not_there_keeps_its_bucket() {
 }
 
 #[test]
+fn a_bucket_that_was_rebuilt_and_equals_the_files_is_not_swapped() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    let old = place.server.bucket_id(COMPANY);
+    expect(place.rebuild(COMPANY).arg("--yes").run(), 0);
+    let new = place.server.bucket_id(COMPANY);
+    // As after a kill behind the second rename.
+    let run = expect(place.rebuild(COMPANY).arg("--yes").run(), 0);
+    assert!(
+        run.stdout
+            .contains("acme: the bucket was rebuilt and equals the files; nothing was swapped"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(place.server.bucket_id(COMPANY), new);
+    assert_eq!(place.names(COMPANY).len(), 2);
+    expect(place.rebuild(COMPANY).arg("--undo").run(), 0);
+    assert_eq!(place.server.bucket_id(COMPANY), old);
+}
+
+#[test]
 fn points_of_a_file_that_is_replaced_before_the_swap_are_not_in_the_new_bucket() {
     let Some(place) = Place::start() else { return };
     filled(&place, COMPANY);

@@ -75,7 +75,7 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
             print(&output::swapped(&args.company, &swapped));
             Ok(ExitCode::Success)
         }
-        End::Reported => Ok(ExitCode::Success),
+        End::NotNeeded => Ok(ExitCode::Success),
         End::Refused => Ok(ExitCode::GeneralError),
     }
 }
@@ -90,8 +90,8 @@ fn ensure_company(company: &str, meta_bucket: &str) -> Result<(), ConfigError> {
 /// How a rebuild ends.
 enum End {
     Swapped(Swapped),
-    /// Only the report was wanted.
-    Reported,
+    /// Only the report was wanted, or there is nothing to swap.
+    NotNeeded,
     /// Neither an option nor a person has agreed to the swap.
     Refused,
 }
@@ -101,7 +101,14 @@ fn run(rebuild: &Rebuild<'_, InfluxReader>, args: &cli::Rebuild) -> anyhow::Resu
     let buckets = rebuild.buckets()?;
     if args.dry_run {
         report(rebuild, &buckets)?;
-        return Ok(End::Reported);
+        return Ok(End::NotNeeded);
+    }
+    if rebuild.has_ended(&buckets) {
+        print(&format!(
+            "{}: the bucket was rebuilt and equals the files; nothing was swapped\n",
+            sanitize(&args.company)
+        ));
+        return Ok(End::NotNeeded);
     }
     let devices = rebuild.fill(&buckets, args.keep_unexplained)?;
     // Without a current bucket, a swap was interrupted.

@@ -137,11 +137,12 @@ pub(crate) enum RebuildError {
     #[error("cannot create the bucket {bucket:?}: {error}")]
     NotCreated { bucket: String, error: ReadError },
     /// A bucket cannot be renamed.
-    #[error("cannot rename the bucket {from:?} to {to:?}: {error}; run powerview rebuild again")]
+    #[error("cannot rename the bucket {from:?} to {to:?}: {error}; run {command} again")]
     NotRenamed {
         from: String,
         to: String,
         error: ReadError,
+        command: &'static str,
     },
     /// The current bucket was renamed, and could not be renamed back.
     #[error("{error}; until then, there may be no bucket {company:?}")]
@@ -165,9 +166,11 @@ pub(crate) enum RebuildError {
 /// The result of a swap.
 #[derive(Debug)]
 pub(crate) struct Swapped {
-    /// The name of the former bucket. None if it was renamed by an earlier run.
-    pub former: Option<String>,
-    /// The tokens of the bucket that no longer has the company's name.
+    /// Whether the former bucket is back.
+    pub is_undo: bool,
+    /// The name of the bucket that no longer has the company's name; none if it was deleted.
+    pub other: Option<String>,
+    /// The tokens of that bucket.
     pub tokens: Result<Vec<String>, ReadError>,
 }
 
@@ -211,6 +214,17 @@ struct Next<'a> {
     undone_since: Option<i128>,
     /// Whether it may have points that no file gives.
     has_others: bool,
+}
+
+impl Next<'_> {
+    /// The command that is continued if it is interrupted.
+    fn command(&self) -> &'static str {
+        if self.undone_since.is_some() {
+            "powerview rebuild --undo"
+        } else {
+            "powerview rebuild"
+        }
+    }
 }
 
 /// The locks of device folders, by their paths.
@@ -479,7 +493,9 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             // Without a current bucket, an earlier run has made the choice.
             has_others: keep_unexplained || former.is_none(),
         };
-        self.exchange(former.as_ref(), &next, &mut devices)
+        self.exchange(former.as_ref(), &next, &mut devices)?;
+        let renamed_before = buckets.former.last().map(|(_, bucket)| bucket);
+        Ok(self.swapped(false, former, renamed_before))
     }
 
     /// Gives the latest former bucket the company's name again, with the points of files that arrived since, and the
@@ -507,7 +523,26 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         self.add_missing(&next, false, &mut devices)?;
         let current = buckets.current.as_ref();
         let current = current.map(|current| (current, rebuild_bucket(self.company)));
-        self.exchange(current.as_ref(), &next, &mut devices)
+        self.exchange(current.as_ref(), &next, &mut devices)?;
+        Ok(self.swapped(true, current, buckets.new.as_ref()))
+    }
+
+    /// Describes a swap: of the current bucket with its new name, or of one that an earlier run has renamed.
+    fn swapped(
+        &self,
+        is_undo: bool,
+        current: Option<(&BucketInfo, String)>,
+        renamed_before: Option<&BucketInfo>,
+    ) -> Swapped {
+        let renamed_before = renamed_before.map(|bucket| (bucket, bucket.name.clone()));
+        let other = current.or(renamed_before);
+        Swapped {
+            is_undo,
+            tokens: other.as_ref().map_or(Ok(Vec::new()), |(bucket, _)| {
+                self.server.tokens_of(&bucket.id)
+            }),
+            other: other.map(|(_, name)| name),
+        }
     }
 
     /// Renames the current bucket as given, and then `next` to the company's name. Meanwhile all devices are locked.
@@ -516,7 +551,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         current: Option<&(&BucketInfo, String)>,
         next: &Next<'_>,
         devices: &mut Devices,
-    ) -> Result<Swapped, RebuildError> {
+    ) -> Result<(), RebuildError> {
         raise_file_limit();
         let mut locks = Locks::new();
         for swaps in 1.. {
@@ -534,13 +569,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
                 }
             }
         }
-        Ok(Swapped {
-            former: current.map(|(_, name)| name.clone()),
-            tokens: match current {
-                Some((current, _)) => self.server.tokens_of(&current.id),
-                None => Ok(Vec::new()),
-            },
-        })
+        Ok(())
     }
 
     /// Renames both buckets. If that fails, the current one has its name again.
@@ -553,13 +582,13 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
     ) -> Result<(), RebuildError> {
         let mut rename = || {
             if let Some((current, name)) = current {
-                self.rename(current, name)?;
+                self.rename(current, name, next)?;
             }
             // From now on no write succeeds. What a new device has sent to the current bucket until now is added.
             while self.lock_new(locks, NEW_DEVICE_WAIT)? {
                 self.add_missing(next, true, devices)?;
             }
-            self.rename(next.bucket, self.company)
+            self.rename(next.bucket, self.company, next)
         };
         let (error, current) = match (rename(), current) {
             (Err(error), Some((current, _))) => (error, current),
@@ -577,12 +606,13 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         })
     }
 
-    fn rename(&self, bucket: &BucketInfo, name: &str) -> Result<(), RebuildError> {
+    fn rename(&self, bucket: &BucketInfo, name: &str, next: &Next<'_>) -> Result<(), RebuildError> {
         let renamed = self.server.rename(&bucket.id, name);
         renamed.map_err(|error| RebuildError::NotRenamed {
             from: bucket.name.clone(),
             to: name.to_owned(),
             error,
+            command: next.command(),
         })
     }
 

@@ -1760,6 +1760,96 @@ fn an_interrupted_undo_is_continued() {
     }
 }
 
+#[test]
+fn an_interrupted_swap_or_undo_is_continued_and_names_the_tokens() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    let old = place.server.bucket_id(COMPANY);
+    // Kills a run between the renames.
+    let kill = |arguments: &[&str]| {
+        let (reached, is_reached) = mpsc::channel();
+        let reached = Mutex::new(reached);
+        let proxy = Proxy::start(&place.server, move |request, _| {
+            Step::SecondRename.is(request).then(|| {
+                let _ = reached.lock().expect("a channel").send(());
+                Vec::new()
+            })
+        });
+        let call = place.rebuild_at(&proxy.url(), COMPANY);
+        let running = call.args(arguments).start();
+        is_reached.recv().expect("a rename");
+        running.kill();
+        assert_eq!(place.server.bucket_id(COMPANY), None);
+    };
+    let token = |description: &str| {
+        let bucket = place.bucket(COMPANY);
+        let org = &bucket["orgID"];
+        let resource = json!({ "type": "buckets", "id": bucket["id"], "orgID": org });
+        let body = json!({ "orgID": org, "description": description, "permissions": [
+            { "action": "read", "resource": resource },
+        ] });
+        let path = "/api/v2/authorizations";
+        let (status, answer) =
+            place
+                .server
+                .request("POST", path, "application/json", &body.to_string());
+        assert_eq!(status, 201, "{answer}");
+    };
+    let tokens = |run: &Run| {
+        let is_named = |name: &&str| run.stdout.contains(&format!("the token \"{name}\" is for"));
+        ["first", "second"]
+            .into_iter()
+            .filter(is_named)
+            .collect::<Vec<_>>()
+    };
+    token("first");
+    kill(&["--yes"]);
+    let path = put_upload(&place, COMPANY, "02001171", 1);
+    let run = expect(
+        place.ingest().env("TSV_RETRY_FOR", "0.3").named(path).run(),
+        1,
+    );
+    assert!(
+        run.stderr.contains("powerview rebuild --undo"),
+        "{}",
+        run.stderr
+    );
+    let run = expect(place.rebuild(COMPANY).run(), 0);
+    assert!(
+        run.stdout.contains("the new bucket is in use"),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("--undo"), "{}", run.stdout);
+    assert_eq!(tokens(&run), ["first"], "{}", run.stdout);
+
+    token("second");
+    kill(&["--undo"]);
+    let run = expect(place.rebuild(COMPANY).arg("--undo").run(), 0);
+    assert!(
+        run.stdout.contains("the former bucket is back"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(tokens(&run), ["second"], "{}", run.stdout);
+    assert_eq!(place.server.bucket_id(COMPANY), old);
+}
+
+#[test]
+fn an_undo_that_fails_between_the_renames_says_to_run_it_again() {
+    let Some(place) = Place::start() else { return };
+    filled(&place, COMPANY);
+    expect(place.rebuild(COMPANY).arg("--yes").run(), 0);
+    let proxy = Proxy::start(&place.server, |request, _| {
+        let is_back = Step::SecondRename.is(request);
+        is_back.then(|| refusal(401, "unauthorized access"))
+    });
+    let call = place.rebuild_at(&proxy.url(), COMPANY).arg("--undo");
+    let run = expect(call.run(), 1);
+    let advice = "run powerview rebuild --undo again; until then, there may be no bucket \"acme\"";
+    assert!(run.stderr.contains(advice), "{}", run.stderr);
+}
+
 // --- names -------------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -1,7 +1,6 @@
 //! What is printed before and after a swap.
 
 use crate::commands::verify::points;
-use crate::data_dir::rebuild_bucket;
 use crate::rebuild::Swapped;
 use crate::sanitize::sanitize;
 use crate::verify::{Cause, Month, PointDifferences, Verification};
@@ -92,19 +91,21 @@ fn format_month((year, month): Month) -> String {
 
 /// Formats what was renamed, and the tokens that have to be made anew.
 pub(super) fn swapped(company: &str, swapped: &Swapped) -> String {
-    let new = rebuild_bucket(company);
     let company = sanitize(company);
-    let mut text = match &swapped.former {
-        Some(former) if *former == new => format!(
-            "{company}: the former bucket is back; the other one is now {}\n",
-            sanitize(former)
-        ),
-        Some(former) => format!(
-            "{company}: the new bucket is in use; the old one is now {}, and powerview rebuild --undo brings it back\n",
-            sanitize(former)
-        ),
-        None => format!("{company}: the new bucket is in use\n"),
+    let state = if swapped.is_undo {
+        "the former bucket is back"
+    } else {
+        "the new bucket is in use"
     };
+    let other = swapped.other.as_deref().map(|other| {
+        let other = sanitize(other);
+        if swapped.is_undo {
+            format!("; the other one is now {other}")
+        } else {
+            format!("; the old one is now {other}, and powerview rebuild --undo brings it back")
+        }
+    });
+    let mut text = format!("{company}: {state}{}\n", other.unwrap_or_default());
     match &swapped.tokens {
         Ok(tokens) => {
             for token in tokens {

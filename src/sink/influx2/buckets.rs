@@ -114,7 +114,7 @@ impl Client {
         // While a company's bucket is replaced, there is none for a moment. Points in another one would be lost.
         if self.find(&rebuild_bucket(name)).await?.is_some() {
             return Err(ApiError::Transient(format!(
-                "bucket {name:?} is being rebuilt; if powerview rebuild does not run any more, run it again to its end",
+                "bucket {name:?} is being rebuilt; if powerview rebuild does not run any more, run it again to its end, or bring the former bucket back with powerview rebuild --undo",
                 name = sanitize(name)
             )));
         }

@@ -566,7 +566,11 @@ fn the_database_of_an_old_program_is_rebuilt_and_the_swap_can_be_undone() {
 
     // Neither without a person nor with points that no file explains.
     let run = expect(place.rebuild(COMPANY).run(), 1);
-    assert!(run.stderr.contains("--keep-unexplained"), "{}", run.stderr);
+    let unexplained = old.unexplained + 16;
+    let reason = format!(
+        "not swapped: the bucket has {unexplained} points that no file explains; copy them with --keep-unexplained"
+    );
+    assert!(run.stderr.contains(&reason), "{reason}: {}", run.stderr);
     unchanged("without --yes");
     let run = expect(place.rebuild(COMPANY).arg("--keep-unexplained").run(), 1);
     assert!(run.stderr.contains("use --yes"), "{}", run.stderr);
@@ -574,7 +578,6 @@ fn the_database_of_an_old_program_is_rebuilt_and_the_swap_can_be_undone() {
     assert_eq!(place.names(COMPANY), [COMPANY, "acme.rebuild"]);
 
     // The swap.
-    let unexplained = old.unexplained + 16;
     let run = expect(
         place
             .rebuild(COMPANY)

@@ -5,6 +5,7 @@ mod output;
 use super::comparison::{Endpoints, ensure_folder};
 use super::eprint_line;
 use crate::cli;
+use crate::commands::verify::points;
 use crate::config::{self, ConfigError, Environment};
 use crate::data_dir::{Company, LockError};
 use crate::exit_code::ExitCode;
@@ -116,10 +117,11 @@ fn run(rebuild: &Rebuild<'_, InfluxReader>, args: &cli::Rebuild) -> anyhow::Resu
         rebuild.ensure_files(&found)?;
         let unexplained = found.unexplained_points();
         if unexplained > 0 && !args.keep_unexplained && !args.yes {
-            eprint_line(
-                "not swapped: the bucket has points that no file explains; copy them with --keep-unexplained, or leave them in \
-                 the former bucket with --yes",
-            );
+            eprint_line(&format!(
+                "not swapped: the bucket has {} that no file explains; copy them with --keep-unexplained, or leave them in the \
+                 former bucket with --yes",
+                points(unexplained)
+            ));
             return Ok(End::Refused);
         }
         if !args.yes && !is_confirmed(&args.company) {

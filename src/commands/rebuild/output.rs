@@ -9,7 +9,7 @@ use indicatif::HumanCount;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Maximum number of lines about days per campaign.
+/// Maximum number of lines about points that files explain, per campaign.
 const MAX_DAYS: usize = 40;
 
 /// The points of a campaign by month.
@@ -45,7 +45,15 @@ pub(super) fn report(verification: &Verification) -> String {
                 HumanCount(points.extra + points.different),
             );
         }
-        for ((month, cause), number) in campaign.causes.iter().take(MAX_DAYS) {
+        let is_unexplained =
+            |((_, cause), _): &(&(Month, Cause), &u64)| *cause == Cause::Unexplained;
+        let unexplained = campaign.causes.iter().filter(is_unexplained);
+        let explained = campaign
+            .causes
+            .iter()
+            .filter(|cause| !is_unexplained(cause));
+        let shown = explained.clone().take(MAX_DAYS).chain(unexplained);
+        for ((month, cause), number) in shown {
             let _ = writeln!(
                 text,
                 "    {}: {} of the old bucket {}",
@@ -54,8 +62,11 @@ pub(super) fn report(verification: &Verification) -> String {
                 describe(*cause)
             );
         }
-        if let Some(more @ 1..) = campaign.causes.len().checked_sub(MAX_DAYS) {
-            let _ = writeln!(text, "    and {more} more lines like these");
+        if let Some(more @ 1..) = explained.count().checked_sub(MAX_DAYS) {
+            let _ = writeln!(
+                text,
+                "    and {more} more lines about points that are in files"
+            );
         }
     }
     for measurement in &verification.unexplained {
@@ -124,4 +135,33 @@ pub(super) fn swapped(company: &str, swapped: &Swapped) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::{Causes, DeviceResult};
+
+    #[test]
+    fn points_whose_file_is_gone_are_shown_after_many_days() {
+        let first = NaiveDate::from_ymd_opt(2023, 1, 2).unwrap();
+        let days = first.iter_days().take(100);
+        let mut causes: Causes = days
+            .map(|day| (((2023, 1), Cause::Swapped(day)), 7))
+            .collect();
+        causes.insert(((2025, 6), Cause::Unexplained), 500);
+        let device = DeviceResult {
+            causes,
+            ..DeviceResult::default()
+        };
+        let verification = Verification {
+            devices: vec![device],
+            ..Verification::default()
+        };
+        let report = report(&verification);
+        let gone = "    June 2025: 500 points of the old bucket whose file is gone\n";
+        assert!(report.contains(gone), "{report}");
+        assert!(report.contains("    and 60 more lines"), "{report}");
+        assert_eq!(report.lines().count(), 1 + 40 + 1 + 1);
+    }
 }

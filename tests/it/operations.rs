@@ -393,14 +393,14 @@ fn the_measurements_of_a_logger_are_moved_to_another_campaign() {
     );
 
     let commands = blocks("## Loggers come and go");
-    machine.run(&server, &commands[2]);
+    machine.run(&server, &commands[3]);
     let measurements: Vec<_> = points(&server, "acme")
         .into_iter()
         .map(|point| point.measurement)
         .collect();
     let expected = [vec!["site1"], vec!["site2"; 10]].concat();
     assert_eq!(measurements, expected);
-    machine.run(&server, &commands[1]);
+    machine.run(&server, &commands[2]);
     assert!(!machine.path(DEVICE).exists());
     assert!(
         machine

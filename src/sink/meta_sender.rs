@@ -117,7 +117,7 @@ impl<'a> MetaSender<'a> {
                 Err(error) => {
                     let remedy = remedy(
                         &error,
-                        "check the permissions of unsent/ beside the reports",
+                        "check the permissions of the folder that ends in .unsent, beside that of the reports",
                     );
                     tracing::warn!("cannot read the points about earlier runs: {error}; {remedy}");
                     return;

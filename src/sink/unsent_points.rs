@@ -9,8 +9,8 @@ use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The name of the folder below that of the reports.
-const DIR: &str = "unsent";
+/// What the name of the folder adds to that of the reports, which has only reports.
+const SUFFIX: &str = ".unsent";
 
 /// The extension of the files.
 const EXTENSION: &str = "lp";
@@ -42,10 +42,12 @@ pub(super) struct KeptBatch {
 }
 
 impl UnsentPoints {
-    /// The folder below that of the reports.
+    /// The folder beside that of the reports.
     pub(crate) fn new(reports: &Path, stem: String, run_measurement: &'static str) -> Self {
+        let mut name = reports.file_name().unwrap_or_default().to_owned();
+        name.push(SUFFIX);
         Self {
-            dir: reports.join(DIR),
+            dir: reports.with_file_name(name),
             stem,
             run_measurement,
         }

@@ -22,7 +22,7 @@ fn server() -> Double {
 const NO_SERVER: &str = "http://127.0.0.1:1";
 
 fn unsent(site: &Site) -> PathBuf {
-    site.reports_dir().join("unsent")
+    site.reports_dir().with_extension("unsent")
 }
 
 /// The kept files, oldest first.
@@ -359,9 +359,9 @@ fn the_points_of_a_long_run_are_kept_in_several_files() {
 }
 
 #[test]
-fn a_run_without_a_folder_for_reports_keeps_nothing_and_goes_on() {
+fn a_run_without_a_folder_for_points_keeps_nothing_and_goes_on() {
     let site = Site::new();
-    std::fs::write(site.reports_dir(), "not a folder").expect("written");
+    std::fs::write(unsent(&site), "not a folder").expect("written");
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 1));
     let run = site.call_to(NO_SERVER).run().expect(1);
     assert!(

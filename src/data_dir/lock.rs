@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);
 
-/// Why the lock was not acquired. The message says only what happened: the caller knows what becomes of its work.
+/// Why the lock was not acquired. The message says only what happened: the caller adds what it does with its files.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
     /// Another process held the lock until the time limit.

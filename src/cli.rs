@@ -104,6 +104,8 @@ pub enum Command {
     Verify(Verify),
     /// Make a company's bucket anew from its files, and swap it in
     Rebuild(Rebuild),
+    /// Bring the hourly summaries of a company, or of all, up to date
+    Rollup(Rollup),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for
@@ -270,6 +272,31 @@ pub struct Rebuild {
     /// Give the former bucket its name again, with the points of files that arrived since
     #[arg(long, conflicts_with_all = ["dry_run", "keep_unexplained"])]
     pub undo: bool,
+    /// Options for a server that fails.
+    #[command(flatten)]
+    pub server: ServerOptions,
+    /// Options of several commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of `rollup`.
+#[derive(Debug, Args)]
+pub struct Rollup {
+    /// Data folder: the days that ingestions have left are computed first, however old they are
+    #[arg(
+        short = 'd',
+        long = "dataFolder",
+        alias = "data-folder",
+        value_name = "DIR"
+    )]
+    pub data_folder: Option<PathBuf>,
+    /// Only this company
+    #[arg(long, value_name = "NAME")]
+    pub company: Option<String>,
+    /// Only from this day on: a day in UTC such as 2026-03-01, a time, or a duration before now such as 8d
+    #[arg(long, value_name = "DATE", value_parser = |text: &str| parse_instant(text, Utc::now()))]
+    pub since: Option<i64>,
     /// Options for a server that fails.
     #[command(flatten)]
     pub server: ServerOptions,

@@ -48,6 +48,7 @@ pub mod points;
 mod rebuild;
 mod remedy;
 mod report;
+mod rollup;
 mod sanitize;
 mod shutdown;
 mod sink;

@@ -26,14 +26,22 @@ impl Endpoints {
     pub(super) fn open(folder: &Path, server: ServerSettings) -> anyhow::Result<Self> {
         let stop = Shutdown::on_signals()?;
         Ok(Self {
-            data: Dir::open(folder)
-                .map(Arc::new)
-                .with_context(|| format!("cannot open the data folder {}", sanitize(folder)))?,
+            data: open_data_folder(folder)?,
             source: InfluxReader::new(&server, &stop)?,
             sink: Sink::open(&Destination::Influx(server), &stop)?,
             stop,
         })
     }
+}
+
+/// Opens the data folder.
+///
+/// # Errors
+/// It cannot be opened.
+pub(super) fn open_data_folder(folder: &Path) -> anyhow::Result<Arc<Dir>> {
+    Dir::open(folder)
+        .map(Arc::new)
+        .with_context(|| format!("cannot open the data folder {}", sanitize(folder)))
 }
 
 /// Checks that a company or a campaign has a folder, so that a wrong name does not look like an empty one.

@@ -5,7 +5,9 @@ mod comparison;
 mod completions;
 mod ingest;
 mod man;
+mod old_points;
 mod rebuild;
+mod rollup;
 mod status;
 mod verify;
 
@@ -23,6 +25,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
         Some(Command::Status(args)) => status::status(args),
         Some(Command::Verify(args)) => verify::verify(args),
         Some(Command::Rebuild(args)) => rebuild::rebuild(args),
+        Some(Command::Rollup(args)) => rollup::rollup(args),
         Some(Command::Completions { shell }) => completions::completions(*shell),
         Some(Command::Man { dir }) => man::man(dir),
     };

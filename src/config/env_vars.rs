@@ -157,6 +157,8 @@ env_vars! {
     TSV_INCOMPLETE_GRACE_S, Duration, Value("600s"), "age below which a possibly incomplete file stays";
     TSV_LOCK_WAIT_S, Duration, Value("120s"), "longest wait for a device folder locked by another process";
     TSV_MAX_LOSS, Share, Value("0.5"), "share of a file's values that may be lost; a file that loses more fails";
+    TSV_ROLLUP, Switch, Value("1"), "update the hourly summaries after files are ingested";
+    TSV_MAX_GAP, Duration, Unset, "longest interval between two points that counts as known in the hourly summaries; derived from each day's intervals if unset";
     TSV_LOG_LEVEL, Choice(choices::<LogLevel>), Value("INFO"), "log level";
     TSV_JOBS, Number(JOBS), Derived("number of CPUs, up to 4"), "devices processed in parallel";
     TSV_GZIP, Switch, Value("1"), "compress requests";

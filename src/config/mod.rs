@@ -17,6 +17,7 @@ use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Ingest, ServerOptions};
 use crate::data_dir::meant_data_folder;
 use crate::points::BatchOptions;
+use crate::rollup::GapLimit;
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase, ZoneSource};
@@ -62,6 +63,8 @@ pub(crate) struct Settings {
     pub max_loss: f64,
     /// URL of the monitor that is told about the start and the result of each sweep.
     pub heartbeat: Option<url::Url>,
+    /// How hourly summaries are computed. `None` if they are not updated.
+    pub rollup: Option<GapLimit>,
 }
 
 impl Settings {
@@ -92,6 +95,7 @@ impl Settings {
             gzip,
             max_loss,
             heartbeat,
+            rollup,
         } = Tuning::resolve(args.jobs, args.on_outage, env)?;
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
@@ -115,6 +119,7 @@ impl Settings {
             gzip,
             max_loss,
             heartbeat,
+            rollup,
         })
     }
 }
@@ -130,6 +135,7 @@ pub(crate) struct Tuning {
     gzip: bool,
     max_loss: f64,
     heartbeat: Option<url::Url>,
+    rollup: Option<GapLimit>,
 }
 
 impl Tuning {
@@ -159,6 +165,7 @@ impl Tuning {
             grace: duration(&env_vars::TSV_INCOMPLETE_GRACE_S)?,
             lock_wait: lock_wait(env)?,
             heartbeat: heartbeat(env)?,
+            rollup: rollup(env)?,
         })
     }
 }
@@ -182,6 +189,29 @@ pub(crate) fn batch_options(env: &Environment) -> Result<BatchOptions, ConfigErr
 /// The setting is unusable.
 pub(crate) fn lock_wait(env: &Environment) -> Result<Duration, ConfigError> {
     env.parse(&env_vars::TSV_LOCK_WAIT_S, parse_duration)
+}
+
+/// How hourly summaries are computed, or `None` if they are not kept up to date.
+///
+/// # Errors
+/// A setting is unusable.
+pub(crate) fn rollup(env: &Environment) -> Result<Option<GapLimit>, ConfigError> {
+    let gap_limit = gap_limit(env)?;
+    let is_on = env.parse(&env_vars::TSV_ROLLUP, parse_switch)?;
+    Ok(is_on.then_some(gap_limit))
+}
+
+/// The longest interval that counts as known in the hourly summaries.
+///
+/// # Errors
+/// The setting is unusable.
+fn gap_limit(env: &Environment) -> Result<GapLimit, ConfigError> {
+    let var = &env_vars::TSV_MAX_GAP;
+    if env.get(var).is_none() {
+        return Ok(GapLimit::OfDay);
+    }
+    let limit = env.parse(var, parse_duration)?.as_nanos();
+    Ok(GapLimit::Fixed(limit.try_into().unwrap_or(i64::MAX)))
 }
 
 /// The URL of the monitor, if one is set.

@@ -20,6 +20,9 @@ pub(crate) fn is_processed_dir(name: &OsStr) -> bool {
     name == PARSED || name == ERROR
 }
 
+/// The measurement of the hourly summaries, which is no campaign.
+pub(crate) const SUMMARIES: &str = "powerview_1h";
+
 /// A company's folder name, valid as an InfluxDB bucket name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Company(String);
@@ -127,6 +130,9 @@ impl Campaign {
             Ok(text) => text,
             Err(reason) => return reject(reason),
         };
+        if text.trim_end_matches('\\') == SUMMARIES {
+            return reject("the name is reserved for hourly summaries");
+        }
         if text.starts_with('#') {
             return reject("InfluxDB treats lines that begin with '#' as comments");
         }
@@ -330,6 +336,14 @@ mod tests {
         ] {
             assert!(company(name).is_ok(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn the_measurement_of_the_summaries_is_no_campaign() {
+        for name in ["powerview_1h", "powerview_1h\\"] {
+            assert!(Campaign::new(OsStr::new(name)).is_err(), "{name}");
+        }
+        assert!(Campaign::new(OsStr::new("powerview_1")).is_ok());
     }
 
     #[test]

@@ -6,7 +6,6 @@
 mod device_path;
 mod devices;
 mod fcntl;
-mod layout_file;
 mod lease;
 mod level;
 mod listing;
@@ -18,16 +17,16 @@ pub(crate) mod pending_files;
 mod rename;
 mod retired;
 mod sidecar;
+mod state_file;
 mod strays;
 mod walk;
 
 pub use device_path::Campaign;
 pub(crate) use device_path::{
-    Company, DevicePath, DevicePathError, ERROR, PARSED, former_bucket, is_name_of_rebuild,
-    is_processed_dir, parse_former_bucket, rebuild_bucket,
+    Company, DevicePath, DevicePathError, ERROR, PARSED, SUMMARIES, former_bucket,
+    is_name_of_rebuild, is_processed_dir, parse_former_bucket, rebuild_bucket,
 };
 pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in};
-pub(crate) use layout_file::LAYOUT_FILE;
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
@@ -38,6 +37,7 @@ pub(crate) use owner::{Obstacle, create_dir, give_to_owner_of};
 pub(crate) use rename::MoveError;
 pub(crate) use retired::RETIRED_MARKER;
 pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
+pub(crate) use state_file::{LAYOUT_FILE, PENDING_FILE};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
 pub(crate) use walk::is_no_folder;
 

@@ -1,9 +1,9 @@
 //! Files, links and other entries in a device folder that no run takes. See docs/specification.md, section 1.
 
-use super::layout_file::is_layout_file;
 use super::pending_files::{is_hidden, is_sidecar, is_tsv, may_be_named};
 use super::retired::RETIRED_MARKER;
 use super::sidecar;
+use super::state_file::is_state_file;
 use super::walk::{SortedWalk, WalkItem, is_no_folder};
 use super::{Dir, Entry, EntryKind, is_processed_dir};
 use std::ffi::OsStr;
@@ -60,7 +60,7 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
 
 /// Whether a file of this name in a device folder belongs to the program.
 fn is_own_file(name: &OsStr) -> bool {
-    is_layout_file(name) || name == RETIRED_MARKER
+    is_state_file(name) || name == RETIRED_MARKER
 }
 
 /// Whether an entry of `parsed/` or `error/` is neither a logger file nor a file of the program.
@@ -156,6 +156,8 @@ mod tests {
             ".powerview-layout.json",
             ".powerview-layout.tmp",
             ".powerview-retired",
+            ".powerview-rollup.json",
+            ".powerview-rollup.tmp",
         ] {
             put(taken, 25);
         }
@@ -173,6 +175,7 @@ mod tests {
             "parsed/sub/deep/x.tsv",
             "parsed/w.csv",
             "sub/.powerview-layout.json",
+            "sub/.powerview-rollup.json",
             "sub/parsed/x.tsv",
             "sub/x.tsv.gz",
             "z.filepart",

@@ -1,7 +1,7 @@
 //! What is remembered of the layouts of a device.
 
 use super::{ColumnChange, FileLayout, Layout};
-use crate::data_dir::Dir;
+use crate::data_dir::{Dir, LAYOUT_FILE};
 use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -72,7 +72,7 @@ impl LayoutState {
     /// # Errors
     /// It exists but cannot be read, or its content is not what this program writes.
     pub(crate) fn read(folder: &Dir) -> io::Result<Self> {
-        let Some(text) = folder.read_layout_file(MAX_STATE)? else {
+        let Some(text) = folder.read_state_file(LAYOUT_FILE, MAX_STATE)? else {
             return Ok(Self::default());
         };
         let state = serde_json::from_slice(&text).ok();
@@ -125,7 +125,7 @@ impl LayoutState {
         loop {
             let text = serde_json::to_vec(self)?;
             if text.len() <= MAX_STATE {
-                return folder.replace_layout_file(&text);
+                return folder.replace_state_file(LAYOUT_FILE, &text);
             }
             if self.history.len() <= 1 {
                 return Err(io::ErrorKind::FileTooLarge.into());

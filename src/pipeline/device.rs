@@ -16,6 +16,7 @@ use crate::data_dir::{
     DeviceLock, DevicePath, Dir, ERROR, LockError, Obstacle, PARSED, is_no_folder,
 };
 use crate::remedy::remedy;
+use crate::rollup::Days;
 use crate::sanitize::sanitize;
 use crate::sink::ordered_sender::OrderedSender;
 use std::cell::{Cell, RefCell};
@@ -47,6 +48,8 @@ pub(super) struct Device<'a> {
     /// Files that were written by requests without an answer.
     pub(super) unanswered: RefCell<Vec<Late>>,
     pub(super) layout: LayoutGuard,
+    /// The days of points that this run has written, until they are in the file of pending days.
+    pub(super) days: RefCell<Days>,
     /// Open files that are closed before the files of a group are moved, so that the files for that can be opened.
     pub(super) reserve: RefCell<Vec<OwnedFd>>,
     /// Whether a file could not be opened because of the open files of the group. The files after it wait for it, so
@@ -64,14 +67,17 @@ impl<'a> Device<'a> {
         location: DevicePath,
         relative: &Path,
     ) -> io::Result<Self> {
+        let folder = Arc::new(context.data.open_below(relative)?);
+        context.note_pending_days(&folder, relative, &location);
         Ok(Self {
             context,
             location,
-            folder: Arc::new(context.data.open_below(relative)?),
+            folder,
             last_rows: RefCell::default(),
             uploads: RefCell::default(),
             unanswered: RefCell::default(),
             layout: LayoutGuard::default(),
+            days: RefCell::default(),
             reserve: RefCell::default(),
             is_out_of_files: Cell::default(),
         })
@@ -118,6 +124,7 @@ impl<'a> Device<'a> {
             moved = self.finish(group, &request, &mut sender);
             if next.is_none() {
                 self.write_again_after_unanswered(&request, &mut sender);
+                self.keep_days();
                 self.context.meta.send_full_blocks();
                 self.recheck_later(std::mem::take(&mut moved));
             }
@@ -167,6 +174,7 @@ impl<'a> Device<'a> {
         };
         if is_last {
             self.write_again_after_unanswered(&request, &mut sender);
+            self.keep_days();
         }
         self.context.meta.send_full_blocks();
         self.recheck_later(moved);
@@ -218,7 +226,7 @@ impl<'a> Device<'a> {
         moved
     }
 
-    fn lock(&self) -> Result<Option<DeviceLock>, LockError> {
+    pub(super) fn lock(&self) -> Result<Option<DeviceLock>, LockError> {
         let settings = self.context.settings;
         if settings.dry_run {
             return Ok(None);

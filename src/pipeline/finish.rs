@@ -96,6 +96,7 @@ impl Device<'_> {
                 processed.record.outcome = Outcome::Retryable(error.to_string());
             }
         }
+        self.keep_days();
         let mut targets = TargetDirs::new();
         let moved = group
             .into_iter()

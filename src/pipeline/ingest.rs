@@ -8,6 +8,7 @@ use crate::logger_file::{
 };
 use crate::points::{Batch, BatchBuilder, BatchOptions, SeriesPrefix, TimeRange};
 use crate::report::{ChannelStats, Channels, FileDetails, Progress, iso};
+use crate::rollup::{Days, day_of};
 use crate::shutdown::Shutdown;
 use crate::sink::WriteError;
 use crate::time_zone::{FileZones, ZoneSource};
@@ -73,6 +74,8 @@ pub(super) struct ParsedFile {
     pub stats: RowStats,
     /// Time range of the points.
     pub span: Option<TimeRange>,
+    /// The days with points, in days since 1970, by the serial of the master.
+    pub days: Days,
     /// Statistics per column.
     pub channels: Vec<ChannelStats>,
     /// Number of bytes read.
@@ -191,6 +194,7 @@ fn send_rows<R: Read>(
         Ok(send(batch)?)
     };
     let mut rows = 0;
+    let mut day = None;
     let end = loop {
         let row = match file.next_row() {
             Ok(Some(row)) => row,
@@ -210,6 +214,7 @@ fn send_rows<R: Read>(
                 table = Table::default();
             }
             table.begin(row.channels, parsed, ingest_context);
+            day = None;
         }
         let mut has_point = false;
         for (channel, value) in table.channels.iter().zip(row.values) {
@@ -221,6 +226,11 @@ fn send_rows<R: Read>(
         if has_point {
             let span = parsed.span.get_or_insert(row.time..=row.time);
             *span = row.time.min(*span.start())..=row.time.max(*span.end());
+            let this_day = day_of(row.time);
+            if day.replace(this_day) != Some(this_day) {
+                let master = row.channels.master.clone();
+                parsed.days.entry(master).or_default().insert(this_day);
+            }
         }
         if !(ingest_context.is_sent)(row.time) {
             continue;

@@ -297,6 +297,7 @@ impl Device<'_> {
                 &path,
                 "written again, because its first row is in the hour that occurs twice and an earlier upload came late; if it was read as the other hour before, delete those points",
             );
+            self.note_days(parsed.days);
         }
         if matches!(
             read,

@@ -10,6 +10,7 @@ mod named_file;
 mod outcome;
 mod row_before;
 mod submit;
+mod summaries;
 mod sweep;
 mod uploads;
 mod versions;
@@ -19,6 +20,7 @@ pub(crate) use self::limits::raise_file_limit;
 use self::named_file::ingest_named;
 use self::outcome::FileRecord;
 pub(crate) use self::row_before::{LastRows, row_before};
+use self::summaries::SummaryState;
 use self::sweep::sweep;
 use crate::config::{ConfigError, Settings};
 use crate::data_dir::Dir;
@@ -45,6 +47,7 @@ struct RunContext<'a> {
     data: &'a Arc<Dir>,
     recorder: &'a RunRecorder,
     progress: &'a Progress,
+    summaries: SummaryState,
 }
 
 impl RunContext<'_> {
@@ -103,6 +106,7 @@ pub(crate) fn run(
         data: &data,
         recorder: &recorder,
         progress,
+        summaries: SummaryState::default(),
     };
     let is_sweep = settings.paths.is_empty();
     if is_sweep {
@@ -122,5 +126,6 @@ pub(crate) fn run(
     if !stop.is_requested() {
         meta.send_unsent(is_sweep);
     }
+    context.update_summaries(is_sweep);
     Ok(summary)
 }

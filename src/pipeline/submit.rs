@@ -340,6 +340,9 @@ impl Device<'_> {
         if written.unanswered {
             self.note_unanswered(&claimed);
         }
+        if written.points.accepted > 0 || written.unanswered {
+            self.note_days(std::mem::take(&mut parsed.days));
+        }
         let path = claimed.from.path().join(&claimed.name);
         let mut record = FileRecord {
             path,

@@ -245,7 +245,7 @@ mod tests {
     use crate::cli::Cli;
     use crate::config::{Environment, Settings};
     use crate::data_dir::Dir;
-    use crate::pipeline::Limits;
+    use crate::pipeline::{Limits, SummaryState};
     use crate::report::{Progress, RUN_MEASUREMENT, ReportTarget, RunHead, RunRecorder};
     use crate::shutdown::Shutdown;
     use crate::sink::{MetaSender, Sink, UnsentPoints};
@@ -293,6 +293,7 @@ mod tests {
             data: &data,
             recorder: &RunRecorder::open(target, &head),
             progress: &Progress::none(),
+            summaries: SummaryState::default(),
         };
         sweep(&context, &[PathBuf::new()]);
         let sent = std::fs::read_to_string(out.join("powerview_meta.lp")).unwrap_or_default();

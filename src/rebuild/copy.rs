@@ -1,7 +1,7 @@
 //! Copies points of another bucket, whatever their tags, fields and types.
 
 use crate::points::{Batch, BatchOptions, Line};
-use crate::sink::{Field, PointVisitor, Sink, StoredPoint, Stream};
+use crate::sink::{Field, Place, PointVisitor, Sink, StoredPoint, Stream};
 use crate::verify::Unexplained;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl Unexplained for Copier<'_> {
 }
 
 impl PointVisitor for Copier<'_> {
-    fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>, _: Place) {
         self.tags = tags.to_vec();
         self.field = (field.key.to_owned(), field.kind.to_owned());
     }

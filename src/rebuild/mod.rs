@@ -18,8 +18,8 @@ use crate::report::Progress;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{
-    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, PointQuery, PointSource, PointVisitor,
-    ReadError, Sink, StoredPoint,
+    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, Place, PointQuery, PointSource,
+    PointVisitor, ReadError, Sink, StoredPoint,
 };
 use crate::time_zone::FileZones;
 use crate::verify::{Devices, Options, Unexplained, Verification, Verifier};
@@ -400,6 +400,7 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
                 measurement: &unexplained.measurement,
                 master: None,
                 times: ALL_TIMES,
+                for_summaries: false,
             };
             self.server.points(&query, &mut copier)?;
         }
@@ -699,7 +700,7 @@ fn ensure_points_of_files(bucket: &str, found: &Verification) -> Result<(), Rebu
 struct Ignored;
 
 impl PointVisitor for Ignored {
-    fn series(&mut self, _: &[(String, String)], _: Field<'_>) {}
+    fn series(&mut self, _: &[(String, String)], _: Field<'_>, _: Place) {}
 
     fn point(&mut self, _: StoredPoint<'_>) {}
 }

@@ -9,12 +9,12 @@ mod retry;
 mod source;
 mod unsent_points;
 
-pub(crate) use influx2::{Influx, InfluxReader, Probe};
+pub(crate) use influx2::{Influx, InfluxReader, Probe, SUMMARY_TIME};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
 pub(crate) use source::{
-    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, PointQuery, PointSource, PointVisitor,
-    ReadError, StoredPoint,
+    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, Place, PointQuery, PointSource,
+    PointVisitor, ReadError, StoredPoint, retried,
 };
 pub(crate) use unsent_points::UnsentPoints;
 
@@ -22,7 +22,7 @@ use crate::points::Batch;
 use crate::shutdown::Shutdown;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// A configured destination of points.
@@ -89,6 +89,9 @@ pub(crate) enum Stream {
     Measurements,
     /// Points that are copied from another bucket, with timestamps in nanoseconds and text that may have line breaks.
     Copies,
+    /// Hourly summaries after an ingestion, with timestamps in seconds, which are not written after this time. Their failures
+    /// never change the outcome of a file.
+    Summaries(Instant),
     /// Points about runs and files, with timestamps in nanoseconds, so that two runs never share one. Their failures
     /// never change the outcome of a file.
     Meta,

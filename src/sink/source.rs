@@ -62,6 +62,12 @@ pub(crate) trait PointSource {
     /// The server gives no answer, or refuses the request.
     fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError>;
 
+    /// The measurements with points of channels that have no tag `device`, and the number of these channels.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn channels_without_device(&self, bucket: &str) -> Result<Vec<(String, u64)>, ReadError>;
+
     /// Passes points to `visitor`, series by series. Of a series with values of several types, only those of one type may
     /// be passed on. Line breaks in texts may be changed.
     ///
@@ -151,6 +157,20 @@ pub(crate) struct PointQuery<'a> {
     pub master: Option<&'a str>,
     /// Times in seconds since 1970.
     pub times: Range<i64>,
+    /// Whether hourly summaries are computed from them: only the points of channels, with the last one of each series
+    /// before these times and the first one after them.
+    pub for_summaries: bool,
+}
+
+/// Where a series of points is relative to the times of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Its first point after the times.
+    After,
+    /// Its points within the times.
+    Within,
+    /// Its last point before the times.
+    Before,
 }
 
 /// The first second that a database has points of, and the one after the last: InfluxDB counts nanoseconds in 64 bits.
@@ -186,21 +206,41 @@ impl Field<'_> {
 /// Takes the points of a query.
 pub(crate) trait PointVisitor {
     /// Begins a series, given as its tags in the order of their keys and its field. A series may come several times.
-    fn series(&mut self, tags: &[(String, String)], field: Field<'_>);
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>, place: Place);
 
     /// Takes a point of the series.
     fn point(&mut self, point: StoredPoint<'_>);
 }
 
+/// How often a query is sent whose answer ends early.
+const MAX_QUERIES: u32 = 3;
+
+/// Repeats a query whose answer ended early.
+pub(crate) fn retried<T>(mut query: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    for _ in 1..MAX_QUERIES {
+        match query() {
+            Err(ReadError::Interrupted(_)) => {}
+            result => return result,
+        }
+    }
+    query()
+}
+
 /// Why a database cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// The server gives no answer, or refuses the request.
+    /// The server gives no answer, or denies this token its requests: others fail too.
     #[error("{0}")]
     Unavailable(String),
+    /// The server refuses the request, or its answer cannot be understood. Others may succeed.
+    #[error("{0}")]
+    Refused(String),
     /// The answer ended early, or cannot be read. The request can be repeated.
     #[error("{0}")]
     Interrupted(String),
+    /// The answer was not complete in time.
+    #[error("the server did not answer in time")]
+    Late,
     /// A shutdown was requested.
     #[error("the run was stopped; run it again")]
     Stopped,

@@ -3,7 +3,7 @@
 use super::files::{DAY, DeviceFiles, FileError, Reading};
 use super::result::{Difference, PartResult, Sample};
 use crate::points::{BatchBuilder, BatchOptions, SeriesPrefix, stored_tags};
-use crate::sink::{Field, PointVisitor, StoredPoint};
+use crate::sink::{Field, Place, PointVisitor, StoredPoint};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
@@ -266,7 +266,7 @@ struct Current {
 }
 
 impl PointVisitor for Comparison<'_> {
-    fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>, _: Place) {
         let id = self.expected.id_of(tags).filter(|_| field.is_value());
         let tags: Vec<_> = tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let label = if id.is_some() {

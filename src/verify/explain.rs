@@ -6,7 +6,7 @@
 use super::expected::Expected;
 use super::files::DAY;
 use super::result::{Month, month_of};
-use crate::sink::{Field, PointVisitor, StoredPoint};
+use crate::sink::{Field, Place, PointVisitor, StoredPoint};
 use crate::time_zone::TimeZone;
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime};
 use std::collections::{BTreeMap, BTreeSet};
@@ -178,7 +178,7 @@ impl<'a> Explainer<'a> {
 }
 
 impl PointVisitor for Explainer<'_> {
-    fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>, _: Place) {
         let channel = tags.iter().find(|(key, _)| key == "channel_id");
         let channel = channel.map_or("", |(_, channel)| channel.as_str());
         self.is_passed_on = false;
@@ -216,8 +216,9 @@ impl PointVisitor for Explainer<'_> {
         if cause == Cause::Unexplained {
             if !self.is_passed_on {
                 let (key, kind) = &self.series.field;
+                let tags = &self.series.tags;
                 self.unexplained
-                    .series(&self.series.tags, Field { key, kind });
+                    .series(tags, Field { key, kind }, Place::Within);
                 self.is_passed_on = true;
             }
             self.unexplained.point(point);

@@ -3,9 +3,8 @@
 use super::expected::Expected;
 use super::folders::Compared;
 use super::group::Group;
-use super::{
-    Cause, Causes, DeviceResult, Measurement, Unexplained, Verifier, VerifyError, retried,
-};
+use super::{Cause, Causes, DeviceResult, Measurement, Unexplained, Verifier, VerifyError};
+use crate::sink::retried;
 use std::collections::BTreeSet;
 
 impl Verifier<'_> {

@@ -17,7 +17,7 @@ pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences,
 
 use self::files::{FileError, Reading};
 use self::folders::Compared;
-use crate::data_dir::{Company, DeviceItem, Dir, LockError, devices_in, rebuild_bucket};
+use crate::data_dir::{Company, DeviceItem, Dir, LockError, SUMMARIES, devices_in, rebuild_bucket};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -33,9 +33,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How often a query is sent whose answer ends early.
-const MAX_QUERIES: u32 = 3;
 
 /// What to compare, and how.
 pub(crate) struct Options<'a> {
@@ -333,7 +330,7 @@ impl Verifier<'_> {
             return Ok(());
         }
         for measurement in self.source.measurements(bucket)? {
-            if !measurements.contains_key(&measurement) {
+            if measurement != SUMMARIES && !measurements.contains_key(&measurement) {
                 verification.unexplained.push(UnexplainedMeasurement {
                     company: company.to_owned(),
                     points: self.source.count(bucket, &measurement)?,
@@ -407,18 +404,8 @@ impl Verifier<'_> {
             measurement: measurement.name,
             master: Some(master),
             times: times.clone(),
+            for_summaries: false,
         };
         self.source.points(&query, visitor)
     }
-}
-
-/// Repeats a query whose answer ended early.
-fn retried<T>(mut query: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
-    for _ in 1..MAX_QUERIES {
-        match query() {
-            Err(ReadError::Interrupted(_)) => {}
-            result => return result,
-        }
-    }
-    query()
 }

@@ -788,8 +788,9 @@ fn manual_pages_are_written_for_each_command() {
     assert!(page("powerview-status.1").contains("--silent-after"));
     assert!(page("powerview-verify.1").contains("--repair"));
     assert!(page("powerview-rebuild.1").contains("--undo"));
+    assert!(page("powerview-rollup.1").contains("--since"));
     assert!(page("powerview-completions.1").contains("fish"));
-    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 6);
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 7);
 
     let nowhere = dir.path().join("missing");
     let run = site.bare().arg("man").arg(&nowhere).run();

@@ -420,6 +420,7 @@ fn systemd_accepts_every_unit() {
         (
             "powerview-verify.service",
             vec![
+                "ExecStart=-/srv/powerview/bin/powerview rollup --since 8d",
                 "ExecStart=/srv/powerview/bin/powerview verify --dataFolder /srv/sftpgo/data --since 8d",
                 "OnFailure=powerview-failure@%n.service",
                 "NoNewPrivileges=yes",

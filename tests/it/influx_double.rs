@@ -85,6 +85,10 @@ pub enum Fault {
     PartialWrite,
     /// This status with a JSON message of [`FLOOD`] bytes.
     Flood(u16),
+    /// The body of the answer stops in the middle.
+    StallBody,
+    /// Answers normally after this time.
+    Slow(Duration),
     /// Waits at the gate, then answers normally.
     Gate(Arc<Gate>),
     /// Waits at the gate, then answers with this status and message.
@@ -360,6 +364,23 @@ impl Double {
         }
     }
 
+    /// Stores a point with tags that line protocol may not be able to have.
+    pub fn insert_value(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tags: BTreeMap<String, String>,
+        value: f64,
+        time: i64,
+    ) {
+        let mut state = self.state.lock().unwrap();
+        let id = state.find(bucket).expect("a bucket").id.clone();
+        let store = state.points.entry(id).or_default();
+        let times = store.entry((measurement.to_owned(), tags)).or_default();
+        let fields = times.entry(time).or_default();
+        fields.insert("value".to_owned(), Value::Float(value));
+    }
+
     /// Deletes points by their tags and time in nanoseconds.
     pub fn delete(
         &self,
@@ -370,6 +391,15 @@ impl Double {
         let id = state.find(bucket).expect("a bucket").id.clone();
         for ((_, tags), times) in state.points.entry(id).or_default() {
             times.retain(|time, _| !is_deleted(tags, *time));
+        }
+    }
+
+    /// Deletes the points of a measurement by their time in nanoseconds.
+    pub fn delete_of(&self, bucket: &str, measurement: &str, is_deleted: impl Fn(i64) -> bool) {
+        let mut state = self.state.lock().unwrap();
+        let id = state.find(bucket).expect("a bucket").id.clone();
+        for ((name, _), times) in state.points.entry(id).or_default() {
+            times.retain(|time, _| name != measurement || !is_deleted(*time));
         }
     }
 
@@ -587,7 +617,11 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 )?;
                 return Ok(());
             }
-            Some(Fault::CutBody) => {
+            Some(Fault::Slow(time)) => {
+                std::thread::sleep(time);
+                right(&request)
+            }
+            Some(fault @ (Fault::CutBody | Fault::StallBody)) => {
                 let Answer { status, body, .. } = right(&request);
                 record(state, &request, status);
                 let head = format!(
@@ -597,6 +631,9 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 let mut out = stream;
                 out.write_all(head.as_bytes())?;
                 out.write_all(&body.as_bytes()[..body.len() / 2])?;
+                if matches!(fault, Fault::StallBody) {
+                    return wait_for_the_client_to_leave(&mut reader);
+                }
                 return Ok(());
             }
             Some(Fault::ErrorInAnswer(message)) => {
@@ -1043,42 +1080,92 @@ fn write(state: &mut State, request: &Request) -> Answer {
     Answer::no_content()
 }
 
-/// Answers the queries that the program sends, and no others.
+/// Answers the queries that the program sends, and no others. Several results are sent in the opposite order of their
+/// names, which is one of those that a server sends them in.
 fn query(state: &State, request: &Request) -> Answer {
-    const POINTS: &str =
-        "from(bucket: ?) |> range(start: #, stop: #) |> filter(fn: (r) => r._measurement == ?)";
     const DROP: &str = "|> drop(columns: [?, ?, ?])";
     if let Some(answer) = wrong_org(state, request) {
         return answer;
     }
     let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let text = body["query"].as_str().unwrap_or_default();
-    let Some(Query {
-        shape,
-        strings,
-        numbers,
-    }) = Query::parse(text)
-    else {
-        return Answer::error(400, "invalid", format!("error in the query {text}"));
+    let parts = if text.contains(" |> yield(") {
+        text.lines().collect()
+    } else {
+        vec![text]
     };
-    let strings: Vec<_> = strings.iter().map(String::as_str).collect();
+    let mut results = BTreeMap::new();
+    for part in parts {
+        let Some(mut query) = Query::parse(part) else {
+            return Answer::error(400, "invalid", format!("error in the query {text}"));
+        };
+        let mut name = "_result".to_owned();
+        let (mut is_of_channels, mut selected) = (false, Selected::All);
+        if let Some(shape) = query.shape.strip_suffix(" |> yield(name: ?)") {
+            name = query.strings.pop().expect("a name");
+            let mut shape = shape.to_owned();
+            for (selector, points) in [("first", Selected::First), ("last", Selected::Last)] {
+                let with_selector = format!(" |> {selector}() {DROP}");
+                if let Some(start) = shape.strip_suffix(&with_selector) {
+                    (shape, selected) = (format!("{start} {DROP}"), points);
+                }
+            }
+            is_of_channels = shape.contains(" and exists r.channel_id)");
+            query.shape = shape.replace(" and exists r.channel_id)", ")");
+        }
+        match result(state, &query, &name, is_of_channels, selected) {
+            Ok(tables) => results.insert(name, tables),
+            Err(answer) => return answer,
+        };
+    }
+    Answer {
+        status: 200,
+        headers: vec![("Content-Type", "text/csv; charset=utf-8".into())],
+        body: results.into_values().rev().collect(),
+    }
+}
+
+/// Which points of each series are in a result.
+#[derive(Clone, Copy)]
+enum Selected {
+    All,
+    First,
+    Last,
+}
+
+/// A result of a query as annotated CSV.
+fn result(
+    state: &State,
+    query: &Query,
+    name: &str,
+    is_of_channels: bool,
+    selected: Selected,
+) -> Result<String, Answer> {
+    const POINTS: &str =
+        "from(bucket: ?) |> range(start: #, stop: #) |> filter(fn: (r) => r._measurement == ?)";
+    const DROP: &str = "|> drop(columns: [?, ?, ?])";
+    let shape = &query.shape;
+    let strings: Vec<_> = query.strings.iter().map(String::as_str).collect();
     let is_in_schema = shape.starts_with("import ?\nschema.");
     let bucket = strings[usize::from(is_in_schema)];
     let Some(bucket) = state.buckets.iter().find(|b| b.name == bucket) else {
-        return Answer::error(
+        return Err(Answer::error(
             404,
             "not found",
             format!("could not find bucket \"{bucket}\""),
-        );
+        ));
     };
-    let times = numbers[0] * 1_000_000_000..numbers[1].saturating_mul(1_000_000_000);
+    let nanos = |seconds: i64| seconds.saturating_mul(1_000_000_000);
+    let times = nanos(query.numbers[0])..nanos(query.numbers[1]);
     let series: Vec<_> = state.points.get(&bucket.id).into_iter().flatten().collect();
     let of_master = |master: Option<&str>| {
         let tables = series.iter().filter(|((measurement, tags), _)| {
-            measurement == strings[1] && tags.get("device_master_sn").map(String::as_str) == master
+            measurement == strings[1]
+                && tags.get("device_master_sn").map(String::as_str) == master
+                && (!is_of_channels || tags.contains_key("channel_id"))
         });
         tables
-            .map(|((_, tags), points)| tables_of(tags, points, &times))
+            .map(|((_, tags), points)| tables_of(tags, points, &times, name, selected))
             .collect::<String>()
     };
     let tag_values = |values: &std::collections::BTreeSet<&str>| {
@@ -1090,7 +1177,7 @@ fn query(state: &State, request: &Request) -> Answer {
             rows.collect::<String>()
         )
     };
-    let body = match (shape.as_str(), &strings[..]) {
+    Ok(match (shape.as_str(), &strings[..]) {
         (s, [_, _, master, "_start", "_stop", "_measurement"])
             if s == format!("{POINTS} |> filter(fn: (r) => r.device_master_sn == ?) {DROP}") =>
         {
@@ -1142,13 +1229,41 @@ fn query(state: &State, request: &Request) -> Answer {
             let columns = ["_start", "_stop", "_field", "_measurement"];
             tag_values(&tags.chain(columns).collect())
         }
-        _ => return Answer::error(400, "invalid", format!("unknown query {text}")),
-    };
-    Answer {
-        status: 200,
-        headers: vec![("Content-Type", "text/csv; charset=utf-8".into())],
-        body,
-    }
+        (
+            "from(bucket: ?) |> range(start: #, stop: #) \
+             |> filter(fn: (r) => exists r.channel_id and not exists r.device and r._field == ?) |> last() \
+             |> keep(columns: [?, ?]) |> group(columns: [?]) |> count(column: ?)",
+            [
+                _,
+                "value",
+                "_measurement",
+                "channel_id",
+                "_measurement",
+                "channel_id",
+            ],
+        ) => {
+            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+            for ((measurement, tags), _) in &series {
+                if tags.contains_key("channel_id") && !tags.contains_key("device") {
+                    *counts.entry(measurement).or_default() += 1;
+                }
+            }
+            let rows = counts.iter().map(|(measurement, count)| {
+                format!(",_result,0,{},{count}\r\n", csv_cell(measurement))
+            });
+            format!(
+                "#datatype,string,long,string,long\r\n,result,table,_measurement,channel_id\r\n{}\r\n",
+                rows.collect::<String>()
+            )
+        }
+        _ => {
+            return Err(Answer::error(
+                400,
+                "invalid",
+                format!("unknown query {shape}"),
+            ));
+        }
+    })
 }
 
 /// A Flux query, with `?` for its strings and `#` for its numbers.
@@ -1209,8 +1324,10 @@ fn tables_of(
     tags: &BTreeMap<String, String>,
     points: &Times,
     times: &std::ops::Range<i64>,
+    result: &str,
+    selected: Selected,
 ) -> String {
-    let mut rows: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    let mut rows: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     let values: String = tags
         .values()
         .map(|value| format!(",{}", csv_cell(value)))
@@ -1225,8 +1342,8 @@ fn tables_of(
                 Value::Bool(v) => ("boolean", v.to_string()),
                 Value::Text(v) => ("string", csv_cell(v)),
             };
-            *rows.entry((field.as_str(), kind)).or_default() +=
-                &format!(",_result,0,{time},{value},{}{values}\r\n", csv_cell(field));
+            let row = format!(",{result},0,{time},{value},{}{values}\r\n", csv_cell(field));
+            rows.entry((field.as_str(), kind)).or_default().push(row);
         }
     }
     let names: String = tags
@@ -1235,6 +1352,12 @@ fn tables_of(
         .collect();
     let types = ",string".repeat(tags.len());
     let tables = rows.iter().map(|((_, kind), rows)| {
+        let rows = match selected {
+            Selected::All => &rows[..],
+            Selected::First => &rows[..1],
+            Selected::Last => &rows[rows.len() - 1..],
+        };
+        let rows = rows.concat();
         format!(
             "#datatype,string,long,dateTime:RFC3339,{kind},string{types}\r\n,result,table,_time,_value,_field{names}\r\n{rows}\r\n"
         )

@@ -51,6 +51,7 @@ mod named_paths;
 mod properties;
 mod real_server;
 mod rebuild;
+mod rollup;
 mod samples;
 mod scarce;
 mod skipping;

@@ -175,6 +175,7 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
         "-check",
         "-completions",
         "-rebuild",
+        "-rollup",
         "-status",
         "-verify",
     ] {

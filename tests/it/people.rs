@@ -274,6 +274,7 @@ fn a_company_gets_an_sftp_user_with_a_password_that_is_shown_once() {
         // Names of the program.
         &format!("put {batch} site/1/.powerview-layout.json\n"),
         &format!("put {batch} site/1/.powerview-retired\n"),
+        &format!("put {batch} site/1/.powerview-rollup.json\n"),
         &format!("put {batch} site/.dashboard.created\n"),
         "rename site/1/y.tsv site/1/.POWERVIEW-layout.json\n",
         "rename site/1/.powerview-layout.json site/1/z\n",

@@ -1005,6 +1005,7 @@ fn the_output_has_the_keys_of_the_specification() {
             "missing",
             "notes",
             "repaired",
+            "summaries",
             "time",
             "unexplained_measurements",
         ]

@@ -11,6 +11,7 @@ use self::grafana::{GrafanaProbe, check_provisioning, check_sign_in};
 use self::hook_user::HookUser;
 use self::sftpgo::check_sftpgo;
 use self::space::{check_data_space, check_report_space};
+use super::old_points;
 use crate::cli::Check;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
 use crate::data_dir::{DeviceItem, Dir, Obstacle, devices, is_no_folder};
@@ -21,15 +22,17 @@ use crate::report::Progress;
 use crate::report::counted;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
-use crate::sink::{Influx, Probe, ServerSettings};
+use crate::sink::{Influx, InfluxReader, Probe, ServerSettings};
 use anyhow::Context as _;
 use chrono::Utc;
 use rustix::fs::Access;
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The result of a check, with a message. That of a problem has the remedy.
 #[derive(Debug, Clone)]
@@ -54,7 +57,7 @@ type CheckResult = Option<Finding>;
 type CheckFn = fn(&Installation<'_>) -> CheckResult;
 
 /// The names and functions of the checks, in the order of the output.
-const CHECKS: [(&str, CheckFn); 18] = [
+const CHECKS: [(&str, CheckFn); 19] = [
     ("data folder", check_data_folder),
     ("device folders", check_device_folders),
     ("reports", check_reports),
@@ -67,6 +70,7 @@ const CHECKS: [(&str, CheckFn); 18] = [
     ("server", check_server),
     ("organisation", check_organisation),
     ("token", check_token),
+    ("old points", check_old_points),
     ("Grafana", check_sign_in),
     ("provisioning", check_provisioning),
     ("hook", check_hook),
@@ -269,6 +273,30 @@ fn check_organisation(installation: &Installation<'_>) -> CheckResult {
 
 fn check_token(installation: &Installation<'_>) -> CheckResult {
     Some(installation.probe.as_ref()?.write.clone().into())
+}
+
+/// Warns of points that an old script wrote beside ours. Reports only those.
+fn check_old_points(installation: &Installation<'_>) -> CheckResult {
+    installation.probe.as_ref()?.write.as_ref().ok()?;
+    let server = ServerSettings {
+        retry_for: Duration::ZERO,
+        ..installation.server.as_ref().ok()?.clone()
+    };
+    let source = InfluxReader::new(&server, &Shutdown::default()).ok()?;
+    let data = Arc::new(Dir::open(installation.data_folder.as_ref().ok()?).ok()?);
+    let companies: BTreeSet<_> = devices(&data)
+        .filter_map(|item| match item {
+            DeviceItem::Device(path) => Some(path.iter().next()?.to_str()?.to_owned()),
+            _ => None,
+        })
+        .collect();
+    let found = companies
+        .iter()
+        .map(|company| old_points::describe(&source, company))
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?;
+    let found = found.concat();
+    (!found.is_empty()).then(|| Finding::Warning(found.join("; ")))
 }
 
 /// Checks that files can be created in a folder, by creating one.

@@ -4,18 +4,21 @@ mod output;
 
 use super::comparison::{Endpoints, ensure_folder};
 use super::eprint_line;
+use super::rollup::update_summaries;
 use crate::cli;
 use crate::commands::verify::points;
 use crate::config::{self, ConfigError, Environment};
-use crate::data_dir::{Company, LockError};
+use crate::data_dir::{Company, LockError, rebuild_bucket};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::rebuild::{Buckets, Rebuild, Swapped};
 use crate::report::Progress;
+use crate::rollup::Rollup;
 use crate::sanitize::sanitize;
-use crate::sink::InfluxReader;
+use crate::sink::{InfluxReader, Stream};
 use crate::verify::Verification;
 use anyhow::{Context as _, anyhow};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
@@ -62,16 +65,29 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
         stop: &endpoints.stop,
         progress: &progress,
     };
+    let rollup = config::rollup(&env)?.map(|gap_limit| Rollup {
+        source: &endpoints.source,
+        sink: &endpoints.sink,
+        stream: Stream::Measurements,
+        gap_limit,
+        batch_lines: rebuild.batch.lines,
+        notes: RefCell::default(),
+    });
     let result = if args.undo {
         rebuild
             .undo()
             .map(End::Swapped)
             .map_err(anyhow::Error::from)
     } else {
-        run(&rebuild, args)
+        run(&rebuild, rollup.as_ref(), args)
     };
+    let result = result?;
+    if let (Some(rollup), End::Swapped(_)) = (&rollup, &result) {
+        // Files may have arrived meanwhile.
+        update_summaries(rollup, &args.company);
+    }
     progress.finish();
-    match result? {
+    match result {
         End::Swapped(swapped) => {
             print(&output::swapped(&args.company, &swapped));
             Ok(ExitCode::Success)
@@ -98,7 +114,11 @@ enum End {
 }
 
 /// Rebuilds the bucket.
-fn run(rebuild: &Rebuild<'_, InfluxReader>, args: &cli::Rebuild) -> anyhow::Result<End> {
+fn run(
+    rebuild: &Rebuild<'_, InfluxReader>,
+    rollup: Option<&Rollup<'_>>,
+    args: &cli::Rebuild,
+) -> anyhow::Result<End> {
     let buckets = rebuild.buckets()?;
     if args.dry_run {
         report(rebuild, &buckets)?;
@@ -134,6 +154,10 @@ fn run(rebuild: &Rebuild<'_, InfluxReader>, args: &cli::Rebuild) -> anyhow::Resu
             let copied = rebuild.copy_unexplained()?;
             print(&format!("copied {copied} points that no file explains\n"));
         }
+    }
+    if let Some(rollup) = rollup {
+        // Dashboards read them from the moment of the swap.
+        update_summaries(rollup, &rebuild_bucket(rebuild.company));
     }
     let swapped = rebuild.swap(devices, args.keep_unexplained)?;
     Ok(End::Swapped(swapped))

@@ -10,12 +10,16 @@ use crate::report::counted;
 use crate::sanitize::sanitize;
 use chrono::{DateTime, TimeDelta, Utc};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Maximum waiting time of a file. The hook or a sweep should have ingested it by then.
 const MAX_WAITING: Duration = Duration::from_hours(2);
+
+/// Maximum time for which hourly summaries may be pending. Sweeps should have computed them by then.
+const MAX_PENDING: Duration = Duration::from_hours(24);
 
 /// Maximum time by which the last measurement may be after the file's arrival. More means a wrong clock.
 const MAX_CLOCK_AHEAD: Duration = Duration::from_hours(1);
@@ -65,6 +69,7 @@ pub(super) fn diagnose(
     diagnosis.errors();
     diagnosis.obstacle();
     diagnosis.waiting();
+    diagnosis.summaries();
     diagnosis.damaged();
     diagnosis.layout();
     diagnosis.clock();
@@ -115,6 +120,11 @@ struct Diagnosis<'a> {
     note: Option<String>,
 }
 
+/// Quotes a text for a shell.
+fn quoted(text: impl AsRef<OsStr>) -> String {
+    format!("'{}'", sanitize(text).replace('\'', "'\\''"))
+}
+
 impl Diagnosis<'_> {
     fn add(&mut self, kind: Kind, message: impl Into<String>, remedy: impl Into<String>) {
         self.problems.push(Problem {
@@ -132,7 +142,7 @@ impl Diagnosis<'_> {
     fn quoted(&self, path: &Path) -> String {
         // Collected from components, because joining an empty path would add a trailing slash.
         let whole: PathBuf = self.data.iter().chain(path).collect();
-        format!("'{}'", sanitize(whole).replace('\'', "'\\''"))
+        quoted(&whole)
     }
 
     fn unreadable(&mut self, error: &str) {
@@ -258,6 +268,25 @@ impl Diagnosis<'_> {
                 Kind::Waiting,
                 message,
                 format!("run powerview -d {data} and read its messages"),
+            );
+        }
+    }
+
+    fn summaries(&mut self) {
+        let Some(pending_for) = self.scan.summaries_pending.map(|since| self.age(since)) else {
+            return;
+        };
+        if pending_for > MAX_PENDING {
+            let company = self.scan.path.iter().next().unwrap_or_default();
+            let company = quoted(company);
+            let data = self.quoted(Path::new(""));
+            self.add(
+                Kind::Summaries,
+                format!(
+                    "hourly summaries have not been computed for {}",
+                    format_duration(pending_for)
+                ),
+                format!("run powerview rollup -d {data} --company {company} and read its messages"),
             );
         }
     }

@@ -82,6 +82,8 @@ pub(super) enum Kind {
     Rights,
     /// Files have been waiting for too long.
     Waiting,
+    /// Hourly summaries have not been computed for too long.
+    Summaries,
     /// An ingested file has lost some of its values.
     Damaged,
     /// Columns changed their meaning, or what they mean is doubtful.
@@ -183,7 +185,13 @@ fn print_status(args: &cli::Status, env: &Environment) -> anyhow::Result<Option<
     let zones = config::file_zones(args.common.timezone.as_deref(), env)?;
     let now = Utc::now();
     let silent_after = args.silent_after;
-    let scans = scan::all(&folder, &zones);
+    let mut scans = scan::all(&folder, &zones);
+    if config::rollup(env)?.is_none() {
+        // No run computes them.
+        for scan in &mut scans {
+            scan.summaries_pending = None;
+        }
+    }
     let mut notes = notes::notes(&scans, &folder);
     let reports = config::report_dir(&folder, env);
     let verified = report::read_verified(&reports).unwrap_or_else(|error| {

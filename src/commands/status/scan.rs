@@ -10,6 +10,7 @@ use crate::logger_file::{
     Container, FormatError, LoggerFile, Problem, ReadOptions, RowStats, last_instant,
 };
 use crate::pipeline::{LastRows, row_before};
+use crate::rollup::PendingDays;
 use crate::sanitize::sanitize;
 use crate::time_zone::FileZones;
 use chrono::{DateTime, Utc};
@@ -73,6 +74,8 @@ pub(super) struct DeviceScan {
     pub layout: LayoutState,
     /// Why that could not be read.
     pub layout_error: Option<String>,
+    /// Since when hourly summaries are still to be computed.
+    pub summaries_pending: Option<DateTime<Utc>>,
 }
 
 /// Files that no run takes.
@@ -177,6 +180,9 @@ fn device(data: &Dir, path: PathBuf, zones: &FileZones) -> DeviceScan {
             Ok(layout) => scan.layout = layout,
             Err(error) => scan.layout_error = Some(error.to_string()),
         }
+        // One that cannot be read is replaced by the next run.
+        let pending = PendingDays::read(&folder).ok().flatten();
+        scan.summaries_pending = pending.map(|pending| pending.since);
         add_waiting(&folder, scan)?;
         strays(&folder, |file| scan.strays.add(&file))?;
         for sub in [PARSED, ERROR] {

@@ -90,6 +90,7 @@ fn row(device: &DeviceStatus, now: DateTime<Utc>) -> [String; 9] {
         Some(Kind::Unreadable | Kind::Errors) => "ERROR",
         Some(Kind::Retryable) => "RETRY",
         Some(Kind::Rights | Kind::Waiting) => "WAITS",
+        Some(Kind::Summaries) => "SUMMARY",
         Some(Kind::Damaged) => "DAMAGED",
         Some(Kind::Layout) => "LAYOUT",
         Some(Kind::Clock) => "CLOCK",

@@ -1,22 +1,29 @@
 //! `powerview verify`: compares the database with the files. See docs/specification.md, section 10.
 
 mod output;
+mod summaries;
 
 pub(super) use output::points;
 
+use self::summaries::Summaries;
 use super::comparison::{Endpoints, ensure_folder};
+use super::old_points;
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::{Progress, VERIFIED_FILE, Verified, VerifiedDevices, add_verified};
+use crate::rollup::Rollup;
 use crate::sanitize::sanitize;
+use crate::sink::Stream;
 use crate::verify::{Options, Verification, Verifier};
 use chrono::{DateTime, Utc};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Compares the database with the files and prints the differences; exit status 1 if there are any.
+/// Compares the database with the files, and its summaries with its points; exit status 1 if they differ.
 ///
 /// # Errors
 /// A setting is unusable, or the data folder cannot be opened.
@@ -44,6 +51,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         lock_wait: config::lock_wait(&env)?,
         batch: config::batch_options(&env)?,
     };
+    let gap_limit = config::rollup(&env)?;
     let endpoints = Endpoints::open(&folder, server)?;
     let verifier = Verifier {
         options,
@@ -53,7 +61,32 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         stop: &endpoints.stop,
         progress: &progress,
     };
-    let verification = verifier.run();
+    let mut verification = verifier.run();
+    let companies: BTreeSet<_> = verification
+        .devices
+        .iter()
+        .map(|device| device.company.clone())
+        .collect();
+    for company in &companies {
+        match old_points::describe(&endpoints.source, company) {
+            Ok(notes) => verification.notes.extend(notes),
+            Err(error) => {
+                let failure = format!("{}: {error}", sanitize(company));
+                verification.failures.push(failure);
+            }
+        }
+    }
+    let summaries = gap_limit.map(|gap_limit| {
+        let rollup = Rollup {
+            source: &endpoints.source,
+            sink: &endpoints.sink,
+            stream: Stream::Measurements,
+            gap_limit,
+            batch_lines: verifier.options.batch.lines,
+            notes: RefCell::default(),
+        };
+        Summaries::compare(&rollup, &verifier, companies, &mut verification)
+    });
     progress.finish();
     let equal = equal_devices(&verification, args.since);
     let reports = config::report_dir(&folder, &env);
@@ -64,13 +97,14 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         tracing::warn!("{file} is not written, so status does not show this comparison: {error}");
     }
     let text = if args.json {
-        output::json(&verification, &folder)?
+        output::json(&verification, summaries.as_ref(), &folder)?
     } else {
-        output::text(&verification)
+        output::text(&verification) + &summaries.as_ref().map_or_else(String::new, Summaries::text)
     };
     // Write errors are ignored: the exit code has the result too.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(if verification.is_equal() {
+    let has_equal_summaries = summaries.as_ref().is_none_or(Summaries::is_equal);
+    Ok(if verification.is_equal() && has_equal_summaries {
         ExitCode::Success
     } else {
         ExitCode::GeneralError

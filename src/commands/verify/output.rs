@@ -1,5 +1,6 @@
 //! The result for people and for programs.
 
+use super::summaries::Summaries;
 use crate::report::{counted, iso};
 use crate::sanitize::sanitize;
 use crate::verify::{
@@ -33,6 +34,8 @@ struct Report<'a> {
     /// Why some points were not compared.
     failures: &'a [String],
     notes: &'a [String],
+    /// The comparison of the hourly summaries. `null` if they are turned off.
+    summaries: Option<&'a Summaries>,
 }
 
 /// An entry of `devices`.
@@ -68,7 +71,11 @@ struct Point<'a> {
 }
 
 /// Formats the result as a JSON object.
-pub(super) fn json(verification: &Verification, folder: &Path) -> serde_json::Result<String> {
+pub(super) fn json(
+    verification: &Verification,
+    summaries: Option<&Summaries>,
+    folder: &Path,
+) -> serde_json::Result<String> {
     let report = Report {
         time: Utc::now(),
         data_folder: folder.to_string_lossy().into_owned(),
@@ -80,6 +87,7 @@ pub(super) fn json(verification: &Verification, folder: &Path) -> serde_json::Re
         unexplained_measurements: &verification.unexplained,
         failures: &verification.failures,
         notes: &verification.notes,
+        summaries,
     };
     Ok(serde_json::to_string_pretty(&report)? + "\n")
 }

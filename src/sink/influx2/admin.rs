@@ -73,9 +73,9 @@ impl InfluxReader {
             self.answer(method.clone(), url.clone(), body)
         })?;
         serde_json::from_str(&text).map_err(|error| {
-            ReadError::Unavailable(format!(
+            ReadError::Refused(format!(
                 "{}: the answer to {method} {path} cannot be read: {error}",
-                self.influx.client.address
+                self.client.address
             ))
         })
     }
@@ -90,7 +90,7 @@ impl InfluxReader {
         if let Some(body) = body {
             request = request.body(body.to_string());
         }
-        let client = &self.influx.client;
+        let client = &self.client;
         let error = |source| client.api_error(&RequestError::ReqwestProcessing { source });
         let answer = request.send().await.map_err(error)?;
         let status = answer.status();
@@ -105,12 +105,12 @@ impl InfluxReader {
 
 impl BucketAdmin for InfluxReader {
     fn buckets(&self) -> Result<Vec<BucketInfo>, ReadError> {
-        let retry = &self.influx.client.retry;
+        let retry = &self.retry;
         let mut found = Vec::new();
         loop {
             let (limit, offset) = (PAGE.to_string(), found.len().to_string());
             let query = [
-                ("org", self.influx.client.org.as_str()),
+                ("org", self.client.org.as_str()),
                 ("limit", &limit),
                 ("offset", &offset),
             ];
@@ -137,15 +137,13 @@ impl BucketAdmin for InfluxReader {
             "description": model.description,
             "retentionRules": model.retention_rules,
         });
-        let retry = &self.influx.client.retry;
+        let retry = &self.retry;
         let path = "/api/v2/buckets";
         let result = self.request::<Value>(retry, &Method::POST, path, &[], Some(&body));
         match result {
             // A request without an answer may have been carried out before it was repeated.
-            Err(ReadError::Unavailable(error)) if !self.has_bucket(name)? => {
-                Err(ReadError::Unavailable(error))
-            }
             Err(error @ ReadError::Stopped) => Err(error),
+            Err(error) if !self.has_bucket(name)? => Err(error),
             _ => Ok(()),
         }
     }
@@ -153,14 +151,14 @@ impl BucketAdmin for InfluxReader {
     fn rename(&self, id: &str, name: &str) -> Result<(), ReadError> {
         let path = format!("/api/v2/buckets/{id}");
         let body = json!({ "name": name });
-        let retry = self.influx.client.retry.afresh();
+        let retry = self.retry.afresh();
         self.request::<Value>(&retry, &Method::PATCH, &path, &[], Some(&body))
             .map(drop)
     }
 
     fn tokens_of(&self, bucket_id: &str) -> Result<Vec<String>, ReadError> {
-        let query = [("org", self.influx.client.org.as_str())];
-        let retry = &self.influx.client.retry;
+        let query = [("org", self.client.org.as_str())];
+        let retry = &self.retry;
         let all: Authorizations =
             self.request(retry, &Method::GET, "/api/v2/authorizations", &query, None)?;
         let is_of_bucket = |token: &Authorization| {

@@ -23,6 +23,9 @@ use tokio::time::timeout;
 /// The maximum retry time for meta points. They matter less than measurements, and files wait for them.
 const META_RETRY_FOR: Duration = Duration::from_secs(10);
 
+/// How long the requests for the summaries of an ingestion may take in all. Other files of the device wait for them.
+pub(crate) const SUMMARY_TIME: Duration = Duration::from_secs(10);
+
 /// The timeout of the requests that show whether a server is available.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,8 @@ pub(super) struct Client {
     pub(super) retry: RetryPolicy,
     /// Used for meta points, so that their failures never change the outcome of a file.
     pub(super) meta_retry: RetryPolicy,
+    /// Used for the summaries of an ingestion, for the same reason.
+    summary_retry: RetryPolicy,
     /// The id of the organisation, once it is needed.
     pub(super) org_id: OnceCell<String>,
     /// The buckets that were looked up.
@@ -86,6 +91,12 @@ impl Client {
             meta_retry: RetryPolicy::new(
                 settings.retry_for.min(META_RETRY_FOR),
                 settings.request_timeout.min(META_RETRY_FOR),
+                stop.clone(),
+                false,
+            ),
+            summary_retry: RetryPolicy::new(
+                settings.retry_for.min(SUMMARY_TIME),
+                settings.request_timeout.min(SUMMARY_TIME),
                 stop,
                 false,
             ),
@@ -95,11 +106,14 @@ impl Client {
         })
     }
 
-    /// The retry policy of a stream. An outage of the server for measurements also applies to meta points.
+    /// The retry policy of a stream. An outage of the server for measurements also applies to the others.
     pub(super) fn retry(&self, stream: Stream) -> &RetryPolicy {
         match stream {
             Stream::Meta if !self.retry.outages().has_server() => &self.meta_retry,
-            Stream::Meta | Stream::Measurements | Stream::Copies => &self.retry,
+            Stream::Summaries(_) if !self.retry.outages().has_server() => &self.summary_retry,
+            Stream::Meta | Stream::Summaries(_) | Stream::Measurements | Stream::Copies => {
+                &self.retry
+            }
         }
     }
 
@@ -138,7 +152,9 @@ impl Client {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             let known = match stream {
-                Stream::Measurements => self.known_bucket(bucket, retry).await?,
+                Stream::Measurements | Stream::Summaries(_) => {
+                    self.known_bucket(bucket, retry).await?
+                }
                 // These buckets are not looked up: they nearly always exist, and a write fails with 404 if they do not.
                 Stream::Meta | Stream::Copies => KnownBucket::named(bucket),
             };
@@ -220,7 +236,7 @@ impl Client {
             &self.plain
         };
         let precision = match stream {
-            Stream::Measurements => TimestampPrecision::Seconds,
+            Stream::Measurements | Stream::Summaries(_) => TimestampPrecision::Seconds,
             Stream::Meta | Stream::Copies => TimestampPrecision::Nanoseconds,
         };
         let org = self.org_key().await?;
@@ -232,8 +248,8 @@ impl Client {
 
     /// Finds out why a write still fails after its retries, with an empty write to the same bucket.
     pub(super) async fn find_scope(&self, bucket: &Arc<str>, stream: Stream) -> Scope {
-        if stream == Stream::Meta {
-            // The points about a run have one bucket.
+        if matches!(stream, Stream::Meta | Stream::Summaries(_)) {
+            // The points about a run have one bucket, and summaries are not written any more.
             return Scope::Server;
         }
         let known = self.cell(bucket).get().cloned();

@@ -20,6 +20,7 @@ mod reader;
 mod redact;
 mod response;
 
+pub(crate) use client::SUMMARY_TIME;
 pub(crate) use health::Probe;
 pub(crate) use reader::InfluxReader;
 
@@ -33,6 +34,7 @@ use anyhow::anyhow;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 /// The connection to an InfluxDB server, shared by all devices of a run.
 pub(crate) struct Influx {
@@ -40,6 +42,11 @@ pub(crate) struct Influx {
     client: Arc<Client>,
     #[expect(dead_code, reason = "dropping it ends the network thread")]
     running: oneshot::Sender<()>,
+}
+
+/// The error of a write that is not answered in time.
+fn late_write() -> WriteError {
+    WriteError::Outage("the server did not answer in time".to_owned())
 }
 
 impl Influx {
@@ -83,7 +90,14 @@ impl Influx {
         let (sender, receiver) = oneshot::channel();
         let (client, bucket) = (Arc::clone(&self.client), Arc::clone(bucket));
         self.handle.spawn(async move {
-            let written = client.write_batch(&bucket, batch, stream).await;
+            let lines = batch.lines;
+            let write = client.write_batch(&bucket, batch, stream);
+            let written = match stream {
+                Stream::Summaries(deadline) => timeout_at(deadline.into(), write)
+                    .await
+                    .unwrap_or_else(|_| Written::whole(lines, Err(late_write()))),
+                Stream::Measurements | Stream::Copies | Stream::Meta => write.await,
+            };
             // The receiver is gone if the run has ended.
             let _ = sender.send(written);
         });

@@ -1,13 +1,14 @@
 //! Reads points with Flux queries. Answers are streamed: the crate `influxdb2` would collect them in memory.
 
 use super::Influx;
+use super::client::Client;
 use super::flux::{self, AnswerError, Columns};
 use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
 use crate::sink::source::{
-    ALL_TIMES, Field, FieldTypes, PointQuery, PointSource, PointVisitor, ReadError, StoredBucket,
-    StoredPoint,
+    ALL_TIMES, Field, FieldTypes, Place, PointQuery, PointSource, PointVisitor, ReadError,
+    StoredBucket, StoredPoint,
 };
 use crate::sink::{ServerSettings, WriteError};
 use anyhow::Context as _;
@@ -22,7 +23,10 @@ use serde_json::json;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::timeout_at;
 
 /// Maximum number of blocks of an answer that wait to be read.
 const MAX_WAITING: usize = 16;
@@ -58,10 +62,18 @@ struct FieldsOfMeasurement {
 
 /// A connection for queries.
 pub(crate) struct InfluxReader {
-    pub(super) influx: Influx,
+    pub(super) client: Arc<Client>,
+    handle: Handle,
+    /// Used for queries, so that their failures never change the outcome of a file.
+    pub(super) retry: RetryPolicy,
+    /// The connection that runs the requests, unless it is shared.
+    /// Dropping it ends the network thread.
+    influx: Option<Influx>,
     pub(super) http: reqwest::Client,
     /// The address of queries.
     pub(super) url: url::Url,
+    /// When all requests end.
+    deadline: Option<Instant>,
     stop: Shutdown,
 }
 
@@ -71,6 +83,30 @@ impl InfluxReader {
     /// # Errors
     /// The network thread cannot be started, or TLS cannot be set up.
     pub(crate) fn new(settings: &ServerSettings, stop: &Shutdown) -> anyhow::Result<Self> {
+        let influx = Influx::new(settings, stop.clone())?;
+        let mut reader = Self::set_up(&influx, settings, stop, true)?;
+        reader.influx = Some(influx);
+        Ok(reader)
+    }
+
+    /// Sets up the client without sending a request. It shares the network thread of `influx`, and logs no outages.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub(crate) fn sharing(
+        influx: &Influx,
+        settings: &ServerSettings,
+        stop: &Shutdown,
+    ) -> anyhow::Result<Self> {
+        Self::set_up(influx, settings, stop, false)
+    }
+
+    fn set_up(
+        influx: &Influx,
+        settings: &ServerSettings,
+        stop: &Shutdown,
+        log_outages: bool,
+    ) -> anyhow::Result<Self> {
         let mut authorization = HeaderValue::try_from(format!("Token {}", settings.token))
             .context("cannot use the token")?;
         authorization.set_sensitive(true);
@@ -93,11 +129,29 @@ impl InfluxReader {
         url.set_path("/api/v2/query");
         url.query_pairs_mut().append_pair("org", &settings.org);
         Ok(Self {
-            influx: Influx::new(settings, stop.clone())?,
+            client: Arc::clone(&influx.client),
+            handle: influx.handle.clone(),
+            retry: RetryPolicy::new(
+                settings.retry_for,
+                settings.request_timeout,
+                stop.clone(),
+                log_outages,
+            ),
+            influx: None,
             http,
             url,
+            deadline: None,
             stop: stop.clone(),
         })
+    }
+
+    /// Sets the time at which all requests end, answers included.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    fn is_late(&self) -> bool {
+        is_past(self.deadline)
     }
 
     /// Calls `each` for all rows that answer a query, until it returns false.
@@ -107,7 +161,7 @@ impl InfluxReader {
         query: &str,
         mut each: impl FnMut(&Columns, &ByteRecord) -> bool,
     ) -> Result<(), ReadError> {
-        let retry = &self.influx.client.retry;
+        let retry = &self.retry;
         let answer = self.retried(retry, bucket, || self.send(query))?;
         let mut rows = 0_u64;
         let result = flux::rows(self.stream(answer), |columns, record| {
@@ -118,16 +172,19 @@ impl InfluxReader {
         if self.stop.is_requested() {
             return Err(ReadError::Stopped);
         }
+        if result.is_err() && self.is_late() {
+            return Err(ReadError::Late);
+        }
         result.map_err(|error| {
-            let address = &self.influx.client.address;
-            let reason = self.influx.client.redact(&error.to_string());
+            let address = &self.client.address;
+            let reason = self.client.redact(&error.to_string());
             let message = format!("{address}: the answer to a query cannot be read: {reason}");
             match error {
                 AnswerError::Csv(_) => ReadError::Interrupted(message),
                 AnswerError::Server(_) => {
                     ReadError::Interrupted(format!("{address}: the server ended a query: {reason}"))
                 }
-                AnswerError::Format => ReadError::Unavailable(message),
+                AnswerError::Format => ReadError::Refused(message),
             }
         })
     }
@@ -143,26 +200,25 @@ impl InfluxReader {
         F: Future<Output = Result<T, ApiError>>,
     {
         let bucket: Arc<str> = bucket.into();
-        let result =
-            self.influx
-                .handle
-                .block_on(retry.run(&bucket, async { Scope::Server }, attempt));
+        let run = retry.run(&bucket, async { Scope::Server }, attempt);
+        let result = self
+            .handle
+            .block_on(until(self.deadline, run))
+            .ok_or(ReadError::Late)?;
         result
             .inspect(|_| retry.record_success(&bucket))
             .map_err(|error| match error {
                 RetryError::GaveUp(WriteError::Stopped) => ReadError::Stopped,
                 RetryError::GaveUp(error) => ReadError::Unavailable(error.to_string()),
-                RetryError::Permanent(error) => ReadError::Unavailable(format!(
-                    "{}: {}",
-                    self.influx.client.address,
-                    error.into_message()
-                )),
+                RetryError::Permanent(error) => {
+                    ReadError::Refused(format!("{}: {}", self.client.address, error.into_message()))
+                }
             })
     }
 
     /// Sends a query and waits for the head of the answer.
     async fn send(&self, query: &str) -> Result<reqwest::Response, ApiError> {
-        let client = &self.influx.client;
+        let client = &self.client;
         let body = json!({
             "query": query,
             "type": "flux",
@@ -189,12 +245,14 @@ impl InfluxReader {
     /// Reads the body of an answer on the network thread.
     fn stream(&self, mut answer: reqwest::Response) -> Answer {
         let (sender, blocks) = mpsc::channel(MAX_WAITING);
-        self.influx.handle.spawn(async move {
+        let deadline = self.deadline;
+        self.handle.spawn(async move {
             loop {
-                let block = match answer.chunk().await {
-                    Ok(Some(block)) => Ok(block),
-                    Ok(None) => return,
-                    Err(error) => Err(io::Error::other(error)),
+                let block = match until(deadline, answer.chunk()).await {
+                    Some(Ok(Some(block))) => Ok(block),
+                    Some(Ok(None)) => return,
+                    Some(Err(error)) => Err(io::Error::other(error)),
+                    None => Err(io::ErrorKind::TimedOut.into()),
                 };
                 // The receiver is gone if the rest is not wanted.
                 if sender.send(block).await.is_err() {
@@ -243,9 +301,9 @@ impl InfluxReader {
         if is_valid {
             Ok(())
         } else {
-            Err(ReadError::Unavailable(format!(
+            Err(ReadError::Refused(format!(
                 "{}: the answer to a query has a point without a time or a value",
-                self.influx.client.address
+                self.client.address
             )))
         }
     }
@@ -262,10 +320,23 @@ impl InfluxReader {
     }
 }
 
+fn is_past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
+}
+
+/// Waits for a result until the deadline. `None` afterwards, even if there is a result.
+async fn until<T>(deadline: Option<Instant>, result: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        _ if is_past(deadline) => None,
+        Some(deadline) => timeout_at(deadline.into(), result).await.ok(),
+        None => Some(result.await),
+    }
+}
+
 impl PointSource for InfluxReader {
     fn find_bucket(&self, name: &str) -> Result<Option<StoredBucket>, ReadError> {
-        let client = &self.influx.client;
-        let found = self.retried(&client.retry, name, || client.find(name))?;
+        let client = &self.client;
+        let found = self.retried(&self.retry, name, || client.find(name))?;
         Ok(found.map(|bucket| StoredBucket {
             retention_s: bucket.retention_s,
         }))
@@ -361,13 +432,13 @@ impl PointSource for InfluxReader {
     fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError> {
         // Queries with Flux return one type of a field. Each bucket is also a database of this name.
         let query = [("db", bucket), ("rp", "autogen"), ("q", "SHOW FIELD KEYS")];
-        let retry = &self.influx.client.retry;
+        let retry = &self.retry;
         let answer: Statements = self.request(retry, &Method::GET, "/query", &query, None)?;
         let mut types = FieldTypes::new();
         for statement in answer.results {
             if let Some(error) = statement.error {
-                let address = &self.influx.client.address;
-                return Err(ReadError::Unavailable(format!(
+                let address = &self.client.address;
+                return Err(ReadError::Refused(format!(
                     "{address}: the fields of bucket {bucket:?} cannot be listed: {error}"
                 )));
             }
@@ -380,21 +451,35 @@ impl PointSource for InfluxReader {
         Ok(types)
     }
 
+    fn channels_without_device(&self, bucket: &str) -> Result<Vec<(String, u64)>, ReadError> {
+        let query = format!(
+            "from(bucket: {}) |> range(start: {}, stop: {}) \
+             |> filter(fn: (r) => exists r.channel_id and not exists r.device and r._field == \"value\") |> last() \
+             |> keep(columns: [\"_measurement\", \"channel_id\"]) |> group(columns: [\"_measurement\"]) |> count(column: \"channel_id\")",
+            flux::string(bucket),
+            ALL_TIMES.start,
+            ALL_TIMES.end
+        );
+        let mut found = Vec::new();
+        self.rows(bucket, &query, |columns, record| {
+            let cell = |name| columns.position(name).and_then(|n| record.get(n));
+            let text = |name| cell(name).map(String::from_utf8_lossy);
+            if let (Some(measurement), Some(count)) = (text("_measurement"), text("channel_id"))
+                && let Ok(count) = count.parse()
+            {
+                found.push((measurement.into_owned(), count));
+            }
+            true
+        })?;
+        Ok(found)
+    }
+
     fn points(
         &self,
         query: &PointQuery<'_>,
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError> {
-        let points = flux::measurement(query.bucket, query.measurement, &query.times);
-        let master = match query.master {
-            None => "true".to_owned(),
-            Some("") => "not exists r.device_master_sn".to_owned(),
-            Some(master) => format!("r.device_master_sn == {}", flux::string(master)),
-        };
-        let query_text = format!(
-            "{points} |> filter(fn: (r) => {master}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])"
-        );
-        self.pass_points(query.bucket, &query_text, visitor)
+        self.pass_points(query.bucket, &point_query(query), visitor)
     }
 
     fn texts_with_line_breaks(
@@ -421,14 +506,48 @@ impl PointSource for InfluxReader {
 struct Unescaped<'a>(&'a mut dyn PointVisitor);
 
 impl PointVisitor for Unescaped<'_> {
-    fn series(&mut self, tags: &[(String, String)], field: Field<'_>) {
-        self.0.series(tags, field);
+    fn series(&mut self, tags: &[(String, String)], field: Field<'_>, place: Place) {
+        self.0.series(tags, field, place);
     }
 
     fn point(&mut self, point: StoredPoint<'_>) {
         let value = &flux::unescaped(point.value);
         self.0.point(StoredPoint { value, ..point });
     }
+}
+
+/// The Flux of a query for points. The server sends its results in any order.
+fn point_query(query: &PointQuery<'_>) -> String {
+    let mut chosen = match query.master {
+        None => "true".to_owned(),
+        Some("") => "not exists r.device_master_sn".to_owned(),
+        Some(master) => format!("r.device_master_sn == {}", flux::string(master)),
+    };
+    if query.for_summaries {
+        chosen += " and exists r.channel_id";
+    }
+    let points = |times: &Range<i64>, selected: &str| {
+        format!(
+            "{} |> filter(fn: (r) => {chosen}){selected} |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
+            flux::measurement(query.bucket, query.measurement, times)
+        )
+    };
+    let times = &query.times;
+    if !query.for_summaries {
+        return points(times, "");
+    }
+    let mut text = format!("{} |> yield(name: \"points\")\n", points(times, ""));
+    let neighbours = [
+        (times.end..ALL_TIMES.end, " |> first()", "after"),
+        (ALL_TIMES.start..times.start, " |> last()", "before"),
+    ];
+    for (times, selected, name) in neighbours {
+        // The server refuses an empty range.
+        if !times.is_empty() {
+            text += &format!("{} |> yield(name: \"{name}\")\n", points(&times, selected));
+        }
+    }
+    text
 }
 
 /// The tables of an answer with points, each of which is a series.
@@ -464,7 +583,13 @@ impl Tables {
                 key: std::str::from_utf8(key.unwrap_or_default()).ok()?,
                 kind: columns.type_of("_value"),
             };
-            visitor.series(&tags(columns, record), field);
+            let result = columns.position("result").and_then(|n| record.get(n));
+            let place = match result {
+                Some(b"after") => Place::After,
+                Some(b"before") => Place::Before,
+                _ => Place::Within,
+            };
+            visitor.series(&tags(columns, record), field, place);
         }
         let time = DateTime::parse_from_rfc3339(std::str::from_utf8(record.get(time)?).ok()?);
         let time = time.ok()?;

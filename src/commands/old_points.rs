@@ -1,0 +1,28 @@
+//! Points without the tag `device`, which an old script wrote. Dashboards and summaries count them apart from the others.
+
+use crate::data_dir::SUMMARIES;
+use crate::report::counted;
+use crate::sanitize::sanitize;
+use crate::sink::{InfluxReader, PointSource as _, ReadError};
+
+/// Describes the points of a company without the tag `device`, a line per measurement.
+///
+/// # Errors
+/// The server gives no answer, or refuses the request.
+pub(super) fn describe(source: &InfluxReader, company: &str) -> Result<Vec<String>, ReadError> {
+    if source.find_bucket(company)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let channels = source.channels_without_device(company)?.into_iter();
+    let channels = channels.filter(|(measurement, _)| measurement != SUMMARIES);
+    let lines = channels.map(|(measurement, channels)| {
+        format!(
+            "bucket {}: points of {} in the measurement {} have no tag \"device\", as an old script wrote them; dashboards count \
+             them apart from the others, so make the bucket anew with powerview rebuild",
+            sanitize(company),
+            counted(channels, "channel"),
+            sanitize(&measurement)
+        )
+    });
+    Ok(lines.collect())
+}

@@ -1,0 +1,179 @@
+//! `powerview rollup`: brings the hourly summaries up to date. See docs/specification.md, section 11.
+
+use super::comparison::open_data_folder;
+use super::eprint_line;
+use crate::cli;
+use crate::config::{self, ConfigError, Environment};
+use crate::data_dir::{Company, DeviceItem, DevicePath, Dir, devices_in};
+use crate::exit_code::ExitCode;
+use crate::logging::init_logging;
+use crate::report::Progress;
+use crate::rollup::{Rollup, RollupError, Scope, SummaryCounts};
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{ALL_TIMES, BucketAdmin as _, Destination, InfluxReader, Sink, Stream};
+use indicatif::HumanCount;
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Brings the summaries of a company, or of all companies, up to date; exit status 1 if some cannot be.
+///
+/// # Errors
+/// A setting is unusable, the company has no bucket, or the server gives no answer.
+pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
+    let env = Environment::load(args.common.env_file.as_deref())?;
+    let progress = Progress::on_terminal(!args.common.quiet);
+    init_logging(&args.common, &env, &progress)?;
+    let Some(gap_limit) = config::rollup(&env)? else {
+        eprint_line("hourly summaries are turned off: TSV_ROLLUP is 0");
+        return Ok(ExitCode::Success);
+    };
+    let server = config::influx(&args.server, &env)?;
+    let meta_bucket = config::meta_bucket(&env)?;
+    let stop = Shutdown::on_signals()?;
+    let devices = match &args.data_folder {
+        Some(folder) => Some(Devices {
+            data: open_data_folder(&config::data_folder(Some(folder))?)?,
+            meta_bucket: &meta_bucket,
+            lock_wait: config::lock_wait(&env)?,
+            stop: &stop,
+        }),
+        None => None,
+    };
+    let source = InfluxReader::new(&server, &stop)?;
+    let sink = Sink::open(&Destination::Influx(server), &stop)?;
+    let rollup = Rollup {
+        source: &source,
+        sink: &sink,
+        stream: Stream::Measurements,
+        gap_limit,
+        batch_lines: config::batch_options(&env)?.lines,
+        notes: RefCell::default(),
+    };
+    let names = source.buckets()?.into_iter().map(|bucket| bucket.name);
+    let mut buckets: Vec<_> = names.collect();
+    buckets.retain(|name| match &args.company {
+        Some(company) => name == company,
+        None => Company::new(name.as_ref(), &meta_bucket).is_ok(),
+    });
+    if let (Some(company), []) = (&args.company, &buckets[..]) {
+        return Err(ConfigError(format!(
+            "--company: there is no bucket {:?}; correct the name",
+            sanitize(company)
+        ))
+        .into());
+    }
+    let mut code = ExitCode::Success;
+    for bucket in &buckets {
+        if stop.is_requested() {
+            break;
+        }
+        let scope = Scope {
+            bucket,
+            measurement: None,
+            since: args.since.unwrap_or(ALL_TIMES.start),
+        };
+        let pending = devices
+            .as_ref()
+            .map(|devices| devices.update(&rollup, bucket));
+        let result = pending
+            .unwrap_or_else(|| Ok(Vec::new()))
+            .and_then(|failures| Ok((failures, rollup.repair(scope)?)));
+        rollup.log_notes(bucket);
+        let failures = match result {
+            Ok((mut failures, comparison)) => {
+                let counts = describe(&comparison.counts);
+                let text = format!("{}: {counts}\n", sanitize(bucket));
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                if !comparison.counts.is_equal() {
+                    code = ExitCode::GeneralError;
+                }
+                failures.extend(comparison.failures);
+                failures
+            }
+            Err(error) => vec![error.to_string()],
+        };
+        for failure in failures {
+            eprint_line(&format!("{}: {failure}", sanitize(bucket)));
+            code = ExitCode::GeneralError;
+        }
+    }
+    progress.finish();
+    Ok(code)
+}
+
+/// The device folders, in which the days that ingestions have left are kept.
+struct Devices<'a> {
+    data: Arc<Dir>,
+    meta_bucket: &'a str,
+    lock_wait: Duration,
+    stop: &'a Shutdown,
+}
+
+impl Devices<'_> {
+    /// Computes the summaries of the pending days of a company. Returns the failures of single devices. The wait for locks is
+    /// limited for all of them together.
+    fn update(&self, rollup: &Rollup<'_>, company: &str) -> Result<Vec<String>, RollupError> {
+        let mut failures = Vec::new();
+        let start = Instant::now();
+        for item in devices_in(&self.data, Path::new(company)) {
+            let DeviceItem::Device(path) = item else {
+                continue;
+            };
+            let Ok(location) = DevicePath::of_folder(&path, self.meta_bucket) else {
+                continue;
+            };
+            let wait = self.lock_wait.saturating_sub(start.elapsed());
+            let folder = self.data.open_below(&path).map_err(RollupError::from);
+            let result = folder
+                .and_then(|folder| rollup.update_pending(&folder, &location, wait, self.stop));
+            match result {
+                Err(error) if error.is_of_server() => return Err(error),
+                Err(error) => failures.push(format!("{}: {error}", sanitize(&path))),
+                Ok(()) => {}
+            }
+        }
+        Ok(failures)
+    }
+}
+
+/// Formats the numbers of summaries.
+pub(super) fn describe(counts: &SummaryCounts) -> String {
+    let mut text = format!("{} hourly summaries", HumanCount(counts.expected));
+    for (number, what) in [
+        (counts.missing, "missing"),
+        (counts.different, "different"),
+        (counts.extra, "extra"),
+        (counts.skipped, "skipped"),
+        (counts.written, "written"),
+    ] {
+        if number > 0 {
+            text += &format!(", {} {what}", HumanCount(number));
+        }
+    }
+    text
+}
+
+/// Brings the summaries of a bucket up to date after its points were written by another command. Failing is a warning.
+pub(super) fn update_summaries(rollup: &Rollup<'_>, bucket: &str) {
+    let scope = Scope {
+        bucket,
+        measurement: None,
+        since: ALL_TIMES.start,
+    };
+    let result = rollup.repair(scope);
+    rollup.log_notes(bucket);
+    let failures = match result {
+        Ok(comparison) => comparison.failures,
+        Err(error) => vec![error.to_string()],
+    };
+    let bucket = sanitize(bucket);
+    for failure in failures {
+        tracing::warn!(
+            "the hourly summaries of {bucket} are not up to date: {failure}; powerview rollup --company {bucket:?} computes them"
+        );
+    }
+}

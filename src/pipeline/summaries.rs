@@ -1,0 +1,173 @@
+//! Updates the hourly summaries of devices, after all files are moved and the report is written. See docs/specification.md,
+//! section 11.
+
+use super::RunContext;
+use super::device::Device;
+use crate::data_dir::{DevicePath, Dir, PENDING_FILE, is_no_folder};
+use crate::rollup::{Days, PendingDays, Rollup, RollupError};
+use crate::sanitize::sanitize;
+use crate::sink::{Destination, InfluxReader, SUMMARY_TIME, ServerSettings, Sink, Stream};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// The devices with pending days: the folders, relative to the data folder.
+#[derive(Default)]
+pub(super) struct SummaryState(Mutex<BTreeMap<PathBuf, DevicePath>>);
+
+impl SummaryState {
+    fn add(&self, device: PathBuf, location: DevicePath) {
+        let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.insert(device, location);
+    }
+
+    fn take(&self) -> BTreeMap<PathBuf, DevicePath> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl RunContext<'_> {
+    /// Whether summaries are updated.
+    fn has_summaries(&self) -> bool {
+        self.settings.rollup.is_some() && matches!(self.sink, Sink::Influx(_))
+    }
+
+    /// Takes note of a device with days that an earlier run has left.
+    pub(super) fn note_pending_days(&self, folder: &Dir, device: &Path, location: &DevicePath) {
+        // If this is unknown, its next file shows it.
+        if self.has_summaries() && folder.has_state_file(PENDING_FILE).unwrap_or(false) {
+            self.summaries.add(device.to_owned(), location.clone());
+        }
+    }
+
+    /// Computes the summaries of the pending days. Failing is a warning, and what fails stays pending.
+    pub(super) fn update_summaries(&self, is_sweep: bool) {
+        let devices = self.summaries.take();
+        if devices.is_empty() {
+            return;
+        }
+        let Some(gap_limit) = self.settings.rollup else {
+            return;
+        };
+        let (Sink::Influx(influx), Destination::Influx(server)) =
+            (self.sink, &self.settings.destination)
+        else {
+            return;
+        };
+        let server = ServerSettings {
+            retry_for: server.retry_for.min(SUMMARY_TIME),
+            request_timeout: server.request_timeout.min(SUMMARY_TIME),
+            ..server.clone()
+        };
+        let mut reader = match InfluxReader::sharing(influx, &server, self.stop) {
+            Ok(reader) => reader,
+            Err(error) => {
+                tracing::warn!("the hourly summaries are not up to date: {error:#}");
+                return;
+            }
+        };
+        let mut deadline = Instant::now() + SUMMARY_TIME;
+        let mut failed = HashSet::new();
+        for (device, location) in devices {
+            if self.stop.is_requested() {
+                return;
+            }
+            let company = location.company.as_str();
+            if failed.contains(company) {
+                continue;
+            }
+            if is_sweep {
+                deadline = Instant::now() + SUMMARY_TIME;
+            }
+            reader.set_deadline(deadline);
+            let rollup = Rollup {
+                source: &reader,
+                sink: self.sink,
+                stream: Stream::Summaries(deadline),
+                gap_limit,
+                batch_lines: self.settings.batch_lines,
+                notes: RefCell::default(),
+            };
+            let result = self.update_device(&rollup, &device, &location, deadline);
+            rollup.log_notes(company);
+            match result {
+                Ok(()) => {}
+                Err(error) if error.is_of_server() => {
+                    let name = sanitize(company);
+                    tracing::warn!(
+                        "the hourly summaries of {name} are not up to date, and this run updates no more of them: {error}; the next one does, or powerview rollup --company {name:?}"
+                    );
+                    failed.insert(company.to_owned());
+                }
+                Err(error) => tracing::warn!(
+                    "the hourly summaries of {} are not up to date: {error}; powerview rollup computes them",
+                    sanitize(&device)
+                ),
+            }
+        }
+    }
+
+    fn update_device(
+        &self,
+        rollup: &Rollup<'_>,
+        device: &Path,
+        location: &DevicePath,
+        deadline: Instant,
+    ) -> Result<(), RollupError> {
+        if let Some(outage) = self.sink.outage(location.company.as_str()) {
+            return Err(outage.into());
+        }
+        let folder = match self.data.open_below(device) {
+            Ok(folder) => folder,
+            Err(error) if is_no_folder(&error) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = left.min(self.settings.lock_wait);
+        rollup.update_pending(&folder, location, wait, self.stop)
+    }
+}
+
+impl Device<'_> {
+    /// Takes note of the days of points that were written, if they are to be summarized.
+    pub(super) fn note_days(&self, days: Days) {
+        if !self.context.has_summaries() {
+            return;
+        }
+        let mut noted = self.days.borrow_mut();
+        for (master, mut days) in days {
+            noted.entry(master).or_default().append(&mut days);
+        }
+    }
+
+    /// Adds the days to the file of pending ones. It is called before the files are moved: a run that is killed leaves them
+    /// to the next one.
+    ///
+    /// The caller holds the lock of the device.
+    pub(super) fn keep_days(&self) {
+        let days = self.days.take();
+        if days.is_empty() {
+            return;
+        }
+        if let Err(error) = PendingDays::add(&self.folder, days) {
+            let path = self.folder.path().join(PENDING_FILE);
+            self.context.recorder.warn(
+                &path,
+                &format!(
+                    "cannot add the days whose hourly summaries are to be computed: {error}; powerview rollup computes them"
+                ),
+            );
+        }
+        let DevicePath {
+            company,
+            campaign,
+            device,
+        } = &self.location;
+        let path = [company.as_str(), campaign.as_str(), device.as_str()];
+        self.context
+            .summaries
+            .add(path.iter().collect(), self.location.clone());
+    }
+}

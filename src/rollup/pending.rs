@@ -1,0 +1,279 @@
+//! The days of a device whose summaries are still to be computed, in a file of its folder. See docs/specification.md,
+//! section 11.
+
+use super::{Master, Rollup, RollupError, day_of};
+use crate::data_dir::{DevicePath, Dir, PENDING_FILE};
+use crate::points::stored_name;
+use crate::shutdown::Shutdown;
+use crate::sink::{ALL_TIMES, ReadError};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+/// Maximum size of the file in bytes. Usual ones have less than a hundred.
+const MAX_SIZE: usize = 64 * 1024;
+
+/// Maximum number of days in the file, those of all masters together: more than a century.
+const MAX_DAYS: i64 = 40_000;
+
+/// Days since 1970, by the serial of a master.
+pub(crate) type Days = BTreeMap<String, BTreeSet<i64>>;
+
+/// The days of a device whose summaries are still to be computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PendingDays {
+    /// When the first of them was added.
+    pub since: DateTime<Utc>,
+    days: Days,
+}
+
+/// The content of the file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// In seconds since 1970.
+    since: i64,
+    /// The first and the last day of periods without a gap, by the serial of the master.
+    days: BTreeMap<String, Vec<(i64, i64)>>,
+}
+
+impl PendingDays {
+    /// Reads the file of a device. `None` if there is none.
+    ///
+    /// # Errors
+    /// It exists but cannot be read, or its content is not what this program writes.
+    pub(crate) fn read(folder: &Dir) -> io::Result<Option<Self>> {
+        let Some(text) = folder.read_state_file(PENDING_FILE, MAX_SIZE)? else {
+            return Ok(None);
+        };
+        let stored = serde_json::from_slice(&text).ok();
+        let pending = stored.and_then(Self::from_stored).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "its content is not valid")
+        })?;
+        Ok(Some(pending))
+    }
+
+    fn from_stored(stored: Stored) -> Option<Self> {
+        let possible = day_of(ALL_TIMES.start)..=day_of(ALL_TIMES.end);
+        let mut total = 0;
+        let mut days = Days::new();
+        for (serial, periods) in stored.days {
+            if serial.contains(char::is_control) {
+                return None;
+            }
+            let of_serial = days.entry(serial).or_default();
+            for (first, last) in periods {
+                if first > last || !possible.contains(&first) || !possible.contains(&last) {
+                    return None;
+                }
+                total += last - first + 1;
+                if total > MAX_DAYS {
+                    return None;
+                }
+                of_serial.extend(first..=last);
+            }
+        }
+        // A time in the future would hide for how long they have been waiting.
+        let since = DateTime::from_timestamp(stored.since, 0)?.min(Utc::now());
+        Some(Self { since, days })
+    }
+
+    fn to_stored(&self) -> Stored {
+        let periods = |days: &BTreeSet<i64>| {
+            let mut periods: Vec<(i64, i64)> = Vec::new();
+            for &day in days {
+                match periods.last_mut() {
+                    Some((_, last)) if *last + 1 == day => *last = day,
+                    _ => periods.push((day, day)),
+                }
+            }
+            periods
+        };
+        let days = self.days.iter();
+        Stored {
+            since: self.since.timestamp(),
+            days: days
+                .map(|(serial, days)| (serial.clone(), periods(days)))
+                .collect(),
+        }
+    }
+
+    /// Adds days to those in the file. The caller must hold the device lock.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or there are too many days.
+    pub(crate) fn add(folder: &Dir, days: Days) -> io::Result<()> {
+        let known = match Self::read(folder) {
+            // It is replaced.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+            known => known?,
+        };
+        let mut pending = known.clone().unwrap_or_else(|| Self {
+            since: Utc::now(),
+            days: Days::new(),
+        });
+        for (serial, mut days) in days {
+            pending.days.entry(serial).or_default().append(&mut days);
+        }
+        if known.as_ref() == Some(&pending) {
+            return Ok(());
+        }
+        pending.write(folder)
+    }
+
+    /// Writes the file, or removes it if no day is left.
+    fn write(&self, folder: &Dir) -> io::Result<()> {
+        if self.days.is_empty() {
+            return folder.remove_state_file(PENDING_FILE);
+        }
+        let stored = self.to_stored();
+        let text = serde_json::to_vec(&stored)?;
+        if text.len() > MAX_SIZE || Self::from_stored(stored).is_none() {
+            return Err(io::Error::other(
+                "there are too many of them, or the serial of a master has control characters",
+            ));
+        }
+        folder.replace_state_file(PENDING_FILE, &text)
+    }
+}
+
+impl Rollup<'_> {
+    /// Computes the summaries of the pending days of a device under its lock, for which it waits at most this long. Days that
+    /// are done are removed from its file.
+    ///
+    /// # Errors
+    /// The lock is not acquired, the file cannot be read or written, the points not read, or the summaries not written.
+    pub(crate) fn update_pending(
+        &self,
+        folder: &Dir,
+        location: &DevicePath,
+        wait: Duration,
+        stop: &Shutdown,
+    ) -> Result<(), RollupError> {
+        if !folder.has_state_file(PENDING_FILE)? {
+            return Ok(());
+        }
+        let _lock = folder.lock(wait, stop)?;
+        let bucket = location.company.as_str();
+        self.sink.forget_bucket_id(bucket);
+        let mut pending = match PendingDays::read(folder) {
+            Ok(Some(pending)) => pending,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    folder.remove_state_file(PENDING_FILE)?;
+                }
+                return Err(error.into());
+            }
+        };
+        let before = pending.clone();
+        let mut result = Ok(());
+        for (serial, days) in &mut pending.days {
+            let master = Master {
+                bucket,
+                measurement: stored_name(location.campaign.as_str()).unwrap_or_default(),
+                serial: stored_name(serial).unwrap_or_default(),
+            };
+            match self.update(master, days) {
+                Err(error) if error.is_of_server() => {
+                    result = Err(error);
+                    break;
+                }
+                Err(error) => result = Err(error),
+                Ok(()) => {}
+            }
+        }
+        pending.days.retain(|_, days| !days.is_empty());
+        let has_changed = pending != before;
+        if has_changed || pending.days.is_empty() {
+            pending.write(folder)?;
+        }
+        match result {
+            Err(RollupError::Read(ReadError::Late)) if has_changed => Err(RollupError::Unfinished),
+            result => result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn days(days: &[(&str, &[i64])]) -> Days {
+        let days = days.iter();
+        days.map(|(serial, days)| ((*serial).to_owned(), days.iter().copied().collect()))
+            .collect()
+    }
+
+    #[test]
+    fn days_are_added_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
+        assert_eq!(PendingDays::read(&folder).unwrap(), None);
+        PendingDays::add(&folder, days(&[("a", &[1, 2, 3, 5])])).unwrap();
+        PendingDays::add(&folder, days(&[("a", &[4, -7]), ("b", &[9])])).unwrap();
+        let mut pending = PendingDays::read(&folder).unwrap().unwrap();
+        assert_eq!(
+            pending.days,
+            days(&[("a", &[-7, 1, 2, 3, 4, 5]), ("b", &[9])])
+        );
+        pending.days.clear();
+        pending.write(&folder).unwrap();
+        assert!(!folder.has_state_file(PENDING_FILE).unwrap());
+    }
+
+    #[test]
+    fn the_time_since_which_days_wait_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
+        let put = |text: &str| std::fs::write(dir.path().join(PENDING_FILE), text).unwrap();
+        put(r#"{"since":1000,"days":{"a":[[1,2]]}}"#);
+        PendingDays::add(&folder, days(&[("a", &[3])])).unwrap();
+        let pending = PendingDays::read(&folder).unwrap().unwrap();
+        assert_eq!(pending.since.timestamp(), 1_000);
+        put(r#"{"since":99999999999,"days":{"a":[[1,2]]}}"#);
+        let pending = PendingDays::read(&folder).unwrap().unwrap();
+        assert!(pending.since <= Utc::now());
+    }
+
+    #[test]
+    fn other_content_is_refused_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
+        let long = format!(r#"{{"since":1,"days":{{"{}":[]}}}}"#, "x".repeat(MAX_SIZE));
+        for text in [
+            "",
+            "[]",
+            r#"{"since":1}"#,
+            r#"{"since":1,"days":{"a":[[2,1]]}}"#,
+            r#"{"since":1,"days":{"a":[[0,40000]]}}"#,
+            r#"{"since":1,"days":{"a":[[0,39000]],"b":[[0,39000]]}}"#,
+            r#"{"since":1,"days":{"a":[[9223372036854775806,9223372036854775807]]}}"#,
+            r#"{"since":1,"days":{"a":[[-9223372036854775808,9223372036854775807]]}}"#,
+            r#"{"since":1,"days":{"a\u0000":[[1,2]]}}"#,
+            r#"{"since":9223372036854775807,"days":{"a":[[1,2]]}}"#,
+            &long,
+        ] {
+            std::fs::write(dir.path().join(PENDING_FILE), text).unwrap();
+            let error = PendingDays::read(&folder).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{text}");
+            PendingDays::add(&folder, days(&[("a", &[1])])).unwrap();
+            let pending = PendingDays::read(&folder).unwrap().unwrap();
+            assert_eq!(pending.days, days(&[("a", &[1])]), "{text}");
+        }
+    }
+
+    #[test]
+    fn too_many_days_are_refused_and_change_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
+        PendingDays::add(&folder, days(&[("a", &[1])])).unwrap();
+        let every_other: BTreeSet<_> = (0..MAX_DAYS).map(|n| 2 * n).collect();
+        for many in [(0..=MAX_DAYS).collect(), every_other] {
+            assert!(PendingDays::add(&folder, [("a".to_owned(), many)].into()).is_err());
+            let pending = PendingDays::read(&folder).unwrap().unwrap();
+            assert_eq!(pending.days, days(&[("a", &[1])]));
+        }
+    }
+}

@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Brings the summaries of a company, or of all companies, up to date; exit status 1 if some cannot be.
 ///
@@ -118,7 +118,7 @@ impl Devices<'_> {
     /// limited for all of them together.
     fn update(&self, rollup: &Rollup<'_>, company: &str) -> Result<Vec<String>, RollupError> {
         let mut failures = Vec::new();
-        let start = Instant::now();
+        let mut wait = self.lock_wait;
         for item in devices_in(&self.data, Path::new(company)) {
             let DeviceItem::Device(path) = item else {
                 continue;
@@ -126,10 +126,9 @@ impl Devices<'_> {
             let Ok(location) = DevicePath::of_folder(&path, self.meta_bucket) else {
                 continue;
             };
-            let wait = self.lock_wait.saturating_sub(start.elapsed());
             let folder = self.data.open_below(&path).map_err(RollupError::from);
             let result = folder
-                .and_then(|folder| rollup.update_pending(&folder, &location, wait, self.stop));
+                .and_then(|folder| rollup.update_pending(&folder, &location, &mut wait, self.stop));
             match result {
                 Err(error) if error.is_of_server() => return Err(error),
                 Err(error) => failures.push(format!("{}: {error}", sanitize(&path))),

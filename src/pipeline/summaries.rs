@@ -6,12 +6,15 @@ use super::device::Device;
 use crate::data_dir::{DevicePath, Dir, PENDING_FILE, is_no_folder};
 use crate::rollup::{Days, PendingDays, Rollup, RollupError};
 use crate::sanitize::sanitize;
-use crate::sink::{Destination, InfluxReader, SUMMARY_TIME, ServerSettings, Sink, Stream};
+use crate::sink::{Destination, InfluxReader, ReadError, SUMMARY_TIME, Sink, Stream};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+/// How many devices may be late in a row, without any of their summaries. Each has half the time of the one before.
+const MAX_LATE_IN_A_ROW: u32 = 4;
 
 /// The devices with pending days: the folders, relative to the data folder.
 #[derive(Default)]
@@ -56,12 +59,7 @@ impl RunContext<'_> {
         else {
             return;
         };
-        let server = ServerSettings {
-            retry_for: server.retry_for.min(SUMMARY_TIME),
-            request_timeout: server.request_timeout.min(SUMMARY_TIME),
-            ..server.clone()
-        };
-        let mut reader = match InfluxReader::sharing(influx, &server, self.stop) {
+        let mut reader = match InfluxReader::sharing(influx, server, self.stop) {
             Ok(reader) => reader,
             Err(error) => {
                 tracing::warn!("the hourly summaries are not up to date: {error:#}");
@@ -69,8 +67,10 @@ impl RunContext<'_> {
             }
         };
         let mut deadline = Instant::now() + SUMMARY_TIME;
+        let mut late_in_a_row = 0;
         let mut failed = HashSet::new();
-        for (device, location) in devices {
+        let mut devices = devices.into_iter();
+        while let Some((device, location)) = devices.next() {
             if self.stop.is_requested() {
                 return;
             }
@@ -79,7 +79,8 @@ impl RunContext<'_> {
                 continue;
             }
             if is_sweep {
-                deadline = Instant::now() + SUMMARY_TIME;
+                // If the server is too slow for all devices, the run ends soon.
+                deadline = Instant::now() + SUMMARY_TIME / 2_u32.pow(late_in_a_row);
             }
             reader.set_deadline(deadline);
             let rollup = Rollup {
@@ -90,21 +91,34 @@ impl RunContext<'_> {
                 batch_lines: self.settings.batch_lines,
                 notes: RefCell::default(),
             };
-            let result = self.update_device(&rollup, &device, &location, deadline);
+            let result = self.update_device(&rollup, &device, &location);
             rollup.log_notes(company);
-            match result {
-                Ok(()) => {}
-                Err(error) if error.is_of_server() => {
-                    let name = sanitize(company);
+            match &result {
+                Ok(()) | Err(RollupError::Unfinished) => late_in_a_row = 0,
+                Err(RollupError::Read(ReadError::Late)) => late_in_a_row += 1,
+                Err(_) => {}
+            }
+            let Err(error) = result else { continue };
+            if error.is_of_server() {
+                let name = sanitize(company);
+                tracing::warn!(
+                    "the hourly summaries of {name} are not up to date, and this run updates no more of them: {error}; the next one does, or powerview rollup --company {name:?}"
+                );
+                failed.insert(company.to_owned());
+                continue;
+            }
+            tracing::warn!(
+                "the hourly summaries of {} are not up to date: {error}; powerview rollup computes them",
+                sanitize(&device)
+            );
+            let is_over = !is_sweep && deadline <= Instant::now();
+            if is_over || late_in_a_row == MAX_LATE_IN_A_ROW {
+                if devices.next().is_some() {
                     tracing::warn!(
-                        "the hourly summaries of {name} are not up to date, and this run updates no more of them: {error}; the next one does, or powerview rollup --company {name:?}"
+                        "this run updates no more hourly summaries, because the time is over; the next one does, or powerview rollup"
                     );
-                    failed.insert(company.to_owned());
                 }
-                Err(error) => tracing::warn!(
-                    "the hourly summaries of {} are not up to date: {error}; powerview rollup computes them",
-                    sanitize(&device)
-                ),
+                return;
             }
         }
     }
@@ -114,7 +128,6 @@ impl RunContext<'_> {
         rollup: &Rollup<'_>,
         device: &Path,
         location: &DevicePath,
-        deadline: Instant,
     ) -> Result<(), RollupError> {
         if let Some(outage) = self.sink.outage(location.company.as_str()) {
             return Err(outage.into());
@@ -124,9 +137,8 @@ impl RunContext<'_> {
             Err(error) if is_no_folder(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let wait = left.min(self.settings.lock_wait);
-        rollup.update_pending(&folder, location, wait, self.stop)
+        let mut wait = self.settings.lock_wait;
+        rollup.update_pending(&folder, location, &mut wait, self.stop)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Computes the summaries of series from their points, as a server sends them.
 
 use super::hours::{DAY, GapLimit, Hour, Point, SECOND, Summarizer};
-use super::{MAX_DAYS, Master, day_of};
+use super::{Master, day_of};
 use crate::sink::{ALL_TIMES, Field, Place, PointQuery, PointVisitor, StoredPoint};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -67,42 +67,26 @@ fn watts(unit: &str) -> Option<f64> {
 pub(super) struct Run {
     /// In days since 1970.
     pub days: Range<i64>,
-    /// The new points because of which these days are summarized.
-    pub new: Option<NewPoints>,
+    /// The first day with new points, if these days are summarized because of them.
+    pub new: Option<i64>,
 }
 
-/// The new points of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NewPoints {
-    /// The first day with new points.
-    first: i64,
-    /// The first day of the runs that follow each other without a gap, up to this one.
-    summarized_from: i64,
-}
-
-/// Joins days, with `margin` days before and after each, to runs of limited length.
-pub(super) fn runs(days: &BTreeSet<i64>, margin: i64) -> Vec<Run> {
+/// Joins days, with `margin` days before and after each, to runs. The new points of a run are within `length` days.
+pub(super) fn runs(days: &BTreeSet<i64>, margin: i64, length: i64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for day in days {
-        let (mut start, end) = (day - margin, day + margin + 1);
-        let mut summarized_from = start;
-        if let Some(last) = runs.last_mut()
-            && start <= last.days.end
-        {
-            if end - last.days.start <= 2 * MAX_DAYS {
+    for &day in days {
+        let (start, end) = (day - margin, day + margin + 1);
+        match runs.last_mut() {
+            Some(last)
+                if start <= last.days.end && last.new.is_some_and(|new| day - new < length) =>
+            {
                 last.days.end = end;
-                continue;
             }
-            start = last.days.end;
-            summarized_from = last.new.map_or(start, |new| new.summarized_from);
-        }
-        runs.push(Run {
-            days: start..end,
-            new: Some(NewPoints {
-                first: *day,
-                summarized_from,
+            _ => runs.push(Run {
+                days: start..end,
+                new: Some(day),
             }),
-        });
+        }
     }
     runs
 }
@@ -218,11 +202,11 @@ impl<'a> Summaries<'a> {
             } else {
                 computed.unwritable += hours.len() as u64;
             }
-            if let (Some(new), GapLimit::OfDay, true) = (self.run.new, self.gap_limit, has_points)
+            if let (Some(_), GapLimit::OfDay, true) = (self.run.new, self.gap_limit, has_points)
                 && let Some((time, _)) = series.last.or(series.before)
             {
                 let day = time.div_euclid(DAY);
-                if day < new.summarized_from {
+                if day < self.run.days.start {
                     computed.earlier.insert(day);
                 }
             }
@@ -281,7 +265,7 @@ impl PointVisitor for Summaries<'_> {
             Place::Within => {
                 series.summarizer.add(of_series);
                 let new = self.run.new;
-                if new.is_some_and(|new| day_of(point.time) < new.first) {
+                if new.is_some_and(|new| day_of(point.time) < new) {
                     series.last = Some(of_series);
                 }
             }
@@ -305,7 +289,7 @@ mod tests {
 
     #[test]
     fn long_periods_count_once() {
-        let periods = |days: &[i64]| periods(&runs(&days.iter().copied().collect(), 1));
+        let periods = |days: &[i64]| periods(&runs(&days.iter().copied().collect(), 1, 30));
         assert_eq!(periods(&[]), 0);
         assert_eq!(periods(&(0..3_300).collect::<Vec<_>>()), 1);
         assert_eq!(periods(&[5, 8, 12, 100]), 3);
@@ -313,27 +297,23 @@ mod tests {
 
     #[test]
     fn days_with_their_neighbours_are_joined() {
-        let days = |days: &[i64]| days.iter().copied().collect();
-        let run = |days, first, summarized_from| Run {
+        let runs_of = |days: &[i64], margin| runs(&days.iter().copied().collect(), margin, 30);
+        let run = |days, first| Run {
             days,
-            new: Some(NewPoints {
-                first,
-                summarized_from,
-            }),
+            new: Some(first),
         };
-        assert_eq!(runs(&days(&[5]), 1), [run(4..7, 5, 4)]);
-        assert_eq!(runs(&days(&[5, 6, 9]), 1), [run(4..11, 5, 4)]);
-        assert_eq!(runs(&days(&[5, 9]), 1), [run(4..7, 5, 4), run(8..11, 9, 8)]);
-        assert_eq!(runs(&days(&[5, 9]), 3), [run(2..13, 5, 2)]);
+        assert_eq!(runs_of(&[5], 1), [run(4..7, 5)]);
+        assert_eq!(runs_of(&[5, 6, 9], 1), [run(4..11, 5)]);
+        assert_eq!(runs_of(&[5, 9], 1), [run(4..7, 5), run(8..11, 9)]);
+        assert_eq!(runs_of(&[5, 9], 3), [run(2..13, 5)]);
         let year = (0..365).collect();
-        let runs = runs(&year, 1);
-        assert_eq!(runs.len(), 12);
-        assert_eq!(runs[0], run(-1..31, 0, -1));
-        assert_eq!(runs[1], run(31..63, 30, -1));
-        assert!(
-            runs.windows(2)
-                .all(|pair| pair[0].days.end == pair[1].days.start)
-        );
-        assert_eq!(runs[11].days.end, 366);
+        let runs_of_year = runs(&year, 1, 30);
+        assert_eq!(runs_of_year.len(), 13);
+        assert_eq!(runs_of_year[0], run(-1..31, 0));
+        assert_eq!(runs_of_year[1], run(29..61, 30));
+        assert_eq!(runs_of_year[12], run(359..366, 360));
+        assert_eq!(runs(&year, 1, 1).len(), 365);
+        // A run is longer than the margins, whatever they are.
+        assert_eq!(runs(&year, 31, 30)[0], run(-31..61, 0));
     }
 }

@@ -21,9 +21,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Number of days that are read at once, or up to twice as many after an ingestion.
+/// Number of days that are compared at once.
 const MAX_DAYS: i64 = 16;
+
+/// Maximum number of days within which the new points are whose summaries are computed at once.
+const MAX_NEW_DAYS: i64 = 30;
 
 /// Approximate maximum size of a request with summaries, in bytes. Those of a file fit into one.
 const MAX_BODY: usize = 4 << 20;
@@ -81,10 +85,9 @@ impl RollupError {
     /// Whether the requests for other masters fail too.
     pub(crate) fn is_of_server(&self) -> bool {
         match self {
-            Self::Read(error) => matches!(
-                error,
-                ReadError::Unavailable(_) | ReadError::Late | ReadError::Stopped
-            ),
+            Self::Read(error) => {
+                matches!(error, ReadError::Unavailable(_) | ReadError::Stopped)
+            }
             Self::Write(error) => matches!(error, WriteError::Outage(_) | WriteError::Stopped),
             Self::Lock(_) | Self::Pending(_) | Self::Unfinished | Self::Scattered(_) => false,
         }
@@ -97,24 +100,25 @@ pub(crate) fn day_of(time: i64) -> i64 {
 }
 
 impl Rollup<'_> {
-    /// Computes the summaries of days that have new points, in days since 1970, and of all days whose summaries depend on
-    /// these. Days that are done are removed.
+    /// Computes the summaries of the first days that have new points, in days since 1970, and of all days whose summaries
+    /// depend on these. The new points are within `length` days. Days that are done are removed.
     ///
     /// # Errors
     /// The points cannot be read, or the summaries not written.
-    pub(crate) fn update(
+    fn update_first(
         &self,
         master: Master<'_>,
         days: &mut BTreeSet<i64>,
+        length: i64,
     ) -> Result<(), RollupError> {
         let margin = self.margin();
-        let runs = runs(days, margin);
+        let runs = runs(days, margin, length);
         let periods = periods(&runs);
         if periods > MAX_PERIODS {
             days.clear();
             return Err(RollupError::Scattered(periods));
         }
-        for run in &runs {
+        if let Some(run) = runs.first() {
             self.update_run(master, run)?;
             days.retain(|day| day + margin + 1 > run.days.end);
         }
@@ -123,13 +127,23 @@ impl Rollup<'_> {
 
     fn update_run(&self, master: Master<'_>, run: &Run) -> Result<(), RollupError> {
         let mut lines = Lines::new(self, master.bucket);
-        let mut add = |tags: compute::Tags, hours: compute::Hours| lines.add(&tags, &hours);
-        let computed = self.compute(master, run, &mut add)?;
+        let computed = self.compute(master, run, |tags, hours| lines.add(&tags, &hours))?;
         // The last interval of these days now ends with a new point, which may change their gap limit.
-        for run in &runs(&computed.earlier, self.margin()) {
-            self.compute(master, run, &mut add)?;
+        for run in &runs(&computed.earlier, self.margin(), MAX_NEW_DAYS) {
+            if lines.result.is_err() {
+                break;
+            }
+            self.compute(master, run, |tags, hours| lines.add(&tags, &hours))?;
         }
         lines.finish().map(drop)
+    }
+
+    /// The time that is left, if it is limited.
+    fn time_left(&self) -> Option<Duration> {
+        match self.stream {
+            Stream::Summaries(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+            Stream::Measurements | Stream::Copies | Stream::Meta => None,
+        }
     }
 
     /// Logs which points of a bucket have no summaries.

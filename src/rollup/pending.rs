@@ -1,8 +1,8 @@
 //! The days of a device whose summaries are still to be computed, in a file of its folder. See docs/specification.md,
 //! section 11.
 
-use super::{Master, Rollup, RollupError, day_of};
-use crate::data_dir::{DevicePath, Dir, PENDING_FILE};
+use super::{MAX_NEW_DAYS, Master, Rollup, RollupError, day_of};
+use crate::data_dir::{DeviceLock, DevicePath, Dir, LockError, PENDING_FILE};
 use crate::points::stored_name;
 use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, ReadError};
@@ -10,13 +10,21 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Maximum size of the file in bytes. Usual ones have less than a hundred.
 const MAX_SIZE: usize = 64 * 1024;
 
 /// Maximum number of days in the file, those of all masters together: more than a century.
 const MAX_DAYS: i64 = 40_000;
+
+/// Intended time for the summaries of a part of the days.
+const PART_TIME: Duration = Duration::from_secs(2);
+
+/// Total time of holding locks after which the process pauses for [`LOCK_PAUSE`], so that others can acquire them.
+const MAX_HOLD: Duration = Duration::from_secs(1);
+/// See [`MAX_HOLD`].
+const LOCK_PAUSE: Duration = Duration::from_millis(60);
 
 /// Days since 1970, by the serial of a master.
 pub(crate) type Days = BTreeMap<String, BTreeSet<i64>>;
@@ -27,6 +35,8 @@ pub(crate) struct PendingDays {
     /// When the first of them was added.
     pub since: DateTime<Utc>,
     days: Days,
+    /// Whether the time was over before the summaries of a part were computed: the next part has to be shorter.
+    was_late: bool,
 }
 
 /// The content of the file.
@@ -34,6 +44,8 @@ pub(crate) struct PendingDays {
 struct Stored {
     /// In seconds since 1970.
     since: i64,
+    #[serde(default)]
+    was_late: bool,
     /// The first and the last day of periods without a gap, by the serial of the master.
     days: BTreeMap<String, Vec<(i64, i64)>>,
 }
@@ -74,9 +86,14 @@ impl PendingDays {
                 of_serial.extend(first..=last);
             }
         }
+        days.retain(|_, days| !days.is_empty());
         // A time in the future would hide for how long they have been waiting.
         let since = DateTime::from_timestamp(stored.since, 0)?.min(Utc::now());
-        Some(Self { since, days })
+        Some(Self {
+            since,
+            days,
+            was_late: stored.was_late,
+        })
     }
 
     fn to_stored(&self) -> Stored {
@@ -93,6 +110,7 @@ impl PendingDays {
         let days = self.days.iter();
         Stored {
             since: self.since.timestamp(),
+            was_late: self.was_late,
             days: days
                 .map(|(serial, days)| (serial.clone(), periods(days)))
                 .collect(),
@@ -112,6 +130,7 @@ impl PendingDays {
         let mut pending = known.clone().unwrap_or_else(|| Self {
             since: Utc::now(),
             days: Days::new(),
+            was_late: false,
         });
         for (serial, mut days) in days {
             pending.days.entry(serial).or_default().append(&mut days);
@@ -139,60 +158,101 @@ impl PendingDays {
 }
 
 impl Rollup<'_> {
-    /// Computes the summaries of the pending days of a device under its lock, for which it waits at most this long. Days that
-    /// are done are removed from its file.
+    /// Computes the summaries of the pending days of a device, a part of them at a time. Each part is computed under the lock
+    /// of the device, so that files can be ingested in between, and its days are removed from the file of the device.
+    ///
+    /// `wait` is the time that may be spent waiting for locks. The time that was spent is subtracted.
     ///
     /// # Errors
-    /// The lock is not acquired, the file cannot be read or written, the points not read, or the summaries not written.
+    /// A lock is not acquired, the file cannot be read or written, the points not read, or the summaries not written.
     pub(crate) fn update_pending(
         &self,
         folder: &Dir,
         location: &DevicePath,
-        wait: Duration,
+        wait: &mut Duration,
         stop: &Shutdown,
     ) -> Result<(), RollupError> {
-        if !folder.has_state_file(PENDING_FILE)? {
-            return Ok(());
-        }
-        let _lock = folder.lock(wait, stop)?;
         let bucket = location.company.as_str();
-        self.sink.forget_bucket_id(bucket);
-        let mut pending = match PendingDays::read(folder) {
-            Ok(Some(pending)) => pending,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    folder.remove_state_file(PENDING_FILE)?;
-                }
-                return Err(error.into());
-            }
-        };
-        let before = pending.clone();
+        let mut length = None;
+        let mut failed = BTreeSet::new();
         let mut result = Ok(());
-        for (serial, days) in &mut pending.days {
+        let mut held = Duration::ZERO;
+        let mut has_progress = false;
+        while folder.has_state_file(PENDING_FILE)? {
+            if held > MAX_HOLD {
+                held = Duration::ZERO;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            let _lock = self.lock(folder, wait, stop)?;
+            let started = Instant::now();
+            self.sink.forget_bucket_id(bucket);
+            let mut pending = match PendingDays::read(folder) {
+                Ok(Some(pending)) => pending,
+                Ok(None) => break,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        folder.remove_state_file(PENDING_FILE)?;
+                    }
+                    return Err(error.into());
+                }
+            };
+            let mut days = pending.days.iter_mut();
+            let Some((serial, days)) = days.find(|(serial, _)| !failed.contains(*serial)) else {
+                if pending.days.is_empty() {
+                    pending.write(folder)?;
+                }
+                break;
+            };
             let master = Master {
                 bucket,
                 measurement: stored_name(location.campaign.as_str()).unwrap_or_default(),
                 serial: stored_name(serial).unwrap_or_default(),
             };
-            match self.update(master, days) {
-                Err(error) if error.is_of_server() => {
-                    result = Err(error);
-                    break;
-                }
+            // Without a limit, the first part is short too, because files wait for the lock.
+            let is_short = pending.was_late || self.time_left().is_none();
+            let length = length.get_or_insert(if is_short { 1 } else { MAX_NEW_DAYS });
+            let before = days.len();
+            let updated = self.update_first(master, days, *length);
+            let has_changed = days.len() < before;
+            if updated.is_err() {
+                failed.insert(serial.clone());
+            }
+            pending.days.retain(|_, days| !days.is_empty());
+            let is_late = updated.is_err() && self.time_left() == Some(Duration::ZERO);
+            if has_changed || is_late {
+                pending.was_late = is_late;
+                pending.write(folder)?;
+            }
+            match updated {
+                Ok(()) => has_progress = true,
+                Err(error) if error.is_of_server() => return Err(error),
+                Err(_) if is_late && has_progress => return Err(RollupError::Unfinished),
+                Err(_) if is_late => return Err(ReadError::Late.into()),
                 Err(error) => result = Err(error),
-                Ok(()) => {}
+            }
+            let time = started.elapsed();
+            held += time;
+            if time < PART_TIME {
+                *length = (*length * 2).min(MAX_NEW_DAYS);
+            } else if time > PART_TIME * 2 {
+                *length = (*length / 2).max(1);
             }
         }
-        pending.days.retain(|_, days| !days.is_empty());
-        let has_changed = pending != before;
-        if has_changed || pending.days.is_empty() {
-            pending.write(folder)?;
-        }
-        match result {
-            Err(RollupError::Read(ReadError::Late)) if has_changed => Err(RollupError::Unfinished),
-            result => result,
-        }
+        result
+    }
+
+    /// Acquires the lock of a device.
+    fn lock(
+        &self,
+        folder: &Dir,
+        wait: &mut Duration,
+        stop: &Shutdown,
+    ) -> Result<DeviceLock, LockError> {
+        let start = Instant::now();
+        let limit = self.time_left().map_or(*wait, |left| left.min(*wait));
+        let lock = folder.lock(limit, stop);
+        *wait = wait.saturating_sub(start.elapsed());
+        lock
     }
 }
 

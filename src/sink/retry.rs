@@ -113,6 +113,8 @@ struct State {
     has_given_up: bool,
     /// The number of requests since the last successful write whose retries all failed.
     in_a_row: u32,
+    /// When retries end at the latest.
+    end: Option<Instant>,
 }
 
 impl RetryPolicy {
@@ -141,6 +143,13 @@ impl RetryPolicy {
             Shutdown::default(),
             true,
         )
+    }
+
+    /// Ends retries a little before this time, at which the caller drops its requests: one that fails all the time then
+    /// counts as an outage, with its reason.
+    pub(super) fn end_before(&self, time: std::time::Instant) {
+        let end = time.checked_sub(MIN_TIMEOUT * 3 / 2).unwrap_or(time);
+        locked(&self.state).end = Some(end.into());
     }
 
     /// The outages of the run.
@@ -259,7 +268,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The time at which the retries of a failed request end: `retry_for` after the first failure for its bucket since the
+    /// The time at which the retries of a failed request end, unless they end earlier for all: `retry_for` after the first failure for its bucket since the
     /// last successful write to it, or after the request's own first failure, whichever is earlier.
     fn deadline(&self, bucket: &Arc<str>, own_start: Instant) -> Instant {
         let state = locked(&self.state);
@@ -269,7 +278,8 @@ impl RetryPolicy {
             _ => self.retry_for,
         };
         let failing_since = state.failing_since.get(bucket).unwrap_or(&own_start);
-        own_start.min(*failing_since) + retry_for
+        let deadline = own_start.min(*failing_since) + retry_for;
+        state.end.map_or(deadline, |end| deadline.min(end))
     }
 
     /// Records that all retries of a request failed.

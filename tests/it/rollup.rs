@@ -852,18 +852,7 @@ fn a_sweep_reads_each_point_about_once() {
     assert_summaries(&double, "acme", &all);
     let queries = double.requests();
     let queries = queries.iter().filter(|request| is_query(request));
-    let days = queries.map(|request| {
-        let body: Value = serde_json::from_slice(&request.body).expect("JSON");
-        let query = body["query"].as_str().expect("a query");
-        let points = query.lines().find(|line| line.contains("\"points\""));
-        let range = points
-            .and_then(|line| line.split_once("start: "))
-            .expect("a range");
-        let range = range.1.split(')').next().expect("its end");
-        let (start, end) = range.split_once(", stop: ").expect("two times");
-        let [start, end] = [start, end].map(|time| time.parse::<i64>().expect("a time"));
-        (end - start) / 86_400
-    });
+    let days = queries.map(days_read);
     let days: i64 = days.sum();
     assert!((71..100).contains(&days), "{days} days are read for 70");
 }
@@ -1001,6 +990,145 @@ fn nothing_is_read_after_a_failed_write() {
         let queries = requests.iter().filter(|request| is_query(request)).count();
         assert_eq!(queries, 1, "{status}");
     }
+}
+
+/// The number of days that a query for points is about, the one before the summaries included.
+fn days_read(request: &Request) -> i64 {
+    let body: Value = serde_json::from_slice(&request.body).expect("JSON");
+    let query = body["query"].as_str().expect("a query");
+    let points = query.lines().find(|line| line.contains("\"points\""));
+    let range = points
+        .and_then(|line| line.split_once("start: "))
+        .expect("a range");
+    let range = range.1.split(')').next().expect("its end");
+    let (start, end) = range.split_once(", stop: ").expect("two times");
+    let [start, end] = [start, end].map(|time| time.parse::<i64>().expect("a time"));
+    (end - start) / 86_400
+}
+
+/// Puts the file of pending days of the device for the files of these days.
+fn put_pending(site: &Site, days: impl Iterator<Item = i64>) {
+    let first = MIDNIGHT / 86_400;
+    let days: Vec<_> = days.map(|day| [first + day, first + day + 1]).collect();
+    let text = json!({"since": MIDNIGHT, "days": {"02001171": days}});
+    site.put(DEVICE.file(PENDING_FILE), text.to_string());
+}
+
+#[test]
+#[ignore = "slow: waits for the time limit"]
+fn a_period_that_takes_too_long_is_divided() {
+    let (double, site) = (Double::start(), Site::new());
+    let files: Vec<_> = (0..40).map(day_file).collect();
+    for (n, file) in files.iter().enumerate() {
+        age(
+            &site.put(DEVICE.file(format!("{n}.tsv")), file),
+            7_200 - 60 * n as u64,
+        );
+    }
+    double.connect(site.call()).run().expect(0);
+    put_pending(&site, 0..40);
+    let is_long = |request: &Request| is_query(request) && days_read(request) > 12;
+    double.fault(is_long, 0, usize::MAX, Fault::Silence);
+    let ingest = || double.ingest(&site).no_env("TSV_REQUEST_TIMEOUT_S");
+    ingest().run().expect(0);
+    assert_eq!(double.summaries("acme"), BTreeMap::new());
+    // The next runs do as much as the server can do in that time.
+    for _ in 0..3 {
+        ingest().run().expect(0);
+    }
+    let all: Vec<&str> = files.iter().map(String::as_str).collect();
+    assert_summaries(&double, "acme", &all);
+    assert!(!site.exists(DEVICE.file(PENDING_FILE)));
+}
+
+#[test]
+#[ignore = "slow: waits for the time limit"]
+fn a_device_that_takes_too_long_does_not_prevent_others() {
+    let (double, site) = (Double::start(), Site::new());
+    let serials = ["02001171", "02001172", "02001173"];
+    let files = serials.map(|serial| day_file(0).replace("02001171", serial));
+    for (serial, file) in serials.iter().zip(&files) {
+        site.put_old(format!("acme/site/{serial}/0.tsv"), file);
+    }
+    let is_of_first = |request: &Request| is_query(request) && request.text().contains("02001171");
+    double.fault(is_of_first, 0, usize::MAX, Fault::Silence);
+    let call = double.ingest(&site).no_env("TSV_REQUEST_TIMEOUT_S");
+    call.run().expect(0);
+    assert_summaries(&double, "acme", &[&files[1], &files[2]]);
+    assert!(site.exists(DEVICE.file(PENDING_FILE)));
+}
+
+#[test]
+#[ignore = "slow: waits for the time limit"]
+fn a_server_that_fails_for_all_companies_is_given_up_once() {
+    let companies = ["a", "b", "c", "d", "e", "f", "g"];
+    let silence = (Fault::Silence, 4, "did not answer in time");
+    let faulty = (Fault::status(500, "faulty"), 1, "faulty");
+    for (fault, number, reason) in [faulty, silence] {
+        let (double, site) = (Double::start(), Site::new());
+        for company in companies {
+            site.put_old(format!("{company}/site/02001171/0.tsv"), day_file(0));
+        }
+        double.fault(is_query, 0, usize::MAX, fault);
+        let call = double.ingest(&site).no_env("TSV_RETRY_FOR");
+        let run = call.no_env("TSV_REQUEST_TIMEOUT_S").run().expect(0);
+        let requests = double.requests();
+        let queries = requests.iter().filter(|request| is_query(request));
+        let bucket = |request: &Request| {
+            let text = request.text();
+            let bucket = text.split("bucket: ").nth(1).expect("a bucket");
+            bucket.split(')').next().expect("its end").to_owned()
+        };
+        let tried: BTreeSet<_> = queries.map(bucket).collect();
+        assert_eq!(tried.len(), number, "{reason}: {tried:?}");
+        assert!(run.stderr.contains(reason), "{reason}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn nothing_more_is_computed_for_a_period_after_a_failed_write() {
+    let (double, site) = (Double::start(), Site::new());
+    site.put_old(DEVICE.file("0.tsv"), day_file(0));
+    double.ingest(&site).run().expect(0);
+    let before = double.requests().len();
+    // The last day before the silence would be read too.
+    double.fault(is_of_summaries, 0, usize::MAX, Fault::status(400, "no"));
+    site.put_old(DEVICE.file("1.tsv"), day_file(20));
+    let call = double.ingest(&site).env("TSV_BATCH_LINES", "10");
+    call.run().expect(0);
+    let requests = double.requests().split_off(before);
+    let queries = requests.iter().filter(|request| is_query(request)).count();
+    assert_eq!(queries, 1);
+}
+
+#[test]
+fn files_are_ingested_while_a_rollup_computes_what_is_pending() {
+    let (double, site) = (Double::start(), Site::new());
+    let days = (0..16).map(|n| 40 * n);
+    let files: Vec<_> = days.clone().map(day_file).collect();
+    for (n, file) in files.iter().enumerate() {
+        site.put_old(DEVICE.file(format!("{n}.tsv")), file);
+    }
+    double.connect(site.call()).run().expect(0);
+    put_pending(&site, days);
+    double.fault(
+        is_query,
+        0,
+        usize::MAX,
+        Fault::Slow(Duration::from_millis(500)),
+    );
+    let call = site.bare().arg("rollup").arg("-d").arg(site.data());
+    let mut rollup = double.connect(call.env("TSV_ROLLUP", "1")).start();
+    while !double.requests().iter().any(is_query) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let name = DEVICE.file("x.tsv");
+    site.put_old(&name, day_file(7));
+    let call = double.connect(site.call()).env("TSV_LOCK_WAIT_S", "4");
+    call.named(&name).run().expect(0);
+    assert!(!rollup.is_done());
+    rollup.wait().expect(0);
+    assert!(!site.exists(DEVICE.file(PENDING_FILE)));
 }
 
 // --- kills and other processes --------------------------------------------------------------------------------------

@@ -95,8 +95,8 @@ impl Client {
                 false,
             ),
             summary_retry: RetryPolicy::new(
-                settings.retry_for.min(SUMMARY_TIME),
-                settings.request_timeout.min(SUMMARY_TIME),
+                settings.retry_for,
+                settings.request_timeout,
                 stop,
                 false,
             ),
@@ -146,6 +146,9 @@ impl Client {
         unanswered: &AtomicU32,
     ) -> Result<(), WriteError> {
         let retry = self.retry(stream);
+        if let Stream::Summaries(deadline) = stream {
+            self.summary_retry.end_before(deadline);
+        }
         let named = |message| format!("bucket {:?}: {message}", sanitize(&**bucket));
         let mut recreated = false;
         let mut partial = None;

@@ -46,7 +46,7 @@ pub(crate) struct Influx {
 
 /// The error of a write that is not answered in time.
 fn late_write() -> WriteError {
-    WriteError::Outage("the server did not answer in time".to_owned())
+    WriteError::Unwritten("the server did not answer in time".to_owned())
 }
 
 impl Influx {

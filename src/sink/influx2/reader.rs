@@ -147,6 +147,7 @@ impl InfluxReader {
 
     /// Sets the time at which all requests end, answers included.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.retry.end_before(deadline);
         self.deadline = Some(deadline);
     }
 

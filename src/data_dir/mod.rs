@@ -144,6 +144,14 @@ impl Dir {
         })
     }
 
+    /// Opens the folder that this one is in.
+    pub(crate) fn open_parent(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: openat(&self.fd, "..", DIR_FLAGS, Mode::empty())?,
+            path: self.path.parent().unwrap_or(&self.path).to_owned(),
+        })
+    }
+
     /// Opens a folder directly in this one and creates it if it is missing. Fails if it is not a folder.
     ///
     /// A folder that root creates belongs to the owner of this folder.

@@ -70,6 +70,9 @@ pub(crate) enum RollupError {
     Write(#[from] WriteError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The summaries of another device of the campaign are being computed.
+    #[error("campaign folder is locked by {0}")]
+    CampaignHeld(String),
     #[error("{PENDING_FILE}: {0}")]
     Pending(#[from] io::Error),
     /// The time is over, but a part is done.
@@ -89,7 +92,11 @@ impl RollupError {
                 matches!(error, ReadError::Unavailable(_) | ReadError::Stopped)
             }
             Self::Write(error) => matches!(error, WriteError::Outage(_) | WriteError::Stopped),
-            Self::Lock(_) | Self::Pending(_) | Self::Unfinished | Self::Scattered(_) => false,
+            Self::Lock(_)
+            | Self::CampaignHeld(_)
+            | Self::Pending(_)
+            | Self::Unfinished
+            | Self::Scattered(_) => false,
         }
     }
 }

@@ -158,8 +158,8 @@ impl PendingDays {
 }
 
 impl Rollup<'_> {
-    /// Computes the summaries of the pending days of a device, a part of them at a time. Each part is computed under the lock
-    /// of the device, so that files can be ingested in between, and its days are removed from the file of the device.
+    /// Computes the summaries of the pending days of a device, a part of them at a time. Each part is computed under the locks
+    /// of the device and its campaign, so that files can be ingested in between, and its days are removed from the file of the device.
     ///
     /// `wait` is the time that may be spent waiting for locks. The time that was spent is subtracted.
     ///
@@ -183,7 +183,7 @@ impl Rollup<'_> {
                 held = Duration::ZERO;
                 std::thread::sleep(LOCK_PAUSE);
             }
-            let _lock = self.lock(folder, wait, stop)?;
+            let _locks = self.lock(folder, wait, stop)?;
             let started = Instant::now();
             self.sink.forget_bucket_id(bucket);
             let mut pending = match PendingDays::read(folder) {
@@ -241,18 +241,25 @@ impl Rollup<'_> {
         result
     }
 
-    /// Acquires the lock of a device.
+    /// Acquires the locks of a device and of its campaign. Several folders of a campaign may have points of the same master:
+    /// summaries that were computed before the points of another folder must not be written after those with them.
     fn lock(
         &self,
         folder: &Dir,
         wait: &mut Duration,
         stop: &Shutdown,
-    ) -> Result<DeviceLock, LockError> {
+    ) -> Result<[DeviceLock; 2], RollupError> {
         let start = Instant::now();
         let limit = self.time_left().map_or(*wait, |left| left.min(*wait));
-        let lock = folder.lock(limit, stop);
+        let left = || limit.saturating_sub(start.elapsed());
+        let locks = folder.lock(limit, stop).map_err(RollupError::from);
+        let locks = locks.and_then(|device| match folder.open_parent()?.lock(left(), stop) {
+            Ok(campaign) => Ok([device, campaign]),
+            Err(LockError::Held { holder, .. }) => Err(RollupError::CampaignHeld(holder)),
+            Err(error) => Err(error.into()),
+        });
         *wait = wait.saturating_sub(start.elapsed());
-        lock
+        locks
     }
 }
 

@@ -1033,8 +1033,10 @@ fn a_period_that_takes_too_long_is_divided() {
     ingest().run().expect(0);
     assert_eq!(double.summaries("acme"), BTreeMap::new());
     // The next runs do as much as the server can do in that time.
-    for _ in 0..3 {
-        ingest().run().expect(0);
+    for _ in 0..6 {
+        if site.exists(DEVICE.file(PENDING_FILE)) {
+            ingest().run().expect(0);
+        }
     }
     let all: Vec<&str> = files.iter().map(String::as_str).collect();
     assert_summaries(&double, "acme", &all);
@@ -1316,6 +1318,33 @@ fn processes_for_the_same_device_leave_the_summaries_of_all_points() {
     }
     let all: Vec<&str> = files.iter().map(String::as_str).collect();
     assert_summaries(&double, "acme", &all);
+}
+
+#[test]
+fn folders_with_the_same_master_leave_the_summaries_of_all_points() {
+    let (double, site) = (Double::start(), Site::new());
+    let files =
+        [0, 300].map(|after| file_of_times((0..100).map(|row| MIDNIGHT + row * 600 + after), 22));
+    let names = [DEVICE.file("0.tsv"), "acme/site/other/1.tsv".to_owned()];
+    // The first folder has computed its summaries, and not written them.
+    let gate = Gate::new();
+    double.fault(is_of_summaries, 0, 1, Fault::Gate(gate.clone()));
+    site.put_old(&names[0], &files[0]);
+    let first = double.ingest(&site).named(&names[0]).start();
+    gate.wait_for(1);
+    site.put_old(&names[1], &files[1]);
+    let mut second = double.ingest(&site).named(&names[1]).start();
+    // If it does not wait for the first one, it ends first.
+    for _ in 0..30 {
+        if second.is_done() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    gate.open();
+    first.wait().expect(0);
+    second.wait().expect(0);
+    assert_summaries(&double, "acme", &[&files[0], &files[1]]);
 }
 
 #[test]

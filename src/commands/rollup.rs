@@ -8,7 +8,7 @@ use crate::data_dir::{Company, DeviceItem, DevicePath, Dir, devices_in};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
-use crate::rollup::{Rollup, RollupError, Scope, SummaryCounts};
+use crate::rollup::{Days, Rollup, RollupError, Scope, SummaryCounts};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, BucketAdmin as _, Destination, InfluxReader, Sink, Stream};
@@ -127,8 +127,9 @@ impl Devices<'_> {
                 continue;
             };
             let folder = self.data.open_below(&path).map_err(RollupError::from);
-            let result = folder
-                .and_then(|folder| rollup.update_pending(&folder, &location, &mut wait, self.stop));
+            let result = folder.and_then(|folder| {
+                rollup.update_pending(&folder, &location, Days::new(), &mut wait, self.stop)
+            });
             match result {
                 Err(error) if error.is_of_server() => return Err(error),
                 Err(error) => failures.push(format!("{}: {error}", sanitize(&path))),

@@ -16,18 +16,28 @@ use std::time::Instant;
 /// How many devices may be late in a row, without any of their summaries. Each has half the time of the one before.
 const MAX_LATE_IN_A_ROW: u32 = 4;
 
-/// The devices with pending days: the folders, relative to the data folder.
+/// The devices with pending days: the folders, relative to the data folder, with the days that are not in the file of
+/// pending ones.
 #[derive(Default)]
-pub(super) struct SummaryState(Mutex<BTreeMap<PathBuf, DevicePath>>);
+pub(super) struct SummaryState(Mutex<BTreeMap<PathBuf, (DevicePath, Days)>>);
 
 impl SummaryState {
-    fn add(&self, device: PathBuf, location: DevicePath) {
+    fn add(&self, device: PathBuf, location: &DevicePath, unsaved: Days) {
         let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.insert(device, location);
+        let new = || (location.clone(), Days::new());
+        let (_, known) = devices.entry(device).or_insert_with(new);
+        add_days(known, unsaved);
     }
 
-    fn take(&self) -> BTreeMap<PathBuf, DevicePath> {
+    fn take(&self) -> BTreeMap<PathBuf, (DevicePath, Days)> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Adds the days of each master to those that are known.
+fn add_days(known: &mut Days, days: Days) {
+    for (master, mut days) in days {
+        known.entry(master).or_default().append(&mut days);
     }
 }
 
@@ -41,7 +51,7 @@ impl RunContext<'_> {
     pub(super) fn note_pending_days(&self, folder: &Dir, device: &Path, location: &DevicePath) {
         // If this is unknown, its next file shows it.
         if self.has_summaries() && folder.has_state_file(PENDING_FILE).unwrap_or(false) {
-            self.summaries.add(device.to_owned(), location.clone());
+            self.summaries.add(device.to_owned(), location, Days::new());
         }
     }
 
@@ -70,7 +80,7 @@ impl RunContext<'_> {
         let mut late_in_a_row = 0;
         let mut failed = HashSet::new();
         let mut devices = devices.into_iter();
-        while let Some((device, location)) = devices.next() {
+        while let Some((device, (location, unsaved))) = devices.next() {
             if self.stop.is_requested() {
                 return;
             }
@@ -91,7 +101,7 @@ impl RunContext<'_> {
                 batch_lines: self.settings.batch_lines,
                 notes: RefCell::default(),
             };
-            let result = self.update_device(&rollup, &device, &location);
+            let result = self.update_device(&rollup, &device, &location, unsaved);
             rollup.log_notes(company);
             match &result {
                 Ok(()) | Err(RollupError::Unfinished) => late_in_a_row = 0,
@@ -128,6 +138,7 @@ impl RunContext<'_> {
         rollup: &Rollup<'_>,
         device: &Path,
         location: &DevicePath,
+        unsaved: Days,
     ) -> Result<(), RollupError> {
         if let Some(outage) = self.sink.outage(location.company.as_str()) {
             return Err(outage.into());
@@ -138,7 +149,7 @@ impl RunContext<'_> {
             Err(error) => return Err(error.into()),
         };
         let mut wait = self.settings.lock_wait;
-        rollup.update_pending(&folder, location, &mut wait, self.stop)
+        rollup.update_pending(&folder, location, unsaved, &mut wait, self.stop)
     }
 }
 
@@ -148,10 +159,7 @@ impl Device<'_> {
         if !self.context.has_summaries() {
             return;
         }
-        let mut noted = self.days.borrow_mut();
-        for (master, mut days) in days {
-            noted.entry(master).or_default().append(&mut days);
-        }
+        add_days(&mut self.days.borrow_mut(), days);
     }
 
     /// Adds the days to the file of pending ones. It is called before the files are moved: a run that is killed leaves them
@@ -163,14 +171,16 @@ impl Device<'_> {
         if days.is_empty() {
             return;
         }
-        if let Err(error) = PendingDays::add(&self.folder, days) {
+        let mut unsaved = Days::new();
+        if let Err(error) = PendingDays::add(&self.folder, days.clone()) {
             let path = self.folder.path().join(PENDING_FILE);
             self.context.recorder.warn(
                 &path,
                 &format!(
-                    "cannot add the days whose hourly summaries are to be computed: {error}; powerview rollup computes them"
+                    "cannot add the days whose hourly summaries are to be computed: {error}; if this run does not compute them, powerview rollup does"
                 ),
             );
+            unsaved = days;
         }
         let DevicePath {
             company,
@@ -180,6 +190,6 @@ impl Device<'_> {
         let path = [company.as_str(), campaign.as_str(), device.as_str()];
         self.context
             .summaries
-            .add(path.iter().collect(), self.location.clone());
+            .add(path.iter().collect(), &self.location, unsaved);
     }
 }

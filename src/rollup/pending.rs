@@ -157,11 +157,21 @@ impl PendingDays {
     }
 }
 
+/// Removes the days of a master that are done.
+fn keep_only(left: &BTreeSet<i64>, serial: &str, days: &mut Days) {
+    if let Some(days) = days.get_mut(serial) {
+        days.retain(|day| left.contains(day));
+    }
+    days.retain(|_, days| !days.is_empty());
+}
+
 impl Rollup<'_> {
     /// Computes the summaries of the pending days of a device, a part of them at a time. Each part is computed under the locks
-    /// of the device and its campaign, so that files can be ingested in between, and its days are removed from the file of the device.
+    /// of the device and its campaign, so that files can be ingested in between, and its days are removed from the file of the
+    /// device.
     ///
-    /// `wait` is the time that may be spent waiting for locks. The time that was spent is subtracted.
+    /// `unsaved` are pending days that could not be added to the file. `wait` is the time that may be spent waiting for locks.
+    /// The time that was spent is subtracted.
     ///
     /// # Errors
     /// A lock is not acquired, the file cannot be read or written, the points not read, or the summaries not written.
@@ -169,16 +179,18 @@ impl Rollup<'_> {
         &self,
         folder: &Dir,
         location: &DevicePath,
+        mut unsaved: Days,
         wait: &mut Duration,
         stop: &Shutdown,
     ) -> Result<(), RollupError> {
         let bucket = location.company.as_str();
+        let has_unsaved = !unsaved.is_empty();
         let mut length = None;
         let mut failed = BTreeSet::new();
         let mut result = Ok(());
         let mut held = Duration::ZERO;
         let mut has_progress = false;
-        while folder.has_state_file(PENDING_FILE)? {
+        while !unsaved.is_empty() || folder.has_state_file(PENDING_FILE)? {
             if held > MAX_HOLD {
                 held = Duration::ZERO;
                 std::thread::sleep(LOCK_PAUSE);
@@ -187,8 +199,9 @@ impl Rollup<'_> {
             let started = Instant::now();
             self.sink.forget_bucket_id(bucket);
             let mut pending = match PendingDays::read(folder) {
-                Ok(Some(pending)) => pending,
-                Ok(None) => break,
+                Ok(pending) => pending,
+                // There was a warning when days could not be added.
+                Err(_) if has_unsaved => None,
                 Err(error) => {
                     if error.kind() == io::ErrorKind::InvalidData {
                         folder.remove_state_file(PENDING_FILE)?;
@@ -196,9 +209,13 @@ impl Rollup<'_> {
                     return Err(error.into());
                 }
             };
-            let mut days = pending.days.iter_mut();
-            let Some((serial, days)) = days.find(|(serial, _)| !failed.contains(*serial)) else {
-                if pending.days.is_empty() {
+            let mut all = unsaved.clone();
+            for (serial, days) in pending.iter().flat_map(|pending| &pending.days) {
+                all.entry(serial.clone()).or_default().extend(days);
+            }
+            let mut all = all.into_iter();
+            let Some((serial, mut days)) = all.find(|(serial, _)| !failed.contains(serial)) else {
+                if let Some(pending) = pending.filter(|pending| pending.days.is_empty()) {
                     pending.write(folder)?;
                 }
                 break;
@@ -206,29 +223,32 @@ impl Rollup<'_> {
             let master = Master {
                 bucket,
                 measurement: stored_name(location.campaign.as_str()).unwrap_or_default(),
-                serial: stored_name(serial).unwrap_or_default(),
+                serial: stored_name(&serial).unwrap_or_default(),
             };
+            let was_late = pending.as_ref().is_some_and(|pending| pending.was_late);
             // Without a limit, the first part is short too, because files wait for the lock.
-            let is_short = pending.was_late || self.time_left().is_none();
+            let is_short = was_late || self.time_left().is_none();
             let length = length.get_or_insert(if is_short { 1 } else { MAX_NEW_DAYS });
-            let before = days.len();
-            let updated = self.update_first(master, days, *length);
-            let has_changed = days.len() < before;
-            if updated.is_err() {
-                failed.insert(serial.clone());
-            }
-            pending.days.retain(|_, days| !days.is_empty());
+            let updated = self.update_first(master, &mut days, *length);
             let is_late = updated.is_err() && self.time_left() == Some(Duration::ZERO);
-            if has_changed || is_late {
-                pending.was_late = is_late;
-                pending.write(folder)?;
+            keep_only(&days, &serial, &mut unsaved);
+            if let Some(pending) = &mut pending {
+                let before = pending.clone();
+                keep_only(&days, &serial, &mut pending.days);
+                pending.was_late = is_late || was_late && updated.is_err();
+                if *pending != before {
+                    pending.write(folder)?;
+                }
             }
             match updated {
                 Ok(()) => has_progress = true,
                 Err(error) if error.is_of_server() => return Err(error),
                 Err(_) if is_late && has_progress => return Err(RollupError::Unfinished),
                 Err(_) if is_late => return Err(ReadError::Late.into()),
-                Err(error) => result = Err(error),
+                Err(error) => {
+                    failed.insert(serial);
+                    result = Err(error);
+                }
             }
             let time = started.elapsed();
             held += time;

@@ -1284,12 +1284,14 @@ fn whatever_is_in_the_place_of_the_pending_days_does_no_harm() {
     assert_summaries(&double, "acme", &[&file]);
     assert_eq!(std::fs::read(&target).expect("a file"), b"keep");
     assert!(!site.exists(DEVICE.file(PENDING_FILE)));
-    // A folder with content cannot be replaced, so there is only a warning.
+    // A folder with content cannot be replaced. There is a warning, and the summaries are computed all the same.
     site.put(DEVICE.file(format!("{PENDING_FILE}/x")), "");
-    site.put_old(DEVICE.file("1.tsv"), day_file(1));
+    let next = day_file(1);
+    site.put_old(DEVICE.file("1.tsv"), &next);
     let run = double.ingest(&site).run().expect(0);
     assert!(site.exists(DEVICE.parsed("1.tsv")));
     assert!(run.stderr.contains(PENDING_FILE), "{}", run.stderr);
+    assert_summaries(&double, "acme", &[&file, &next]);
 }
 
 #[test]

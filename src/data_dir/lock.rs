@@ -11,6 +11,11 @@ use rustix::fs::{FlockOperation, Mode, flock, fstat, openat};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+/// Total time of holding the lock after which the process pauses for [`LOCK_PAUSE`], so that others can acquire it.
+pub(crate) const MAX_HOLD: Duration = Duration::from_secs(1);
+/// See [`MAX_HOLD`].
+pub(crate) const LOCK_PAUSE: Duration = Duration::from_millis(40);
+
 /// The lock on a device folder. Dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct DeviceLock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);

@@ -30,7 +30,7 @@ pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in};
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
-pub(crate) use lock::{DeviceLock, LockError};
+pub(crate) use lock::{DeviceLock, LOCK_PAUSE, LockError, MAX_HOLD};
 pub(crate) use new_file::NewFile;
 pub(crate) use open_writers::OpenWriters;
 pub(crate) use owner::{Obstacle, create_dir, give_to_owner_of};

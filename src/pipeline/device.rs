@@ -13,7 +13,8 @@ use super::submit::{Group, Request, Submitted};
 use super::uploads::Uploads;
 use crate::data_dir::pending_files::{InUploadOrder, Item};
 use crate::data_dir::{
-    DeviceLock, DevicePath, Dir, ERROR, LockError, Obstacle, PARSED, is_no_folder,
+    DeviceLock, DevicePath, Dir, ERROR, LOCK_PAUSE, LockError, MAX_HOLD, Obstacle, PARSED,
+    is_no_folder,
 };
 use crate::remedy::remedy;
 use crate::rollup::Days;
@@ -32,11 +33,6 @@ const GROUP_TIME: Duration = Duration::from_millis(250);
 
 /// How often a file is processed whose mode or times keep changing.
 const MAX_ATTEMPTS: u32 = 3;
-
-/// Total time of holding the lock after which the process pauses for [`LOCK_PAUSE`], so that others can acquire it.
-const MAX_HOLD: Duration = Duration::from_secs(1);
-/// See [`MAX_HOLD`].
-const LOCK_PAUSE: Duration = Duration::from_millis(40);
 
 /// An open device folder.
 pub(super) struct Device<'a> {

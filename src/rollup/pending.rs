@@ -2,7 +2,7 @@
 //! section 11.
 
 use super::{MAX_NEW_DAYS, Master, Rollup, RollupError, day_of};
-use crate::data_dir::{DeviceLock, DevicePath, Dir, LockError, PENDING_FILE};
+use crate::data_dir::{DeviceLock, DevicePath, Dir, LOCK_PAUSE, LockError, MAX_HOLD, PENDING_FILE};
 use crate::points::stored_name;
 use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, ReadError};
@@ -20,11 +20,6 @@ const MAX_DAYS: i64 = 40_000;
 
 /// Intended time for the summaries of a part of the days.
 const PART_TIME: Duration = Duration::from_secs(2);
-
-/// Total time of holding locks after which the process pauses for [`LOCK_PAUSE`], so that others can acquire them.
-const MAX_HOLD: Duration = Duration::from_secs(1);
-/// See [`MAX_HOLD`].
-const LOCK_PAUSE: Duration = Duration::from_millis(60);
 
 /// Days since 1970, by the serial of a master.
 pub(crate) type Days = BTreeMap<String, BTreeSet<i64>>;

@@ -390,6 +390,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_until_requests_are_dropped_is_an_outage() {
+        let policy = policy(60);
+        let dropped = Instant::now() + Duration::from_secs(10);
+        policy.end_before(dropped.into_std());
+        let (result, _) = run(&policy, &[Err(busy())]).await;
+        assert!(Instant::now() < dropped);
+        assert!(matches!(
+            result,
+            Err(RetryError::GaveUp(WriteError::Outage(_)))
+        ));
+        assert!(policy.outages().of("acme").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_recovers_in_time_is_no_outage() {
         let policy = policy(60);
         let (result, times) = run(&policy, &[Err(busy()), Err(busy()), Ok(())]).await;

@@ -1,6 +1,6 @@
 //! Compares summaries with those that are computed from the points, and writes those that differ.
 
-use super::compute::{FIELDS, Hours, Run, Tags, Values, campaign_of};
+use super::compute::{FIELDS, Hours, Run, Tags, Values, campaign_of, unknown};
 use super::hours::{DAY, SECOND};
 use super::{GapLimit, Lines, MAX_DAYS, Master, Rollup, RollupError, day_of};
 use crate::data_dir::SUMMARIES;
@@ -11,7 +11,7 @@ use crate::sink::{
 };
 use chrono::Utc;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 
 /// How often summaries are written that an ingestion changes meanwhile.
@@ -36,7 +36,8 @@ pub(crate) struct SummaryCounts {
     pub missing: u64,
     /// Expected ones that the database has with other values, or without some.
     pub different: u64,
-    /// Those of the database that its points do not give, or that have more values.
+    /// Those of the database that its points do not give, or that have more values. Those that only say that nothing is known
+    /// are not among them.
     pub extra: u64,
     /// Summaries that are not expected, because they cannot be written, or because their points are in several measurements
     /// and do not say which one they belong to.
@@ -98,8 +99,9 @@ impl Rollup<'_> {
         self.each_part(scope, settle, |part| Ok(part.read()?))
     }
 
-    /// Writes the summaries that are missing or different. Nothing is ever deleted: the server cannot be told to delete a
-    /// series without those that have more tags.
+    /// Writes the summaries that are missing or different. Extra ones of channels that still have points are overwritten, so
+    /// that they add no energy. Nothing is ever deleted: the server cannot be told to delete a series without those that have
+    /// more tags.
     ///
     /// # Errors
     /// The server gives no answer, or refuses all requests. What fails for a master only is a part of the result.
@@ -281,10 +283,11 @@ impl<'a> Part<'a> {
         Ok(found)
     }
 
-    /// Writes what is missing or different. Returns the number of summaries that were written.
+    /// Writes what is missing or different, and that nothing is known in extra hours. Returns the number of summaries that
+    /// were written.
     fn write(&self, found: &Found) -> Result<u64, RollupError> {
         let mut lines = Lines::new(self.rollup, self.scope.bucket);
-        for series in &found.series {
+        for series in found.series.iter().filter(|series| series.has_points) {
             let differing = series
                 .hours
                 .iter()
@@ -303,8 +306,6 @@ impl<'a> Part<'a> {
 struct Found {
     series: Vec<Series>,
     ids: HashMap<Tags, usize>,
-    /// The summaries that are not expected: the series, and the hours in nanoseconds since 1970.
-    extra: HashMap<Tags, BTreeSet<i64>>,
     /// The series that are not compared, with the number of their hours.
     skipped: HashMap<Tags, u64>,
     /// The number of summaries that cannot be written.
@@ -317,15 +318,19 @@ struct Found {
     written: u64,
 }
 
-/// The expected summaries of a series.
+/// The summaries of a series, those that are expected and those that the database has.
 struct Series {
     tags: Tags,
-    hours: BTreeMap<i64, Expected>,
+    /// Whether points of it were read. The others may be those of a campaign that has begun meanwhile, and are not written.
+    has_points: bool,
+    hours: BTreeMap<i64, Summary>,
 }
 
-/// An expected summary, and what was found of it.
-struct Expected {
+/// A summary, and what was found of it.
+struct Summary {
+    /// Those of an hour in which nothing is known, if it is not expected.
     values: Values,
+    is_expected: bool,
     /// Which of its fields the database has.
     found: [bool; FIELDS.len()],
     has_other_value: bool,
@@ -333,15 +338,23 @@ struct Expected {
 
 /// The field whose values come.
 struct Current {
-    /// The expected series.
-    id: Option<usize>,
-    tags: Tags,
+    /// The position of its series in [`Found::series`].
+    id: usize,
     /// The position in [`FIELDS`].
     field: usize,
     place: Place,
 }
 
-impl Expected {
+impl Summary {
+    fn new(values: Values, is_expected: bool) -> Self {
+        Self {
+            values,
+            is_expected,
+            found: [false; FIELDS.len()],
+            has_other_value: false,
+        }
+    }
+
     fn is_missing(&self) -> bool {
         !self.found.contains(&true)
     }
@@ -373,47 +386,46 @@ impl Found {
             ..Self::default()
         };
         for (tags, hours) in expected {
-            let hours = hours.iter().map(|(hour, values)| {
-                let expected = Expected {
-                    values: *values,
-                    found: [false; FIELDS.len()],
-                    has_other_value: false,
-                };
-                (*hour, expected)
-            });
-            found.ids.insert(tags.clone(), found.series.len());
-            found.series.push(Series {
-                tags: tags.clone(),
-                hours: hours.collect(),
-            });
+            let hours = hours.iter();
+            let id = found.add_series(tags, true);
+            found.series[id].hours = hours
+                .map(|(hour, values)| (*hour, Summary::new(*values, true)))
+                .collect();
         }
         found
     }
 
-    fn expected(&self) -> impl Iterator<Item = &Expected> {
-        self.series.iter().flat_map(|series| series.hours.values())
+    /// Adds a series. Returns its position.
+    fn add_series(&mut self, tags: &[(String, String)], has_points: bool) -> usize {
+        let id = self.series.len();
+        self.ids.insert(tags.to_vec(), id);
+        self.series.push(Series {
+            tags: tags.to_vec(),
+            has_points,
+            hours: BTreeMap::new(),
+        });
+        id
     }
 
-    /// Whether the database has all expected summaries.
+    /// Whether nothing is to be written.
     fn is_written(&self) -> bool {
-        self.expected().all(Expected::is_written)
+        let mut series = self.series.iter().filter(|series| series.has_points);
+        series.all(|series| series.hours.values().all(Summary::is_written))
     }
 
     fn counts(&self) -> SummaryCounts {
-        let extra = self.extra.values().map(|hours| hours.len() as u64);
         let mut counts = SummaryCounts {
-            extra: extra.sum(),
             skipped: self.unwritable + self.skipped.values().sum::<u64>(),
             written: self.written,
             ..SummaryCounts::default()
         };
-        for expected in self.expected() {
-            counts.expected += 1;
-            if expected.is_missing() {
+        for summary in self.series.iter().flat_map(|series| series.hours.values()) {
+            counts.expected += u64::from(summary.is_expected);
+            if summary.is_missing() {
                 counts.missing += 1;
-            } else if !expected.is_written() {
+            } else if summary.is_expected && !summary.is_written() {
                 counts.different += 1;
-            } else if expected.has_extra_field() {
+            } else if !summary.is_written() || summary.has_extra_field() {
                 counts.extra += 1;
             }
         }
@@ -428,13 +440,12 @@ impl PointVisitor for Found {
         if self.measurement.as_deref().is_some_and(is_other) || self.skipped.contains_key(tags) {
             return;
         }
-        let field = FIELDS.iter().position(|other| other.key == field.key);
-        self.current = field.map(|field| Current {
-            id: self.ids.get(tags).copied(),
-            tags: tags.to_vec(),
-            field,
-            place,
-        });
+        let Some(field) = FIELDS.iter().position(|other| other.key == field.key) else {
+            return;
+        };
+        let id = self.ids.get(tags).copied();
+        let id = id.unwrap_or_else(|| self.add_series(tags, false));
+        self.current = Some(Current { id, field, place });
     }
 
     fn point(&mut self, point: StoredPoint<'_>) {
@@ -450,14 +461,11 @@ impl PointVisitor for Found {
             Place::Within => {}
         }
         let time = point.time * SECOND + i64::from(point.nanos);
-        let series = current.id.map(|id| &mut self.series[id]);
-        if let Some(expected) = series.and_then(|series| series.hours.get_mut(&time)) {
-            let value = expected.values[current.field];
-            expected.has_other_value |= value.is_finite() && point.value.parse() != Ok(value);
-            expected.found[current.field] = true;
-        } else {
-            let hours = self.extra.entry(current.tags.clone()).or_default();
-            hours.insert(time);
-        }
+        let Series { tags, hours, .. } = &mut self.series[current.id];
+        let summary = hours.entry(time);
+        let summary = summary.or_insert_with(|| Summary::new(unknown(tags), false));
+        let value = summary.values[current.field];
+        summary.has_other_value |= value.is_finite() && point.value.parse() != Ok(value);
+        summary.found[current.field] = true;
     }
 }

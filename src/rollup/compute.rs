@@ -52,14 +52,20 @@ fn values(hour: &Hour, watts: Option<f64>) -> Values {
     ]
 }
 
-/// The watts of a unit of power.
-fn watts(unit: &str) -> Option<f64> {
-    match unit {
-        "W" => Some(1.0),
-        "kW" => Some(1e3),
-        "MW" => Some(1e6),
+/// The watts of the unit of a series, if it is one of power.
+fn watts(tags: &[(String, String)]) -> Option<f64> {
+    let unit = tags.iter().find(|(key, _)| key == "unit");
+    match unit.map(|(_, unit)| unit.as_str()) {
+        Some("W") => Some(1.0),
+        Some("kW") => Some(1e3),
+        Some("MW") => Some(1e6),
         _ => None,
     }
+}
+
+/// The values of an hour of a series without a point, in which nothing is known.
+pub(super) fn unknown(tags: &[(String, String)]) -> Values {
+    values(&Hour::default(), watts(tags))
 }
 
 /// Days that are summarized together.
@@ -192,8 +198,7 @@ impl<'a> Summaries<'a> {
             unwritable: 0,
         };
         for (tags, series) in self.series {
-            let unit = tags.iter().find(|(key, _)| key == "unit");
-            let watts = unit.and_then(|(_, unit)| watts(unit));
+            let watts = watts(&tags);
             let has_points = !series.summarizer.is_empty();
             let hours = series.summarizer.finish(series.after).into_iter();
             if is_writable(&tags) {

@@ -425,6 +425,57 @@ fn the_gap_limit_can_be_set() {
     }
 }
 
+/// The sum of the energies of all channels.
+fn energy(summaries: &BTreeMap<Tags, Summaries>) -> f64 {
+    let fields = summaries.values().flatten();
+    let energies = fields.filter(|((_, field), _)| field.starts_with("energy_"));
+    energies.map(|(_, value)| value).sum()
+}
+
+#[test]
+fn a_lower_gap_limit_leaves_no_energy_in_hours_where_nothing_is_known() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    for (company, interval, before, after) in
+        [("a", 10_800, Some("4h"), "1h"), ("b", 7_200, None, "15m")]
+    {
+        let file = file_of_times((0..24).map(|n| MIDNIGHT + n * interval), 5);
+        let path = format!("{company}/site/02001171/0.tsv");
+        site.put_old(&path, &file);
+        let call = server.ingest(&site).named(&path);
+        let call = before
+            .into_iter()
+            .fold(call, |call, gap| call.env("TSV_MAX_GAP", gap));
+        call.run().expect(0);
+        assert!(energy(&server.summaries(company)) > 0.0);
+        let run = |command: &str, args: &[&str]| {
+            let call = site.bare().arg(command).args(args);
+            let call = server.connect(call).env("TSV_ROLLUP", "1");
+            call.env("TSV_MAX_GAP", after).run().expect(0)
+        };
+        run("rollup", &["--company", company]);
+        let mut found = server.summaries(company);
+        assert_eq!(energy(&found), 0.0, "{company}");
+        // The hours between the points say that nothing is known, and are no difference.
+        let mut channels = BTreeMap::new();
+        add_points(&mut channels, "site", &[&file]);
+        for (tags, points) in &channels {
+            let unit = tags.get("unit").map(String::as_str);
+            let expected = integrated(points, unit, Some(900));
+            let more = found.get_mut(tags).expect("a channel");
+            more.retain(|key, value| expected.contains_key(key) || *value != 0.0);
+        }
+        assert_integrated(&found, &channels, Some(900));
+        let again = run("rollup", &["--company", company]);
+        assert_eq!(again.stdout, format!("{company}: 72 hourly summaries\n"));
+        let data = site.data();
+        let data = data.to_str().expect("a name");
+        run("verify", &["-d", data, "--company", company]);
+    }
+}
+
 #[test]
 fn the_summaries_of_real_files_are_those_of_their_points() {
     let (Some(dir), Some(server)) = (samples(), RealInflux::start()) else {
@@ -1507,13 +1558,24 @@ fn summaries_without_points_are_reported_and_never_deleted() {
     assert_eq!((code, numbers(&found)), (1, [0, 9, 81]), "{found:#}");
 
     let run = double.rollup(&site, &["--company=acme"]).expect(1);
-    // The values of the points of the single hour remain.
+    // The values of the deleted points remain, also those of the single hour, but they have no energy.
     assert!(
-        run.stdout.contains(" 84 extra, 9 written\n"),
+        run.stdout.contains(" 84 extra, 90 written\n"),
         "{}",
         run.stdout
     );
     let after = double.summaries("acme");
+    let mut channels = BTreeMap::new();
+    add_points(&mut channels, "site", &[&day_file(0)]);
+    for points in channels.values_mut() {
+        points.retain(|time, _| !is_deleted(*time * 1_000_000_000));
+    }
+    let expected = channels.iter().map(|(tags, points)| {
+        let unit = tags.get("unit").map(String::as_str);
+        (tags.clone(), integrated(points, unit, None))
+    });
+    let expected = energy(&expected.collect());
+    assert!((energy(&after) / expected - 1.0).abs() < 1e-9);
     let keys = |summaries: &BTreeMap<Tags, Summaries>| -> BTreeSet<(Tags, (i64, String))> {
         let series = summaries.iter();
         let keys = series
@@ -1525,11 +1587,6 @@ fn summaries_without_points_are_reported_and_never_deleted() {
     // A person deletes them, and the summaries are computed again.
     double.delete_of("acme", "powerview_1h", is_deleted);
     double.rollup(&site, &["--company=acme"]).expect(0);
-    let mut channels = BTreeMap::new();
-    add_points(&mut channels, "site", &[&day_file(0)]);
-    for points in channels.values_mut() {
-        points.retain(|time, _| !is_deleted(*time * 1_000_000_000));
-    }
     assert_integrated(&double.summaries("acme"), &channels, None);
 }
 

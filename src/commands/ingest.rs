@@ -22,26 +22,28 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
     let is_sweep = settings.paths.is_empty() && !settings.dry_run;
     let monitor = settings.heartbeat.as_ref().filter(|_| is_sweep);
-    if let Some(url) = monitor {
-        report::ping(url, Heartbeat::Start);
-    }
-    let result = pipeline::run(&settings, &shutdown, &progress);
-    if let Ok(summary) = &result {
-        print_summary(summary, args.common.quiet, shutdown.is_requested());
-    }
-    let failure = match &result {
-        Ok(summary) => failure(summary, &settings, shutdown.is_requested()),
-        Err(error) => Some(format!("the sweep cannot start: {error:#}")),
+    let ping = |heartbeat| {
+        if let Some(url) = monitor {
+            report::ping(url, heartbeat);
+        }
     };
-    let exit_code = if failure.is_some() {
-        ExitCode::GeneralError
-    } else {
-        ExitCode::Success
-    };
-    if let Some(url) = monitor {
-        report::ping(url, failure.map_or(Heartbeat::Success, Heartbeat::Failure));
+    ping(Heartbeat::Start);
+    let result = pipeline::run(&settings, &shutdown, &progress, |summary| {
+        let stopped = shutdown.is_requested();
+        print_summary(summary, args.common.quiet, stopped);
+        if let Some(reason) = failure(summary, &settings, stopped) {
+            ping(Heartbeat::Failure(reason));
+            ExitCode::GeneralError
+        } else {
+            ping(Heartbeat::Success);
+            ExitCode::Success
+        }
+    });
+    if let Err(error) = &result {
+        let reason = format!("the sweep cannot start: {error:#}");
+        ping(Heartbeat::Failure(reason));
     }
-    result.map(|_| exit_code)
+    result
 }
 
 /// Why a run failed, and what to do. `None` if it succeeded.

@@ -67,15 +67,17 @@ impl RunContext<'_> {
     }
 }
 
-/// Ingests the named files and folders, or all pending files if none are named.
+/// Ingests the named files and folders, or all pending files if none are named, and updates the hourly summaries after that.
+/// `finish` is called in between: hourly summaries take time, and do not change the result.
 ///
 /// # Errors
 /// If the run cannot start. Errors of single files are part of the summary.
-pub(crate) fn run(
+pub(crate) fn run<T>(
     settings: &Settings,
     stop: &Shutdown,
     progress: &Progress,
-) -> anyhow::Result<Summary> {
+    finish: impl FnOnce(&Summary) -> T,
+) -> anyhow::Result<T> {
     let limits = Limits::new(settings.jobs)?;
     let data = Dir::open(&settings.data_folder)
         .map(Arc::new)
@@ -126,6 +128,7 @@ pub(crate) fn run(
     if !stop.is_requested() {
         meta.send_unsent(is_sweep);
     }
+    let result = finish(&summary);
     context.update_summaries(is_sweep);
-    Ok(summary)
+    Ok(result)
 }

@@ -45,8 +45,8 @@ impl Monitor {
     }
 }
 
-const START: &str = "GET /secret-path/start?beat=1";
-const SUCCESS: &str = "GET /secret-path?beat=1";
+pub const START: &str = "GET /secret-path/start?beat=1";
+pub const SUCCESS: &str = "GET /secret-path?beat=1";
 const FAIL: &str = "POST /secret-path/fail?beat=1";
 
 #[test]

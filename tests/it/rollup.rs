@@ -2,6 +2,7 @@
 //! section 11.
 
 use crate::harness::{Call, DEVICE, FileBuilder, Run, Running, Site, age, samples};
+use crate::heartbeat::{Monitor, START, SUCCESS};
 use crate::influx_double::{Double, Fault, Gate, Request, is_data_write, is_query};
 use crate::line_protocol::Value as Field;
 use crate::real_influx::RealInflux;
@@ -1229,6 +1230,27 @@ fn summaries_begin_after_all_files_are_moved_and_the_report_is_written() {
             site.put_old(name, day_file(1));
         }
     }
+}
+
+#[test]
+fn a_sweep_has_its_result_before_the_summaries_and_keeps_it_if_it_is_stopped() {
+    let (double, site) = (Double::start(), Site::new());
+    site.put_old(DEVICE.file("0.tsv"), day_file(0));
+    let gate = Gate::new();
+    double.fault(is_query, 0, usize::MAX, Fault::Gate(gate.clone()));
+    let monitor = Monitor::start(200);
+    let call = double.ingest(&site).env("TSV_HEARTBEAT_URL", &monitor.url);
+    let running = call.start();
+    gate.wait_for(1);
+    assert_eq!([(); 2].map(|()| monitor.next().0), [START, SUCCESS]);
+    running.signal(rustix::process::Signal::TERM);
+    let run = running.wait().expect(0);
+    gate.open();
+    let line = run.stderr.lines().find(|line| line.contains("1 ingested"));
+    let line = line.unwrap_or_else(|| panic!("{}", run.stderr));
+    assert!(line.starts_with("1 file: "), "{line}");
+    assert!(monitor.is_silent());
+    assert!(site.exists(DEVICE.file(PENDING_FILE)));
 }
 
 #[test]

@@ -792,6 +792,8 @@ fn a_request_that_is_refused_for_a_device_does_not_end_the_company() {
         assert_eq!(code, 1, "{found:#}");
         let failures = found["failures"].as_array().expect("a list");
         assert_eq!(failures.len(), 1, "{status}: {failures:#?}");
+        assert_eq!(found["summaries"]["different"], 0, "{found:#}");
+        assert_eq!(found["summaries"]["equal"], false, "{found:#}");
 
         // A batch that is refused is one of a device too.
         double.clear_faults();
@@ -828,6 +830,8 @@ fn a_request_that_is_refused_for_a_device_does_not_end_the_company() {
             1,
             "{status}"
         );
+        let (code, found) = double.verify(&site, &[]);
+        assert_eq!((code, &found["summaries"]["equal"]), (1, &json!(false)));
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Instant;
 /// The result for all companies.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Summaries {
-    /// Whether the database has exactly the summaries of its points.
+    /// Whether everything was compared, and the database has exactly the summaries of its points.
     equal: bool,
     #[serde(flatten)]
     counts: SummaryCounts,
@@ -43,7 +43,12 @@ impl Summaries {
     ) -> Self {
         let options = &verifier.options;
         let mut summaries = Self::default();
+        let mut is_complete = true;
         for company in companies {
+            if verifier.stop.is_requested() {
+                is_complete = false;
+                break;
+            }
             let scope = Scope {
                 bucket: &company,
                 measurement: options.campaign.and_then(stored_name),
@@ -69,15 +74,13 @@ impl Summaries {
                 }
                 Err(error) => vec![error.to_string()],
             };
+            is_complete &= failures.is_empty();
             let failures = failures.into_iter();
             verification
                 .failures
                 .extend(failures.map(|failure| format!("{bucket}: hourly summaries: {failure}")));
-            if verifier.stop.is_requested() {
-                break;
-            }
         }
-        summaries.equal = summaries.counts.is_equal();
+        summaries.equal = is_complete && summaries.counts.is_equal();
         summaries
     }
 
@@ -95,7 +98,7 @@ impl Summaries {
             }
         }
         let _ = writeln!(text, "{}", describe(&self.counts));
-        if !self.equal {
+        if !self.counts.is_equal() {
             text += "to compute the hourly summaries again, run powerview rollup\n";
         }
         text

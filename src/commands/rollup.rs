@@ -8,7 +8,7 @@ use crate::data_dir::{Company, DeviceItem, DevicePath, Dir, devices_in};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
-use crate::rollup::{Days, Rollup, RollupError, Scope, SummaryCounts};
+use crate::rollup::{Comparison, Days, Rollup, RollupError, Scope, SummaryCounts};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, BucketAdmin as _, Destination, InfluxReader, Sink, Stream};
@@ -157,8 +157,8 @@ pub(super) fn describe(counts: &SummaryCounts) -> String {
     text
 }
 
-/// Brings the summaries of a bucket up to date after its points were written by another command. Failing is a warning.
-pub(super) fn update_summaries(rollup: &Rollup<'_>, bucket: &str) {
+/// Brings the summaries of a bucket up to date after its points were written by another command. Returns why some are not.
+pub(super) fn update_summaries(rollup: &Rollup<'_>, bucket: &str) -> Vec<String> {
     let scope = Scope {
         bucket,
         measurement: None,
@@ -166,14 +166,16 @@ pub(super) fn update_summaries(rollup: &Rollup<'_>, bucket: &str) {
     };
     let result = rollup.repair(scope);
     rollup.log_notes(bucket);
-    let failures = match result {
-        Ok(comparison) => comparison.failures,
+    match result {
+        Ok(Comparison {
+            counts,
+            mut failures,
+        }) => {
+            if counts.missing + counts.different > 0 {
+                failures.push(describe(&counts));
+            }
+            failures
+        }
         Err(error) => vec![error.to_string()],
-    };
-    let bucket = sanitize(bucket);
-    for failure in failures {
-        tracing::warn!(
-            "the hourly summaries of {bucket} are not up to date: {failure}; powerview rollup --company {bucket:?} computes them"
-        );
     }
 }

@@ -1665,3 +1665,35 @@ fn a_rebuilt_bucket_has_summaries() {
     server.connect(call).run().expect(0);
     assert_summaries(&server, "acme", &all);
 }
+
+#[test]
+fn a_rebuild_whose_summaries_cannot_be_written_fails_after_the_swap() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    ingest_all(&server, &site, "acme", &[day_file(0)]);
+    // A field of another type in the new bucket, which an interrupted rebuild has made.
+    let line = format!("powerview_1h,x=y count=1 {MIDNIGHT}\n");
+    server.write("acme.rebuild", &line, "s");
+    let call = site.subcommand("rebuild").env("TSV_ROLLUP", "1");
+    let call = call.args(["--company=acme", "--yes"]);
+    let run = server.connect(call).run().expect(1);
+    assert!(
+        run.stdout.contains("acme: the new bucket is in use"),
+        "{}",
+        run.stdout
+    );
+    let last = run.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("the hourly summaries of acme are not up to date: ")
+            && last.ends_with("powerview rollup --company \"acme\" computes them"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        !run.stderr.contains("--company \"acme.rebuild\""),
+        "{}",
+        run.stderr
+    );
+}

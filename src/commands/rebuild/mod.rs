@@ -24,7 +24,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-/// Makes a bucket anew and swaps it in, or undoes that; exit status 1 if it is not swapped in.
+/// Makes a bucket anew and swaps it in, or undoes that; exit status 1 if it is not swapped in, or if its hourly summaries are
+/// not up to date.
 ///
 /// # Errors
 /// A setting is unusable, the server gives no answer, or some points cannot be written.
@@ -82,15 +83,21 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
         run(&rebuild, rollup.as_ref(), args)
     };
     let result = result?;
-    if let (Some(rollup), End::Swapped(_)) = (&rollup, &result) {
-        // Files may have arrived meanwhile.
-        update_summaries(rollup, &args.company);
-    }
     progress.finish();
     match result {
         End::Swapped(swapped) => {
             print(&output::swapped(&args.company, &swapped));
-            Ok(ExitCode::Success)
+            // Files may have arrived meanwhile.
+            let failures = rollup.map(|rollup| update_summaries(&rollup, &args.company));
+            let mut code = ExitCode::Success;
+            for failure in failures.into_iter().flatten() {
+                let company = sanitize(&args.company);
+                eprint_line(&format!(
+                    "the hourly summaries of {company} are not up to date: {failure}; powerview rollup --company {company:?} computes them"
+                ));
+                code = ExitCode::GeneralError;
+            }
+            Ok(code)
         }
         End::NotNeeded => Ok(ExitCode::Success),
         End::Refused => Ok(ExitCode::GeneralError),
@@ -157,7 +164,11 @@ fn run(
     }
     if let Some(rollup) = rollup {
         // Dashboards read them from the moment of the swap.
-        update_summaries(rollup, &rebuild_bucket(rebuild.company));
+        for failure in update_summaries(rollup, &rebuild_bucket(rebuild.company)) {
+            tracing::warn!(
+                "hourly summaries of the new bucket cannot be computed: {failure}; this is tried again after the swap"
+            );
+        }
     }
     let swapped = rebuild.swap(devices, args.keep_unexplained)?;
     Ok(End::Swapped(swapped))

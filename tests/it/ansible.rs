@@ -1015,6 +1015,7 @@ fn the_playbooks_refuse_names_by_themselves() {
         ("acme", "a\"b"),
         ("acme", ""),
         ("acme", "_x"),
+        ("acme", "powerview_1h"),
     ] {
         let output =
             run(&mut scene.command("create_grafana_resources.yml", &names(company, campaign)));

@@ -426,6 +426,24 @@ fn companies_that_are_named_like_buckets_that_are_rebuilt_get_no_dashboard() {
 }
 
 #[test]
+fn a_campaign_that_is_named_like_the_hourly_summaries_gets_no_dashboard() {
+    if !installed("python3", "python3") {
+        return;
+    }
+    let place = Place::new();
+    let folder = place.data("acme").join("powerview_1h");
+    assert!(place.act("mkdir", folder, "", "1").success());
+    let log = place.log();
+    let refusal = "acme/powerview_1h: the campaign name is refused: the name is reserved";
+    assert!(log.contains(refusal), "{log}");
+    assert!(place.calls("ansible").is_empty());
+    // As a company, it is no measurement.
+    let folder = place.data("powerview_1h").join("site");
+    assert!(place.act("mkdir", folder, "", "1").success());
+    assert_eq!(place.calls("ansible").len(), 1);
+}
+
+#[test]
 #[ignore = "slow: hundreds of calls of the hook"]
 fn invalid_names_are_refused_and_none_of_them_runs() {
     if !installed("python3", "python3") {

@@ -15,6 +15,8 @@ INVISIBLE = frozenset(
 )
 # The names of buckets that are rebuilt, and of former ones.
 REBUILT = re.compile(r"\.rebuild\Z|\.before-[0-9]{4}-[0-9]{2}-[0-9]{2}(-[0-9]+)?\Z")
+# The measurement of the hourly summaries.
+SUMMARIES = "powerview_1h"
 VIEW = 1
 
 
@@ -47,6 +49,11 @@ def company_refusal(name):
     if not refusal and REBUILT.search(name):
         refusal = "names that end in .rebuild or .before- and a date are reserved for buckets that are rebuilt"
     return refusal
+
+
+def campaign_refusal(name):
+    """Returns why the name of a campaign is refused, or an empty string if it is allowed."""
+    return name_refusal(name) or ("the name is reserved for hourly summaries" if name == SUMMARIES else "")
 
 
 def uid(name, *more):
@@ -288,6 +295,7 @@ class FilterModule:
         return {
             "powerview_name_refusal": name_refusal,
             "powerview_company_refusal": company_refusal,
+            "powerview_campaign_refusal": campaign_refusal,
             "powerview_uid": uid,
             "powerview_titled": titled,
             "powerview_only_team_views": only_team_views,
@@ -304,7 +312,7 @@ class FilterModule:
 
 def main(company, campaign):
     """Prints the extra variables for the playbook as JSON. If a name is refused, prints why and exits with status 3."""
-    for what, reason in (("company", company_refusal(company)), ("campaign", name_refusal(campaign))):
+    for what, reason in (("company", company_refusal(company)), ("campaign", campaign_refusal(campaign))):
         if reason:
             print("the %s name is refused: %s" % (what, reason))
             sys.exit(3)

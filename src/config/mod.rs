@@ -210,7 +210,12 @@ fn gap_limit(env: &Environment) -> Result<GapLimit, ConfigError> {
     if env.get(var).is_none() {
         return Ok(GapLimit::OfDay);
     }
-    let limit = env.parse(var, parse_duration)?.as_nanos();
+    let limit = env.parse(var, |text| match parse_duration(text)? {
+        Duration::ZERO => Err(
+            "too short, because nothing would be known; use a longer one or unset it".to_owned(),
+        ),
+        limit => Ok(limit.as_nanos()),
+    })?;
     Ok(GapLimit::Fixed(limit.try_into().unwrap_or(i64::MAX)))
 }
 

@@ -912,6 +912,8 @@ fn check_fails_for_each_setting_that_an_ingestion_refuses() {
         ("TSV_HEARTBEAT_URL", "somewhere"),
         ("TSV_META_BUCKET", "_x"),
         ("TSV_RETRY_FOR", "long"),
+        ("TSV_MAX_GAP", "0"),
+        ("TSV_MAX_GAP", "0s"),
     ] {
         let call = |args: &[&str]| {
             site.bare()

@@ -1,6 +1,5 @@
 //! Points without the tag `device`, which an old script wrote. Dashboards and summaries count them apart from the others.
 
-use crate::data_dir::SUMMARIES;
 use crate::report::counted;
 use crate::sanitize::sanitize;
 use crate::sink::{InfluxReader, PointSource as _, ReadError};
@@ -14,7 +13,6 @@ pub(super) fn describe(source: &InfluxReader, company: &str) -> Result<Vec<Strin
         return Ok(Vec::new());
     }
     let channels = source.channels_without_device(company)?.into_iter();
-    let channels = channels.filter(|(measurement, _)| measurement != SUMMARIES);
     let lines = channels.map(|(measurement, channels)| {
         format!(
             "bucket {}: points of {} in the measurement {} have no tag \"device\", as an old script wrote them; dashboards count \

@@ -222,7 +222,7 @@ impl<'a> Device<'a> {
         moved
     }
 
-    pub(super) fn lock(&self) -> Result<Option<DeviceLock>, LockError> {
+    fn lock(&self) -> Result<Option<DeviceLock>, LockError> {
         let settings = self.context.settings;
         if settings.dry_run {
             return Ok(None);

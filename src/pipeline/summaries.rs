@@ -109,23 +109,31 @@ impl RunContext<'_> {
                 Err(_) => {}
             }
             let Err(error) = result else { continue };
+            if self.stop.is_requested() {
+                tracing::warn!(
+                    "the hourly summaries of {} are not up to date, because the run was stopped; the next one goes on",
+                    sanitize(&device)
+                );
+                return;
+            }
+            let data = sanitize(&self.settings.data_folder);
             if error.is_of_server() {
                 let name = sanitize(company);
                 tracing::warn!(
-                    "the hourly summaries of {name} are not up to date, and this run updates no more of them: {error}; the next one does, or powerview rollup --company {name:?}"
+                    "the hourly summaries of {name} are not up to date: {error}; the next run goes on, or run powerview rollup -d {data} --company {name:?}"
                 );
                 failed.insert(company.to_owned());
                 continue;
             }
             tracing::warn!(
-                "the hourly summaries of {} are not up to date: {error}; powerview rollup computes them",
+                "the hourly summaries of {} are not up to date: {error}; the next run goes on, or run powerview rollup -d {data}",
                 sanitize(&device)
             );
             let is_over = !is_sweep && deadline <= Instant::now();
             if is_over || late_in_a_row == MAX_LATE_IN_A_ROW {
                 if devices.next().is_some() {
                     tracing::warn!(
-                        "this run updates no more hourly summaries, because the time is over; the next one does, or powerview rollup"
+                        "this run updates no more hourly summaries, because the time is over; the next one goes on, or run powerview rollup -d {data}"
                     );
                 }
                 return;

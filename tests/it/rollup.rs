@@ -957,11 +957,11 @@ fn assert_only_a_warning(what: &str, is_faulty: fn(&Request) -> bool, fault: Fau
         .collect();
     assert_eq!(warnings.len(), 1, "{what}: {}", run.stderr);
     assert!(warnings[0].contains("WARN"), "{what}: {}", warnings[0]);
-    assert!(
-        warnings[0].contains("powerview rollup"),
-        "{what}: {}",
-        warnings[0]
+    let remedy = format!(
+        "; the next run goes on, or run powerview rollup -d {}",
+        site.data().display()
     );
+    assert!(warnings[0].contains(&remedy), "{what}: {}", warnings[0]);
     assert!(!run.stderr.contains("ERROR"), "{what}: {}", run.stderr);
 }
 
@@ -1253,6 +1253,12 @@ fn a_sweep_has_its_result_before_the_summaries_and_keeps_it_if_it_is_stopped() {
     let line = run.stderr.lines().find(|line| line.contains("1 ingested"));
     let line = line.unwrap_or_else(|| panic!("{}", run.stderr));
     assert!(line.starts_with("1 file: "), "{line}");
+    assert!(
+        run.stderr
+            .ends_with("because the run was stopped; the next one goes on\n"),
+        "{}",
+        run.stderr
+    );
     assert!(monitor.is_silent());
     assert!(site.exists(DEVICE.file(PENDING_FILE)));
 }

@@ -97,13 +97,6 @@ pub(super) fn runs(days: &BTreeSet<i64>, margin: i64, length: i64) -> Vec<Run> {
     runs
 }
 
-/// The number of separate periods that runs are of.
-pub(super) fn periods(runs: &[Run]) -> usize {
-    let pairs = runs.iter().zip(runs.iter().skip(1));
-    let gaps = pairs.filter(|(before, run)| before.days.end < run.days.start);
-    gaps.count() + runs.len().min(1)
-}
-
 /// What a run gives besides the summaries.
 #[derive(Debug, Default)]
 pub(super) struct Computed {
@@ -290,14 +283,6 @@ mod tests {
         assert!(is_writable("c d", "\\e, f=\"g\"\r\t"));
         assert!(!is_writable("c", "d\ne") && !is_writable("c\nd", "e"));
         assert!(!is_writable("c", "d\\") && !is_writable("c\\", "d"));
-    }
-
-    #[test]
-    fn long_periods_count_once() {
-        let periods = |days: &[i64]| periods(&runs(&days.iter().copied().collect(), 1, 30));
-        assert_eq!(periods(&[]), 0);
-        assert_eq!(periods(&(0..3_300).collect::<Vec<_>>()), 1);
-        assert_eq!(periods(&[5, 8, 12, 100]), 3);
     }
 
     #[test]

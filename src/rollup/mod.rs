@@ -11,7 +11,7 @@ pub(crate) use self::compare::{Comparison, Scope, SummaryCounts};
 pub(crate) use self::hours::GapLimit;
 pub(crate) use self::pending::{Days, PendingDays};
 
-use self::compute::{Computed, Run, Summaries, periods, runs};
+use self::compute::{Computed, Run, Summaries, runs};
 use self::hours::DAY;
 use crate::data_dir::{LockError, PENDING_FILE, SUMMARIES};
 use crate::points::{Batch, Line};
@@ -31,9 +31,6 @@ const MAX_NEW_DAYS: i64 = 30;
 
 /// Approximate maximum size of a request with summaries, in bytes. Those of a file fit into one.
 const MAX_BODY: usize = 4 << 20;
-
-/// Maximum number of separate periods whose summaries an ingestion updates. A file with random times may have many.
-const MAX_PERIODS: usize = 100;
 
 /// Maximum number of notes.
 const MAX_NOTES: usize = 100;
@@ -78,10 +75,6 @@ pub(crate) enum RollupError {
     /// The time is over, but a part is done.
     #[error("there was not enough time for all")]
     Unfinished,
-    #[error(
-        "the points are in {0} separate periods, of which at most {MAX_PERIODS} are summarized"
-    )]
-    Scattered(usize),
 }
 
 impl RollupError {
@@ -92,11 +85,7 @@ impl RollupError {
                 matches!(error, ReadError::Unavailable(_) | ReadError::Stopped)
             }
             Self::Write(error) => matches!(error, WriteError::Outage(_) | WriteError::Stopped),
-            Self::Lock(_)
-            | Self::CampaignHeld(_)
-            | Self::Pending(_)
-            | Self::Unfinished
-            | Self::Scattered(_) => false,
+            Self::Lock(_) | Self::CampaignHeld(_) | Self::Pending(_) | Self::Unfinished => false,
         }
     }
 }
@@ -119,13 +108,7 @@ impl Rollup<'_> {
         length: i64,
     ) -> Result<(), RollupError> {
         let margin = self.margin();
-        let runs = runs(days, margin, length);
-        let periods = periods(&runs);
-        if periods > MAX_PERIODS {
-            days.clear();
-            return Err(RollupError::Scattered(periods));
-        }
-        if let Some(run) = runs.first() {
+        if let Some(run) = runs(days, margin, length).first() {
             self.update_run(master, run)?;
             days.retain(|day| day + margin + 1 > run.days.end);
         }

@@ -1301,6 +1301,23 @@ fn the_next_run_computes_what_a_killed_ingestion_did_not() {
 }
 
 #[test]
+fn points_in_many_separate_periods_are_summarized() {
+    let (double, site) = (Double::start(), Site::new());
+    // A clock that jumps.
+    let file = file_of_times((0..120).map(|n| MIDNIGHT + n * 10 * 86_400), 22);
+    site.put_old(DEVICE.file("0.tsv"), &file);
+    double.ingest(&site).run().expect(0);
+    // What it has left for lack of time.
+    let data = site.data();
+    let data = data.to_str().expect("a name");
+    double
+        .rollup(&site, &["-d", data, "--since", "1d"])
+        .expect(0);
+    assert_summaries(&double, "acme", &[&file]);
+    assert!(!site.exists(DEVICE.file(PENDING_FILE)));
+}
+
+#[test]
 fn summaries_that_are_pending_for_long_are_a_problem_in_status() {
     let site = Site::new();
     site.put(DEVICE.parsed("0.tsv"), day_file(0));

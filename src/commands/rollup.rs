@@ -4,7 +4,7 @@ use super::comparison::open_data_folder;
 use super::eprint_line;
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
-use crate::data_dir::{Company, DeviceItem, DevicePath, Dir, devices_in};
+use crate::data_dir::{Company, DeviceItem, DevicePath, Dir, PENDING_FILE, devices_in};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::Progress;
@@ -14,8 +14,9 @@ use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, BucketAdmin as _, Destination, InfluxReader, Sink, Stream};
 use indicatif::HumanCount;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,12 +55,13 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
         notes: RefCell::default(),
     };
     let names = source.buckets()?.into_iter().map(|bucket| bucket.name);
-    let mut buckets: Vec<_> = names.collect();
+    let mut buckets: BTreeSet<_> = names.collect();
+    buckets.extend(devices.iter().flat_map(Devices::pending_companies));
     buckets.retain(|name| match &args.company {
         Some(company) => name == company,
         None => Company::new(name.as_ref(), &meta_bucket).is_ok(),
     });
-    if let (Some(company), []) = (&args.company, &buckets[..]) {
+    if let (Some(company), true) = (&args.company, buckets.is_empty()) {
         return Err(ConfigError(format!(
             "--company: there is no bucket {:?}; correct the name",
             sanitize(company)
@@ -114,18 +116,33 @@ struct Devices<'a> {
 }
 
 impl Devices<'_> {
+    /// The device folders below a folder, relative to the data folder.
+    fn below(&self, folder: &Path) -> impl Iterator<Item = (PathBuf, DevicePath)> {
+        devices_in(&self.data, folder).filter_map(|item| {
+            let DeviceItem::Device(path) = item else {
+                return None;
+            };
+            let location = DevicePath::of_folder(&path, self.meta_bucket).ok()?;
+            Some((path, location))
+        })
+    }
+
+    /// The companies with pending days. They may have no bucket.
+    fn pending_companies(&self) -> impl Iterator<Item = String> {
+        let devices = self.below(Path::new(""));
+        let devices = devices.filter(|(path, _)| {
+            let folder = self.data.open_below(path);
+            folder.is_ok_and(|folder| folder.has_state_file(PENDING_FILE).unwrap_or(false))
+        });
+        devices.map(|(_, location)| location.company.as_str().to_owned())
+    }
+
     /// Computes the summaries of the pending days of a company. Returns the failures of single devices. The wait for locks is
     /// limited for all of them together.
     fn update(&self, rollup: &Rollup<'_>, company: &str) -> Result<Vec<String>, RollupError> {
         let mut failures = Vec::new();
         let mut wait = self.lock_wait;
-        for item in devices_in(&self.data, Path::new(company)) {
-            let DeviceItem::Device(path) = item else {
-                continue;
-            };
-            let Ok(location) = DevicePath::of_folder(&path, self.meta_bucket) else {
-                continue;
-            };
+        for (path, location) in self.below(Path::new(company)) {
             let folder = self.data.open_below(&path).map_err(RollupError::from);
             let result = folder.and_then(|folder| {
                 rollup.update_pending(&folder, &location, Days::new(), &mut wait, self.stop)

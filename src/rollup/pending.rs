@@ -5,7 +5,7 @@ use super::{MAX_NEW_DAYS, Master, Rollup, RollupError, day_of};
 use crate::data_dir::{DeviceLock, DevicePath, Dir, LOCK_PAUSE, LockError, MAX_HOLD, PENDING_FILE};
 use crate::points::stored_name;
 use crate::shutdown::Shutdown;
-use crate::sink::{ALL_TIMES, ReadError};
+use crate::sink::{ALL_TIMES, PointSource as _, ReadError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,6 +225,15 @@ impl Rollup<'_> {
             let is_short = was_late || self.time_left().is_none();
             let length = length.get_or_insert(if is_short { 1 } else { MAX_NEW_DAYS });
             let updated = self.update_first(master, &mut days, *length);
+            if let Err(RollupError::Read(ReadError::Refused(_))) = updated
+                && self.source.find_bucket(bucket)?.is_none()
+            {
+                // Its points are gone too.
+                if pending.is_some() {
+                    folder.remove_state_file(PENDING_FILE)?;
+                }
+                break;
+            }
             let is_late = updated.is_err() && self.time_left() == Some(Duration::ZERO);
             keep_only(&days, &serial, &mut unsaved);
             if let Some(pending) = &mut pending {

@@ -1301,6 +1301,33 @@ fn the_next_run_computes_what_a_killed_ingestion_did_not() {
 }
 
 #[test]
+fn days_of_a_bucket_that_is_gone_are_not_pending() {
+    let data = |site: &Site| site.data().to_str().expect("a name").to_owned();
+    for how in ["a sweep", "a rollup", "a rollup of the company"] {
+        let (double, site) = (Double::start(), Site::new());
+        let gate = Gate::new();
+        site.put_old(DEVICE.file("0.tsv"), day_file(0));
+        start_and_wait(&double, &site, "0.tsv", &gate).kill();
+        gate.open();
+        double.delete_bucket("acme");
+        let run = match how {
+            "a sweep" => double.ingest(&site).run(),
+            "a rollup" => double.rollup(&site, &["-d", &data(&site)]),
+            _ => double.rollup(&site, &["-d", &data(&site), "--company=acme"]),
+        };
+        let run = run.expect(0);
+        assert!(
+            !run.stderr.contains("not up to date"),
+            "{how}: {}",
+            run.stderr
+        );
+        assert!(!site.exists(DEVICE.file(PENDING_FILE)), "{how}");
+        let run = double.rollup(&site, &["-d", &data(&site), "--company=acme"]);
+        assert!(run.expect(2).stderr.contains("no bucket"));
+    }
+}
+
+#[test]
 fn points_in_many_separate_periods_are_summarized() {
     let (double, site) = (Double::start(), Site::new());
     // A clock that jumps.

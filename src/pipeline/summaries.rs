@@ -180,7 +180,7 @@ impl Device<'_> {
             return;
         }
         let mut unsaved = Days::new();
-        if let Err(error) = PendingDays::add(&self.folder, days.clone()) {
+        if let Err(error) = PendingDays::add(&self.folder, &self.location.campaign, days.clone()) {
             let path = self.folder.path().join(PENDING_FILE);
             self.context.recorder.warn(
                 &path,

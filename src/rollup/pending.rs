@@ -2,7 +2,9 @@
 //! section 11.
 
 use super::{MAX_NEW_DAYS, Master, Rollup, RollupError, day_of};
-use crate::data_dir::{DeviceLock, DevicePath, Dir, LOCK_PAUSE, LockError, MAX_HOLD, PENDING_FILE};
+use crate::data_dir::{
+    Campaign, DeviceLock, DevicePath, Dir, LOCK_PAUSE, LockError, MAX_HOLD, PENDING_FILE,
+};
 use crate::points::stored_name;
 use crate::shutdown::Shutdown;
 use crate::sink::{ALL_TIMES, PointSource as _, ReadError};
@@ -24,12 +26,18 @@ const PART_TIME: Duration = Duration::from_secs(2);
 /// Days since 1970, by the serial of a master.
 pub(crate) type Days = BTreeMap<String, BTreeSet<i64>>;
 
+/// Days since 1970, by the campaign that the folder belonged to, and the serial of a master.
+type DaysOfSeries = BTreeMap<(Campaign, String), BTreeSet<i64>>;
+
+/// The first and the last day of periods without a gap.
+type Periods = Vec<(i64, i64)>;
+
 /// The days of a device whose summaries are still to be computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PendingDays {
     /// When the first of them was added.
     pub since: DateTime<Utc>,
-    days: Days,
+    days: DaysOfSeries,
     /// Whether the time was over before the summaries of a part were computed: the next part has to be shorter.
     was_late: bool,
 }
@@ -41,8 +49,8 @@ struct Stored {
     since: i64,
     #[serde(default)]
     was_late: bool,
-    /// The first and the last day of periods without a gap, by the serial of the master.
-    days: BTreeMap<String, Vec<(i64, i64)>>,
+    /// By the campaign, whose folder may be renamed meanwhile, and the serial of the master.
+    days: BTreeMap<String, BTreeMap<String, Periods>>,
 }
 
 impl PendingDays {
@@ -64,12 +72,17 @@ impl PendingDays {
     fn from_stored(stored: Stored) -> Option<Self> {
         let possible = day_of(ALL_TIMES.start)..=day_of(ALL_TIMES.end);
         let mut total = 0;
-        let mut days = Days::new();
-        for (serial, periods) in stored.days {
+        let mut days = DaysOfSeries::new();
+        let periods = stored.days.into_iter().flat_map(|(campaign, masters)| {
+            let masters = masters.into_iter();
+            masters.map(move |(serial, periods)| (campaign.clone(), serial, periods))
+        });
+        for (campaign, serial, periods) in periods {
+            let campaign = Campaign::new(campaign.as_ref()).ok()?;
             if serial.contains(char::is_control) {
                 return None;
             }
-            let of_serial = days.entry(serial).or_default();
+            let of_serial = days.entry((campaign, serial)).or_default();
             for (first, last) in periods {
                 if first > last || !possible.contains(&first) || !possible.contains(&last) {
                     return None;
@@ -93,7 +106,7 @@ impl PendingDays {
 
     fn to_stored(&self) -> Stored {
         let periods = |days: &BTreeSet<i64>| {
-            let mut periods: Vec<(i64, i64)> = Vec::new();
+            let mut periods = Periods::new();
             for &day in days {
                 match periods.last_mut() {
                     Some((_, last)) if *last + 1 == day => *last = day,
@@ -102,21 +115,24 @@ impl PendingDays {
             }
             periods
         };
-        let days = self.days.iter();
-        Stored {
+        let mut stored = Stored {
             since: self.since.timestamp(),
             was_late: self.was_late,
-            days: days
-                .map(|(serial, days)| (serial.clone(), periods(days)))
-                .collect(),
+            days: BTreeMap::new(),
+        };
+        for ((campaign, serial), days) in &self.days {
+            let masters = stored.days.entry(campaign.as_str().to_owned());
+            let masters = masters.or_default();
+            masters.insert(serial.clone(), periods(days));
         }
+        stored
     }
 
-    /// Adds days to those in the file. The caller must hold the device lock.
+    /// Adds days of a campaign to those in the file. The caller must hold the device lock.
     ///
     /// # Errors
     /// The file cannot be read or written, or there are too many days.
-    pub(crate) fn add(folder: &Dir, days: Days) -> io::Result<()> {
+    pub(crate) fn add(folder: &Dir, campaign: &Campaign, days: Days) -> io::Result<()> {
         let known = match Self::read(folder) {
             // It is replaced.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
@@ -124,11 +140,12 @@ impl PendingDays {
         };
         let mut pending = known.clone().unwrap_or_else(|| Self {
             since: Utc::now(),
-            days: Days::new(),
+            days: DaysOfSeries::new(),
             was_late: false,
         });
         for (serial, mut days) in days {
-            pending.days.entry(serial).or_default().append(&mut days);
+            let of_serial = pending.days.entry((campaign.clone(), serial));
+            of_serial.or_default().append(&mut days);
         }
         if known.as_ref() == Some(&pending) {
             return Ok(());
@@ -153,8 +170,8 @@ impl PendingDays {
 }
 
 /// Removes the days of a master that are done.
-fn keep_only(left: &BTreeSet<i64>, serial: &str, days: &mut Days) {
-    if let Some(days) = days.get_mut(serial) {
+fn keep_only(left: &BTreeSet<i64>, series: &(Campaign, String), days: &mut DaysOfSeries) {
+    if let Some(days) = days.get_mut(series) {
         days.retain(|day| left.contains(day));
     }
     days.retain(|_, days| !days.is_empty());
@@ -174,11 +191,16 @@ impl Rollup<'_> {
         &self,
         folder: &Dir,
         location: &DevicePath,
-        mut unsaved: Days,
+        unsaved: Days,
         wait: &mut Duration,
         stop: &Shutdown,
     ) -> Result<(), RollupError> {
         let bucket = location.company.as_str();
+        let unsaved = unsaved.into_iter();
+        let campaign = &location.campaign;
+        let mut unsaved: DaysOfSeries = unsaved
+            .map(|(serial, days)| ((campaign.clone(), serial), days))
+            .collect();
         let has_unsaved = !unsaved.is_empty();
         let mut length = None;
         let mut failed = BTreeSet::new();
@@ -205,20 +227,21 @@ impl Rollup<'_> {
                 }
             };
             let mut all = unsaved.clone();
-            for (serial, days) in pending.iter().flat_map(|pending| &pending.days) {
-                all.entry(serial.clone()).or_default().extend(days);
+            for (series, days) in pending.iter().flat_map(|pending| &pending.days) {
+                all.entry(series.clone()).or_default().extend(days);
             }
             let mut all = all.into_iter();
-            let Some((serial, mut days)) = all.find(|(serial, _)| !failed.contains(serial)) else {
+            let Some((series, mut days)) = all.find(|(series, _)| !failed.contains(series)) else {
                 if let Some(pending) = pending.filter(|pending| pending.days.is_empty()) {
                     pending.write(folder)?;
                 }
                 break;
             };
+            let (campaign, serial) = &series;
             let master = Master {
                 bucket,
-                measurement: stored_name(location.campaign.as_str()).unwrap_or_default(),
-                serial: stored_name(&serial).unwrap_or_default(),
+                measurement: stored_name(campaign.as_str()).unwrap_or_default(),
+                serial: stored_name(serial).unwrap_or_default(),
             };
             let was_late = pending.as_ref().is_some_and(|pending| pending.was_late);
             // Without a limit, the first part is short too, because files wait for the lock.
@@ -235,10 +258,10 @@ impl Rollup<'_> {
                 break;
             }
             let is_late = updated.is_err() && self.time_left() == Some(Duration::ZERO);
-            keep_only(&days, &serial, &mut unsaved);
+            keep_only(&days, &series, &mut unsaved);
             if let Some(pending) = &mut pending {
                 let before = pending.clone();
-                keep_only(&days, &serial, &mut pending.days);
+                keep_only(&days, &series, &mut pending.days);
                 pending.was_late = is_late || was_late && updated.is_err();
                 if *pending != before {
                     pending.write(folder)?;
@@ -250,7 +273,7 @@ impl Rollup<'_> {
                 Err(_) if is_late && has_progress => return Err(RollupError::Unfinished),
                 Err(_) if is_late => return Err(ReadError::Late.into()),
                 Err(error) => {
-                    failed.insert(serial);
+                    failed.insert(series);
                     result = Err(error);
                 }
             }
@@ -291,9 +314,20 @@ impl Rollup<'_> {
 mod tests {
     use super::*;
 
+    fn site() -> Campaign {
+        Campaign::new("site".as_ref()).unwrap()
+    }
+
     fn days(days: &[(&str, &[i64])]) -> Days {
         let days = days.iter();
         days.map(|(serial, days)| ((*serial).to_owned(), days.iter().copied().collect()))
+            .collect()
+    }
+
+    /// Days of the campaign `site`.
+    fn of_site(days: Days) -> DaysOfSeries {
+        let days = days.into_iter();
+        days.map(|(serial, days)| ((site(), serial), days))
             .collect()
     }
 
@@ -302,12 +336,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open(dir.path()).unwrap();
         assert_eq!(PendingDays::read(&folder).unwrap(), None);
-        PendingDays::add(&folder, days(&[("a", &[1, 2, 3, 5])])).unwrap();
-        PendingDays::add(&folder, days(&[("a", &[4, -7]), ("b", &[9])])).unwrap();
+        PendingDays::add(&folder, &site(), days(&[("a", &[1, 2, 3, 5])])).unwrap();
+        PendingDays::add(&folder, &site(), days(&[("a", &[4, -7]), ("b", &[9])])).unwrap();
         let mut pending = PendingDays::read(&folder).unwrap().unwrap();
         assert_eq!(
             pending.days,
-            days(&[("a", &[-7, 1, 2, 3, 4, 5]), ("b", &[9])])
+            of_site(days(&[("a", &[-7, 1, 2, 3, 4, 5]), ("b", &[9])]))
         );
         pending.days.clear();
         pending.write(&folder).unwrap();
@@ -319,11 +353,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open(dir.path()).unwrap();
         let put = |text: &str| std::fs::write(dir.path().join(PENDING_FILE), text).unwrap();
-        put(r#"{"since":1000,"days":{"a":[[1,2]]}}"#);
-        PendingDays::add(&folder, days(&[("a", &[3])])).unwrap();
+        put(r#"{"since":1000,"days":{"site":{"a":[[1,2]]}}}"#);
+        PendingDays::add(&folder, &site(), days(&[("a", &[3])])).unwrap();
         let pending = PendingDays::read(&folder).unwrap().unwrap();
         assert_eq!(pending.since.timestamp(), 1_000);
-        put(r#"{"since":99999999999,"days":{"a":[[1,2]]}}"#);
+        put(r#"{"since":99999999999,"days":{"site":{"a":[[1,2]]}}}"#);
         let pending = PendingDays::read(&folder).unwrap().unwrap();
         assert!(pending.since <= Utc::now());
     }
@@ -332,26 +366,30 @@ mod tests {
     fn other_content_is_refused_and_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open(dir.path()).unwrap();
-        let long = format!(r#"{{"since":1,"days":{{"{}":[]}}}}"#, "x".repeat(MAX_SIZE));
+        let long = format!(
+            r#"{{"since":1,"days":{{"site":{{"{}":[]}}}}}}"#,
+            "x".repeat(MAX_SIZE)
+        );
         for text in [
             "",
             "[]",
             r#"{"since":1}"#,
-            r#"{"since":1,"days":{"a":[[2,1]]}}"#,
-            r#"{"since":1,"days":{"a":[[0,40000]]}}"#,
-            r#"{"since":1,"days":{"a":[[0,39000]],"b":[[0,39000]]}}"#,
-            r#"{"since":1,"days":{"a":[[9223372036854775806,9223372036854775807]]}}"#,
-            r#"{"since":1,"days":{"a":[[-9223372036854775808,9223372036854775807]]}}"#,
-            r#"{"since":1,"days":{"a\u0000":[[1,2]]}}"#,
-            r#"{"since":9223372036854775807,"days":{"a":[[1,2]]}}"#,
+            r#"{"since":1,"days":{"site":{"a":[[2,1]]}}}"#,
+            r#"{"since":1,"days":{"site":{"a":[[0,40000]]}}}"#,
+            r#"{"since":1,"days":{"site":{"a":[[0,39000]],"b":[[0,39000]]}}}"#,
+            r#"{"since":1,"days":{"site":{"a":[[9223372036854775806,9223372036854775807]]}}}"#,
+            r#"{"since":1,"days":{"site":{"a":[[-9223372036854775808,9223372036854775807]]}}}"#,
+            r#"{"since":1,"days":{"site":{"a\u0000":[[1,2]]}}}"#,
+            r#"{"since":1,"days":{"powerview_1h":{"a":[[1,2]]}}}"#,
+            r#"{"since":9223372036854775807,"days":{"site":{"a":[[1,2]]}}}"#,
             &long,
         ] {
             std::fs::write(dir.path().join(PENDING_FILE), text).unwrap();
             let error = PendingDays::read(&folder).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{text}");
-            PendingDays::add(&folder, days(&[("a", &[1])])).unwrap();
+            PendingDays::add(&folder, &site(), days(&[("a", &[1])])).unwrap();
             let pending = PendingDays::read(&folder).unwrap().unwrap();
-            assert_eq!(pending.days, days(&[("a", &[1])]), "{text}");
+            assert_eq!(pending.days, of_site(days(&[("a", &[1])])), "{text}");
         }
     }
 
@@ -359,12 +397,12 @@ mod tests {
     fn too_many_days_are_refused_and_change_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open(dir.path()).unwrap();
-        PendingDays::add(&folder, days(&[("a", &[1])])).unwrap();
+        PendingDays::add(&folder, &site(), days(&[("a", &[1])])).unwrap();
         let every_other: BTreeSet<_> = (0..MAX_DAYS).map(|n| 2 * n).collect();
         for many in [(0..=MAX_DAYS).collect(), every_other] {
-            assert!(PendingDays::add(&folder, [("a".to_owned(), many)].into()).is_err());
+            assert!(PendingDays::add(&folder, &site(), [("a".to_owned(), many)].into()).is_err());
             let pending = PendingDays::read(&folder).unwrap().unwrap();
-            assert_eq!(pending.days, days(&[("a", &[1])]));
+            assert_eq!(pending.days, of_site(days(&[("a", &[1])])));
         }
     }
 }

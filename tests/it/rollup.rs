@@ -1066,7 +1066,7 @@ fn days_read(request: &Request) -> i64 {
 fn put_pending(site: &Site, days: impl Iterator<Item = i64>) {
     let first = MIDNIGHT / 86_400;
     let days: Vec<_> = days.map(|day| [first + day, first + day + 1]).collect();
-    let text = json!({"since": MIDNIGHT, "days": {"02001171": days}});
+    let text = json!({"since": MIDNIGHT, "days": {"site": {"02001171": days}}});
     site.put(DEVICE.file(PENDING_FILE), text.to_string());
 }
 
@@ -1301,6 +1301,27 @@ fn the_next_run_computes_what_a_killed_ingestion_did_not() {
 }
 
 #[test]
+fn days_are_pending_for_the_campaign_that_their_points_belong_to() {
+    let (double, site) = (Double::start(), Site::new());
+    let file = day_file(0);
+    site.put_old(DEVICE.file("0.tsv"), &file);
+    let gate = Gate::new();
+    start_and_wait(&double, &site, "0.tsv", &gate).kill();
+    gate.open();
+    let rename = |from: &str, to: &str| {
+        std::fs::rename(site.data().join(from), site.data().join(to)).expect("renamed");
+    };
+    rename("acme/site", "acme/other");
+    let next = day_file(1);
+    site.put_old("acme/other/02001171/1.tsv", &next);
+    double.ingest(&site).run().expect(0);
+    let mut channels = BTreeMap::new();
+    add_points(&mut channels, "site", &[&file]);
+    add_points(&mut channels, "other", &[&next]);
+    assert_integrated(&double.summaries("acme"), &channels, None);
+}
+
+#[test]
 fn days_of_a_bucket_that_is_gone_are_not_pending() {
     let data = |site: &Site| site.data().to_str().expect("a name").to_owned();
     for how in ["a sweep", "a rollup", "a rollup of the company"] {
@@ -1349,7 +1370,7 @@ fn summaries_that_are_pending_for_long_are_a_problem_in_status() {
     let site = Site::new();
     site.put(DEVICE.parsed("0.tsv"), day_file(0));
     let status = |since: i64, is_on: &str| {
-        let text = json!({"since": since, "days": {"02001171": [[20_000, 20_000]]}});
+        let text = json!({"since": since, "days": {"site": {"02001171": [[20_000, 20_000]]}}});
         site.put(DEVICE.file(PENDING_FILE), text.to_string());
         let call = site
             .subcommand("status")
@@ -1382,16 +1403,16 @@ fn summaries_that_are_pending_for_long_are_a_problem_in_status() {
 fn whatever_is_in_the_place_of_the_pending_days_does_no_harm() {
     let file = day_file(0);
     let long = format!(
-        "{{\"since\":1,\"days\":{{\"{}\":[]}}}}",
+        "{{\"since\":1,\"days\":{{\"site\":{{\"{}\":[]}}}}}}",
         "x".repeat(100_000)
     );
     let contents = [
         "",
         "null",
         &long,
-        r#"{"since":1,"days":{"02001171":[[-100000,100000]]}}"#,
-        r#"{"since":1,"days":{"\" or true or \"":[[20000,20010]]}}"#,
-        r#"{"since":1,"days":{"02001171\u0000":[[20000,20010]]}}"#,
+        r#"{"since":1,"days":{"site":{"02001171":[[-100000,100000]]}}}"#,
+        r#"{"since":1,"days":{"site":{"\" or true or \"":[[20000,20010]]}}}"#,
+        r#"{"since":1,"days":{"site":{"02001171\u0000":[[20000,20010]]}}}"#,
     ];
     for content in contents {
         let (double, site) = (Double::start(), Site::new());
@@ -1585,7 +1606,7 @@ fn verify_waits_for_summaries_that_an_ingestion_is_to_compute() {
     site.put_old(DEVICE.file("0.tsv"), day_file(0));
     double.connect(site.call()).run().expect(0);
     let first = MIDNIGHT / 86_400;
-    let days = json!({"since": MIDNIGHT, "days": {"02001171": [[first, first + 1]]}});
+    let days = json!({"since": MIDNIGHT, "days": {"site": {"02001171": [[first, first + 1]]}}});
     site.put(DEVICE.file(PENDING_FILE), days.to_string());
     let call = site.subcommand("verify").env("TSV_ROLLUP", "1");
     let verify = double.connect(call).env("TSV_LOCK_WAIT_S", "30").start();

@@ -39,7 +39,7 @@ fn the_dashboards_have_their_uids_titles_and_variables() {
         );
     }
     let variables = master["templating"]["list"].as_array().expect("variables");
-    for name in ["channels", "device"] {
+    for name in ["channels", "device", "total"] {
         let v = variables.iter().find(|v| v["name"] == name).expect(name);
         assert_eq!(
             (&v["type"], &v["multi"], &v["includeAll"]),
@@ -50,9 +50,9 @@ fn the_dashboards_have_their_uids_titles_and_variables() {
             "the channels are those of the period shown"
         );
     }
-    let power = panel(&master, "timeseries", "Consommation par voie (W)");
+    let power = panel(&master, "timeseries", "Puissance par voie");
     assert_eq!(power["fieldConfig"]["defaults"]["unit"], "watt");
-    let voltage = panel(&master, "timeseries", "Tensions (V)");
+    let voltage = panel(&master, "timeseries", "Tensions");
     assert_eq!(voltage["fieldConfig"]["defaults"]["unit"], "volt");
 }
 
@@ -93,12 +93,18 @@ fn each_panel_has_a_position_a_title_a_unit_and_a_data_source() {
                 unit.is_some() || !columns.is_empty(),
                 "{title}: no unit for any column"
             );
+            let shared = grafana::shares(p);
+            let wanted = match shared {
+                Some(_) => json!({"type": "datasource", "uid": "-- Dashboard --"}),
+                None => json!({"type": "influxdb", "uid": "powerview-meta"}),
+            };
             for source in std::iter::once(p).chain(p["targets"].as_array().expect("targets")) {
-                assert_eq!(
-                    source["datasource"],
-                    json!({"type": "influxdb", "uid": "powerview-meta"}),
-                    "{title}"
-                );
+                assert_eq!(source["datasource"], wanted, "{title}");
+            }
+            if let Some(id) = shared {
+                let source = dashboard["panels"].as_array().expect("panels").iter();
+                let source = source.filter(|p| p["id"] == *id && grafana::shares(p).is_none());
+                assert_eq!(source.count(), 1, "{title}: shows the answer of no panel");
             }
         }
     }
@@ -646,21 +652,24 @@ impl Campaign {
             })
     }
 
-    /// The energy of each power in each interval in kWh, with the end of the interval. Gaps of more than two hours
-    /// count 0.
-    fn energies(&self) -> BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>> {
+    /// What the summaries must hold of each power. Each program has a series of its own, and an hour counts once.
+    fn hours(&self, by: impl Fn(DateTime<Utc>) -> By) -> Hours {
+        let of = |points: &[(DateTime<Utc>, f64)], other: By| {
+            let own: Vec<_> = points
+                .iter()
+                .filter(|p| by(p.0) != other)
+                .copied()
+                .collect();
+            integrated(&own)
+        };
         self.powers()
             .map(|(channel, points)| {
-                let pairs = points
-                    .windows(2)
-                    .filter(|p| p[1].0 - p[0].0 <= Duration::hours(2));
-                let kwh = pairs.map(|p| {
-                    (
-                        p[1].0,
-                        f64::midpoint(p[0].1, p[1].1) * hours(p[1].0 - p[0].0) / 1000.0,
-                    )
-                });
-                (channel.clone(), kwh.collect())
+                let mut hours = of(&points, By::Old);
+                for (hour, known) in of(&points, By::Ours) {
+                    let own = hours.entry(hour).or_default();
+                    *own = own.max(known);
+                }
+                (channel.clone(), hours)
             })
             .collect()
     }
@@ -677,8 +686,97 @@ impl Campaign {
     }
 }
 
-fn hours(d: Duration) -> f64 {
-    f64::from(i32::try_from(d.num_seconds()).expect("a short time")) / 3600.0
+/// What is known of a power in an hour.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    seconds: f64,
+    /// Integral of the positive part in kWh.
+    drawn: f64,
+    /// Integral of the negative part in kWh.
+    returned: f64,
+}
+
+impl Known {
+    fn net(self) -> f64 {
+        self.drawn - self.returned
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            seconds: self.seconds.max(other.seconds),
+            drawn: self.drawn.max(other.drawn),
+            returned: self.returned.max(other.returned),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            seconds: self.seconds + other.seconds,
+            drawn: self.drawn + other.drawn,
+            returned: self.returned + other.returned,
+        }
+    }
+}
+
+type Hours = BTreeMap<Channel, BTreeMap<DateTime<Utc>, Known>>;
+
+/// Integrates a power in W minute by minute. Its points lie on whole minutes.
+fn integrated(points: &[(DateTime<Utc>, f64)]) -> BTreeMap<DateTime<Utc>, Known> {
+    let minutes = |pair: &[(DateTime<Utc>, f64)]| (pair[1].0 - pair[0].0).num_minutes();
+    let mut lengths: BTreeMap<NaiveDate, Vec<i64>> = BTreeMap::new();
+    for pair in points.windows(2) {
+        lengths
+            .entry(pair[0].0.date_naive())
+            .or_default()
+            .push(minutes(pair));
+    }
+    let mut found: BTreeMap<_, Known> = BTreeMap::new();
+    for pair in points.windows(2) {
+        let mut of_day = lengths[&pair[0].0.date_naive()].clone();
+        of_day.sort_unstable();
+        let limit = (3 * of_day[(of_day.len() - 1) / 2]).clamp(15, 120);
+        let length = minutes(pair);
+        if length > limit {
+            continue;
+        }
+        let value = |minute: i64| {
+            let share = f64::from(i32::try_from(minute).expect("few"))
+                / f64::from(i32::try_from(length).expect("few"));
+            pair[0].1 + (pair[1].1 - pair[0].1) * share
+        };
+        for minute in 0..length {
+            let (from, to) = (value(minute), value(minute + 1));
+            let positive = |from: f64, to: f64| match (from > 0.0, to > 0.0) {
+                (true, true) => f64::midpoint(from, to),
+                (true, false) => from * from / (from - to) / 2.0,
+                (false, true) => to * to / (to - from) / 2.0,
+                (false, false) => 0.0,
+            };
+            let time = pair[0].0 + Duration::minutes(minute);
+            let hour = found.entry(hour_of(time)).or_default();
+            *hour = hour.plus(Known {
+                seconds: 60.0,
+                drawn: positive(from, to) / 60_000.0,
+                returned: positive(-from, -to) / 60_000.0,
+            });
+        }
+    }
+    found
+}
+
+fn hour_of(time: DateTime<Utc>) -> DateTime<Utc> {
+    time - Duration::seconds(time.timestamp().rem_euclid(3600))
+}
+
+/// The sum over the hours that a period touches.
+fn known<'a>(
+    hours: impl IntoIterator<Item = (&'a DateTime<Utc>, &'a Known)>,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
+) -> Known {
+    let of_period = hours
+        .into_iter()
+        .filter(|(hour, _)| **hour >= hour_of(from) && **hour < to);
+    of_period.fold(Known::default(), |sum, (_, known)| sum.plus(*known))
 }
 
 fn steps(points: &[(DateTime<Utc>, f64)], step: i64) -> BTreeMap<DateTime<Utc>, Vec<f64>> {
@@ -699,6 +797,15 @@ fn mean(values: &[f64]) -> f64 {
 
 fn name(c: &Channel) -> String {
     format!("SN: {} - Ch: {}", c.device, c.name)
+}
+
+/// Like `near`, for numbers that are shown.
+#[track_caller]
+fn six_digits(found: f64, wanted: f64, what: &str) {
+    assert!(
+        (found - wanted).abs() <= 5e-7 * wanted.abs().max(1e-3),
+        "{what}: {found}, not {wanted}"
+    );
 }
 
 #[track_caller]
@@ -761,6 +868,23 @@ fn run(server: &RealInflux, dir: &Path) {
     assert_ne!(printed.status.code(), Some(2), "not even a run");
 }
 
+/// Computes the hourly summaries of points that were written directly.
+fn rollup(server: &RealInflux) {
+    let printed = Command::new(env!("CARGO_BIN_EXE_powerview"))
+        .env_clear()
+        .env("INFLUXDB_HOST", server.url())
+        .env("INFLUXDB_ADMIN_TOKEN", server.token())
+        .env("INFLUXDB_ORG", server.org())
+        .args(["rollup", "--company", "acme"])
+        .output()
+        .expect("powerview runs");
+    assert!(
+        printed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&printed.stderr)
+    );
+}
+
 #[test]
 fn the_master_dashboard_shows_what_was_measured() {
     let campaign = campaign();
@@ -768,16 +892,22 @@ fn the_master_dashboard_shows_what_was_measured() {
         return;
     };
     let master = grafana::dashboard("master");
-    shows_what_was_measured(&server, &master, &campaign);
+    shows_what_was_measured(&server, &master, &campaign, |_| By::Ours);
 }
 
-fn shows_what_was_measured(server: &RealInflux, master: &Value, campaign: &Campaign) {
+fn shows_what_was_measured(
+    server: &RealInflux,
+    master: &Value,
+    campaign: &Campaign,
+    by: impl Fn(DateTime<Utc>) -> By,
+) {
     let all = View::of(master, "acme", "site été", (FROM, TO), 1800);
     variables_offer_what_there_is(server, master, &all);
     series_are_the_channels(server, master, &all, campaign);
-    energies_are_integrated(server, master, &all, campaign);
-    peaks_and_profiles(server, master, &all, campaign);
-    choices_and_zones(server, master, &all, campaign);
+    let hours = campaign.hours(by);
+    energies_are_integrated(server, master, &all, &hours);
+    peaks_and_profiles(server, master, &all, campaign, &hours);
+    choices_and_zones(server, master, &all, &hours);
 }
 
 /// The program that wrote the points of a time.
@@ -823,7 +953,8 @@ fn the_master_dashboard_joins_the_points_of_the_old_script_and_ours() {
         };
         eprintln!("{what}");
         server.write("acme", &campaign.old_points(|t| by(t) != By::Ours), "s");
-        shows_what_was_measured(&server, &master, &campaign);
+        rollup(&server);
+        shows_what_was_measured(&server, &master, &campaign, by);
     }
 }
 
@@ -870,8 +1001,16 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
             };
         }
         server.write("acme", &lines, "s");
+        rollup(&server);
 
-        let stop = "2025-12-07T23:00:01Z";
+        // The last interval ends with the period.
+        let stop = "2025-12-07T23:00:00Z";
+        // The old program ends, and ours begins, in the middle of an hour, of which the longer part counts.
+        let total = if campaign.ends_with("_first") {
+            143.5
+        } else {
+            144.0
+        };
         let week = View::of(
             &master,
             "acme",
@@ -886,70 +1025,74 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
             ("2025-09-01T00:00:00Z", stop),
             3600,
         );
-        for (view, wanted) in [(&week, 144.0), (&long, 144.0)] {
+        for view in [&week, &long] {
             let what = format!("{campaign}, from {}", view.range.0);
-            let value = |kind: &str, title: &str| {
-                let found = view.value(&server, panel(&master, kind, title));
-                number(&found.unwrap_or_else(|| panic!("{what}: {title} shows nothing")))
-            };
             let rows = |kind: &str, title: &str| view.rows(&server, panel(&master, kind, title));
-            near(value("stat", "Énergie"), wanted, &what);
-            near(value("stat", "Puissance moyenne"), 1000.0, &what);
-            near(value("stat", "Talon"), 1000.0, &what);
-            let peak = rows("stat", "Pointe de puissance et son heure");
-            near(number(&peak[0]["Pointe"]), 1000.0, &what);
+            let energy = rows("stat", "Énergie").remove(0);
+            near(number(&energy["Soutirée (kWh)"]), total, &what);
+            near(number(&energy["Injectée (kWh)"]), 0.0, &what);
+            let power = rows("stat", "Puissance totale").remove(0);
+            near(number(&power["Moyenne (kW)"]), 1.0, &what);
+            near(number(&power["Pointe (kW)"]), 1.0, &what);
+            let peak_ms = number(&power["Heure de la pointe"]);
             assert_eq!(
-                at(&peak[0]["Heure"]),
-                from,
+                peak_ms,
+                f64::from(i32::try_from(from.timestamp()).expect("before 2038")) * 1000.0,
                 "{what}: the first of equal peaks"
             );
-            for title in ["Énergie par voie (kWh)", "Énergie par phase (kWh)"] {
-                let found = rows("barchart", title);
-                assert_eq!(found.len(), 1, "{what}: {title}: {found:?}");
-                near(number(&found[0]["Énergie"]), wanted, &what);
-            }
+            let found = rows("barchart", "Énergie par phase (kWh)");
+            assert_eq!(found.len(), 1, "{what}: {found:?}");
+            near(number(&found[0]["Énergie"]), total, &what);
             let found = rows("table", "Bilan par voie");
             assert_eq!(found.len(), 1, "{what}: {found:?}");
-            near(number(&found[0]["Énergie"]), wanted, &what);
-            near(number(&found[0]["Puissance moyenne"]), 1000.0, &what);
-            near(number(&found[0]["Pointe"]), 1000.0, &what);
+            near(number(&found[0]["Énergie (kWh)"]), total, &what);
+            near(number(&found[0]["Moyenne (W)"]), 1000.0, &what);
+            near(number(&found[0]["Pointe (W)"]), 1000.0, &what);
             assert_eq!(at(&found[0]["Heure de la pointe"]), from, "{what}");
-            for (kind, title) in [
-                ("barchart", "Profil journalier (W)"),
-                ("table", "Profil de la semaine (W)"),
-            ] {
-                for (column, cell) in rows(kind, title).iter().flatten() {
-                    if !["Heure", "Jour"].contains(&column.as_str()) {
-                        near(number(cell), 1000.0, &format!("{what}: {title}"));
-                    }
-                }
+            let hours = rows("table", "Profil de la semaine (kW)");
+            assert_eq!(hours.len(), 144, "{what}");
+            let shares = rows("barchart", "Monotone de charge (kW)");
+            for row in hours.iter().chain(&shares) {
+                near(number(&row["Puissance"]), 1.0, &what);
             }
 
-            let of_days = view.series(
+            let bars = week.rows(
                 &server,
-                panel(&master, "timeseries", "Énergie par jour (kWh)"),
+                panel(
+                    &master,
+                    "barchart",
+                    "Énergie par jour, semaine ou mois (kWh)",
+                ),
             );
-            let [(_, of_days)] = &of_days[..] else {
-                panic!("{what}: {of_days:?}")
-            };
-            assert_eq!(of_days.len(), 6, "{what}: {of_days:?}");
-            for (_, energy) in of_days {
-                near(energy.expect("an energy"), 24.0, &what);
-            }
-            let lines = view.series(
-                &server,
-                panel(&master, "timeseries", "Consommation par voie (W)"),
+            let found: Vec<_> = bars
+                .iter()
+                .map(|r| (&*r["Date"], number(&r[MONO])))
+                .collect();
+            assert_eq!(
+                found.iter().map(|d| d.0).collect::<Vec<_>>(),
+                ["02/12", "03/12", "04/12", "05/12", "06/12", "07/12"]
             );
+            near(found.iter().map(|d| d.1).sum(), total, &what);
+            let whole = found.iter().filter(|d| (d.1 - 24.0).abs() < 1e-9).count();
+            assert_eq!(
+                whole,
+                if total < 144.0 { 5 } else { 6 },
+                "{what}: {found:?}"
+            );
+            let lines = view.series(&server, panel(&master, "timeseries", "Puissance par voie"));
             let [(_, line)] = &lines[..] else {
                 panic!("{what}: {lines:?}")
             };
             let shown: Vec<_> = line.iter().filter_map(|p| p.1).collect();
-            assert_eq!(shown.len(), 145, "{what}: an hour each, and the last point");
+            assert_eq!(shown.len(), 144, "{what}: an hour each");
             for value in &shown {
                 near(*value, 1000.0, &what);
             }
             let latest = view.value(&server, panel(&master, "stat", "Dernière mesure"));
-            assert_eq!(at(&latest.expect("a time")), from + Duration::days(days));
+            assert_eq!(
+                at(&latest.expect("a time")),
+                from + Duration::days(days) - Duration::minutes(10)
+            );
         }
     }
 }
@@ -995,13 +1138,13 @@ fn series_are_the_channels(server: &RealInflux, master: &Value, all: &View, camp
     type Fold = Box<dyn Fn(&Channel, &[f64]) -> f64>;
     let shown: [(&str, &[&str], Fold); 4] = [
         (
-            "Consommation par voie (W)",
+            "Puissance par voie",
             &["W", "kW"],
             Box::new(move |c, v| scaled(if c.unit == "kW" { 1000.0 } else { 1.0 }, mean)(v)),
         ),
-        ("Tensions (V)", &["V"], Box::new(|_, v| mean(v))),
+        ("Tensions", &["V"], Box::new(|_, v| mean(v))),
         (
-            "Index des compteurs (kWh)",
+            "Index des compteurs",
             &["Wh"],
             Box::new(move |_, v| last(v) / 1000.0),
         ),
@@ -1050,29 +1193,62 @@ fn series_are_the_channels(server: &RealInflux, master: &Value, all: &View, camp
     assert_eq!(at(&latest), at(TO) - Duration::minutes(10));
 }
 
-fn energies_are_integrated(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
-    let energies = campaign.energies();
-    let sum = |points: &[(DateTime<Utc>, f64)]| points.iter().map(|p| p.1).sum::<f64>();
-    let total: f64 = energies.values().map(|e| sum(e)).sum();
-    let found = all
-        .value(server, panel(master, "stat", "Énergie"))
-        .expect("an energy");
-    near(number(&found), total, "energy");
+/// All panels show the same energy, which is that of the hours of the period.
+fn energies_are_integrated(server: &RealInflux, master: &Value, view: &View, hours: &Hours) {
+    let period = (at(&view.range.0), at(&view.range.1));
+    let what = format!("{} to {}", period.0, period.1);
+    let of_channels: BTreeMap<_, _> = hours.iter().map(|(c, h)| (c, known(h, period))).collect();
+    let total = of_channels
+        .values()
+        .fold(Known::default(), |sum, k| sum.plus(*k));
+    let found = view
+        .rows(server, panel(master, "stat", "Énergie"))
+        .remove(0);
+    six_digits(number(&found["Soutirée (kWh)"]), total.drawn, &what);
+    six_digits(number(&found["Injectée (kWh)"]), total.returned, &what);
 
-    let per_channel = all.rows(server, panel(master, "barchart", "Énergie par voie (kWh)"));
-    let found: BTreeMap<_, _> = per_channel
-        .iter()
-        .map(|r| (r["Voie"].clone(), number(&r["Énergie"])))
-        .collect();
-    assert_eq!(found.len(), energies.len());
-    for (channel, points) in &energies {
-        near(found[&name(channel)], sum(points), &name(channel));
-    }
-    let order: Vec<_> = per_channel.iter().map(|r| number(&r["Énergie"])).collect();
+    let rows = view.rows(server, panel(master, "table", "Bilan par voie"));
+    assert_eq!(rows.len(), hours.len(), "{what}");
+    let order: Vec<_> = rows.iter().map(|r| number(&r["Énergie (kWh)"])).collect();
     assert!(
         order.is_sorted_by(|a, b| a >= b),
         "the largest first: {order:?}"
     );
+    let length = f64::from(
+        i32::try_from((period.1 - hour_of(period.0)).num_seconds()).expect("a short period"),
+    );
+    for (channel, known) in &of_channels {
+        let row = rows
+            .iter()
+            .find(|r| r["Appareil"] == channel.device && r["Voie"] == channel.name);
+        let row = row.expect("a row");
+        let what = format!("{}, {what}", name(channel));
+        six_digits(number(&row["Énergie (kWh)"]), known.net(), &what);
+        six_digits(
+            number(&row["Moyenne (W)"]),
+            known.net() * 3_600_000.0 / known.seconds,
+            &what,
+        );
+        six_digits(
+            number(&row["Connue (%)"]),
+            known.seconds / length * 100.0,
+            &what,
+        );
+    }
+    let connue = number(
+        &view
+            .value(server, panel(master, "stat", "Mesures connues (%)"))
+            .expect("a share"),
+    );
+    let seconds: Vec<_> = of_channels
+        .values()
+        .map(|k| k.seconds / length * 100.0)
+        .collect();
+    six_digits(connue, mean(&seconds), &what);
+
+    let circuits = view.rows(server, panel(master, "table", "Énergie par circuit"));
+    let sum = circuits.iter().map(|r| number(&r["Énergie (kWh)"])).sum();
+    six_digits(sum, total.net(), &format!("circuits, {what}"));
 
     // By position: the three voltages of one master are three phases, the voltage of the other is one.
     let phase = |c: &Channel| match (c.device, c.name) {
@@ -1081,87 +1257,100 @@ fn energies_are_integrated(server: &RealInflux, master: &Value, all: &View, camp
         _ => "Phase 1",
     };
     let mut wanted = BTreeMap::new();
-    for (channel, points) in &energies {
-        *wanted.entry(phase(channel)).or_insert(0.0) += sum(points);
+    for (channel, known) in &of_channels {
+        *wanted.entry(phase(channel)).or_insert(0.0) += known.net();
     }
-    let rows = all.rows(server, panel(master, "barchart", "Énergie par phase (kWh)"));
+    let rows = view.rows(server, panel(master, "barchart", "Énergie par phase (kWh)"));
     assert_eq!(
         rows.iter().map(|r| r["Phase"].as_str()).collect::<Vec<_>>(),
         wanted.keys().copied().collect::<Vec<_>>()
     );
     for row in rows {
-        near(
+        six_digits(
             number(&row["Énergie"]),
             wanted[row["Phase"].as_str()],
             &row["Phase"],
         );
     }
 
-    // Days in Paris, of 24, 25 and 24 hours. An interval that ends at midnight belongs to the day before.
-    let mut wanted: BTreeMap<(String, NaiveDate), f64> = BTreeMap::new();
-    for (channel, points) in &energies {
-        for (end, kwh) in points {
-            let day = (*end - Duration::seconds(1))
-                .with_timezone(&chrono_tz::Europe::Paris)
-                .date_naive();
-            *wanted
-                .entry((format!("SN: {}", channel.device), day))
-                .or_default() += kwh;
+    let mut wanted: BTreeMap<(NaiveDate, &str), Known> = BTreeMap::new();
+    for (channel, of_channel) in hours {
+        for (hour, known) in of_channel
+            .iter()
+            .filter(|(h, _)| **h >= hour_of(period.0) && **h < period.1)
+        {
+            let day = hour.with_timezone(&chrono_tz::Europe::Paris).date_naive();
+            let sum = wanted.entry((day, channel.device)).or_default();
+            *sum = sum.plus(*known);
         }
     }
-    let mut found = BTreeMap::new();
-    for (name, points) in all.series(
+    let rows = view.rows(
         server,
-        panel(master, "timeseries", "Énergie par jour (kWh)"),
-    ) {
-        for (time, value) in points {
-            let day = at(&time).with_timezone(&chrono_tz::Europe::Paris);
-            assert_eq!(
-                day.num_seconds_from_midnight(),
-                0,
-                "{name}: a bar stands at its day's midnight"
-            );
-            found.insert((name.clone(), day.date_naive()), value.expect("a value"));
-        }
-    }
-    assert_eq!(
-        found.keys().collect::<Vec<_>>(),
-        wanted.keys().collect::<Vec<_>>()
+        panel(
+            master,
+            "barchart",
+            "Énergie par jour, semaine ou mois (kWh)",
+        ),
     );
-    for (key, value) in &found {
-        near(*value, wanted[key], &format!("{key:?}"));
+    let dates: BTreeSet<_> = wanted.keys().map(|(day, _)| *day).collect();
+    assert_eq!(
+        rows.iter().map(|r| r["Date"].clone()).collect::<Vec<_>>(),
+        dates
+            .iter()
+            .map(|d| d.format("%d/%m").to_string())
+            .collect::<Vec<_>>()
+    );
+    for ((day, device), known) in wanted {
+        let row = rows
+            .iter()
+            .find(|r| r["Date"] == day.format("%d/%m").to_string())
+            .expect("a day");
+        six_digits(
+            number(&row[device]),
+            known.net(),
+            &format!("{device}, {day}"),
+        );
     }
 }
 
-fn peaks_and_profiles(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
+fn peaks_and_profiles(
+    server: &RealInflux,
+    master: &Value,
+    all: &View,
+    campaign: &Campaign,
+    hours: &Hours,
+) {
     let totals = campaign.totals(600);
-    let mut sorted: Vec<_> = totals.values().copied().collect();
-    sorted.sort_by(f64::total_cmp);
-    let highest = sorted[sorted.len() - 1];
-    let row = all
-        .rows(
-            server,
-            panel(master, "stat", "Pointe de puissance et son heure"),
-        )
+    let highest = totals.values().copied().fold(f64::NEG_INFINITY, f64::max);
+    let power = all
+        .rows(server, panel(master, "stat", "Puissance totale"))
         .remove(0);
-    near(number(&row["Pointe"]), highest, "peak");
-    near(totals[&at(&row["Heure"])], highest, "the peak's time");
-    let found = all
-        .value(server, panel(master, "stat", "Puissance moyenne"))
-        .expect("a mean");
-    near(number(&found), mean(&sorted), "mean power");
-    let found = all
-        .value(server, panel(master, "stat", "Talon"))
-        .expect("a base load");
-    near(
-        number(&found),
-        sorted[sorted.len().div_ceil(20) - 1],
-        "base load",
+    near(number(&power["Pointe (kW)"]) * 1000.0, highest, "peak");
+    let time = DateTime::from_timestamp_millis(number(&power["Heure de la pointe"]) as i64)
+        .expect("a time");
+    near(totals[&time], highest, "the time of the peak");
+    assert!(
+        !power.contains_key("De la souscrite (%)"),
+        "no subscribed power is set"
     );
+    let against = all.clone().with("souscrite", Choice::One(" 1,25 ".into()));
+    let power = against
+        .rows(server, panel(master, "stat", "Puissance totale"))
+        .remove(0);
+    near(
+        number(&power["De la souscrite (%)"]),
+        highest / 12.5,
+        "share of the subscribed power",
+    );
+    // Hours in which a device is missing do not lower the mean.
+    let means: f64 = hours
+        .values()
+        .map(|h| known(h, (at(FROM), at(TO))))
+        .map(|k| k.net() * 3600.0 / k.seconds)
+        .sum();
+    six_digits(number(&power["Moyenne (kW)"]), means, "mean power");
 
-    let energies = campaign.energies();
     let rows = all.rows(server, panel(master, "table", "Bilan par voie"));
-    assert_eq!(rows.len(), energies.len());
     for (channel, points) in campaign.powers() {
         let row = rows
             .iter()
@@ -1172,72 +1361,92 @@ fn peaks_and_profiles(server: &RealInflux, master: &Value, all: &View, campaign:
             .rev()
             .max_by(|a, b| a.1.total_cmp(&b.1))
             .expect("points");
-        near(number(&row["Pointe"]), peak, "peak");
+        near(number(&row["Pointe (W)"]), peak, "peak");
         assert_eq!(
             at(&row["Heure de la pointe"]),
             time,
             "{}: the first of equal peaks",
             name(channel)
         );
-        near(
-            number(&row["Puissance moyenne"]),
-            mean(&points.iter().map(|p| p.1).collect::<Vec<_>>()),
-            "mean",
+    }
+
+    // Only hours in which all channels are known.
+    let mut totals: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+    for (_, points) in campaign.powers() {
+        for (hour, values) in steps(&points, 3600) {
+            totals.entry(hour).or_default().push(mean(&values));
+        }
+    }
+    let all_hours = totals.len();
+    totals.retain(|_, values| values.len() == hours.len());
+    assert_eq!(
+        all_hours - totals.len(),
+        3,
+        "the second master is silent for three whole hours"
+    );
+    let totals: BTreeMap<_, f64> = totals
+        .into_iter()
+        .map(|(hour, values)| (hour, values.iter().sum()))
+        .collect();
+    let rows = all.rows(server, panel(master, "table", "Profil de la semaine (kW)"));
+    assert_eq!(
+        rows.iter()
+            .map(|r| at(&r["Heure"]))
+            .collect::<BTreeSet<_>>(),
+        totals.keys().copied().collect()
+    );
+    assert_eq!(rows.len(), totals.len());
+    for row in &rows {
+        let local = at(&row["Heure"]).with_timezone(&chrono_tz::Europe::Paris);
+        six_digits(
+            number(&row["Puissance"]) * 1000.0,
+            totals[&at(&row["Heure"])],
+            "total of an hour",
         );
-        near(
-            number(&row["Énergie"]),
-            energies[channel].iter().map(|p| p.1).sum(),
-            "energy",
+        assert_eq!(row["Jour"], row["Heure"], "the same time in another format");
+        let is_weekend = local.weekday().num_days_from_monday() > 4;
+        assert_eq!(
+            row["Genre"],
+            if is_weekend {
+                "Week-end"
+            } else {
+                "Jours ouvrés"
+            },
+            "{local}"
         );
     }
 
-    let mut by_hour: BTreeMap<(String, &str), Vec<f64>> = BTreeMap::new();
-    let mut by_week: BTreeMap<(u32, String), Vec<f64>> = BTreeMap::new();
-    for (time, value) in campaign.totals(3600) {
-        let local = time.with_timezone(&chrono_tz::Europe::Paris);
-        let day = local.weekday().num_days_from_monday();
-        let hour = format!("{:02} h", local.hour());
-        by_hour
-            .entry((
-                hour.clone(),
-                if day < 5 { "Jours ouvrés" } else { "Week-end" },
-            ))
-            .or_default()
-            .push(value);
-        by_week.entry((day, hour)).or_default().push(value);
-    }
-    let rows = all.rows(server, panel(master, "barchart", "Profil journalier (W)"));
-    assert_eq!(rows.len(), 24);
-    assert!(rows.is_sorted_by(|a, b| a["Heure"] < b["Heure"]));
-    for ((hour, kind), values) in by_hour {
-        let row = rows.iter().find(|r| r["Heure"] == hour).expect("an hour");
-        near(
-            number(&row[kind]),
-            mean(&values),
-            &format!("{hour}, {kind}"),
-        );
-    }
-    let rows = all.rows(server, panel(master, "table", "Profil de la semaine (W)"));
-    assert_eq!(
-        rows.iter().map(|r| r["Jour"].as_str()).collect::<Vec<_>>(),
-        ["lundi", "samedi", "dimanche"]
+    let mut sorted: Vec<_> = totals.values().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    let rows = all.rows(server, panel(master, "barchart", "Monotone de charge (kW)"));
+    let of = |share: &str| {
+        rows.iter()
+            .find(|r| r["Part du temps"] == share)
+            .expect("a share of the time")
+    };
+    six_digits(
+        number(&of("0 %")["Puissance"]) * 1000.0,
+        sorted[sorted.len() - 1],
+        "highest hour",
     );
-    for ((day, hour), values) in by_week {
-        let row = &rows[[(0, 0), (5, 1), (6, 2)]
-            .iter()
-            .find(|d| d.0 == day)
-            .expect("a day")
-            .1];
-        near(
-            number(&row[&hour]),
-            mean(&values),
-            &format!("{day}, {hour}"),
-        );
-    }
+    six_digits(
+        number(&of("100 %")["Puissance"]) * 1000.0,
+        sorted[0],
+        "lowest hour",
+    );
+    let base = sorted[sorted.len().div_ceil(20) - 1];
+    six_digits(number(&of("95 %")["Puissance"]) * 1000.0, base, "base load");
+    six_digits(
+        number(&of("95 %")["Part"]),
+        base / mean(&sorted) * 100.0,
+        "share of the base load",
+    );
+    let falling: Vec<_> = rows.iter().map(|r| number(&r["Puissance"])).collect();
+    assert!(falling.is_sorted_by(|a, b| a >= b), "{falling:?}");
 }
 
-fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
-    let power = panel(master, "timeseries", "Consommation par voie (W)");
+fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, hours: &Hours) {
+    let power = panel(master, "timeseries", "Puissance par voie");
     let names = |view: &View| {
         view.series(server, power)
             .into_iter()
@@ -1265,47 +1474,195 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, campaign: 
         ]
     );
 
-    // With a shorter maximum gap, the gap of an hour on the third day does not count.
-    let allowed = all.clone().with("trou", Choice::One("1800".into()));
-    let energy = panel(master, "stat", "Énergie");
-    let all_in = number(&all.value(server, energy).expect("an energy"));
-    let fewer = number(&allowed.value(server, energy).expect("an energy"));
-    let across: f64 = campaign
-        .powers()
-        .filter(|(c, _)| c.master == MONO)
-        .flat_map(|(_, p)| {
-            p.windows(2)
-                .map(|p| (p[1].0 - p[0].0, (p[0].1 + p[1].1) / 2000.0))
-                .collect::<Vec<_>>()
-        })
-        .filter(|(gap, _)| *gap == Duration::hours(1))
-        .map(|(_, kwh)| kwh)
-        .sum();
-    assert!(across > 0.0);
-    near(all_in - fewer, across, "energy across the silent hour");
+    // The channels of the total are chosen apart.
+    let (channel, of_channel) = hours
+        .iter()
+        .find(|(c, _)| c.name == "Four")
+        .expect("the oven");
+    let id = format!("M{MONO}_Ch{}_M{MONO}", channel.number);
+    let only = all.clone().with("total", Choice::Some(vec![id]));
+    let found = only
+        .rows(server, panel(master, "stat", "Énergie"))
+        .remove(0);
+    let wanted = known(of_channel, (at(FROM), at(TO)));
+    six_digits(
+        number(&found["Soutirée (kWh)"]),
+        wanted.drawn,
+        "the oven alone",
+    );
+    let rows = only.rows(server, panel(master, "table", "Bilan par voie"));
+    assert_eq!(rows.len(), hours.len(), "all channels");
 
     // Another zone has other days. Grafana's name of UTC is "utc".
     let mut utc = all.clone();
     utc.timezone = "utc".to_owned();
-    let days = utc.series(
-        server,
-        panel(master, "timeseries", "Énergie par jour (kWh)"),
-    );
-    let midnights = |t: &DateTime<Utc>| t.num_seconds_from_midnight() == 0;
-    assert!(
-        days.iter()
-            .all(|(_, p)| p.iter().skip(1).all(|(t, _)| midnights(&at(t)))),
-        "{days:?}"
-    );
+    let title = "Énergie par jour, semaine ou mois (kWh)";
+    let days = utc.rows(server, panel(master, "barchart", title));
+    let dates: Vec<_> = days.iter().map(|r| &*r["Date"]).collect();
+    assert_eq!(dates, ["24/10", "25/10", "26/10", "27/10"]);
+}
 
-    // Over more than two months hourly means are integrated. The result is nearly equal, and gaps are not filled.
-    let mut long = all.clone();
-    long.range.0 = "2025-07-01T00:00:00Z".to_owned();
-    let hourly = number(&long.value(server, energy).expect("an energy"));
-    assert!(
-        (hourly - all_in).abs() < 0.02 * all_in,
-        "{hourly} by hours, {all_in} in full"
+/// Winter with both changes of the clock. Rows are not at whole hours, one channel returns energy and crosses zero, a
+/// device is missing in the night of the doubled hour, and all are silent on New Year's morning.
+fn winter() -> BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>> {
+    let channels = [
+        (TRI, TRI, "D39L1", "W", 1),
+        (TRI, SLAVE, "Solaire", "kW", 1),
+        (MONO, MONO, "Four", "W", 1),
+    ];
+    let minutes = (at("2026-04-05T00:00:00Z") - at("2025-10-20T22:07:00Z")).num_minutes();
+    let mut made: BTreeMap<Channel, Vec<_>> = BTreeMap::new();
+    for (n, (master, device, name, unit, number)) in (0_u32..).zip(channels) {
+        let channel = Channel {
+            master,
+            device,
+            name,
+            unit,
+            number,
+        };
+        let values = (0..minutes / 13).map(|i| {
+            let step = f64::from(u32::try_from(i * (7 + 4 * i64::from(n)) % 101).expect("small"));
+            let value = if unit == "kW" {
+                -1.5 + step / 40.0
+            } else {
+                80.0 + 25.0 * step
+            };
+            (
+                at("2025-10-20T22:07:00Z") + Duration::minutes(13 * i),
+                value,
+            )
+        });
+        let silent = |time: DateTime<Utc>| {
+            let within = |from: &str, to: &str| time > at(from) && time < at(to);
+            device == SLAVE && within("2025-10-25T20:00:00Z", "2025-10-26T09:00:00Z")
+                || within("2026-01-01T04:00:00Z", "2026-01-01T10:00:00Z")
+        };
+        made.insert(channel, values.filter(|(time, _)| !silent(*time)).collect());
+    }
+    made
+}
+
+#[test]
+fn the_energy_of_each_period_is_right_to_six_digits() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let winter = winter();
+    let (mut lines, mut hours) = (String::new(), Hours::new());
+    for (channel, points) in &winter {
+        for (time, value) in points {
+            let line = channel.old_point("hiver", *time, *value);
+            let tag = format!(",device={},device_master_sn", channel.device);
+            lines += &line.replace(",device_master_sn", &tag);
+        }
+        let scale = if channel.unit == "kW" { 1000.0 } else { 1.0 };
+        let watts: Vec<_> = points.iter().map(|(t, v)| (*t, v * scale)).collect();
+        hours.insert(channel.clone(), integrated(&watts));
+    }
+    server.write("acme", &lines, "s");
+    rollup(&server);
+    let of = |from: &str, to: &str| View::of(&master, "acme", "hiver", (from, to), 3600);
+    for (from, to) in [
+        // The doubled hour, and the hour that is left out.
+        ("2025-10-24T22:00:00Z", "2025-10-27T23:00:00Z"),
+        ("2026-03-27T23:00:00Z", "2026-03-31T22:00:00Z"),
+        // Begins and ends within an hour, whose whole energy counts.
+        ("2025-11-12T10:20:00Z", "2025-11-14T15:40:30Z"),
+        ("2025-11-12T10:20:00Z", "2025-11-12T10:50:00Z"),
+        // The borders of months and of the year.
+        ("2025-11-28T23:00:00Z", "2025-12-02T23:00:00Z"),
+        ("2025-12-30T23:00:00Z", "2026-01-02T23:00:00Z"),
+        ("2025-11-30T23:00:00Z", "2025-12-31T23:00:00Z"),
+    ] {
+        energies_are_integrated(&server, &master, &of(from, to), &hours);
+    }
+
+    // By month, and a year earlier.
+    let months = |to: &str| {
+        let title = "Énergie par mois, un an plus tôt (kWh)";
+        of("2025-11-01T00:00:00Z", to).rows(&server, panel(&master, "barchart", title))
+    };
+    let drawn = |year: i32, month: u32, to: &str| -> f64 {
+        let in_month = |hour: DateTime<Utc>| {
+            let local = hour.with_timezone(&chrono_tz::Europe::Paris);
+            (local.year(), local.month()) == (year, month)
+        };
+        let all = hours.values().flatten().filter(|(h, _)| in_month(**h));
+        known(all, (at("2025-01-01T00:00:00Z"), at(to))).drawn
+    };
+    let shown = |rows: &[BTreeMap<String, String>], column: &str| -> Vec<(String, f64)> {
+        let of_column = rows
+            .iter()
+            .filter_map(|r| Some((r["Mois"].clone(), number(r.get(column)?))));
+        of_column.collect()
+    };
+    for (to, column, months_shown) in [
+        (
+            "2026-01-15T12:30:00Z",
+            "Douze derniers mois",
+            &[
+                ("oct.", 2025, 10),
+                ("nov.", 2025, 11),
+                ("déc.", 2025, 12),
+                ("janv.", 2026, 1),
+            ][..],
+        ),
+        (
+            "2026-11-30T23:00:00Z",
+            "Douze derniers mois",
+            &[
+                ("déc.", 2025, 12),
+                ("janv.", 2026, 1),
+                ("févr.", 2026, 2),
+                ("mars", 2026, 3),
+                ("avr.", 2026, 4),
+            ],
+        ),
+        (
+            "2026-11-30T23:00:00Z",
+            "Un an plus tôt",
+            &[("oct.", 2025, 10), ("nov.", 2025, 11)],
+        ),
+    ] {
+        let found = shown(&months(to), column);
+        assert_eq!(
+            found.iter().map(|m| &*m.0).collect::<Vec<_>>(),
+            months_shown.iter().map(|m| m.0).collect::<Vec<_>>(),
+            "{column} until {to}"
+        );
+        for ((name, energy), (_, year, month)) in found.iter().zip(months_shown) {
+            six_digits(
+                *energy,
+                drawn(*year, *month, to),
+                &format!("{name} until {to}"),
+            );
+        }
+    }
+
+    // Against the period before, and a year earlier. A period that is known less well is not compared.
+    let against = |from: &str, to: &str| {
+        of(from, to)
+            .rows(&server, panel(&master, "stat", "Énergie"))
+            .remove(0)
+    };
+    let row = against("2025-11-15T00:00:00Z", "2025-11-22T00:00:00Z");
+    let week = |from: &str, to: &str| {
+        hours
+            .values()
+            .map(|h| known(h, (at(from), at(to))).drawn)
+            .sum::<f64>()
+    };
+    let wanted = week("2025-11-15T00:00:00Z", "2025-11-22T00:00:00Z")
+        / week("2025-11-08T00:00:00Z", "2025-11-15T00:00:00Z");
+    six_digits(
+        number(&row["Période précédente (%)"]) + 100.0,
+        wanted * 100.0,
+        "against the week before",
     );
+    assert!(!row.contains_key("Un an plus tôt (%)"), "{row:?}");
+    let row = against("2025-10-21T00:00:00Z", "2025-10-28T00:00:00Z");
+    assert!(!row.contains_key("Période précédente (%)"), "{row:?}");
 }
 
 /// Each campaign lacks something. No panel may return an error.
@@ -1368,6 +1725,7 @@ fn a_campaign_may_lack_anything() {
             )
         })
         .collect();
+    rollup(&server);
     for view in views.values() {
         for p in panels(&master) {
             view.frames(&server, p);
@@ -1396,16 +1754,18 @@ fn a_campaign_may_lack_anything() {
     );
     // Two channels of the same name remain separate.
     assert_eq!(
-        shown("duplicates", "Consommation par voie (W)"),
+        shown("duplicates", "Puissance par voie"),
         [
             format!("SN: {TRI} - Ch: Voie1"),
             format!("SN: {TRI} - Ch: Voie1")
         ]
     );
-    let total = views["duplicates"]
-        .value(&server, panel(&master, "stat", "Énergie"))
-        .expect("an energy");
-    near(number(&total), 0.1, "two channels of 60 W in 50 minutes");
+    let total = views["duplicates"].rows(&server, panel(&master, "stat", "Énergie"));
+    near(
+        number(&total[0]["Soutirée (kWh)"]),
+        0.1,
+        "two channels of 60 W in 50 minutes",
+    );
 }
 
 /// Real files, with their clock errors, repeated times and gaps.
@@ -1455,7 +1815,7 @@ fn the_master_dashboard_shows_the_channels_of_real_files() {
             ("2019-01-01T00:00:00Z", "2026-11-01T00:00:00Z"),
             7 * 86_400,
         );
-        for (title, unit) in [("Consommation par voie (W)", " W"), ("Tensions (V)", " V")] {
+        for (title, unit) in [("Puissance par voie", " W"), ("Tensions", " V")] {
             let found: BTreeSet<_> = view
                 .series(&server, panel(&master, "timeseries", title))
                 .into_iter()
@@ -1468,9 +1828,9 @@ fn the_master_dashboard_shows_the_channels_of_real_files() {
         assert_eq!(energies.len(), of_unit(" W").len(), "{company}");
         let rows = f64::from(u32::try_from(text.lines().count()).expect("few lines"));
         for row in energies {
-            let most = number(&row["Pointe"]).max(0.0) * rows * 2.0 / 1000.0;
+            let most = number(&row["Pointe (W)"]).max(0.0) * rows * 2.0 / 1000.0;
             assert!(
-                number(&row["Énergie"]) <= most,
+                number(&row["Énergie (kWh)"]) <= most,
                 "{company}: energy out of a gap: {row:?}"
             );
         }

@@ -42,8 +42,17 @@ pub fn panel<'a>(dashboard: &'a Value, kind: &str, title: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no {kind} panel {title}"))
 }
 
+/// The id of the panel whose answer a panel shows, if it has no queries of its own.
+pub fn shares(panel: &Value) -> Option<&Value> {
+    let shared = panel["datasource"]["uid"] == "-- Dashboard --";
+    shared.then(|| &panel["targets"][0]["panelId"])
+}
+
 /// The queries of a panel.
 pub fn queries(panel: &Value) -> Vec<&str> {
+    if shares(panel).is_some() {
+        return Vec::new();
+    }
     panel["targets"]
         .as_array()
         .expect("targets")

@@ -1025,7 +1025,7 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
             ("2025-09-01T00:00:00Z", stop),
             3600,
         );
-        for view in [&week, &long] {
+        for (view, peak) in [(&week, "Pointe (kW)"), (&long, "Pointe horaire (kW)")] {
             let what = format!("{campaign}, from {}", view.range.0);
             let rows = |kind: &str, title: &str| view.rows(&server, panel(&master, kind, title));
             let energy = rows("stat", "Énergie").remove(0);
@@ -1033,7 +1033,7 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
             near(number(&energy["Injectée (kWh)"]), 0.0, &what);
             let power = rows("stat", "Puissance totale").remove(0);
             near(number(&power["Moyenne (kW)"]), 1.0, &what);
-            near(number(&power["Pointe (kW)"]), 1.0, &what);
+            near(number(&power[peak]), 1.0, &what);
             let peak_ms = number(&power["Heure de la pointe"]);
             assert_eq!(
                 peak_ms,
@@ -1663,6 +1663,347 @@ fn the_energy_of_each_period_is_right_to_six_digits() {
     assert!(!row.contains_key("Un an plus tôt (%)"), "{row:?}");
     let row = against("2025-10-21T00:00:00Z", "2025-10-28T00:00:00Z");
     assert!(!row.contains_key("Période précédente (%)"), "{row:?}");
+
+    // Over months, the peak is that of an hour.
+    let mut totals: BTreeMap<_, f64> = BTreeMap::new();
+    for (channel, points) in &winter {
+        let scale = if channel.unit == "kW" { 1000.0 } else { 1.0 };
+        for (hour, values) in steps(points, 3600) {
+            *totals.entry(hour).or_default() += mean(&values) * scale;
+        }
+    }
+    let months = of("2025-10-20T00:00:00Z", "2026-04-05T00:00:00Z");
+    let row = months
+        .rows(&server, panel(&master, "stat", "Puissance totale"))
+        .remove(0);
+    let highest = totals.values().copied().fold(f64::NEG_INFINITY, f64::max);
+    six_digits(
+        number(&row["Pointe horaire (kW)"]) * 1000.0,
+        highest,
+        "the highest hour",
+    );
+    let time = totals
+        .iter()
+        .find(|(_, total)| **total == highest)
+        .expect("an hour")
+        .0;
+    assert_eq!(
+        DateTime::from_timestamp_millis(number(&row["Heure de la pointe"]) as i64),
+        Some(*time)
+    );
+}
+
+/// The device and the name of a power in W, and its n-th value.
+type Power<'a> = (&'static str, &'static str, &'a dyn Fn(f64) -> f64);
+
+/// Writes a day of powers with our tags, a value each ten minutes, and their summaries.
+fn write_day(server: &RealInflux, campaign: &str, powers: &[Power<'_>]) -> Hours {
+    let (mut lines, mut hours) = (String::new(), Hours::new());
+    let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+    for (device, name, value) in powers {
+        let number = numbers.entry(device).or_default();
+        *number += 1;
+        let channel = Channel {
+            master: TRI,
+            device,
+            name,
+            unit: "W",
+            number: *number,
+        };
+        let points: Vec<_> = (0..=144_u32)
+            .map(|i| {
+                (
+                    at("2026-06-01T22:00:00Z") + Duration::minutes(10 * i64::from(i)),
+                    value(f64::from(i)),
+                )
+            })
+            .collect();
+        for (time, value) in &points {
+            let line = channel.old_point(campaign, *time, *value);
+            lines += &line.replace(
+                ",device_master_sn",
+                &format!(",device={device},device_master_sn"),
+            );
+        }
+        hours.insert(channel, integrated(&points));
+    }
+    server.write("acme", &lines, "s");
+    rollup(server);
+    hours
+}
+
+const DAY: (&str, &str) = ("2026-06-01T22:00:00Z", "2026-06-02T22:00:00Z");
+
+#[test]
+fn the_dashboard_names_channels_that_count_energy_twice() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let a = |i: f64| 100.0 + (i * 37.0) % 101.0;
+    let b = |i: f64| 50.0 + (i * 17.0) % 89.0;
+    let c = |i: f64| 20.0 + (i * 29.0) % 53.0;
+    let lamp = |i: f64| 7.0 + (i * 11.0) % 41.0;
+    let hours = write_day(
+        &server,
+        "double",
+        &[
+            (TRI, "D39L1", &a),
+            (TRI, "D39L2", &b),
+            (TRI, "D39L3", &c),
+            (SLAVE, "Four", &|i| a(i) + b(i) + c(i)),
+            (SLAVE, "Lampe", &lamp),
+            // Of about the same energy as the lamp, at other times.
+            (SLAVE, "Veille", &|i| lamp(144.0 - i)),
+            (MONO, "Miroir", &|i| -lamp(i)),
+        ],
+    );
+    let all = View::of(&master, "acme", "double", DAY, 600);
+    let findings = |view: &View| {
+        let rows = view.rows(
+            &server,
+            panel(&master, "table", "Voies qui se contredisent"),
+        );
+        let text = |r: &BTreeMap<String, String>| {
+            format!("{} / {} / {}", r["Voies"], r["Et"], r["Constat"])
+        };
+        rows.iter().map(text).collect::<BTreeSet<_>>()
+    };
+    let found = findings(&all);
+    for wanted in [
+        format!("D39 L1 à L3 ({TRI}) / Four ({SLAVE}) / égales : comptées deux fois dans le total"),
+        format!("Lampe ({SLAVE}) / Miroir ({MONO}) / opposées : elles s'annulent dans le total"),
+    ] {
+        assert!(found.contains(&wanted), "{found:#?}");
+    }
+    assert!(
+        !found
+            .iter()
+            .any(|f| f.contains("Lampe") && f.contains("Veille")),
+        "{found:#?}"
+    );
+    let ids = ["Ch1", "Ch2", "Ch3"].map(|n| format!("M{TRI}_{n}_M{TRI}"));
+    let grid = all.clone().with("total", Choice::Some(ids.to_vec()));
+    assert_eq!(findings(&grid), BTreeSet::new());
+
+    // The phases of a circuit are recognised by their names.
+    let rows = all.rows(&server, panel(&master, "table", "Énergie par circuit"));
+    let found: BTreeMap<_, _> = rows
+        .iter()
+        .map(|r| (&*r["Circuit"], number(&r["Énergie (kWh)"])))
+        .collect();
+    assert_eq!(
+        found.keys().copied().collect::<Vec<_>>(),
+        ["D39", "Four", "Lampe", "Miroir", "Veille"]
+    );
+    let day = (at(DAY.0), at(DAY.1));
+    let net = |name: &str| -> f64 {
+        let of_name = hours.iter().filter(|(c, _)| c.name.starts_with(name));
+        of_name.map(|(_, h)| known(h, day).net()).sum()
+    };
+    for (circuit, energy) in found {
+        six_digits(energy, net(circuit), circuit);
+    }
+    let rows = grid.rows(
+        &server,
+        panel(&master, "barchart", "Énergie par phase (kWh)"),
+    );
+    let found: Vec<_> = rows
+        .iter()
+        .map(|r| (&*r["Phase"], number(&r["Énergie"])))
+        .collect();
+    assert_eq!(
+        found.iter().map(|p| p.0).collect::<Vec<_>>(),
+        ["Phase 1", "Phase 2", "Phase 3"]
+    );
+    for ((phase, energy), name) in found.into_iter().zip(["D39L1", "D39L2", "D39L3"]) {
+        six_digits(energy, net(name), phase);
+    }
+}
+
+#[test]
+fn self_consumption_is_production_that_is_not_returned() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let shines = |i: f64| (48.0..108.0).contains(&i);
+    let hours = write_day(
+        &server,
+        "solaire",
+        &[
+            (TRI, "Réseau", &|i| {
+                if shines(i) { -500.0 } else { 1000.0 + i }
+            }),
+            (SLAVE, "Panneaux", &|i| {
+                if shines(i) { -2000.0 - i } else { 0.0 }
+            }),
+            (SLAVE, "Four", &|i| 900.0 + i),
+        ],
+    );
+    let all = View::of(&master, "acme", "solaire", DAY, 600);
+    let solar = panel(&master, "stat", "Production et autoconsommation");
+    assert_eq!(
+        all.rows(&server, solar),
+        [],
+        "no channels of production are chosen"
+    );
+    let chosen = all
+        .with("total", Choice::Some(vec![format!("M{TRI}_Ch1_M{TRI}")]))
+        .with(
+            "production",
+            Choice::Some(vec![format!("S{SLAVE}_Ch1_M{TRI}")]),
+        );
+    let of = |name: &str| {
+        let (_, hours) = hours
+            .iter()
+            .find(|(c, _)| c.name == name)
+            .expect("a channel");
+        known(hours, (at(DAY.0), at(DAY.1)))
+    };
+    let (grid, made) = (of("Réseau"), of("Panneaux").returned);
+    let row = chosen.rows(&server, solar).remove(0);
+    let own = made - grid.returned;
+    six_digits(number(&row["Produite (kWh)"]), made, "production");
+    six_digits(
+        number(&row["Autoconsommation (%)"]),
+        own / made * 100.0,
+        "share of the production",
+    );
+    six_digits(
+        number(&row["Autoproduction (%)"]),
+        own / (own + grid.drawn) * 100.0,
+        "share of the consumption",
+    );
+    let row = chosen
+        .rows(&server, panel(&master, "stat", "Énergie"))
+        .remove(0);
+    six_digits(number(&row["Soutirée (kWh)"]), grid.drawn, "drawn");
+    six_digits(number(&row["Injectée (kWh)"]), grid.returned, "returned");
+}
+
+#[test]
+fn the_subscribed_power_is_a_line() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    write_day(&server, "site", &[(TRI, "Réseau", &|i| 1000.0 + i)]);
+    let all = View::of(&master, "acme", "site", DAY, 600);
+    let curve = panel(&master, "timeseries", "Puissance totale");
+    let names = |view: &View| {
+        view.series(&server, curve)
+            .into_iter()
+            .map(|s| s.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&all), ["Puissance totale"]);
+    let subscribed = all.with("souscrite", Choice::One("36,5".into()));
+    assert_eq!(
+        names(&subscribed),
+        ["Puissance souscrite", "Puissance totale"]
+    );
+    let series = subscribed.series(&server, curve);
+    let values: Vec<_> = series[0].1.iter().map(|p| p.1).collect();
+    assert_eq!(values, [Some(36_500.0); 2]);
+}
+
+/// Measures the dashboard with 27 channels, panel by panel and with six requests at a time, beside an empty range. The
+/// number of years is in `YEARS`. See docs/performance.md.
+#[test]
+#[ignore = "slow: writes a year of 27 channels"]
+fn the_master_dashboard_is_quick() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let years: i64 = std::env::var("YEARS").map_or(1, |y| y.parse().expect("a number"));
+    let (to, hours) = (at("2026-01-01T00:00:00Z"), years * 365 * 24);
+    let from = to - Duration::hours(hours);
+    let tags = |channel: i64| {
+        let (device, number) = (format!("0400000{}", channel / 6), channel % 6 + 1);
+        format!(
+            "campaign=site,channel_id=S{device}_Ch{number}_M{TRI},channel_name=Voie{number},channel_number={number},\
+             channel_type=slave,device={device},device_master_sn={TRI},device_sn={device},unit=W"
+        )
+    };
+    // Each raw point is the mean of its hour, so that the summaries can be written beside it.
+    for day in 0..hours / 24 {
+        let mut lines = String::new();
+        for (channel, hour) in (0..27).flat_map(|c| (0..24).map(move |h| (c, h))) {
+            let (tags, start) = (tags(channel), from + Duration::hours(day * 24 + hour));
+            let watts = 100 * channel + (day * 7 + hour * 31) % 97;
+            for i in 0..6 {
+                let time = (start + Duration::minutes(10 * i)).timestamp();
+                lines += &format!("site,{tags} value={watts} {time}\n");
+            }
+            lines += &format!(
+                "powerview_1h,{tags} count=6i,covered_s=3600i,energy_in_wh={watts},energy_out_wh=0,max={watts},mean={watts},min={watts} {}\n",
+                start.timestamp()
+            );
+        }
+        server.write("acme", &lines, "s");
+    }
+
+    let master = grafana::dashboard("master");
+    let rfc = |time: DateTime<Utc>| time.to_rfc3339();
+    let window = u64::try_from(hours * 3600 / 360)
+        .expect("positive")
+        .next_multiple_of(3600);
+    let view = View::of(&master, "acme", "site", (&rfc(from), &rfc(to)), window);
+    let empty = View::of(&master, "acme", "nothing", (&rfc(from), &rfc(to)), window);
+    let shown: Vec<(&str, &str)> = master["panels"]
+        .as_array()
+        .expect("panels")
+        .iter()
+        .filter(|p| p["type"] != "row")
+        .flat_map(|p| {
+            queries(p)
+                .into_iter()
+                .map(|q| (p["title"].as_str().expect("a title"), q))
+        })
+        .collect();
+    let time = |flux: &str| {
+        let start = std::time::Instant::now();
+        server.query_csv(flux);
+        start.elapsed().as_millis()
+    };
+    let median = |flux: &str| {
+        let mut times: Vec<_> = (0..5).map(|_| time(flux)).collect();
+        times.sort_unstable();
+        times[2]
+    };
+    for (title, query) in &shown {
+        let (with, without) = (
+            median(&view.interpolate(query)),
+            median(&empty.interpolate(query)),
+        );
+        eprintln!("{with:6} ms, {without:4} ms without data: {title}");
+    }
+    let page = |view: &View| {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    while let Some((_, query)) =
+                        shown.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
+                        server.query_csv(&view.interpolate(query));
+                    }
+                });
+            }
+        });
+        start.elapsed().as_millis()
+    };
+    let pages: Vec<_> = (0..5).map(|_| (page(&view), page(&empty))).collect();
+    eprintln!("the page with six requests at a time, with and without data, in ms: {pages:?}");
+    // The queries before there were summaries took more than a hundred times as long as without data.
+    let quickest = |of: fn(&(u128, u128)) -> u128| pages.iter().map(of).min().expect("five");
+    let (with, without) = (quickest(|p| p.0), quickest(|p| p.1));
+    assert!(
+        with < 10 * without * u128::try_from(years).expect("positive"),
+        "{with} ms, {without} ms without data"
+    );
 }
 
 /// Each campaign lacks something. No panel may return an error.

@@ -186,8 +186,8 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
         expected.insert(format!("/usr/share/powerview/{}", file.display()));
     }
     for file in files_below(&root().join("docs")) {
-        let name = file.file_name().expect("a name").display();
-        expected.insert(format!("/usr/share/doc/powerview/{name}"));
+        let file = file.strip_prefix(root().join("docs")).expect("below docs");
+        expected.insert(format!("/usr/share/doc/powerview/{}", file.display()));
     }
     // Units, and the parts that only the package or only a checkout needs.
     for file in files_below(&root().join("deploy")) {

@@ -207,15 +207,18 @@ fn a_line_of_a_gigabyte_is_a_clear_error_with_little_memory() {
 fn a_header_block_that_never_ends_is_a_clear_error_with_little_memory() {
     let site = Site::new();
     let path = site.put(DEVICE.file("a.tsv"), "START_HEADER\n");
-    let mut file = std::fs::File::options()
-        .append(true)
-        .open(&path)
-        .expect("opened");
-    let block = "\"a line of a header\",\n".repeat(50_000);
-    for _ in 0..150 {
-        file.write_all(block.as_bytes()).expect("written");
-    }
-    drop(file);
+    // A shell writes the lines, because a child of another test could inherit a file that this process has open for
+    // writing, which is then left for the next run.
+    let written = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "yes '\"a line of a header\",' | head -n 7500000 >> \"$0\"",
+        ])
+        .arg(&path)
+        .status();
+    assert!(written.expect("sh starts").success());
+    let size = std::fs::metadata(&path).expect("a file").len();
+    assert!(size > 100_000_000, "{size} bytes");
     crate::harness::age(&path, 3600);
     with_other(&site);
     let mut run = site.lp_run().start();

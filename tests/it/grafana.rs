@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// A file below `grafana-automation/`.
 pub fn shipped(path: &str) -> PathBuf {
@@ -391,5 +393,54 @@ fn variables_are_replaced_like_in_grafana() {
     assert_eq!(
         [go_duration(30), go_duration(600), go_duration(7205)],
         ["30s", "10m0s", "2h0m5s"]
+    );
+}
+
+/// Prints the milliseconds of each query, of all one after another, and of a page that sends six at once like a browser,
+/// each beside the query without data. The times are medians of five.
+pub fn print_times(
+    server: &RealInflux,
+    what: &str,
+    with_data: &[(String, String)],
+    without: &[(String, String)],
+) {
+    let median = |measured: &dyn Fn()| {
+        let mut times: Vec<_> = (0..5)
+            .map(|_| {
+                let started = Instant::now();
+                measured();
+                started.elapsed().as_secs_f64() * 1e3
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        times[2]
+    };
+    let page = |queries: &[(String, String)]| {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    while let Some((_, query)) = queries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        server.query_csv(query);
+                    }
+                });
+            }
+        });
+    };
+    let print = |full: f64, none: f64, title: &str| {
+        println!("{what}  {full:6.0} ms  {none:4.0} ms  {title}");
+    };
+    let (mut sum, mut base) = (0.0, 0.0);
+    for ((title, query), (_, other)) in with_data.iter().zip(without) {
+        let full = median(&|| drop(server.query_csv(query)));
+        let none = median(&|| drop(server.query_csv(other)));
+        print(full, none, title);
+        (sum, base) = (sum + full, base + none);
+    }
+    print(sum, base, "one after another");
+    print(
+        median(&|| page(with_data)),
+        median(&|| page(without)),
+        "six at once",
     );
 }

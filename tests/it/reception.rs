@@ -6,8 +6,6 @@ use chrono::{DateTime, Datelike, Days, Duration, DurationRound, NaiveDate, TimeZ
 use chrono_tz::Europe::Paris;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 const META: &str = "powerview_meta";
 
@@ -480,40 +478,8 @@ fn a_year_of_200_loggers_is_answered() {
         });
         all.collect()
     };
-    let time = |query: &str| {
-        let started = Instant::now();
-        server.query_csv(query);
-        started.elapsed().as_secs_f64() * 1e3
-    };
-    let median = |measure: &dyn Fn() -> f64| {
-        let mut times: Vec<_> = (0..5).map(|_| measure()).collect();
-        times.sort_by(f64::total_cmp);
-        times[2]
-    };
-    let page = |queries: &[(String, String)]| {
-        let started = Instant::now();
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..6 {
-                scope.spawn(|| {
-                    while let Some((_, query)) = queries.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        server.query_csv(query);
-                    }
-                });
-            }
-        });
-        started.elapsed().as_secs_f64() * 1e3
-    };
     for days in [7, 365] {
         let (all, empty) = (queries(days, 0), queries(days, 20));
-        let (mut sum, mut base) = (0.0, 0.0);
-        for ((title, query), (_, without)) in all.iter().zip(&empty) {
-            let (full, none) = (median(&|| time(query)), median(&|| time(without)));
-            println!("{days:3} d  {full:6.0} ms  {none:4.0} ms  {title}");
-            (sum, base) = (sum + full, base + none);
-        }
-        println!("{days:3} d  {sum:6.0} ms  {base:4.0} ms  one after another");
-        let (full, none) = (median(&|| page(&all)), median(&|| page(&empty)));
-        println!("{days:3} d  {full:6.0} ms  {none:4.0} ms  six at once");
+        grafana::print_times(&server, &format!("{days:3} d"), &all, &empty);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::grafana_double::{
     ADMIN_TOKEN, Double, ORG, PASSWORD, State, USER, headers_of_a_query, sign_in_of_the_proxy,
 };
-use crate::real_influx::RealInflux;
+use crate::real_influx::{RealInflux, kept_in_long_shards};
 use crate::skipped::skipped;
 
 /// The paths of Ansible: the one in the environment, otherwise all that exist. Skips the calling test if there is none.
@@ -1135,7 +1135,7 @@ fn the_token_of_the_data_source_can_only_read_its_bucket_on_a_real_server() {
 
     // A company whose bucket is missing, and one whose token was deleted in InfluxDB.
     create("new company");
-    assert!(influx.bucket_id("new company").is_some());
+    assert_eq!(influx.retention_rules("new company"), kept_in_long_shards());
     let id =
         scene.double.state().data_sources["influxdb_Société Été"].0["jsonData"]["powerviewTokenId"]
             .clone();

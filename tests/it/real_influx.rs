@@ -50,6 +50,11 @@ pub struct Stored {
     pub value: String,
 }
 
+/// The rules of retention of a bucket that the program or a playbook made: points are kept for ever, in shards of 26 weeks.
+pub fn kept_in_long_shards() -> serde_json::Value {
+    serde_json::json!([{"type": "expire", "everySeconds": 0, "shardGroupDurationSeconds": 15_724_800}])
+}
+
 impl RealInflux {
     /// Starts and sets up a server. Returns `None` and skips the calling test without `INFLUXD_BIN`.
     pub fn start() -> Option<Self> {
@@ -166,6 +171,14 @@ impl RealInflux {
         );
         let found: serde_json::Value = serde_json::from_str(&found).expect("buckets as JSON");
         found["buckets"][0]["id"].as_str().map(str::to_owned)
+    }
+
+    /// The rules of retention of a bucket.
+    pub fn retention_rules(&self, bucket: &str) -> serde_json::Value {
+        let id = self.bucket_id(bucket).expect("a bucket");
+        let (_, found) = self.request("GET", &format!("/api/v2/buckets/{id}"), "", "");
+        let mut found: serde_json::Value = serde_json::from_str(&found).expect("a bucket as JSON");
+        found["retentionRules"].take()
     }
 
     /// Writes line protocol with a precision (`ns`, `us`, `ms`, `s`). Creates the bucket if it is missing.

@@ -4,7 +4,7 @@ use crate::concurrency_and_kill;
 use crate::faults::file_of_ages;
 use crate::fixtures;
 use crate::harness::{Call, DEVICE, Site, file_of, good_file, samples, stored};
-use crate::real_influx::RealInflux;
+use crate::real_influx::{RealInflux, kept_in_long_shards};
 use crate::samples as all_samples;
 use crate::second_reader::Point;
 
@@ -15,11 +15,12 @@ fn call<'a>(site: &'a Site, server: &RealInflux) -> Call<'a> {
         .env("TSV_REQUEST_TIMEOUT_S", "30")
 }
 
-/// All points of a bucket.
+/// All points of a bucket without the hourly summaries.
 pub fn points(server: &RealInflux, bucket: &str) -> Vec<Point> {
     let bucket = bucket.replace('\\', "\\\\").replace('"', "\\\"");
     let flux = format!(
-        "from(bucket: \"{bucket}\") |> range(start: 1990-01-01T00:00:00Z, stop: 2110-01-01T00:00:00Z)"
+        "from(bucket: \"{bucket}\") |> range(start: 1990-01-01T00:00:00Z, stop: 2110-01-01T00:00:00Z)
+           |> filter(fn: (r) => r._measurement != \"powerview_1h\")"
     );
     let points: Vec<Point> = server
         .rows(&flux)
@@ -105,7 +106,12 @@ fn all_samples_arrive_at_a_real_server() {
     call(&site, &server).run().expect(1);
     for (bucket, expected) in all_samples::expected(&samples) {
         assert_same(points(&server, &bucket), stored(&expected), &bucket);
+        assert_eq!(server.retention_rules(&bucket), kept_in_long_shards());
     }
+    assert_eq!(
+        server.retention_rules("powerview_meta"),
+        kept_in_long_shards()
+    );
     // The meta points can be queried.
     let files = server.rows(
         r#"from(bucket: "powerview_meta") |> range(start: -1h)

@@ -1,6 +1,7 @@
 //! The administration of buckets: list, create, rename; and the tokens that belong to them.
 
 use super::InfluxReader;
+use super::buckets::SHARD_S;
 use crate::sink::retry::{ApiError, RetryPolicy};
 use crate::sink::source::{BucketAdmin, BucketInfo, ReadError};
 use influxdb2::RequestError;
@@ -103,6 +104,18 @@ impl InfluxReader {
     }
 }
 
+/// The rules of retention with shards that are at least as long as those of a new bucket, if points are kept for ever.
+fn with_long_shards(rules: &Value) -> Value {
+    let mut rules = rules.clone();
+    for rule in rules.as_array_mut().into_iter().flatten() {
+        let shard = rule["shardGroupDurationSeconds"].as_i64();
+        if rule["everySeconds"] == 0 && shard.is_none_or(|shard| shard < SHARD_S) {
+            rule["shardGroupDurationSeconds"] = SHARD_S.into();
+        }
+    }
+    rules
+}
+
 impl BucketAdmin for InfluxReader {
     fn buckets(&self) -> Result<Vec<BucketInfo>, ReadError> {
         let retry = &self.retry;
@@ -135,7 +148,7 @@ impl BucketAdmin for InfluxReader {
             "orgID": model.org_id,
             "name": name,
             "description": model.description,
-            "retentionRules": model.retention_rules,
+            "retentionRules": with_long_shards(&model.retention_rules),
         });
         let retry = &self.retry;
         let path = "/api/v2/buckets";
@@ -181,5 +194,26 @@ impl BucketAdmin for InfluxReader {
 impl InfluxReader {
     fn has_bucket(&self, name: &str) -> Result<bool, ReadError> {
         Ok(self.buckets()?.iter().any(|bucket| bucket.name == name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(every_s: i64, shard_s: i64) -> Value {
+        json!([{ "type": "expire", "everySeconds": every_s, "shardGroupDurationSeconds": shard_s }])
+    }
+
+    #[test]
+    fn only_short_shards_without_a_limit_of_retention_are_replaced() {
+        let (week, year) = (7 * 86_400, 365 * 86_400);
+        let replaced = with_long_shards(&rules(0, week));
+        assert_eq!(replaced, rules(0, SHARD_S));
+        for kept in [rules(0, year), rules(year, week), json!([])] {
+            assert_eq!(with_long_shards(&kept), kept);
+        }
+        let without = json!([{ "type": "expire", "everySeconds": 0 }]);
+        assert_eq!(with_long_shards(&without), rules(0, SHARD_S));
     }
 }

@@ -11,10 +11,14 @@ use chrono::Utc;
 use influxdb2::RequestError;
 use influxdb2::api::buckets::ListBucketsRequest;
 use influxdb2::api::organization::ListOrganizationRequest;
-use influxdb2::models::PostBucketRequest;
+use influxdb2::models::{PostBucketRequest, RetentionRule, retention_rule};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
+
+/// The period of a shard in a bucket that keeps points for ever, in seconds: 26 weeks. InfluxDB's default is a week, so that a
+/// query for ten years would open 520 shards.
+pub(super) const SHARD_S: i64 = 26 * 7 * 24 * 3600;
 
 /// The timeout of a prefetch. A write that needs the bucket waits for it, and afterwards looks it up with retries.
 const PREFETCH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -119,7 +123,11 @@ impl Client {
             )));
         }
         let org_id = self.org_id().await?;
-        let request = PostBucketRequest::new(org_id, name.to_owned());
+        let mut request = PostBucketRequest::new(org_id, name.to_owned());
+        request.retention_rules = vec![RetentionRule {
+            shard_group_duration_seconds: Some(SHARD_S),
+            ..RetentionRule::new(retention_rule::Type::Expire, 0)
+        }];
         match self.plain.create_bucket(Some(request)).await {
             Ok(()) if is_bucket_id(name) => self.find(name).await?.ok_or_else(|| {
                 ApiError::Transient(format!("bucket {name:?} was created, but is not listed"))

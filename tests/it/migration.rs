@@ -1219,6 +1219,7 @@ fn a_server_with_the_newest_old_system_is_moved_with_the_commands_of_the_page() 
     let (printed, _) = place.run_page(&commands_of(COMPARE));
     let counts = compared(&printed);
     assert_eq!(counts["electrical"], (2, 2), "{printed}");
+    assert!(!counts.contains_key("powerview_1h"), "{printed}");
     let new = of_files
         .iter()
         .filter(|p| p.measurement == "atelier 1")
@@ -1423,6 +1424,11 @@ fn the_old_system_can_be_restored() {
     assert_eq!(
         rules["everySeconds"], ten_years,
         "the new bucket has the retention of the old one"
+    );
+    let week = 604_800;
+    assert_eq!(
+        rules["shardGroupDurationSeconds"], week,
+        "and its shards, as it has a retention"
     );
     assert_eq!(
         moved

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const BOTH: [&str; 2] = ["master", "reception"];
+const SHIPPED: [&str; 3] = ["master", "overview", "reception"];
 
 // ------------------------------------------------------------------------------------------------- the files
 
@@ -27,7 +27,9 @@ fn the_dashboards_have_their_uids_titles_and_variables() {
             &json!("PowerView - réception")
         )
     );
-    for dashboard in [&master, &reception] {
+    let overview = grafana::dashboard("overview");
+    assert_eq!(overview["uid"], "powerview-overview");
+    for dashboard in [&master, &overview, &reception] {
         assert_eq!(dashboard["timezone"], "browser");
         assert!(
             dashboard["id"].is_null() && dashboard["version"].is_null(),
@@ -58,7 +60,7 @@ fn the_dashboards_have_their_uids_titles_and_variables() {
 
 #[test]
 fn each_panel_has_a_position_a_title_a_unit_and_a_data_source() {
-    for name in BOTH {
+    for name in SHIPPED {
         let dashboard = grafana::dashboard(name);
         let mut ids = BTreeSet::new();
         let mut taken = BTreeSet::new();
@@ -114,7 +116,7 @@ fn each_panel_has_a_position_a_title_a_unit_and_a_data_source() {
 #[test]
 fn no_tag_looks_like_a_setting_of_the_data_source() {
     let mut all = alert_queries();
-    for name in BOTH {
+    for name in SHIPPED {
         let dashboard = grafana::dashboard(name);
         all.extend(
             panels(&dashboard)
@@ -144,7 +146,7 @@ fn no_tag_looks_like_a_setting_of_the_data_source() {
 
 #[test]
 fn nothing_is_specific_to_one_installation() {
-    for name in BOTH {
+    for name in SHIPPED {
         let text = grafana::dashboard(name).to_string();
         let digits = text
             .split(|c: char| !c.is_ascii_digit())
@@ -159,7 +161,7 @@ fn nothing_is_specific_to_one_installation() {
 #[test]
 fn the_dashboards_conform_to_the_types_of_grafana() {
     let Some(check) = schema_check() else { return };
-    for name in BOTH {
+    for name in SHIPPED {
         let path = shipped(&format!("dashboards/{name}.json"));
         assert_eq!(check(&path), Ok(()), "{name}");
     }
@@ -483,6 +485,12 @@ struct Channel {
 }
 
 impl Channel {
+    fn point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
+        let tag = format!(",device={},device_master_sn", self.device);
+        let old = self.old_point(measurement, time, value);
+        old.replace(",device_master_sn", &tag)
+    }
+
     /// A point of the script of December 2025: without the tag `device`.
     fn old_point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
         let escaped = |text: &str| text.replace(' ', "\\ ");
@@ -989,11 +997,9 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
     for (campaign, by) in mixtures {
         let mut lines = String::new();
         for i in 0..=days * 144 {
-            let old = channel.old_point(campaign, from + Duration::minutes(10 * i), 1000.0);
-            let ours = old.replace(
-                ",device_master_sn",
-                &format!(",device={MONO},device_master_sn"),
-            );
+            let time = from + Duration::minutes(10 * i);
+            let old = channel.old_point(campaign, time, 1000.0);
+            let ours = channel.point(campaign, time, 1000.0);
             lines += &match by(i) {
                 By::Old => old,
                 By::Ours => ours,
@@ -1552,9 +1558,7 @@ fn the_energy_of_each_period_is_right_to_six_digits() {
     let (mut lines, mut hours) = (String::new(), Hours::new());
     for (channel, points) in &winter {
         for (time, value) in points {
-            let line = channel.old_point("hiver", *time, *value);
-            let tag = format!(",device={},device_master_sn", channel.device);
-            lines += &line.replace(",device_master_sn", &tag);
+            lines += &channel.point("hiver", *time, *value);
         }
         let scale = if channel.unit == "kW" { 1000.0 } else { 1.0 };
         let watts: Vec<_> = points.iter().map(|(t, v)| (*t, v * scale)).collect();
@@ -1719,11 +1723,7 @@ fn write_day(server: &RealInflux, campaign: &str, powers: &[Power<'_>]) -> Hours
             })
             .collect();
         for (time, value) in &points {
-            let line = channel.old_point(campaign, *time, *value);
-            lines += &line.replace(
-                ",device_master_sn",
-                &format!(",device={device},device_master_sn"),
-            );
+            lines += &channel.point(campaign, *time, *value);
         }
         hours.insert(channel, integrated(&points));
     }
@@ -2045,6 +2045,11 @@ fn a_campaign_may_lack_anything() {
             view.frames(&server, p);
         }
     }
+    let overview = grafana::dashboard("overview");
+    let all = overview_of(&overview, "2025-11-20T17:00:00Z", EVENING);
+    for p in panels(&overview) {
+        all.frames(&server, p);
+    }
     let phases = |campaign: &str| {
         let rows = views[campaign].rows(
             &server,
@@ -2149,6 +2154,422 @@ fn the_master_dashboard_shows_the_channels_of_real_files() {
             );
         }
     }
+}
+
+// ------------------------------------------------------------------------------------------------- the overview
+
+/// Three campaigns of a company: both programs wrote all points of the first one, the clocks change in the second one,
+/// and the third one has 1 kW for a week and, a year later, 2 kW and 1.5 kW for a week each.
+fn campaigns() -> BTreeMap<&'static str, Campaign> {
+    let channel = Channel {
+        master: MONO,
+        device: MONO,
+        name: "Voie1",
+        unit: "W",
+        number: 9,
+    };
+    let (first, year_later) = (at("2024-11-01T00:00:00Z"), at("2025-10-25T00:00:00Z"));
+    let steps = |from: DateTime<Utc>, steps: i32, watts: fn(i32) -> f64| {
+        (0..=steps).map(move |i| (from + Duration::minutes(10 * i64::from(i)), watts(i)))
+    };
+    let week = 7 * 144;
+    let points = steps(first, week, |_| 1000.0)
+        .chain(steps(year_later, 2 * week, |i| {
+            if i < 7 * 144 { 2000.0 } else { 1500.0 }
+        }))
+        .collect();
+    let years = Campaign {
+        points: BTreeMap::from([(channel, points)]),
+        files: Vec::new(),
+    };
+    let winter = Campaign {
+        points: winter(),
+        files: Vec::new(),
+    };
+    BTreeMap::from([
+        ("deux ans", years),
+        ("hiver", winter),
+        ("site été", campaign()),
+    ])
+}
+
+type HoursOfCampaigns = BTreeMap<&'static str, Hours>;
+
+/// A server with the points of the campaigns and their summaries, and the hours that these must have.
+fn company() -> Option<(RealInflux, HoursOfCampaigns)> {
+    let server = RealInflux::start()?;
+    let campaigns = campaigns();
+    let mut lines = campaigns["site été"].old_points(|_| true);
+    for (name, campaign) in &campaigns {
+        for (channel, points) in &campaign.points {
+            for (time, value) in points {
+                lines += &channel.point(name, *time, *value);
+            }
+        }
+    }
+    server.write("acme", &lines, "s");
+    rollup(&server);
+    let hours = campaigns
+        .iter()
+        .map(|(name, campaign)| (*name, campaign.hours(|_| By::Both)))
+        .collect();
+    Some((server, hours))
+}
+
+#[test]
+fn the_overview_shows_the_energy_of_each_campaign() {
+    let Some((server, hours)) = company() else {
+        return;
+    };
+    let overview = grafana::dashboard("overview");
+    campaigns_have_their_energy(&server, &overview, &hours);
+    bars_are_local_months_days_and_hours(&server, &overview, &hours);
+    periods_are_compared_if_equally_well_known(&server, &overview, &hours);
+    chosen_campaigns_and_channels_count(&server, &overview, &hours);
+}
+
+fn overview_of(overview: &Value, from: &str, to: &str) -> View {
+    View::of(overview, "acme", "Vue d'ensemble", (from, to), 3600)
+}
+
+/// The rows of « Bilan par campagne » by campaign. That of all campaigns has no name.
+fn bilan(server: &RealInflux, view: &View) -> BTreeMap<String, BTreeMap<String, String>> {
+    let overview = grafana::dashboard("overview");
+    let rows = view.rows(server, panel(&overview, "table", "Bilan par campagne"));
+    let drawn: Vec<_> = rows.iter().map(|r| number(&r["Soutirée (kWh)"])).collect();
+    assert!(drawn.is_sorted_by(|a, b| a >= b), "{drawn:?}");
+    let name = |row: &BTreeMap<String, String>| match &*row["Total"] {
+        "1" => String::new(),
+        _ => row["Campagne"].clone(),
+    };
+    rows.into_iter().map(|row| (name(&row), row)).collect()
+}
+
+fn campaigns_have_their_energy(server: &RealInflux, overview: &Value, hours: &HoursOfCampaigns) {
+    let master = grafana::dashboard("master");
+    for (from, to) in [
+        (FROM, TO),
+        // Begins and ends within an hour, whose whole energy counts.
+        ("2025-10-25T10:20:00Z", "2025-10-27T15:40:30Z"),
+        // One campaign only.
+        ("2025-11-28T23:00:00Z", "2025-12-02T23:00:00Z"),
+        ("2025-10-20T00:00:00Z", "2026-04-05T00:00:00Z"),
+    ] {
+        let period = (at(from), at(to));
+        let mut rows = bilan(server, &overview_of(overview, from, to));
+        let seconds = f64::from(
+            i32::try_from((period.1 - hour_of(period.0)).num_seconds()).expect("some months"),
+        );
+        let is_right = |row: &BTreeMap<String, String>, of: &[(&str, &str, Known)], what: &str| {
+            let sum = of.iter().fold(Known::default(), |sum, k| sum.plus(k.2));
+            six_digits(number(&row["Soutirée (kWh)"]), sum.drawn, what);
+            six_digits(number(&row["Injectée (kWh)"]), sum.returned, what);
+            let shares: Vec<_> = of.iter().map(|k| k.2.seconds / seconds * 100.0).collect();
+            six_digits(number(&row["Connue (%)"]), mean(&shares), what);
+            let devices: BTreeSet<_> = of.iter().map(|k| (k.0, k.1)).collect();
+            assert_eq!(row["Appareils"], devices.len().to_string(), "{what}");
+        };
+        let mut all = Vec::new();
+        for (campaign, of_campaign) in hours {
+            let what = format!("{campaign}, {from} to {to}");
+            let of_period = of_campaign.iter().filter(|(_, hours)| {
+                let mut hours = hours.keys();
+                hours.any(|h| *h >= hour_of(period.0) && *h < period.1)
+            });
+            let channels: Vec<_> = of_period
+                .map(|(channel, hours)| (*campaign, channel.device, known(hours, period)))
+                .collect();
+            let row = rows.remove(*campaign);
+            assert_eq!(row.is_some(), !channels.is_empty(), "{what}");
+            let Some(row) = row else { continue };
+            is_right(&row, &channels, &what);
+
+            // The campaign's dashboard shows the same.
+            let own = View::of(&master, "acme", campaign, (from, to), 3600);
+            let energy = own.rows(server, panel(&master, "stat", "Énergie"));
+            for column in ["Soutirée (kWh)", "Injectée (kWh)"] {
+                near(number(&row[column]), number(&energy[0][column]), &what);
+            }
+            let share = own.value(server, panel(&master, "stat", "Mesures connues (%)"));
+            near(
+                number(&row["Connue (%)"]),
+                number(&share.expect("a share")),
+                &what,
+            );
+            all.extend(channels);
+        }
+        is_right(&rows[""], &all, &format!("all, {from} to {to}"));
+        assert_eq!(rows.len(), 1, "{rows:?}");
+    }
+}
+
+fn bars_are_local_months_days_and_hours(
+    server: &RealInflux,
+    overview: &Value,
+    hours: &HoursOfCampaigns,
+) {
+    // The energy of each campaign by a name of the local time.
+    let wanted = |from: &str, to: &str, name: &dyn Fn(DateTime<chrono_tz::Tz>) -> String| {
+        let mut sums: BTreeMap<(String, String), f64> = BTreeMap::new();
+        for (campaign, of_campaign) in hours {
+            for (hour, known) in of_campaign.values().flatten() {
+                if *hour >= hour_of(at(from)) && *hour < at(to) {
+                    let label = name(hour.with_timezone(&chrono_tz::Europe::Paris));
+                    *sums.entry((label, (*campaign).to_owned())).or_default() += known.drawn;
+                }
+            }
+        }
+        sums
+    };
+    let is_right = |panel: &Value, column: &str, range: (&str, &str), labels: &[&str], name| {
+        let rows = overview_of(overview, range.0, range.1).rows(server, panel);
+        let mut shown: Vec<_> = rows.iter().map(|r| &*r[column]).collect();
+        shown.dedup();
+        assert_eq!(shown, labels, "{column} of {range:?}");
+        let known: Vec<_> = rows.iter().filter(|r| r.contains_key("Énergie")).collect();
+        let wanted = wanted(range.0, range.1, name);
+        assert_eq!(known.len(), wanted.len(), "{column} of {range:?}");
+        for row in known {
+            let key = (row[column].clone(), row["Campagne"].clone());
+            let what = format!("{key:?} of {range:?}");
+            six_digits(number(&row["Énergie"]), wanted[&key], &what);
+        }
+    };
+
+    let month = |time: DateTime<chrono_tz::Tz>| {
+        let names = [
+            "janv.", "févr.", "mars", "avr.", "mai", "juin", "juil.", "août", "sept.", "oct.",
+            "nov.", "déc.",
+        ];
+        format!(
+            "{} {}",
+            names[usize::try_from(time.month0()).expect("small")],
+            time.year() % 100
+        )
+    };
+    let months = panel(overview, "table", "Énergie par campagne et par mois (kWh)");
+    // The months do not depend on the begin of the period, so it is that of the first month here.
+    for (from, to, labels) in [
+        (
+            "2025-01-31T23:00:00Z",
+            "2026-01-15T12:30:00Z",
+            [
+                "févr. 25",
+                "mars 25",
+                "avr. 25",
+                "mai 25",
+                "juin 25",
+                "juil. 25",
+                "août 25",
+                "sept. 25",
+                "oct. 25",
+                "nov. 25",
+                "déc. 25",
+                "janv. 26",
+            ],
+        ),
+        (
+            "2025-03-31T22:00:00Z",
+            "2026-03-31T22:00:00Z",
+            [
+                "avr. 25",
+                "mai 25",
+                "juin 25",
+                "juil. 25",
+                "août 25",
+                "sept. 25",
+                "oct. 25",
+                "nov. 25",
+                "déc. 25",
+                "janv. 26",
+                "févr. 26",
+                "mars 26",
+            ],
+        ),
+    ] {
+        is_right(months, "Mois", (from, to), &labels, &month);
+    }
+
+    let title = "Énergie par heure, jour, semaine ou mois (kWh)";
+    let bars = panel(overview, "barchart", title);
+    let day = |time: DateTime<chrono_tz::Tz>| time.format("%d/%m").to_string();
+    is_right(bars, "Date", (FROM, TO), &["25/10", "26/10", "27/10"], &day);
+    let monday = |time: DateTime<chrono_tz::Tz>| {
+        let days = time.weekday().num_days_from_monday();
+        let monday = time.date_naive() - Duration::days(i64::from(days));
+        monday.format("%d/%m").to_string()
+    };
+    let weeks = [
+        "20/10", "27/10", "03/11", "10/11", "17/11", "24/11", "01/12", "08/12",
+    ];
+    let range = ("2025-10-19T22:00:00Z", "2025-12-14T23:00:00Z");
+    is_right(bars, "Date", range, &weeks, &monday);
+    // Both hours that are 02:00.
+    let hour = |time: DateTime<chrono_tz::Tz>| {
+        let again = (time - Duration::hours(1)).hour() == time.hour();
+        time.format("%d/%m %H h").to_string() + if again { " bis" } else { "" }
+    };
+    let range = ("2025-10-25T22:00:00Z", "2025-10-26T02:00:00Z");
+    let hours_shown = ["26/10 00 h", "26/10 01 h", "26/10 02 h", "26/10 02 h bis"];
+    is_right(bars, "Date", range, &hours_shown, &hour);
+}
+
+fn periods_are_compared_if_equally_well_known(
+    server: &RealInflux,
+    overview: &Value,
+    hours: &HoursOfCampaigns,
+) {
+    let percent = |now: (&str, &str), other: (&str, &str)| {
+        let drawn = |(from, to)| -> f64 {
+            let all = hours["deux ans"].values().flatten();
+            known(all, (at(from), at(to))).drawn
+        };
+        (drawn(now) / drawn(other) - 1.0) * 100.0
+    };
+    let row = |(from, to): (&str, &str)| {
+        let view = overview_of(overview, from, to);
+        let only = view.with("campaign", Choice::Some(vec!["deux ans".into()]));
+        let rows = bilan(server, &only);
+        assert_eq!(rows.keys().collect::<Vec<_>>(), ["", "deux ans"]);
+        for column in ["Période précédente (%)", "Un an plus tôt (%)"] {
+            assert_eq!(rows[""].get(column), rows["deux ans"].get(column));
+        }
+        rows["deux ans"].clone()
+    };
+    let now = ("2025-11-01T00:00:00Z", "2025-11-08T00:00:00Z");
+    let before = ("2025-10-25T00:00:00Z", "2025-11-01T00:00:00Z");
+    let year = ("2024-11-01T00:00:00Z", "2024-11-08T00:00:00Z");
+    let shown = row(now);
+    let column = |column: &str| number(&shown[column]);
+    six_digits(
+        column("Période précédente (%)"),
+        percent(now, before),
+        "week",
+    );
+    six_digits(column("Un an plus tôt (%)"), percent(now, year), "year");
+
+    // Of the six days three are known, as in the year before. All of the six days before are known.
+    let shown = row(("2025-11-05T00:00:00Z", "2025-11-11T00:00:00Z"));
+    assert!(!shown.contains_key("Période précédente (%)"), "{shown:?}");
+    six_digits(number(&shown["Un an plus tôt (%)"]), 50.0, "half a week");
+    // Of the six days before three are known.
+    let shown = row(("2025-10-28T00:00:00Z", "2025-11-03T00:00:00Z"));
+    assert!(!shown.contains_key("Période précédente (%)"), "{shown:?}");
+    // Nothing is known before.
+    let shown = row(year);
+    assert!(!shown.contains_key("Période précédente (%)"), "{shown:?}");
+    assert!(!shown.contains_key("Un an plus tôt (%)"), "{shown:?}");
+}
+
+fn chosen_campaigns_and_channels_count(
+    server: &RealInflux,
+    overview: &Value,
+    hours: &HoursOfCampaigns,
+) {
+    let variable = |name: &str, view: &View| {
+        let list = overview["templating"]["list"]
+            .as_array()
+            .expect("variables");
+        let v = list.iter().find(|v| v["name"] == name).expect("a variable");
+        let rows = server.rows(&view.interpolate(v["query"].as_str().expect("Flux")));
+        rows.into_iter()
+            .map(|r| r["_value"].clone())
+            .collect::<BTreeSet<_>>()
+    };
+    // A campaign without measurements in the period is offered, too.
+    let empty = overview_of(overview, "2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z");
+    let names = ["deux ans", "hiver", "site été"].map(str::to_owned);
+    assert_eq!(variable("campaign", &empty), BTreeSet::from(names));
+    assert_eq!(
+        variable("exclues", &empty),
+        BTreeSet::from(["aucune#aucune".to_owned()])
+    );
+
+    let all = overview_of(overview, FROM, TO);
+    let four = format!("M{MONO}_Ch1_M{MONO}");
+    let chosen = all
+        .clone()
+        .with("campaign", Choice::Some(vec!["hiver".into()]));
+    let offered = variable("exclues", &chosen);
+    assert!(
+        offered.contains(&format!("hiver - Four ({MONO})#{four}")),
+        "{offered:?}"
+    );
+    assert_eq!(offered.len(), 4, "{offered:?}");
+
+    let period = (at(FROM), at(TO));
+    let drawn = |campaign: &str, left_out: &str| -> f64 {
+        let of_campaign = hours[campaign].iter().filter(|(c, _)| c.name != left_out);
+        of_campaign.map(|(_, h)| known(h, period).drawn).sum()
+    };
+    let found = bilan(server, &all.with("exclues", Choice::Some(vec![four])));
+    let shown = |campaign: &str| number(&found[campaign]["Soutirée (kWh)"]);
+    six_digits(shown("hiver"), drawn("hiver", "Four"), "without the oven");
+    six_digits(shown("site été"), drawn("site été", ""), "another channel");
+    assert_eq!(found["site été"]["Lien"], grafana::UID_OF_SITE);
+}
+
+#[test]
+fn the_overview_names_silent_devices_first() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let overview = grafana::dashboard("overview");
+    let now = at(EVENING);
+    let mut lines = String::new();
+    // The campaign, the device, and the ages of its measurements in seconds.
+    let hour = 3600;
+    for (campaign, device, unit, ages) in [
+        (
+            "site été",
+            SLAVE,
+            "V",
+            &[200 * 24 * hour, 26 * hour + 1][..],
+        ),
+        ("site été", MONO, "W", &[26 * hour]),
+        ("hiver", TRI, "W", &[5 * hour, 59 * 60]),
+        // The clock is ahead.
+        ("hiver", MONO, "W", &[60 * hour, -24 * hour]),
+        ("hiver", "02000009", "W", &[180 * 24 * hour + 1]),
+    ] {
+        let channel = Channel {
+            master: TRI,
+            device,
+            name: "Voie1",
+            unit,
+            number: 1,
+        };
+        for age in ages {
+            lines += &channel.point(campaign, now - Duration::seconds(*age), 1.0);
+        }
+    }
+    server.write("acme", &lines, "s");
+    rollup(&server);
+
+    let silence = panel(&overview, "table", "Silence");
+    assert_eq!(silence["timeFrom"], "180d");
+    let from = (now - Duration::days(180)).to_rfc3339();
+    let rows = overview_of(&overview, &from, EVENING).rows(&server, silence);
+    let shown: Vec<_> = rows
+        .iter()
+        .map(|r| ["Campagne", "Appareil", "Muet", "Il y a", "Suivis"].map(|c| &*r[c]))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ["hiver", MONO, "1", "2 jours", "1"],
+            ["site été", SLAVE, "1", "26 h", "1"],
+            ["site été", MONO, "0", "26 h", "1"],
+            ["hiver", TRI, "0", "< 1 h", "1"],
+        ]
+    );
+    assert_eq!(
+        at(&rows[1]["Dernière mesure"]),
+        now - Duration::seconds(26 * hour + 1)
+    );
+    assert_eq!(rows[1]["Lien"], grafana::UID_OF_SITE);
+    let counts = panel(&overview, "stat", "Appareils");
+    assert_eq!(grafana::shares(counts), Some(&silence["id"]));
 }
 
 // ------------------------------------------------------------------------------------------------- the operator's dashboard
@@ -2833,7 +3254,7 @@ fn dashboards_and_rules_work_without_data() {
     let Some(server) = RealInflux::start() else {
         return;
     };
-    for name in BOTH {
+    for name in SHIPPED {
         let dashboard = grafana::dashboard(name);
         server.ensure_bucket("empty");
         let view = View::of(&dashboard, "empty", "site", (WEEK_BEFORE, EVENING), 600);

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+/// The uid of the dashboard of the company "acme" and its campaign "site été":
+/// `printf 'acme\nsite été' | sha256sum | cut -c 1-32`, after "pv-".
+pub const UID_OF_SITE: &str = "pv-7c9cfc69dbdbd7f3e879546b0e629707";
+
 /// A file below `grafana-automation/`.
 pub fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use crate::grafana::UID_OF_SITE;
 use crate::grafana_double::{
     ADMIN_TOKEN, Double, ORG, PASSWORD, State, USER, headers_of_a_query, sign_in_of_the_proxy,
 };
@@ -164,13 +165,22 @@ fn assert_resources(state: &State, company: &str, campaign: &str) {
         .filter(|t| t["permissions"][0]["resource"]["id"] == json!(bucket));
     assert_eq!(of_company.count(), 1, "no token is left behind");
 
-    let (_, dashboard) = state
-        .dashboards
-        .iter()
-        .find(|d| d.1.0 == folder && d.1.1["title"] == campaign)
-        .expect("a dashboard in the folder");
-    assert_eq!(json!(dashboard.2), view, "who sees the dashboard");
+    for title in [campaign, OVERVIEW] {
+        let titled: Vec<_> = state
+            .dashboards
+            .values()
+            .filter(|d| d.0 == folder && d.1["title"] == title)
+            .collect();
+        let [(_, model, rights)] = titled[..] else {
+            panic!("{} dashboards {title} in the folder", titled.len())
+        };
+        assert_eq!(json!(rights), view, "who sees the dashboard {title}");
+        let reads = &model["templating"]["list"][0]["datasource"]["uid"];
+        assert_eq!(*reads, source["uid"], "{title}");
+    }
 }
+
+const OVERVIEW: &str = "Vue d'ensemble";
 
 fn assert_marked(scene: &Scene, company: &str, campaign: &str) {
     let marker = scene.campaign(company, campaign).join(".dashboard.created");
@@ -321,7 +331,7 @@ fn interrupted_after(remainder: usize) {
                 state.folders.len(),
                 state.dashboards.len()
             ),
-            (1, 2, 2)
+            (1, 2, 4)
         );
     }
 }
@@ -953,6 +963,49 @@ fn delete_asks_removes_the_resources_and_can_be_repeated() {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
+fn a_company_keeps_its_overview() {
+    let Some(scene) = Scene::new() else { return };
+    let template = json!({"title": "ours", "templating": {"list": [
+        {"type": "query", "name": "campaign", "datasource": {"type": "influxdb", "uid": "x"}}]}});
+    {
+        let mut state = scene.double.state();
+        state.add_folder("powerview", "PowerView");
+        state.add_dashboard("powerview-overview", "powerview", template);
+    }
+    scene.created("acme", "site été");
+    let uid = {
+        let mut state = scene.double.state();
+        assert_resources(&state, "acme", "site été");
+        let (campaign, _) = state
+            .dashboard("site été")
+            .expect("the campaign's dashboard");
+        assert_eq!(campaign, UID_OF_SITE, "the overview links to it");
+        let (uid, (_, model, _)) = state.dashboard(OVERVIEW).expect("the overview");
+        let uid = uid.clone();
+        assert_eq!(
+            model["templating"]["list"].as_array().map(Vec::len),
+            Some(1)
+        );
+        assert_eq!(state.dashboards["powerview-overview"].1["title"], "ours");
+        state.dashboards.get_mut(&uid).expect("the overview").1["description"] = json!("changed");
+        uid
+    };
+    scene.created("acme", "two");
+    {
+        let state = scene.double.state();
+        assert_resources(&state, "acme", "two");
+        assert_eq!(state.dashboards[&uid].1["description"], "changed");
+    }
+    scene.deleted("acme");
+    let left = &scene.double.state().dashboards;
+    assert_eq!(
+        left.keys().collect::<Vec<_>>(),
+        ["powerview-master", "powerview-overview"]
+    );
+}
+
+#[test]
+#[ignore = "slow: several runs of Ansible"]
 fn delete_keeps_dashboards_that_others_added_to_the_folder() {
     let Some(scene) = Scene::new() else { return };
     scene.created("acme", "one");
@@ -966,7 +1019,7 @@ fn delete_keeps_dashboards_that_others_added_to_the_folder() {
     let state = scene.double.state();
     assert_eq!(
         state.dashboards.keys().collect::<Vec<_>>(),
-        ["mine", "powerview-master"]
+        ["mine", "powerview-master", "powerview-overview"]
     );
     assert_eq!(state.folder_uid("acme"), Some(folder));
 }
@@ -1000,8 +1053,10 @@ fn a_name_that_looks_like_another_type_is_a_string() {
     for ansible in ansibles() {
         let scene = Scene::with(ansible);
         scene.created("True", "1e9");
+        scene.created("True", "False");
         let state = scene.double.state();
         assert_resources(&state, "True", "1e9");
+        assert_resources(&state, "True", "False");
         assert!(state.bucket_id("True").is_some());
     }
 }
@@ -1016,6 +1071,8 @@ fn the_playbooks_refuse_names_by_themselves() {
         ("acme", ""),
         ("acme", "_x"),
         ("acme", "powerview_1h"),
+        // The title of the overview.
+        ("acme", OVERVIEW),
     ] {
         let output =
             run(&mut scene.command("create_grafana_resources.yml", &names(company, campaign)));

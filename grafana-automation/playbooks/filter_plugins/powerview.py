@@ -1,4 +1,4 @@
-"""Filters for the playbooks: rules for names, uids, comparison of permissions, and dashboards of campaigns."""
+"""Filters for the playbooks: rules for names, uids, comparison of permissions, and copies of dashboards."""
 
 import copy
 import hashlib
@@ -57,7 +57,10 @@ def campaign_refusal(name):
 
 
 def uid(name, *more):
-    """Returns a uid derived from the names, so that two runs cannot create duplicates. Grafana allows 40 characters."""
+    """Returns a uid derived from the names, so that two runs cannot create duplicates. Grafana allows 40 characters.
+
+    The links of the overview compute it, too.
+    """
     text = "\n".join([name, *more])
     return "pv-" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -190,9 +193,9 @@ def _with_data_source(value, source):
     return out
 
 
-def client_dashboard(master, title, dashboard_uid, source_uid):
-    """Returns a copy of the master dashboard with another title, uid and data source, without the ids of the master."""
-    dashboard = _with_data_source(copy.copy(master), {"type": "influxdb", "uid": source_uid})
+def client_dashboard(template, title, dashboard_uid, source_uid):
+    """Returns a copy of a template with another title, uid and data source, without the ids of the template."""
+    dashboard = _with_data_source(copy.copy(template), {"type": "influxdb", "uid": source_uid})
     for key in ("id", "version", "__inputs", "__requires", "__elements", "iteration", "gnetId"):
         dashboard.pop(key, None)
     dashboard.update(title=title, uid=dashboard_uid)

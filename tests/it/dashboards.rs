@@ -3222,6 +3222,10 @@ fn the_reception_dashboard_reads_the_meta_points_of_the_program() {
             .collect::<Vec<_>>(),
         ["stray.tsv"]
     );
+    assert!(
+        stray[0]["Erreur"].contains("not in a device folder"),
+        "{stray:?}"
+    );
 
     let damaged = table("Fichiers endommagés");
     assert_eq!(named(&damaged), ["beta 02000015"]);

@@ -301,6 +301,56 @@ fn the_lists_are_those_of_at_most_35_days() {
 }
 
 #[test]
+fn the_lists_have_loggers_of_any_name() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let line = |device: &str, status: &str, name: &str, hours: i64| {
+        let at = (end() - Duration::hours(hours)).timestamp();
+        format!(
+            "tsv_parser_file,bucket=alpha,campaign=site,device_master_sn={device},status={status} \
+             file_name=\"{name}\",error=\"no\",retryable=false,truncated=true,loss_ratio=0.2,arrival_delay_s=1.0,\
+             layout_suspect=\"x\",nb_lines_after_end=0i,first_problem=\"\" {at}\n"
+        )
+    };
+    let odd = "a.b+(1)\\ |[2]*^é";
+    let lines = [
+        line(odd, "error", "1.tsv", 30),
+        line(odd, "success", "2.tsv", 29),
+        line("axb+(1)", "error", "1.tsv", 30),
+        line("axb+(1)", "success", "1.tsv", 2),
+    ];
+    server.write(META, &lines.concat(), "s");
+    let dashboard = grafana::dashboard("reception");
+    let view = view(&dashboard, 7);
+    let odd = odd.replace('\\', "");
+    let both = [("axb+(1)", "1.tsv"), (&odd, "2.tsv")];
+    for (title, file, wanted) in [
+        ("Fichiers en erreur", "Fichier", &[(&*odd, "1.tsv")][..]),
+        ("Fichiers endommagés", "Fichier", &both),
+        ("Voies douteuses ou modifiées", "Fichier", &both),
+    ] {
+        let rows = view.rows(&server, panel(&dashboard, "table", title));
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|r| (&*r["Enregistreur"], &*r[file]))
+            .collect();
+        assert_eq!(shown, wanted, "{title}");
+    }
+    let title = "Fichiers tronqués par enregistreur";
+    let cut = view.rows(&server, panel(&dashboard, "table", title));
+    let cut: BTreeMap<_, _> = cut
+        .iter()
+        .map(|r| (&*r["Enregistreur"], &*r["Fichiers"]))
+        .collect();
+    assert_eq!(cut, BTreeMap::from([("axb+(1)", "1"), (&odd, "2")]));
+    let silent = panel(&dashboard, "table", "Enregistreurs muets");
+    let silent = view.rows(&server, silent);
+    let silent: Vec<_> = silent.iter().map(|r| &*r["Enregistreur"]).collect();
+    assert_eq!(silent, [&odd]);
+}
+
+#[test]
 fn a_silence_is_counted_from_the_last_arrival() {
     let files = files();
     let Some(server) = filled(&files) else {

@@ -269,7 +269,7 @@ fn expand(value: &mut Value, environment: &BTreeMap<&str, &str>) {
     }
 }
 
-fn rules() -> Vec<Value> {
+pub fn rules() -> Vec<Value> {
     let file = provisioned("alerting/rules.yaml", &BTreeMap::new());
     let groups = file["groups"].as_array().expect("groups");
     groups
@@ -2717,7 +2717,7 @@ fn named(rows: &[BTreeMap<String, String>]) -> Vec<String> {
 }
 
 /// The loggers for which the condition of a rule holds for the last value of the series, as in Grafana.
-fn alarmed(server: &RealInflux, rule: &Value, to: DateTime<Utc>) -> Vec<String> {
+pub fn alarmed(server: &RealInflux, rule: &Value, to: DateTime<Utc>) -> Vec<String> {
     let step = &rule["data"][0];
     let seconds = step["relativeTimeRange"]["from"].as_i64().expect("seconds");
     let text = |t: DateTime<Utc>| t.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);

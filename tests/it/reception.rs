@@ -1,5 +1,6 @@
 //! The numbers of the reception dashboard against counts that are made here.
 
+use crate::dashboards;
 use crate::grafana::{self, Choice, View, panel};
 use crate::real_influx::RealInflux;
 use chrono::{DateTime, Datelike, Days, Duration, DurationRound, NaiveDate, TimeZone, Utc};
@@ -309,8 +310,8 @@ fn the_lists_have_loggers_of_any_name() {
         let at = (end() - Duration::hours(hours)).timestamp();
         format!(
             "tsv_parser_file,bucket=alpha,campaign=site,device_master_sn={device},status={status} \
-             file_name=\"{name}\",error=\"no\",retryable=false,truncated=true,loss_ratio=0.2,arrival_delay_s=1.0,\
-             layout_suspect=\"x\",nb_lines_after_end=0i,first_problem=\"\" {at}\n"
+             file_name=\"{name}\",error=\"no\",retryable=false,truncated=true,loss_ratio=0.0,arrival_delay_s=1.0,\
+             layout_suspect=\"x\",nb_rows=10i,nb_lines_after_end=5i,nb_invalid_timestamps=0i,nb_malformed_rows=0i {at}\n"
         )
     };
     let odd = "a.b+(1)\\ |[2]*^é";
@@ -348,6 +349,18 @@ fn the_lists_have_loggers_of_any_name() {
     let silent = view.rows(&server, silent);
     let silent: Vec<_> = silent.iter().map(|r| &*r["Enregistreur"]).collect();
     assert_eq!(silent, [&odd]);
+    let loggers = ["alpha a.b+(1) |[2]*^é", "alpha axb+(1)"];
+    let [_, failures, damage, layout, _] = &dashboards::rules()[..] else {
+        panic!("five rules")
+    };
+    for (rule, wanted) in [
+        (failures, &loggers[..1]),
+        (damage, &loggers),
+        (layout, &loggers),
+    ] {
+        let alarmed = dashboards::alarmed(&server, rule, end());
+        assert_eq!(alarmed, wanted, "{}", rule["title"]);
+    }
 }
 
 #[test]

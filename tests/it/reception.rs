@@ -364,6 +364,76 @@ fn the_lists_have_loggers_of_any_name() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_or_behind_is_shown() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    // A logger, the hours since the arrival of its file, those by which its last measurement is before the arrival, and
+    // those after which the file was ingested.
+    let files = [
+        // Ahead.
+        (1, 30.0, 0.1, 0.0),
+        (1, 2.0, -1.1, 0.0),
+        // Not by more than an hour.
+        (2, 2.0, -0.9, 0.0),
+        // Corrected. An old file was ingested again.
+        (3, 60.0, -2.0, 0.0),
+        (3, 30.0, 0.1, 0.0),
+        (3, 60.0, -2.0, 59.0),
+        // Ahead, and ingested late.
+        (4, 30.0, -2.0, 29.0),
+        // Behind, in a file that arrived six hours earlier too.
+        (5, 30.0, 90.0, 0.0),
+        (5, 24.0, 100.0, 0.0),
+        // Not by more than three days.
+        (6, 30.0, 71.9, 0.0),
+        (6, 24.0, 71.9, 0.0),
+        // Old files that were loaded at once, and days after each other.
+        (7, 5.0, 100.0, 0.0),
+        (7, 4.9, 100.0, 0.0),
+        (8, 60.0, 200.0, 0.0),
+        (8, 30.0, 187.0, 0.0),
+        // Old files before that of a right clock.
+        (9, 60.0, 100.0, 0.0),
+        (9, 30.0, 100.0, 0.0),
+        (9, 2.0, 0.1, 0.0),
+    ];
+    let seconds = |hours: f64| Duration::seconds((hours * 3_600.0).round() as i64);
+    let files = files.map(|(device, age, before, delay)| {
+        let file = File {
+            company: "alpha",
+            device,
+            status: "success",
+            name: String::new(),
+            at: end() - seconds(age) + seconds(delay),
+            arrival_delay_s: seconds(delay).num_seconds(),
+            measured_s_before: seconds(before).num_seconds(),
+            points: 1,
+            suspicious: 0,
+        };
+        file.line()
+    });
+    server.write(META, &files.concat(), "ns");
+    let dashboard = grafana::dashboard("reception");
+    let clocks =
+        view(&dashboard, 7).rows(&server, panel(&dashboard, "table", "Horloges à vérifier"));
+    let shown: BTreeMap<_, f64> = clocks
+        .iter()
+        .map(|r| {
+            assert_eq!((&*r["Fichiers"], &*r["Lignes"]), ("0", "0"));
+            let ahead = r["Avance (h)"].parse().expect("a number");
+            (&*r["Enregistreur"], ahead)
+        })
+        .collect();
+    let wanted = [("00000001", 1.1), ("00000004", 2.0), ("00000005", -100.0)];
+    assert_eq!(shown.len(), wanted.len(), "{shown:?}");
+    for (device, ahead) in wanted {
+        let difference = shown[device] - ahead;
+        assert!(difference.abs() < 1e-6, "{shown:?}");
+    }
+}
+
+#[test]
 fn a_silence_is_counted_from_the_last_arrival() {
     let files = files();
     let Some(server) = filled(&files) else {

@@ -133,16 +133,20 @@ impl RealInflux {
         if self.bucket_id(bucket).is_some() {
             return;
         }
-        self.create_bucket(bucket, 0);
+        self.create(bucket, &kept_in_long_shards());
     }
 
     /// Creates a bucket that keeps points for some seconds, or for ever if they are 0.
     pub fn create_bucket(&self, bucket: &str, retention_s: i64) {
+        let rules = serde_json::json!([{"type": "expire", "everySeconds": retention_s}]);
+        self.create(bucket, &rules);
+    }
+
+    fn create(&self, bucket: &str, rules: &serde_json::Value) {
         let (_, orgs) = self.request("GET", &format!("/api/v2/orgs?org={ORG}"), "", "");
         let orgs: serde_json::Value = serde_json::from_str(&orgs).expect("organisations as JSON");
         let body = serde_json::json!({
-            "name": bucket, "orgID": orgs["orgs"][0]["id"],
-            "retentionRules": [{"type": "expire", "everySeconds": retention_s}],
+            "name": bucket, "orgID": orgs["orgs"][0]["id"], "retentionRules": rules,
         });
         let (status, answer) = self.request(
             "POST",

@@ -1,4 +1,5 @@
-//! Points without the tag `device`, which an old script wrote. Dashboards and summaries count them apart from the others.
+//! Points without the tag `device`, which an old script wrote. Their channels have summaries of their own, and energy is not
+//! exact in an hour in which both programs wrote.
 
 use crate::report::counted;
 use crate::sanitize::sanitize;
@@ -15,8 +16,8 @@ pub(super) fn describe(source: &InfluxReader, company: &str) -> Result<Vec<Strin
     let channels = source.channels_without_device(company)?.into_iter();
     let lines = channels.map(|(measurement, channels)| {
         format!(
-            "bucket {}: points of {} in the measurement {} have no tag \"device\", as an old script wrote them; dashboards count \
-             them apart from the others, so make the bucket anew with powerview rebuild",
+            "bucket {}: points of {} in the measurement {} have no tag \"device\", as an old script wrote them; energy is \
+             not exact in hours with points of both programs, so make the bucket anew with powerview rebuild",
             sanitize(company),
             counted(channels, "channel"),
             sanitize(&measurement)

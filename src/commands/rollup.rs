@@ -71,6 +71,8 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::Success;
     for bucket in &buckets {
         if stop.is_requested() {
+            eprint_line("the run was stopped; run it again");
+            code = ExitCode::GeneralError;
             break;
         }
         let scope = Scope {

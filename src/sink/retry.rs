@@ -268,8 +268,9 @@ impl RetryPolicy {
         }
     }
 
-    /// The time at which the retries of a failed request end, unless they end earlier for all: `retry_for` after the first failure for its bucket since the
-    /// last successful write to it, or after the request's own first failure, whichever is earlier.
+    /// The time at which the retries of a failed request end, unless they end earlier for all: `retry_for` after the first
+    /// failure for its bucket since the last successful write to it, or after the request's own first failure, whichever is
+    /// earlier.
     fn deadline(&self, bucket: &Arc<str>, own_start: Instant) -> Instant {
         let state = locked(&self.state);
         let retry_for = match state.in_a_row {

@@ -1880,6 +1880,23 @@ fn self_consumption_is_production_that_is_not_returned() {
         .remove(0);
     six_digits(number(&row["Soutirée (kWh)"]), grid.drawn, "drawn");
     six_digits(number(&row["Injectée (kWh)"]), grid.returned, "returned");
+
+    // In the night, there is no production of which a part could be shown.
+    let six = (at(DAY.0) + Duration::hours(6)).to_rfc3339();
+    let mut night = chosen;
+    night.range.1 = six;
+    let row = night.rows(&server, solar).remove(0);
+    near(
+        number(&row["Produite (kWh)"]),
+        0.0,
+        "production of the night",
+    );
+    assert!(!row.contains_key("Autoconsommation (%)"), "{row:?}");
+    near(
+        number(&row["Autoproduction (%)"]),
+        0.0,
+        "share of the night",
+    );
 }
 
 #[test]
@@ -1898,14 +1915,27 @@ fn the_subscribed_power_is_a_line() {
             .collect::<Vec<_>>()
     };
     assert_eq!(names(&all), ["Puissance totale"]);
-    let subscribed = all.with("souscrite", Choice::One("36,5".into()));
-    assert_eq!(
-        names(&subscribed),
-        ["Puissance souscrite", "Puissance totale"]
-    );
-    let series = subscribed.series(&server, curve);
-    let values: Vec<_> = series[0].1.iter().map(|p| p.1).collect();
-    assert_eq!(values, [Some(36_500.0); 2]);
+    let with = |text: &str| {
+        View::of(&master, "acme", "site", DAY, 600).with("souscrite", Choice::One(text.into()))
+    };
+    for text in ["0", "0,0", "aucune"] {
+        assert_eq!(names(&with(text)), ["Puissance totale"], "{text}");
+    }
+    for (text, power) in [
+        ("36,5", 36_500.0),
+        (" 36 kVA", 36_000.0),
+        ("0,9", 900.0),
+        ("120", 120_000.0),
+    ] {
+        let subscribed = with(text);
+        assert_eq!(
+            names(&subscribed),
+            ["Puissance souscrite", "Puissance totale"]
+        );
+        let series = subscribed.series(&server, curve);
+        let values: Vec<_> = series[0].1.iter().map(|p| p.1).collect();
+        assert_eq!(values, [Some(power); 2], "{text}");
+    }
 }
 
 /// Prints how long the dashboard takes with 27 channels (docs/performance.md). The number of years is in `YEARS`.

@@ -82,9 +82,8 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
     } else {
         run(&rebuild, rollup.as_ref(), args)
     };
-    let result = result?;
     progress.finish();
-    match result {
+    match result? {
         End::Swapped(swapped) => {
             print(&output::swapped(&args.company, &swapped));
             // Files may have arrived meanwhile.

@@ -106,6 +106,8 @@ pub enum Command {
     Rebuild(Rebuild),
     /// Bring the hourly summaries of a company, or of all, up to date
     Rollup(Rollup),
+    /// Write, check or apply channels.csv, the catalogue of a campaign's channels; exit status 1 if it has problems
+    Channels(Channels),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for
@@ -297,6 +299,33 @@ pub struct Rollup {
     /// Only from this day on: a day in UTC such as 2026-03-01, a time, or a duration before now such as 8d
     #[arg(long, value_name = "DATE", value_parser = |text: &str| parse_instant(text, Utc::now()))]
     pub since: Option<i64>,
+    /// Options for a server that fails.
+    #[command(flatten)]
+    pub server: ServerOptions,
+    /// Options of several commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of `channels`.
+#[derive(Debug, Args)]
+pub struct Channels {
+    /// Where the files are.
+    #[command(flatten)]
+    pub data_folder: DataFolder,
+    /// Company
+    #[arg(long, value_name = "NAME")]
+    pub company: String,
+    /// Campaign of the company
+    #[arg(long, value_name = "NAME")]
+    pub campaign: String,
+    /// Only say what is wrong with channels.csv, a line per problem. Without this and --apply, it is written, or the channels
+    /// that it lacks are added at its end
+    #[arg(long, conflicts_with = "apply")]
+    pub check: bool,
+    /// Check channels.csv, and have all charts use it. One with problems changes nothing; channels.error.txt beside it says why
+    #[arg(long)]
+    pub apply: bool,
     /// Options for a server that fails.
     #[command(flatten)]
     pub server: ServerOptions,

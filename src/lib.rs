@@ -15,6 +15,7 @@
 //! - [`layout`] recognises columns that changed their meaning.
 //! - [`points`] encodes rows as batches of line protocol.
 //! - [`sink`] writes batches to InfluxDB 2, with retries, or to line protocol files.
+//! - [`catalogue`] reads, checks and applies what people say about the channels of a campaign.
 //! - [`verify`] compares a database with the files, and [`rebuild`] makes a bucket anew from them.
 //! - [`report`] collects the outcomes: JSON report, meta points and totals, from which the exit code ([`exit_code`])
 //!   follows.
@@ -30,6 +31,7 @@
     )
 )]
 
+pub mod catalogue;
 #[allow(
     rustdoc::invalid_html_tags,
     reason = "clap prints these comments as help, where <DIR> is a value"

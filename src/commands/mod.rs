@@ -1,5 +1,6 @@
 //! The commands: dispatch and error messages.
 
+mod channels;
 mod check;
 mod comparison;
 mod completions;
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> std::process::ExitCode {
         Some(Command::Verify(args)) => verify::verify(args),
         Some(Command::Rebuild(args)) => rebuild::rebuild(args),
         Some(Command::Rollup(args)) => rollup::rollup(args),
+        Some(Command::Channels(args)) => channels::channels(args),
         Some(Command::Completions { shell }) => completions::completions(*shell),
         Some(Command::Man { dir }) => man::man(dir),
     };

@@ -23,6 +23,14 @@ pub(crate) fn is_processed_dir(name: &OsStr) -> bool {
 /// The measurement of the hourly summaries, which is no campaign.
 pub(crate) const SUMMARIES: &str = "powerview_1h";
 
+/// The measurement of the entries of catalogues, which is no campaign.
+pub(crate) const CATALOGUE: &str = "powerview_channels";
+
+/// Whether a measurement has no points of loggers, but what the program computes or stores of them.
+pub(crate) fn is_own_measurement(name: &str) -> bool {
+    name == SUMMARIES || name == CATALOGUE
+}
+
 /// A company's folder name, valid as an InfluxDB bucket name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Company(String);
@@ -130,8 +138,10 @@ impl Campaign {
             Ok(text) => text,
             Err(reason) => return reject(reason),
         };
-        if text.trim_end_matches('\\') == SUMMARIES {
-            return reject("the name is reserved for hourly summaries");
+        match text.trim_end_matches('\\') {
+            SUMMARIES => return reject("the name is reserved for hourly summaries"),
+            CATALOGUE => return reject("the name is reserved for the catalogues of channels"),
+            _ => {}
         }
         if text.starts_with('#') {
             return reject("InfluxDB treats lines that begin with '#' as comments");

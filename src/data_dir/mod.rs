@@ -3,6 +3,7 @@
 //! Folders are opened one level at a time without following links, files are checked after they are opened, and moves
 //! are renames that never overwrite. See docs/specification.md, sections 1 and 9.
 
+mod catalogue_file;
 mod device_path;
 mod devices;
 mod fcntl;
@@ -21,10 +22,11 @@ mod state_file;
 mod strays;
 mod walk;
 
+pub(crate) use catalogue_file::{APPLIED_FILE, CATALOGUE_FILE, REFUSAL_FILE, is_catalogue_file};
 pub use device_path::Campaign;
 pub(crate) use device_path::{
-    Company, DevicePath, DevicePathError, ERROR, PARSED, SUMMARIES, former_bucket,
-    is_name_of_rebuild, is_processed_dir, parse_former_bucket, rebuild_bucket,
+    CATALOGUE, Company, DevicePath, DevicePathError, ERROR, PARSED, SUMMARIES, former_bucket,
+    is_name_of_rebuild, is_own_measurement, is_processed_dir, parse_former_bucket, rebuild_bucket,
 };
 pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in};
 pub(crate) use lease::{Lease, LeaseError};

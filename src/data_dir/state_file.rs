@@ -6,6 +6,7 @@ use super::{Dir, OpenError};
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read as _};
 
 /// Remembers the layouts of the files.
@@ -14,9 +15,13 @@ pub(crate) const LAYOUT_FILE: &str = ".powerview-layout.json";
 /// Remembers the days whose hourly summaries are still to be computed.
 pub(crate) const PENDING_FILE: &str = ".powerview-rollup.json";
 
-/// The temporary name for replacing a file. It is constant, so that the next replacement removes what a killed run left.
-fn temporary(name: &str) -> String {
-    name.replace(".json", ".tmp")
+/// The temporary name for replacing a file. It is constant, so that the next replacement removes what a killed run left, and
+/// hidden, so that no run takes it.
+pub(super) fn temporary(name: &str) -> String {
+    match name.strip_suffix(".json") {
+        Some(stem) => format!("{stem}.tmp"),
+        None => format!(".{}.tmp", name.trim_start_matches('.')),
+    }
 }
 
 /// Whether a file of this name in a device folder is one of them.
@@ -51,19 +56,55 @@ impl Dir {
 
     /// Atomically replaces a file. It is not synced, so a power failure may undo this.
     ///
-    /// The caller must hold the device lock.
+    /// The caller must hold the lock of the folder.
     pub(crate) fn replace_state_file(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        self.replace(name, text, |_| Ok(()))
+    }
+
+    /// Atomically replaces a file that is written to the disk before, unless `is_wanted` says otherwise just before that.
+    /// Returns whether it was replaced.
+    ///
+    /// The caller must hold the lock of the folder.
+    pub(crate) fn replace_file(
+        &self,
+        name: &str,
+        text: &[u8],
+        is_wanted: impl FnOnce() -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let mut is_replaced = true;
+        self.replace(name, text, |file| {
+            file.sync_all()?;
+            is_replaced = is_wanted()?;
+            if is_replaced {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        })
+        .or_else(|error| if is_replaced { Err(error) } else { Ok(()) })?;
+        Ok(is_replaced)
+    }
+
+    /// Writes a temporary file, calls `before` and renames the file.
+    fn replace(
+        &self,
+        name: &str,
+        text: &[u8],
+        before: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let temporary = temporary(name);
         self.remove(&temporary)?;
-        self.write_new(OsStr::new(&temporary), text)?;
+        let file = self.write_new(OsStr::new(&temporary), text)?;
+        let remove = |_: &io::Error| {
+            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
+        };
+        before(&file).inspect_err(remove)?;
         let rename = || renameat(&self.fd, &temporary, &self.fd, name);
         let renamed = match rename() {
             Err(Errno::ISDIR) => self.remove(name).and_then(|()| Ok(rename()?)),
             result => result.map_err(io::Error::from),
         };
-        renamed.inspect_err(|_| {
-            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
-        })
+        renamed.inspect_err(remove)
     }
 
     /// Removes a file, if there is one.

@@ -3,7 +3,7 @@
 use super::compute::{FIELDS, Hours, Run, Tags, Values, campaign_of, unknown};
 use super::hours::{DAY, SECOND};
 use super::{GapLimit, Lines, MAX_DAYS, Master, Rollup, RollupError, day_of};
-use crate::data_dir::SUMMARIES;
+use crate::data_dir::{CATALOGUE, SUMMARIES};
 use crate::sanitize::sanitize;
 use crate::sink::{
     ALL_TIMES, Field, Place, PointQuery, PointSource as _, PointVisitor, ReadError, StoredPoint,
@@ -175,6 +175,9 @@ impl Rollup<'_> {
         let mut masters: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let times = scope.since..ALL_TIMES.end;
         for measurement in self.source.measurements(scope.bucket)? {
+            if measurement == CATALOGUE {
+                continue;
+            }
             let is_points = measurement != SUMMARIES;
             if is_points && scope.measurement.is_some_and(|only| only != measurement) {
                 continue;

@@ -17,7 +17,9 @@ pub(crate) use self::result::{DeviceCounts, Difference, Month, PointDifferences,
 
 use self::files::{FileError, Reading};
 use self::folders::Compared;
-use crate::data_dir::{Company, DeviceItem, Dir, LockError, SUMMARIES, devices_in, rebuild_bucket};
+use crate::data_dir::{
+    Company, DeviceItem, Dir, LockError, devices_in, is_own_measurement, rebuild_bucket,
+};
 use crate::points::{BatchOptions, stored_name};
 use crate::report::Progress;
 use crate::sanitize::sanitize;
@@ -330,7 +332,7 @@ impl Verifier<'_> {
             return Ok(());
         }
         for measurement in self.source.measurements(bucket)? {
-            if measurement != SUMMARIES && !measurements.contains_key(&measurement) {
+            if !is_own_measurement(&measurement) && !measurements.contains_key(&measurement) {
                 verification.unexplained.push(UnexplainedMeasurement {
                     company: company.to_owned(),
                     points: self.source.count(bucket, &measurement)?,

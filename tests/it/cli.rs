@@ -789,8 +789,9 @@ fn manual_pages_are_written_for_each_command() {
     assert!(page("powerview-verify.1").contains("--repair"));
     assert!(page("powerview-rebuild.1").contains("--undo"));
     assert!(page("powerview-rollup.1").contains("--since"));
+    assert!(page("powerview-channels.1").contains("--apply"));
     assert!(page("powerview-completions.1").contains("fish"));
-    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 7);
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 8);
 
     let nowhere = dir.path().join("missing");
     let run = site.bare().arg("man").arg(&nowhere).run();

@@ -36,6 +36,7 @@ mod skipped;
 mod zone_files;
 
 mod cases;
+mod catalogue;
 mod check;
 mod cli;
 mod concurrency_and_kill;

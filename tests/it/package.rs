@@ -172,6 +172,7 @@ fn the_package_has_all_parts_with_the_rights_that_they_need() {
     .collect();
     for page in [
         "",
+        "-channels",
         "-check",
         "-completions",
         "-rebuild",

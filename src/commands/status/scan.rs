@@ -3,7 +3,8 @@
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
     DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, Obstacle, OpenError, OpenFile, PARSED,
-    Sidecar, all_below, devices, is_no_folder, is_processed_dir, is_recent_upload, strays,
+    Sidecar, all_below, devices, is_catalogue_file, is_no_folder, is_processed_dir,
+    is_recent_upload, strays,
 };
 use crate::layout::LayoutState;
 use crate::logger_file::{
@@ -145,13 +146,21 @@ pub(super) fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
     scans.into_values().collect()
 }
 
-/// Adds a file above the device folders, unless it is an upload in progress or the marker of a dashboard.
+/// Adds a file above the device folders, unless it is an upload in progress, the marker of a dashboard or a file of a
+/// catalogue.
 fn add_other(data: &Dir, scans: &mut BTreeMap<PathBuf, DeviceScan>, file: &Path) {
     // A file whose age is unknown is listed.
     let is_recent = is_recent_upload(data, file).unwrap_or(false);
-    if !is_recent && !file.ends_with(DASHBOARD_MARKER) {
+    let is_of_catalogue = is_catalogue_file(file) && is_regular(data, file).unwrap_or(false);
+    if !is_recent && !is_of_catalogue && !file.ends_with(DASHBOARD_MARKER) {
         add_stray(scans, file);
     }
+}
+
+/// Whether a path below the data folder is that of a regular file.
+fn is_regular(data: &Dir, file: &Path) -> io::Result<bool> {
+    let folder = data.open_below(file.parent().unwrap_or(Path::new("")))?;
+    folder.is_file(file.file_name().unwrap_or_default())
 }
 
 /// Adds a file that no run takes to the scan of its folder, or of its company and campaign.

@@ -13,6 +13,7 @@
 
 mod admin;
 mod buckets;
+mod channels;
 mod client;
 mod flux;
 mod health;

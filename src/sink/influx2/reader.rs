@@ -287,7 +287,7 @@ impl InfluxReader {
     }
 
     /// Passes the points that answer a query on.
-    fn pass_points(
+    pub(super) fn pass_points(
         &self,
         bucket: &str,
         query: &str,

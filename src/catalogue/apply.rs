@@ -1,0 +1,443 @@
+//! Applies the catalogue of a campaign: checks it, stores its entries, and has its virtual channels computed.
+
+use super::Sheet;
+use super::applied::{Applied, State, is_catalogue_new};
+use super::check::{Catalogue, Checked};
+use super::known::KnownChannels;
+use super::points::{StoredEntries, points};
+use super::problem::{Cause, Problems};
+use super::sources::{add_of_database, add_of_files};
+use super::text::MAX_SIZE;
+use super::write::{Extended, extend};
+use crate::data_dir::{
+    CATALOGUE_FILE, Campaign, Company, DeviceLock, Dir, Inode, LeaseError, LockError, OpenError,
+    OpenFile, REFUSAL_FILE, Stamp,
+};
+use crate::points::{Batch, stored_name};
+use crate::rollup::Rollup;
+use crate::shutdown::Shutdown;
+use crate::sink::{InfluxReader, ReadError, Sink, Stream, WriteError};
+use crate::time_zone::FileZones;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The catalogue of a campaign, and what is needed to find its channels.
+pub(crate) struct CatalogueOf<'a> {
+    pub(crate) data: &'a Arc<Dir>,
+    pub(crate) company: &'a Company,
+    pub(crate) campaign: &'a Campaign,
+    /// For the headers of files. The dates of continued channels begin at midnight in the default zone.
+    pub(crate) zones: &'a FileZones,
+    pub(crate) lock_wait: Duration,
+    pub(crate) stop: &'a Shutdown,
+}
+
+/// The database that a catalogue is applied to.
+pub(crate) struct Target<'a> {
+    pub(crate) source: &'a InfluxReader,
+    pub(crate) sink: &'a Sink,
+    /// `None` if hourly summaries are turned off.
+    pub(crate) rollup: Option<&'a Rollup<'a>>,
+}
+
+/// What became of a catalogue.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Its entries are stored.
+    Applied {
+        /// Their number.
+        entries: usize,
+        warnings: Vec<String>,
+    },
+    /// Its entries are stored, but the hourly summaries of its virtual channels are not up to date, for this reason. It has to
+    /// be applied again.
+    Incomplete { entries: usize, reason: String },
+    /// It was applied or refused before.
+    Unchanged,
+    /// There is none.
+    Missing,
+    /// It has problems. Nothing has changed.
+    Refused(Problems),
+    /// It is being written, or another process works on the campaign. Nothing has changed.
+    Busy(String),
+    /// The server gives no answer. Nothing has changed.
+    Unavailable(String),
+    /// The server refuses a request.
+    Failed(String),
+}
+
+/// Why a catalogue was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CatalogueError {
+    /// A file or folder of the campaign cannot be read or written.
+    #[error("{what}: {error}; check the permissions of the campaign folder")]
+    Io {
+        what: &'static str,
+        error: io::Error,
+    },
+    #[error("the campaign folder cannot be locked: {0}")]
+    Locked(String),
+    /// The file was replaced or changed meanwhile.
+    #[error("{CATALOGUE_FILE} was changed meanwhile; run it again")]
+    Changed,
+    /// It cannot be extended.
+    #[error("{CATALOGUE_FILE} has problems")]
+    Problems(Problems),
+}
+
+fn cannot(what: &'static str) -> impl Fn(io::Error) -> CatalogueError {
+    move |error| CatalogueError::Io { what, error }
+}
+
+/// The channels of a campaign, and why some may be missing.
+pub(crate) struct Sources {
+    pub(crate) known: KnownChannels,
+    /// Which folders of devices cannot be read.
+    pub(crate) failures: Vec<String>,
+}
+
+/// The file of a catalogue as it was found.
+enum Found {
+    Nothing,
+    /// What it is in English and in French.
+    NotAFile((&'static str, &'static str), Inode, Stamp),
+    /// It is open for writing, or was changed while it was read.
+    Writing,
+    File(Vec<u8>, Inode, Stamp),
+}
+
+impl CatalogueOf<'_> {
+    fn path(&self) -> PathBuf {
+        [self.company.as_str(), self.campaign.as_str()]
+            .iter()
+            .collect()
+    }
+
+    fn folder(&self) -> Result<Dir, CatalogueError> {
+        self.data
+            .open_below(&self.path())
+            .map_err(cannot("the campaign folder cannot be opened"))
+    }
+
+    /// The channels that files know, and with a server those of the database.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses a request.
+    pub(crate) fn sources(&self, source: Option<&InfluxReader>) -> Result<Sources, ReadError> {
+        let mut known = KnownChannels::default();
+        if let Some(source) = source {
+            add_of_database(source, self.company, self.campaign, &mut known)?;
+        }
+        let failures = add_of_files(self.data, &self.path(), self.zones, &mut known);
+        Ok(Sources { known, failures })
+    }
+
+    /// Checks the catalogue against these channels. `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn check(&self, known: &KnownChannels) -> Result<Option<Checked>, CatalogueError> {
+        let bytes = match read(&self.folder()?)? {
+            Found::Nothing => return Ok(None),
+            Found::Writing => return Err(CatalogueError::Changed),
+            Found::NotAFile((english, french), ..) => {
+                let problems = Problems::of_file(Cause::NotAFile(english, french));
+                return Ok(Some(Checked {
+                    result: Err(problems),
+                    warnings: Vec::new(),
+                }));
+            }
+            Found::File(bytes, ..) => bytes,
+        };
+        Ok(Some(match Sheet::read(&bytes) {
+            Ok(sheet) => sheet.check_with_warnings(known, &self.zones.default),
+            Err(problems) => Checked {
+                result: Err(problems),
+                warnings: Vec::new(),
+            },
+        }))
+    }
+
+    /// Writes the catalogue, or adds the channels that it lacks.
+    ///
+    /// # Errors
+    /// It has problems, or cannot be read or written.
+    pub(crate) fn extend(&self, known: &KnownChannels) -> Result<Extended, CatalogueError> {
+        let folder = self.folder()?;
+        let _lock = folder
+            .lock(self.lock_wait, self.stop)
+            .map_err(|error| CatalogueError::Locked(lock_message(&error)))?;
+        let found = read(&folder)?;
+        let (existing, before) = match &found {
+            Found::Nothing => (None, None),
+            Found::File(bytes, inode, stamp) => (Some(bytes.as_slice()), Some((*inode, *stamp))),
+            Found::Writing => return Err(CatalogueError::Changed),
+            Found::NotAFile((english, french), ..) => {
+                let cause = Cause::NotAFile(english, french);
+                return Err(CatalogueError::Problems(Problems::of_file(cause)));
+            }
+        };
+        let extended = extend(existing, known).map_err(CatalogueError::Problems)?;
+        if let Some(text) = &extended.text {
+            let is_unchanged = || Ok(folder.entry_stamp(CATALOGUE_FILE)? == before);
+            let is_replaced = folder.replace_file(CATALOGUE_FILE, text, is_unchanged);
+            if !is_replaced.map_err(cannot("channels.csv cannot be written"))? {
+                return Err(CatalogueError::Changed);
+            }
+        }
+        Ok(extended)
+    }
+
+    /// Applies the catalogue. With `only_new`, one that was applied or refused before is left alone.
+    ///
+    /// # Errors
+    /// A file or folder of the campaign cannot be read or written.
+    pub(crate) fn apply(
+        &self,
+        target: &Target<'_>,
+        only_new: bool,
+    ) -> Result<Outcome, CatalogueError> {
+        let folder = self.folder()?;
+        let is_done = || -> Result<bool, CatalogueError> {
+            let is_new = is_catalogue_new(&folder);
+            Ok(only_new && !is_new.map_err(cannot("the campaign folder cannot be read"))?)
+        };
+        if is_done()? {
+            return Ok(Outcome::Unchanged);
+        }
+        let lock = match self.lock(&folder) {
+            Ok(lock) => lock,
+            Err(error) => return Ok(Outcome::Busy(lock_message(&error))),
+        };
+        // Another process may have been quicker.
+        if is_done()? {
+            return Ok(Outcome::Unchanged);
+        }
+        let before = Applied::read(&folder);
+        let had_virtual = before.is_some_and(|before| before.has_virtual);
+        let refuse = |problems: Problems, has_virtual, inode, stamp: &Stamp| {
+            refuse(&folder, &problems)?;
+            Applied::new(State::Refused, has_virtual, inode, stamp)
+                .write(&folder)
+                .map_err(cannot(".channels.applied cannot be written"))?;
+            Ok(Outcome::Refused(problems))
+        };
+        let (bytes, inode, stamp) = match read(&folder)? {
+            Found::Nothing => return Ok(Outcome::Missing),
+            Found::Writing => {
+                return Ok(Outcome::Busy("it is being written".to_owned()));
+            }
+            Found::NotAFile((english, french), inode, stamp) => {
+                let problems = Problems::of_file(Cause::NotAFile(english, french));
+                return refuse(problems, had_virtual, inode, &stamp);
+            }
+            Found::File(bytes, inode, stamp) => (bytes, inode, stamp),
+        };
+        let sheet = match Sheet::read(&bytes) {
+            Ok(sheet) => sheet,
+            Err(problems) => return refuse(problems, had_virtual, inode, &stamp),
+        };
+        target.sink.forget_bucket_id(self.company.as_str());
+        let mut known = KnownChannels::default();
+        let found = add_of_database(target.source, self.company, self.campaign, &mut known);
+        let stored = match found {
+            Ok(stored) => stored,
+            Err(error) => return Ok(read_outcome(&error)),
+        };
+        let had_virtual = had_virtual || stored.virtual_channels().next().is_some();
+        let failures = add_of_files(self.data, &self.path(), self.zones, &mut known);
+        let Checked { result, warnings } = sheet.check_with_warnings(&known, &self.zones.default);
+        let catalogue = match result {
+            Ok(catalogue) => catalogue,
+            Err(problems) => return refuse(problems, had_virtual, inode, &stamp),
+        };
+        let changed = changed_virtual(&stored, &catalogue);
+        let is_repeated = before.is_some_and(|before| before.state == State::Begun);
+        let begun = Applied::new(
+            State::Begun,
+            catalogue.has_virtual() || had_virtual,
+            inode,
+            &stamp,
+        );
+        begun
+            .write(&folder)
+            .map_err(cannot(".channels.applied cannot be written"))?;
+        if let Err(error) = self.store(target.sink, &stored, &catalogue) {
+            return Ok(match error {
+                WriteError::Outage(_) | WriteError::Unwritten(_) | WriteError::Stopped => {
+                    Outcome::Unavailable(error.to_string())
+                }
+                WriteError::Partial(_) | WriteError::Rejected(_) | WriteError::Storage(_) => {
+                    Outcome::Failed(error.to_string())
+                }
+            });
+        }
+        folder
+            .remove_state_file(REFUSAL_FILE)
+            .map_err(cannot("channels.error.txt cannot be removed"))?;
+        let entries = catalogue.entries.len();
+        // After an attempt that ended early, any of them may be missing.
+        let changed = (!is_repeated).then_some(changed);
+        drop(lock);
+        if let Err(reason) = self.remake_virtual(target, &folder, changed.as_ref()) {
+            return Ok(Outcome::Incomplete { entries, reason });
+        }
+        let Ok(_lock) = self.lock(&folder) else {
+            // The next run computes the summaries again.
+            return Ok(Outcome::Applied { entries, warnings });
+        };
+        // Unless another process has begun to apply a newer one meanwhile.
+        if Applied::read(&folder) == Some(begun) {
+            Applied::new(State::Applied, catalogue.has_virtual(), inode, &stamp)
+                .write(&folder)
+                .map_err(cannot(".channels.applied cannot be written"))?;
+        }
+        let warnings = warnings.into_iter().chain(failures).collect();
+        Ok(Outcome::Applied { entries, warnings })
+    }
+
+    fn lock(&self, folder: &Dir) -> Result<DeviceLock, LockError> {
+        folder.lock(self.lock_wait, self.stop)
+    }
+
+    /// Writes the points of all entries in one request, so that all of them change at once.
+    fn store(
+        &self,
+        sink: &Sink,
+        stored: &StoredEntries,
+        catalogue: &Catalogue,
+    ) -> Result<(), WriteError> {
+        let is_gone = |id: &&String| !catalogue.entries.contains_key(*id);
+        let removed: BTreeSet<_> = stored.ids().filter(is_gone).cloned().collect();
+        let measurement = stored_name(self.campaign.as_str()).unwrap_or_default();
+        let (lines, count) = points(measurement, catalogue, &removed);
+        if count == 0 {
+            return Ok(());
+        }
+        let bucket = self.company.as_str().into();
+        let batch = Batch::plain(lines, count);
+        sink.send(&bucket, batch, Stream::Measurements)
+            .wait()
+            .result
+    }
+
+    /// Makes the hourly summaries of virtual channels anew: of those that were changed or removed, or of all.
+    #[expect(
+        clippy::unnecessary_wraps,
+        clippy::unused_self,
+        reason = "hourly summaries of virtual channels are computed later"
+    )]
+    fn remake_virtual(
+        &self,
+        target: &Target<'_>,
+        folder: &Dir,
+        changed: Option<&BTreeSet<String>>,
+    ) -> Result<(), String> {
+        let Some(_rollup) = target.rollup else {
+            return Ok(());
+        };
+        if changed.is_some_and(BTreeSet::is_empty) {
+            return Ok(());
+        }
+        let _ = folder;
+        Ok(())
+    }
+}
+
+/// The ids of the virtual channels that were changed, added or removed.
+fn changed_virtual(stored: &StoredEntries, catalogue: &Catalogue) -> BTreeSet<String> {
+    let before: BTreeMap<_, _> = stored.virtual_channels().collect();
+    let now: BTreeMap<_, _> = catalogue.virtual_channels().collect();
+    let ids = before.keys().chain(now.keys());
+    let is_changed = |id: &&&str| before.get(**id) != now.get(**id).copied();
+    ids.filter(is_changed).map(|id| (*id).to_owned()).collect()
+}
+
+fn read_outcome(error: &ReadError) -> Outcome {
+    match error {
+        ReadError::Refused(_) => Outcome::Failed(error.to_string()),
+        ReadError::Unavailable(_)
+        | ReadError::Interrupted(_)
+        | ReadError::Late
+        | ReadError::Stopped => Outcome::Unavailable(error.to_string()),
+    }
+}
+
+/// What a lock that was not acquired means for a campaign folder.
+fn lock_message(error: &LockError) -> String {
+    match error {
+        LockError::Held { holder, waited } => format!(
+            "campaign folder is locked by {holder} (waited {} s)",
+            waited.as_secs()
+        ),
+        error => error.to_string(),
+    }
+}
+
+/// Reads the catalogue of a campaign folder.
+fn read(folder: &Dir) -> Result<Found, CatalogueError> {
+    let cannot_read = cannot("channels.csv cannot be read");
+    let open = match folder.open_catalogue() {
+        Ok(Some(open)) => open,
+        Ok(None) | Err(OpenError::Gone) => return Ok(Found::Nothing),
+        Err(OpenError::NotAFile(what)) => {
+            let entry = folder.entry_stamp(CATALOGUE_FILE).map_err(cannot_read)?;
+            return Ok(entry.map_or(Found::Nothing, |(inode, stamp)| {
+                Found::NotAFile((what, in_french(what)), inode, stamp)
+            }));
+        }
+        Err(OpenError::Io(error)) => return Err(cannot_read(error)),
+    };
+    let lease = match open.lease() {
+        Ok(lease) => Some(lease),
+        Err(LeaseError::Writer) => return Ok(Found::Writing),
+        Err(LeaseError::Unavailable(_)) => None,
+    };
+    let OpenFile { inode, stamp, .. } = open;
+    let mut bytes = Vec::new();
+    // One byte more, so that the check of the size sees it.
+    (&*open.file)
+        .take(MAX_SIZE as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(&cannot_read)?;
+    let is_intact = lease.is_none_or(|lease| lease.is_intact());
+    if !is_intact || open.has_changed().map_err(&cannot_read)? {
+        return Ok(Found::Writing);
+    }
+    Ok(Found::File(bytes, inode, stamp))
+}
+
+fn in_french(what: &str) -> &'static str {
+    match what {
+        "a symbolic link" => "un lien symbolique",
+        "a folder" => "un dossier",
+        "a pipe" => "un tube",
+        _ => "un périphérique",
+    }
+}
+
+/// Writes why a catalogue was refused, for those who upload it.
+fn refuse(folder: &Dir, problems: &Problems) -> Result<(), CatalogueError> {
+    let mut text = "\u{feff}".to_owned();
+    let mut push = |line: &str| {
+        text.push_str(line);
+        text.push_str("\r\n");
+    };
+    push("Le catalogue channels.csv a été refusé ; rien n'a changé.");
+    for problem in problems.french() {
+        push(&format!("- {problem}"));
+    }
+    push("Corrigez le fichier, puis envoyez-le de nouveau. Ce fichier disparaîtra.");
+    push("");
+    push("The catalogue channels.csv was refused; nothing has changed.");
+    for problem in problems.english() {
+        push(&format!("- {problem}"));
+    }
+    push("Correct the file, then upload it again. This file will disappear.");
+    folder
+        .replace_state_file(REFUSAL_FILE, text.as_bytes())
+        .map_err(cannot("channels.error.txt cannot be written"))
+}

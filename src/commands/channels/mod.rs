@@ -1,0 +1,252 @@
+//! `powerview channels`: the catalogue of the channels of a campaign. See docs/specification.md, section 12.
+
+use super::comparison::{ensure_folder, open_data_folder};
+use super::eprint_line;
+use crate::catalogue::{CatalogueError, CatalogueOf, Outcome, Problems, Sources, Target};
+use crate::cli;
+use crate::config::{self, ConfigError, Environment, env_vars};
+use crate::data_dir::{CATALOGUE_FILE, Campaign, Company, REFUSAL_FILE};
+use crate::exit_code::ExitCode;
+use crate::logging::init_logging;
+use crate::report::{Progress, counted};
+use crate::rollup::Rollup;
+use crate::sanitize::sanitize;
+use crate::shutdown::Shutdown;
+use crate::sink::{Destination, InfluxReader, ServerSettings, Sink, Stream};
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Writes, checks or applies the catalogue of a campaign; exit status 1 if it has problems or cannot be applied.
+///
+/// # Errors
+/// A setting is unusable, or a file or folder of the campaign cannot be read or written.
+pub(super) fn channels(args: &cli::Channels) -> anyhow::Result<ExitCode> {
+    let env = Environment::load(args.common.env_file.as_deref())?;
+    init_logging(&args.common, &env, &Progress::on_terminal(false))?;
+    let folder = config::data_folder(Some(&args.data_folder.path))?;
+    let meta_bucket = config::meta_bucket(&env)?;
+    let option =
+        |option: &str, error: &dyn std::fmt::Display| ConfigError(format!("{option}: {error}"));
+    let company = Company::new(args.company.as_ref(), &meta_bucket)
+        .map_err(|error| option("--company", &error))?;
+    let campaign =
+        Campaign::new(args.campaign.as_ref()).map_err(|error| option("--campaign", &error))?;
+    ensure_folder(&folder, "--company", &[company.as_str()])?;
+    ensure_folder(
+        &folder,
+        "--campaign",
+        &[company.as_str(), campaign.as_str()],
+    )?;
+    let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
+    let data = open_data_folder(&folder)?;
+    let stop = Shutdown::on_signals()?;
+    let catalogue = CatalogueOf {
+        data: &data,
+        company: &company,
+        campaign: &campaign,
+        zones: &zones,
+        lock_wait: config::lock_wait(&env)?,
+        stop: &stop,
+    };
+    let command = Channels {
+        name: sanitize(Path::new(company.as_str()).join(campaign.as_str())),
+        catalogue,
+        env: &env,
+    };
+    if args.apply {
+        let server = config::influx(&args.server, &env)?;
+        return command.apply(server);
+    }
+    let server = has_server(&env)
+        .then(|| config::influx(&args.server, &env))
+        .transpose()?;
+    let sources = command.sources(server)?;
+    if args.check {
+        command.check(&sources)
+    } else {
+        command.extend(&sources)
+    }
+}
+
+/// Whether a server is configured.
+fn has_server(env: &Environment) -> bool {
+    let hosts = [&env_vars::INFLUXDB_HOST, &env_vars::INFLUXDB_URL];
+    hosts.iter().any(|var| env.get(var).is_some())
+}
+
+/// A call of the command.
+struct Channels<'a> {
+    /// Company and campaign, for messages.
+    name: String,
+    catalogue: CatalogueOf<'a>,
+    env: &'a Environment,
+}
+
+impl Channels<'_> {
+    /// Finds the channels. Those of the database are left out if the server gives no answer.
+    fn sources(&self, server: Option<ServerSettings>) -> anyhow::Result<Sources> {
+        let mut why = "no server is configured".to_owned();
+        if let Some(server) = server {
+            let source = InfluxReader::new(&server, self.catalogue.stop)?;
+            match self.catalogue.sources(Some(&source)) {
+                Ok(sources) => return Ok(warned(sources)),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        tracing::warn!(
+            "{}: the channels of the database are not known, only those of the newest files: {why}",
+            self.name
+        );
+        Ok(warned(self.catalogue.sources(None)?))
+    }
+
+    fn extend(&self, sources: &Sources) -> anyhow::Result<ExitCode> {
+        let extended = match self.catalogue.extend(&sources.known) {
+            Ok(extended) => extended,
+            Err(CatalogueError::Problems(problems)) => {
+                self.print_problems(&problems);
+                eprint_line(&format!(
+                    "{}: {CATALOGUE_FILE} is not changed; correct it, then run this again",
+                    self.name
+                ));
+                return Ok(ExitCode::GeneralError);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        print(&format!(
+            "{}/{CATALOGUE_FILE}: {} added, {} before\n",
+            self.name,
+            counted(extended.added as u64, "channel"),
+            counted(extended.before as u64, "line")
+        ));
+        Ok(ExitCode::Success)
+    }
+
+    fn check(&self, sources: &Sources) -> anyhow::Result<ExitCode> {
+        let Some(checked) = self.catalogue.check(&sources.known)? else {
+            return Ok(self.missing());
+        };
+        for warning in &checked.warnings {
+            tracing::warn!("{}/{CATALOGUE_FILE}: {warning}", self.name);
+        }
+        match checked.result {
+            Ok(catalogue) => {
+                print(&format!(
+                    "{}/{CATALOGUE_FILE}: {}, no problem\n",
+                    self.name,
+                    entries(catalogue.len())
+                ));
+                Ok(ExitCode::Success)
+            }
+            Err(problems) => {
+                self.print_problems(&problems);
+                Ok(ExitCode::GeneralError)
+            }
+        }
+    }
+
+    fn apply(&self, server: ServerSettings) -> anyhow::Result<ExitCode> {
+        let stop = self.catalogue.stop;
+        let source = InfluxReader::new(&server, stop)?;
+        let sink = Sink::open(&Destination::Influx(server), stop)?;
+        let batch_lines = config::batch_options(self.env)?.lines;
+        let rollup = config::rollup(self.env)?.map(|gap_limit| Rollup {
+            source: &source,
+            sink: &sink,
+            stream: Stream::Measurements,
+            gap_limit,
+            batch_lines,
+            notes: RefCell::default(),
+        });
+        let target = Target {
+            source: &source,
+            sink: &sink,
+            rollup: rollup.as_ref(),
+        };
+        let outcome = self.catalogue.apply(&target, false)?;
+        if let Some(rollup) = &rollup {
+            rollup.log_notes(self.catalogue.company.as_str());
+        }
+        let name = &self.name;
+        let not_applied = |reason: &str| {
+            eprint_line(&format!("{name}/{CATALOGUE_FILE} is not applied: {reason}"));
+            ExitCode::GeneralError
+        };
+        Ok(match outcome {
+            Outcome::Applied {
+                entries: count,
+                warnings,
+            } => {
+                for warning in warnings {
+                    tracing::warn!("{name}/{CATALOGUE_FILE}: {warning}");
+                }
+                print(&format!(
+                    "{name}/{CATALOGUE_FILE}: {} applied\n",
+                    entries(count)
+                ));
+                ExitCode::Success
+            }
+            Outcome::Incomplete {
+                entries: count,
+                reason,
+            } => {
+                eprint_line(&format!(
+                    "{name}/{CATALOGUE_FILE}: {} applied, but the hourly summaries of virtual channels are not up to date: {reason}; \
+                     run it again, or powerview rollup",
+                    entries(count)
+                ));
+                ExitCode::GeneralError
+            }
+            Outcome::Unchanged => ExitCode::Success,
+            Outcome::Missing => self.missing(),
+            Outcome::Refused(problems) => {
+                self.print_problems(&problems);
+                not_applied(&format!(
+                    "{} in it; nothing has changed, and {REFUSAL_FILE} beside it says so",
+                    counted(problems.len() as u64, "problem")
+                ))
+            }
+            Outcome::Busy(reason) => not_applied(&format!("{reason}; run it again")),
+            Outcome::Unavailable(reason) => not_applied(&format!(
+                "the server is not available: {reason}; nothing has changed, run it again"
+            )),
+            Outcome::Failed(reason) => not_applied(&reason),
+        })
+    }
+
+    fn missing(&self) -> ExitCode {
+        eprint_line(&format!(
+            "{}: there is no {CATALOGUE_FILE}; powerview channels without --check and --apply writes it",
+            self.name
+        ));
+        ExitCode::GeneralError
+    }
+
+    fn print_problems(&self, problems: &Problems) {
+        for problem in problems.english() {
+            print(&format!("{}/{CATALOGUE_FILE}: {problem}\n", self.name));
+        }
+    }
+}
+
+fn entries(count: usize) -> String {
+    if count == 1 {
+        "1 entry".to_owned()
+    } else {
+        format!("{count} entries")
+    }
+}
+
+/// Logs which devices could not be looked at.
+fn warned(sources: Sources) -> Sources {
+    for failure in &sources.failures {
+        tracing::warn!("channels of a device are not known: {failure}");
+    }
+    sources
+}
+
+/// Writes to stdout. Write errors are ignored: the exit code has the result too.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,44 @@
+//! Queries about the channels of a campaign. See docs/specification.md, section 12.
+
+use super::InfluxReader;
+use super::flux;
+use crate::sink::source::{ALL_TIMES, PointVisitor, ReadError};
+
+impl InfluxReader {
+    /// Passes the last point of each series of a measurement to `visitor` that has the tag `channel_id`.
+    ///
+    /// # Errors
+    /// The server gives no answer, refuses the request or ends the answer early.
+    pub(crate) fn last_points(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let query = format!(
+            "{} |> filter(fn: (r) => r._field == \"value\" and exists r.channel_id) |> last() \
+             |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
+            flux::measurement(bucket, measurement, &ALL_TIMES)
+        );
+        self.pass_points(bucket, &query, visitor)
+    }
+
+    /// Passes the points of a measurement to `visitor` that have a value of the tag `campaign`.
+    ///
+    /// # Errors
+    /// As for [`Self::last_points`].
+    pub(crate) fn points_of_campaign(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        campaign: &str,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let query = format!(
+            "{} |> filter(fn: (r) => r.campaign == {}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
+            flux::measurement(bucket, measurement, &ALL_TIMES),
+            flux::string(campaign)
+        );
+        self.pass_points(bucket, &query, visitor)
+    }
+}

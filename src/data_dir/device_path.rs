@@ -350,7 +350,12 @@ mod tests {
 
     #[test]
     fn the_measurement_of_the_summaries_is_no_campaign() {
-        for name in ["powerview_1h", "powerview_1h\\"] {
+        for name in [
+            "powerview_1h",
+            "powerview_1h\\",
+            "powerview_channels",
+            "powerview_channels\\",
+        ] {
             assert!(Campaign::new(OsStr::new(name)).is_err(), "{name}");
         }
         assert!(Campaign::new(OsStr::new("powerview_1")).is_ok());

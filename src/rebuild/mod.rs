@@ -8,8 +8,8 @@ mod copy;
 
 use self::copy::Copier;
 use crate::data_dir::{
-    DeviceItem, DeviceLock, Dir, LockError, devices_in, former_bucket, parse_former_bucket,
-    rebuild_bucket,
+    CATALOGUE, DEVICE_DEPTH, DeviceItem, DeviceLock, Dir, LockError, devices_in, former_bucket,
+    parse_former_bucket, rebuild_bucket,
 };
 use crate::pipeline::raise_file_limit;
 use crate::points::BatchOptions;
@@ -19,13 +19,13 @@ use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{
     ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, Place, PointQuery, PointSource,
-    PointVisitor, ReadError, Sink, StoredPoint,
+    PointVisitor, ReadError, Sink, StoredPoint, retried,
 };
 use crate::time_zone::FileZones;
 use crate::verify::{Devices, Options, Unexplained, Verification, Verifier};
 use chrono::{NaiveDate, NaiveTime, Utc};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ use std::time::Duration;
 /// How long a device that is new during a swap is waited for. Meanwhile there is no bucket of the company, and an upload of
 /// the device may be waiting for it.
 const NEW_DEVICE_WAIT: Duration = Duration::from_secs(2);
+
+/// The depth of campaign folders: company, campaign.
+const CAMPAIGN_DEPTH: usize = DEVICE_DEPTH - 1;
 
 /// How often a swap is tried if new devices are locked.
 const MAX_SWAPS: u32 = 5;
@@ -227,7 +230,7 @@ impl Next<'_> {
     }
 }
 
-/// The locks of device folders, by their paths.
+/// The locks of device and campaign folders, by their paths.
 type Locks = BTreeMap<PathBuf, DeviceLock>;
 
 impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
@@ -427,6 +430,28 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         Ok(copied)
     }
 
+    /// Copies the catalogues of channels from the current bucket, which files do not have, to another one.
+    ///
+    /// # Errors
+    /// Points cannot be read or written.
+    pub(crate) fn copy_catalogues(&self, bucket: &str) -> Result<(), RebuildError> {
+        if self.server.find_bucket(self.company)?.is_none() {
+            return Ok(());
+        }
+        let query = PointQuery {
+            bucket: self.company,
+            measurement: CATALOGUE,
+            master: None,
+            times: ALL_TIMES,
+            for_summaries: false,
+        };
+        let mut copier = Copier::new(self.sink, bucket, self.batch);
+        copier.measurement(CATALOGUE);
+        retried(|| self.server.points(&query, &mut copier))?;
+        copier.finish().map_err(RebuildError::NotCopied)?;
+        Ok(())
+    }
+
     /// Checks that all points of the current bucket can be copied to the new one. Returns the fields of the current one.
     fn ensure_readable(&self, new: &str) -> Result<FieldTypes, RebuildError> {
         let fields = self.server.field_types(self.company)?;
@@ -557,7 +582,12 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let mut locks = Locks::new();
         for swaps in 1.. {
             self.lock_new(&mut locks, self.lock_wait)?;
+            // Catalogues are applied under the locks of campaigns. Whoever holds one does not wait for that of a device.
+            self.lock_campaigns(&mut locks)?;
             self.add_missing(next, true, devices)?;
+            if current.is_some() {
+                self.copy_catalogues(&next.bucket.name)?;
+            }
             match self.rename_both(current, next, devices, &mut locks) {
                 // An upload of a new device ends once the current bucket has its name again.
                 Err(RebuildError::Locked {
@@ -631,26 +661,53 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
             if locks.contains_key(&path) {
                 continue;
             }
-            let folder = match self.data.open_below(&path) {
-                Ok(folder) => folder,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    return Err(RebuildError::Folder {
-                        folder: path,
-                        error,
-                    });
-                }
-            };
-            let lock = folder
-                .lock(wait, self.stop)
-                .map_err(|error| RebuildError::Locked {
-                    folder: path.clone(),
-                    error,
-                })?;
-            locks.insert(path, lock);
-            is_new = true;
+            let known = locks.len();
+            self.lock(path, wait, locks)?;
+            is_new |= locks.len() > known;
         }
         Ok(is_new)
+    }
+
+    /// Locks the campaign folders of the company that are not locked yet.
+    fn lock_campaigns(&self, locks: &mut Locks) -> Result<(), RebuildError> {
+        let mut campaigns = BTreeSet::new();
+        for item in devices_in(self.data, Path::new(self.company)) {
+            match item {
+                DeviceItem::Device(path) => campaigns.extend(path.parent().map(Path::to_owned)),
+                DeviceItem::Empty(path) if path.components().count() == CAMPAIGN_DEPTH => {
+                    campaigns.insert(path);
+                }
+                _ => {}
+            }
+        }
+        for path in campaigns {
+            if !locks.contains_key(&path) {
+                self.lock(path, self.lock_wait, locks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks a folder. One that is gone needs no lock.
+    fn lock(&self, path: PathBuf, wait: Duration, locks: &mut Locks) -> Result<(), RebuildError> {
+        let folder = match self.data.open_below(&path) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                return Err(RebuildError::Folder {
+                    folder: path,
+                    error,
+                });
+            }
+        };
+        let lock = folder
+            .lock(wait, self.stop)
+            .map_err(|error| RebuildError::Locked {
+                folder: path.clone(),
+                error,
+            })?;
+        locks.insert(path, lock);
+        Ok(())
     }
 
     fn options(&self) -> Options<'_> {

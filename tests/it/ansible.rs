@@ -1074,6 +1074,7 @@ fn the_playbooks_refuse_names_by_themselves() {
         ("acme", ""),
         ("acme", "_x"),
         ("acme", "powerview_1h"),
+        ("acme", "powerview_channels"),
         // The title of the overview.
         ("acme", OVERVIEW),
     ] {

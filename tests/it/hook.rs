@@ -426,16 +426,18 @@ fn companies_that_are_named_like_buckets_that_are_rebuilt_get_no_dashboard() {
 }
 
 #[test]
-fn a_campaign_that_is_named_like_the_hourly_summaries_gets_no_dashboard() {
+fn a_campaign_that_is_named_like_a_measurement_of_the_program_gets_no_dashboard() {
     if !installed("python3", "python3") {
         return;
     }
     let place = Place::new();
-    let folder = place.data("acme").join("powerview_1h");
-    assert!(place.act("mkdir", folder, "", "1").success());
-    let log = place.log();
-    let refusal = "acme/powerview_1h: the campaign name is refused: the name is reserved";
-    assert!(log.contains(refusal), "{log}");
+    for name in ["powerview_1h", "powerview_channels"] {
+        let folder = place.data("acme").join(name);
+        assert!(place.act("mkdir", folder, "", "1").success());
+        let log = place.log();
+        let refusal = format!("acme/{name}: the campaign name is refused: the name is reserved");
+        assert!(log.contains(&refusal), "{log}");
+    }
     assert!(place.calls("ansible").is_empty());
     // As a company, it is no measurement.
     let folder = place.data("powerview_1h").join("site");

@@ -15,8 +15,8 @@ INVISIBLE = frozenset(
 )
 # The names of buckets that are rebuilt, and of former ones.
 REBUILT = re.compile(r"\.rebuild\Z|\.before-[0-9]{4}-[0-9]{2}-[0-9]{2}(-[0-9]+)?\Z")
-# The measurement of the hourly summaries.
-SUMMARIES = "powerview_1h"
+# The measurements that are no campaigns, and what they are for.
+RESERVED = {"powerview_1h": "hourly summaries", "powerview_channels": "the catalogues of channels"}
 VIEW = 1
 
 
@@ -53,7 +53,10 @@ def company_refusal(name):
 
 def campaign_refusal(name):
     """Returns why the name of a campaign is refused, or an empty string if it is allowed."""
-    return name_refusal(name) or ("the name is reserved for hourly summaries" if name == SUMMARIES else "")
+    refusal = name_refusal(name)
+    if refusal or name not in RESERVED:
+        return refusal
+    return "the name is reserved for %s" % RESERVED[name]
 
 
 def uid(name, *more):

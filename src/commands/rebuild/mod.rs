@@ -161,6 +161,8 @@ fn run(
             print(&format!("copied {copied} points that no file explains\n"));
         }
     }
+    // The summaries of virtual channels depend on them. They are copied again when nothing changes them any more.
+    rebuild.copy_catalogues(&rebuild_bucket(rebuild.company))?;
     if let Some(rollup) = rollup {
         // Dashboards read them from the moment of the swap.
         for failure in update_summaries(rollup, &rebuild_bucket(rebuild.company)) {

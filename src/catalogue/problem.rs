@@ -13,6 +13,9 @@ pub(super) const MAX_SHOWN: usize = 20;
 /// Maximum length of a text that is quoted, in characters.
 const MAX_QUOTED: usize = 60;
 
+/// Maximum number of ids that are listed before the last one.
+const MAX_LISTED: usize = 6;
+
 /// A problem of a catalogue, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -221,9 +224,18 @@ impl fmt::Display for Guillemets<'_> {
     }
 }
 
+/// The first items and the last one.
 fn list(items: &[String], separator: &str) -> String {
-    let items: Vec<_> = items.iter().map(|item| excerpt(item)).collect();
-    items.join(separator)
+    let mut shown: Vec<_> = items
+        .iter()
+        .take(MAX_LISTED)
+        .map(|item| excerpt(item))
+        .collect();
+    if let Some(last) = items.get(MAX_LISTED..).and_then(<[String]>::last) {
+        shown.push("…".to_owned());
+        shown.push(excerpt(last));
+    }
+    shown.join(separator)
 }
 
 fn titles(columns: &[Column]) -> String {

@@ -185,9 +185,12 @@ impl Table {
         let mut rows = Vec::new();
         let mut record = csv::StringRecord::new();
         let mut lines = LineCount::new(text);
+        let mut last = (0, 1);
         // Reading UTF-8 from memory does not fail.
         while reader.read_record(&mut record).unwrap_or(false) {
-            let line = lines.line_at(record.position().map_or(0, csv::Position::byte));
+            let position = record.position().map_or(0, csv::Position::byte);
+            let line = lines.line_at(position);
+            last = (position, line);
             if record.iter().all(|cell| cell.trim().is_empty()) {
                 continue;
             }
@@ -201,6 +204,9 @@ impl Table {
             }
             rows.push(row(&record, line, columns, problems));
         }
+        if problems.is_empty() && is_open_at_end(text, last.0) {
+            problems.add(Problem::at(last.1, Cause::LineBreak));
+        }
         let Some(columns) = columns else {
             problems.add(Problem::of_file(Cause::Empty));
             return None;
@@ -210,6 +216,21 @@ impl Table {
             rows,
         })
     }
+}
+
+/// Whether the last line, which begins at a position, has a quotation mark that is never closed. A line after it would be a part
+/// of it.
+fn is_open_at_end(text: &str, position: u64) -> bool {
+    let start = usize::try_from(position).unwrap_or(usize::MAX);
+    let last = text.get(start..).unwrap_or_default();
+    let with_another = format!("{}\nx", last.trim_start_matches(['\r', '\n']));
+    let records = csv::ReaderBuilder::new()
+        .delimiter(b';')
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(with_another.as_bytes())
+        .into_records();
+    !last.trim().is_empty() && records.count() < 2
 }
 
 /// Finds the numbers of lines.
@@ -308,12 +329,12 @@ fn row(
         };
         let cause = if cell.contains(['\n', '\r']) {
             Some(Cause::LineBreak)
-        } else if cell.chars().count() > column.limit() {
-            Some(Cause::CellTooLong(column.limit()))
         } else if let Some(found) = cell.chars().find(|c| needs_escape(*c)) {
             Some(Cause::ControlCharacter(found))
         } else if column.is_text() && is_computed(cell) {
             Some(Cause::Computed(cell.to_owned()))
+        } else if cell.chars().count() > column.limit() {
+            Some(Cause::CellTooLong(column.limit()))
         } else {
             None
         };
@@ -324,4 +345,89 @@ fn row(
         }
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TITLES: &str = "channel_id;device;channel;unit;name;circuit;phase;role;hidden";
+
+    fn cells(text: &str) -> Vec<(u64, String)> {
+        let rows = Table::read(text.as_bytes()).unwrap().rows.into_iter();
+        rows.map(|row| (row.line, row.cell(Column::Name).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn lines_are_counted_with_every_kind_of_line_end() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = [TITLES, "a;;;;x", "", ";;;;", "\"b\";;;;y", "c;;;;z"].join(end);
+            let expected = [(2, "x"), (5, "y"), (6, "z")].map(|(n, name)| (n, name.to_owned()));
+            assert_eq!(cells(&text), expected, "{end:?}");
+            assert_eq!(cells(&(text + end)), expected, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_quotation_mark_that_is_never_closed_is_found_at_the_end_too() {
+        for line in ["a;;;;\"x", "\"", "a;;;;\"x\n"] {
+            let problems = Table::read(format!("{TITLES}\n{line}").as_bytes()).unwrap_err();
+            assert!(problems.english()[0].starts_with("line 2"), "{line:?}");
+        }
+        assert_eq!(
+            cells(&format!("{TITLES}\na;;;;x\"")),
+            [(2, "x\"".to_owned())]
+        );
+        assert_eq!(
+            cells(&format!("{TITLES}\na;;;;\"x\"\"\"")),
+            [(2, "x\"".to_owned())]
+        );
+    }
+
+    #[test]
+    fn an_apostrophe_keeps_text_from_being_computed() {
+        for (cell, text) in [
+            ("'=x", "=x"),
+            ("''=x", "'=x"),
+            ("'x", "'x"),
+            ("'", "'"),
+            ("'-", "-"),
+        ] {
+            let table = Table::read(format!("{TITLES}\na;;;;{cell}").as_bytes()).unwrap();
+            assert_eq!(table.rows[0].cell(Column::Name), text);
+            assert_eq!(with_apostrophe(text), cell);
+        }
+    }
+
+    #[test]
+    fn titles_may_be_in_any_order_and_cells_may_be_missing() {
+        let text = "Hidden ;ROLE;phase;circuit;name;unit;channel;device; channel_id;;\n;;;;x\n;;;;y;;;;;;\n";
+        assert_eq!(cells(text), [(2, "x".to_owned()), (3, "y".to_owned())]);
+        for (titles, words) in [
+            (
+                "channel_id;device;channel;unit;name;circuit;phase;role",
+                "lacks hidden",
+            ),
+            (
+                "channel_id;device;channel;unit;name;circuit;phase;role;hidden;name",
+                "name is there twice",
+            ),
+            (
+                "channel_id;device;channel;unit;name;circuit;phase;role;hidden;nom",
+                "no column \"nom\"",
+            ),
+            (
+                "channel_id;device;channel;unit;;name;circuit;phase;role;hidden",
+                "no column \"\"",
+            ),
+        ] {
+            let problems = Table::read(titles.as_bytes()).unwrap_err().english();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(
+                problems[0].starts_with("line 1: ") && problems[0].contains(words),
+                "{problems:?}"
+            );
+        }
+    }
 }

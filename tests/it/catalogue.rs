@@ -623,3 +623,499 @@ fn channels_whose_points_have_expired_stay_known_by_the_stored_catalogue() {
     put(&site, &["S04000466_Ch2_M02001171;Four;part"]);
     apply(&site, &server).run().expect(1);
 }
+
+// --- other commands -------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_rebuilt_bucket_has_the_catalogues_and_so_has_the_former_one_after_an_undo() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    site.put_old("acme/site/02001171/a.tsv", FILE);
+    connect(site.call(), &server).ok();
+    put(
+        &site,
+        &[
+            "M02001171_Ch2_M02001171;Arrivée \"1\"\\;total",
+            ";Net;;Ch2 - S04000466_Ch1",
+        ],
+    );
+    apply(&site, &server).ok();
+    let before = entries(&server);
+    assert_eq!(before.len(), 2);
+    let rebuild = |args: &[&str]| {
+        let call = site
+            .subcommand("rebuild")
+            .args(["--company", "acme", "--yes"]);
+        connect(call.args(args), &server).ok()
+    };
+    // A day of the file is late, so that the bucket is not equal to the files and is swapped.
+    let run = rebuild(&[]);
+    assert!(
+        run.stdout.contains("0 points that no file explains") || !run.stdout.contains("explain"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(entries(&server), before);
+    put(&site, &["M02001171_Ch2_M02001171;Après"]);
+    apply(&site, &server).ok();
+    let after = entries(&server);
+    rebuild(&["--undo"]);
+    assert_eq!(entries(&server), after);
+}
+
+#[test]
+fn verify_and_rollup_leave_the_catalogue_out() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    site.put_old("acme/site/02001171/a.tsv", FILE);
+    connect(site.call(), &server).env("TSV_ROLLUP", "1").ok();
+    put(&site, &["M02001171_Ch2_M02001171;Arrivée;total"]);
+    apply(&site, &server).ok();
+    let verify = connect(site.subcommand("verify").arg("--json"), &server)
+        .env("TSV_ROLLUP", "1")
+        .ok();
+    let found: Value = serde_json::from_str(&verify.stdout).expect("JSON");
+    assert_eq!(found["unexplained_measurements"], json!([]));
+    assert_eq!(found["summaries"]["extra"], json!(0));
+    let rollup = connect(site.subcommand("rollup"), &server)
+        .env("TSV_ROLLUP", "1")
+        .ok();
+    assert!(rollup.stdout.contains("acme"), "{}", rollup.stdout);
+    let summaries = server.rows(
+        "from(bucket: \"acme\") |> range(start: 0, stop: 2200-01-01T00:00:00Z)
+           |> filter(fn: (r) => r._measurement == \"powerview_1h\") |> keep(columns: [\"_time\"])",
+    );
+    assert!(
+        !summaries.is_empty()
+            && summaries
+                .iter()
+                .all(|row| row["_time"].starts_with("2025-"))
+    );
+}
+
+#[test]
+fn status_does_not_list_the_files_of_a_catalogue_and_sweeps_leave_them_alone() {
+    let site = site();
+    put(&site, &["M02001171_Ch2_M02001171;Arrivée"]);
+    site.put(REFUSAL, "x");
+    for name in ["acme/site/.channels.applied", "acme/site/.channels.csv.tmp"] {
+        site.put_old(name, "{}");
+        crate::harness::age(&site.path(name), 3 * 86_400);
+    }
+    let files = site.tree();
+    site.lp_run().ok();
+    assert_eq!(site.tree(), files);
+    let strays = |site: &Site| {
+        let run = site.subcommand("status").arg("--json").run().clean();
+        let found: Value = serde_json::from_str(&run.stdout).expect("JSON");
+        let text = found.to_string();
+        text.contains("channels")
+    };
+    assert!(!strays(&site));
+    // Anything else is listed.
+    site.put("acme/channels.csv", "x");
+    assert!(strays(&site));
+}
+
+// --- hostile catalogues ---------------------------------------------------------------------------------------------
+
+/// Checks that a catalogue of these bytes is refused as a whole, by `--check` and by `--apply`, with one message.
+#[track_caller]
+fn assert_refused(bytes: impl AsRef<[u8]>, message: &str) {
+    let site = site();
+    site.put(CATALOGUE, bytes.as_ref());
+    let run = check(&site);
+    assert_eq!(run.code(), 1, "{}", run.stdout);
+    let first = run.stdout.lines().next().unwrap_or_default();
+    assert!(
+        first.starts_with("acme/site/channels.csv: ") && first.contains(message),
+        "{first}"
+    );
+    assert!(run.stdout.len() < 20_000, "{} bytes", run.stdout.len());
+    // No server is asked about a file that cannot be read.
+    let run = apply_without_server(&site);
+    assert_eq!(run.code(), 1);
+    let text = read(&site, REFUSAL);
+    assert!(text.contains(message) && text.len() < 40_000, "{text}");
+    assert_eq!(site.read(CATALOGUE), bytes.as_ref());
+}
+
+fn with_lines(lines: &str) -> String {
+    format!("{TITLES}{lines}")
+}
+
+#[test]
+fn a_million_lines_are_refused_in_little_memory() {
+    assert_refused(
+        with_lines(&"M02001171_Ch2_M02001171;;;;x;;;;;;\r\n".repeat(1_000_000)),
+        "larger than 4 MiB",
+    );
+    assert_refused(
+        with_lines(&"x\n".repeat(1_000_000)),
+        "line 10002: there are more than 10000 entries",
+    );
+    let site = site();
+    site.put(CATALOGUE, with_lines(&"a;b\n".repeat(1_000_000)));
+    let mut running = channels(&site).arg("--check").start();
+    let peak = running.peak_kib();
+    running.wait().expect(1);
+    assert!(peak < 128 * 1024, "{peak} KiB");
+    // A million empty lines are no entries.
+    site.put(
+        CATALOGUE,
+        with_lines(&(";;;\n".repeat(1_000_000) + "M02001171_Ch2_M02001171;;;;x\n")),
+    );
+    assert_eq!(
+        check(&site).stdout,
+        "acme/site/channels.csv: 1 entry, no problem\n"
+    );
+}
+
+#[test]
+fn ten_thousand_unknown_channels_or_formulas_are_refused_at_once() {
+    let unknown: String = (0..10_000)
+        .map(|n| format!("S{n}_Ch1_M02001171;;;;x\n"))
+        .collect();
+    // A chain of formulas that ends in a cycle, and formulas of many channels each.
+    let chain: String = (0..9_999)
+        .map(|n| format!("V_{n};;;;x;;;;;V_{}\n", n + 1))
+        .collect();
+    let long = vec!["V_b0"; 200].join("+");
+    let wide: String = (1..2_500)
+        .map(|n| {
+            format!(
+                "V_b{n};;;;x;;;;;{}\n",
+                long.replace("b0", &format!("b{}", n - 1))
+            )
+        })
+        .collect();
+    for (lines, message) in [
+        (
+            unknown,
+            "line 2, column channel_id: no channel \"S0_Ch1_M02001171\" is known",
+        ),
+        (
+            chain.clone() + "V_9999;;;;x;;;;;V_0\n",
+            "the formulas use each other: V_0 -> V_1 -> ",
+        ),
+        (
+            chain + "V_9999;;;;x;;;;;Ch2 - Ch2\n",
+            "line 10001, column formula: the channels of the formula cancel",
+        ),
+        (
+            format!("V_b0;;;;x;;;;;Ch2\n{wide}"),
+            "counts more than 1000000000 times",
+        ),
+    ] {
+        let site = site();
+        site.put(CATALOGUE, with_lines(&lines));
+        let run = check(&site);
+        assert_eq!(run.code(), 1);
+        assert!(
+            run.stdout.contains(message),
+            "{}",
+            &run.stdout[..run.stdout.len().min(2_000)]
+        );
+        assert!(run.stdout.len() < 20_000, "{} bytes", run.stdout.len());
+    }
+}
+
+#[test]
+fn cells_that_a_spreadsheet_would_compute_are_refused() {
+    for cell in [
+        "=cmd|'/c calc'!A1",
+        "+cmd|'/c calc'!A1",
+        "-2+3",
+        "@SUM(A1)",
+        "\"=1+1\"",
+        "  =1",
+    ] {
+        let shown = cell.trim().trim_matches('"');
+        for column in 1..9 {
+            let before = ";".repeat(column);
+            let line = format!("M02001171_Ch2_M02001171{before}{cell}\n");
+            assert_refused(
+                with_lines(&line),
+                &format!("the cell \"{shown}\" begins with"),
+            );
+        }
+    }
+    // In a formula it is an unknown channel.
+    let site = site();
+    site.put(CATALOGUE, with_lines(";;;;x;;;;;=cmd|'/c calc'!A1\n"));
+    let run = check(&site);
+    assert!(
+        run.stdout
+            .contains("column formula: no channel \"=cmd|'/c\" is known")
+            || run.stdout.contains("cannot be read"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(run.code(), 1);
+}
+
+#[test]
+fn names_in_markup_or_flux_or_with_quotes_are_stored_as_they_are() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = site();
+    let names = [
+        "<script>alert(1)</script>",
+        "\") |> drop() //",
+        "${__from} r[\"x\"] \\\\",
+        "a\"b';c, d=e \\",
+        "{{ lookup('pipe','x') }}",
+    ];
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let ids = [
+        "M02001171_Ch1_M02001171",
+        "M02001171_Ch2_M02001171",
+        "S04000466_Ch1_M02001171",
+        "S04000466_Ch2_M02001171",
+        "S04000466_Ch3_M02001171",
+    ];
+    let lines: String = ids
+        .iter()
+        .zip(names)
+        .map(|(id, name)| {
+            let cell = quoted(name);
+            format!("{id};;;;{cell};{cell}\n")
+        })
+        .collect();
+    site.put(CATALOGUE, with_lines(&lines));
+    apply(&site, &server).ok();
+    let found = entries(&server);
+    for (id, name) in ids.iter().zip(names) {
+        assert_eq!(
+            (found[*id]["label"].as_str(), found[*id]["circuit"].as_str()),
+            (name, name)
+        );
+    }
+    // Control characters, invisible ones and those that change the direction of text are refused.
+    for name in [
+        "a\u{1b}[31mb",
+        "a\u{202e}b",
+        "a\u{200b}b",
+        "a\u{7f}b",
+        "a\u{85}b",
+    ] {
+        assert_refused(
+            with_lines(&format!("M02001171_Ch2_M02001171;;;;{name}\n")),
+            "the invisible character \\u{",
+        );
+    }
+    assert_refused(
+        with_lines("M02001171_Ch2_M02001171;;;;\"a\nb\"\n"),
+        "has a line break",
+    );
+}
+
+#[test]
+fn channels_of_other_campaigns_are_unknown() {
+    let site = site();
+    site.put_old("acme/site2/03/parsed/a.tsv", FILE.replace("02001171", "03"));
+    site.put_old("other/site/05/parsed/a.tsv", FILE.replace("02001171", "05"));
+    for (line, column) in [
+        ("M03_Ch1_M03;x", "channel_id"),
+        (";x;;M05_Ch1", "formula"),
+        (
+            "M02001171_Ch2_M02001171;x;;;M03_Ch2 until 2026-03-01",
+            "continues",
+        ),
+    ] {
+        put(&site, &[line]);
+        let run = check(&site);
+        assert_eq!(run.code(), 1);
+        assert!(
+            run.stdout.starts_with(&format!(
+                "acme/site/channels.csv: line 2, column {column}: no channel "
+            )),
+            "{}",
+            run.stdout
+        );
+        assert!(
+            !run.stdout.contains("did you mean M03") && !run.stdout.contains("did you mean M05"),
+            "{}",
+            run.stdout
+        );
+    }
+}
+
+#[test]
+fn other_encodings_and_formats_are_refused_by_their_names() {
+    let text = with_lines("M02001171_Ch2_M02001171;;;;Entrée\r\n");
+    let utf16 =
+        |encode: fn(u16) -> [u8; 2]| -> Vec<u8> { text.encode_utf16().flat_map(encode).collect() };
+    let plain = text.trim_start_matches('\u{feff}');
+    for (bytes, message) in [
+        (utf16(u16::to_le_bytes), "in UTF-16"),
+        (utf16(u16::to_be_bytes), "in UTF-16"),
+        (
+            plain.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            "in UTF-16",
+        ),
+        (
+            plain.replace("Entrée", "Entr\0e").into_bytes(),
+            "has NUL bytes",
+        ),
+        (b"PK\x03\x04\x14\0\x06\0".to_vec(), "is a spreadsheet"),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".to_vec(),
+            "is a spreadsheet",
+        ),
+        (
+            [&b"\xef\xbb\xbf"[..], b"a;\xe9\n"].concat(),
+            "begins as UTF-8, but is not",
+        ),
+        (plain.replace(';', ",").into_bytes(), "separated by commas"),
+        (plain.replace(';', "\t").into_bytes(), "separated by tabs"),
+        (Vec::new(), "the file is empty"),
+        (b"\xef\xbb\xbf\r\n;;;\r\n".to_vec(), "the file is empty"),
+        (b"\x89PNG\r\n\x1a\n".to_vec(), "there is no column"),
+        (
+            [&b"\xff\xfb"[..], &[0xff; 3_000]].concat(),
+            "there is no column",
+        ),
+    ] {
+        assert_refused(bytes, message);
+    }
+    let site = site();
+    let windows = plain
+        .chars()
+        .map(|c| u8::try_from(c).expect("Latin-1"))
+        .collect::<Vec<_>>();
+    site.put(CATALOGUE, windows);
+    assert_eq!(check(&site).code(), 0);
+}
+
+#[test]
+fn cells_of_megabytes_are_refused() {
+    let long = "x".repeat(3 << 20);
+    assert_refused(
+        with_lines(&format!("M02001171_Ch2_M02001171;;;;{long}\n")),
+        "line 2, column name: the cell has more than 128 characters",
+    );
+    assert_refused(
+        with_lines(&format!(";;;;x;;;;;{long}\n")),
+        "line 2, column formula: the cell has more than 4096 characters",
+    );
+    assert_refused(
+        with_lines(&format!("{long}\n")),
+        "line 2, column channel_id: the cell has more than 1024 characters",
+    );
+    assert_refused(format!("{long};a\n"), "line 1: there is no column \"xxx");
+    assert_refused(
+        with_lines(&format!(
+            "M02001171_Ch2_M02001171;;;;\"{}",
+            "x\n".repeat(1 << 20)
+        )),
+        "has a line break, or its quotation mark is never closed",
+    );
+    assert_refused(";".repeat(4 << 20), "the file is empty");
+    assert_refused(
+        with_lines(&format!(
+            "M02001171_Ch2_M02001171{}\n",
+            ";x".repeat(1 << 20)
+        )),
+        "is beyond the last column",
+    );
+}
+
+#[test]
+fn a_link_a_pipe_or_a_folder_instead_of_the_catalogue_is_not_followed() {
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let target = elsewhere.path().join("target.csv");
+    let valid = with_lines("M02001171_Ch2_M02001171;;;;x\n");
+    std::fs::write(&target, &valid).expect("a file");
+    let make: [(&str, &str, &dyn Fn(&Site)); 3] = [
+        ("a symbolic link", "un lien symbolique", &|site| {
+            site.link(&target, CATALOGUE)
+        }),
+        ("a pipe", "un tube", &|site| {
+            let path = site.path(CATALOGUE);
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o600.into()).expect("a pipe");
+        }),
+        ("a folder", "un dossier", &|site| {
+            drop(site.make_dir(format!("{CATALOGUE}/x")))
+        }),
+    ];
+    for (english, french, make) in make {
+        let site = site();
+        make(&site);
+        let before = site
+            .path(CATALOGUE)
+            .symlink_metadata()
+            .expect("an entry")
+            .ino();
+        let run = channels(&site).run().expect(1);
+        assert!(
+            run.stdout
+                .contains(&format!("it is {english} and not a file")),
+            "{}",
+            run.stdout
+        );
+        let run = check(&site);
+        assert_eq!(run.code(), 1);
+        assert!(
+            run.stdout
+                .contains(&format!("it is {english} and not a file")),
+            "{}",
+            run.stdout
+        );
+        assert_eq!(apply_without_server(&site).code(), 1);
+        assert!(read(&site, REFUSAL).contains(&format!("ce n'est pas un fichier mais {french} ;")));
+        let marker: Value = serde_json::from_slice(&site.read(MARKER)).expect("JSON");
+        assert_eq!(marker["state"], json!("refused"));
+        assert_eq!(
+            site.path(CATALOGUE)
+                .symlink_metadata()
+                .expect("an entry")
+                .ino(),
+            before
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&target).expect("a file"), valid);
+}
+
+#[test]
+fn links_in_place_of_the_files_beside_the_catalogue_are_replaced() {
+    let site = site();
+    let target = site.dir.path().join("target");
+    std::fs::write(&target, "kept").expect("a file");
+    for path in [
+        REFUSAL,
+        MARKER,
+        "acme/site/.channels.error.txt.tmp",
+        "acme/site/.channels.applied.tmp",
+    ] {
+        site.link(&target, path);
+    }
+    site.put(CATALOGUE, "");
+    assert_eq!(apply_without_server(&site).code(), 1);
+    for path in [REFUSAL, MARKER] {
+        assert!(
+            site.path(path)
+                .symlink_metadata()
+                .expect("an entry")
+                .is_file(),
+            "{path}"
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&target).expect("a file"), "kept");
+    // A campaign folder that is a link is not entered.
+    site.link(site.path("acme/site"), "acme/linked");
+    let call = site
+        .subcommand("channels")
+        .args(["--company", "acme", "--campaign", "linked"]);
+    let run = call.run().expect(1);
+    assert!(
+        run.stderr.contains("the campaign folder cannot be opened"),
+        "{}",
+        run.stderr
+    );
+}

@@ -1,10 +1,11 @@
 // Invariants for arbitrary input. The fuzz targets and the test that replays their corpus share them.
 
+use powerview::catalogue::{KnownChannel, KnownChannels, Problems, Sheet, extend};
 use powerview::data_dir::Campaign;
 use powerview::logger_file::{LoggerFile, ReadOptions, Role, RowStats};
 use powerview::points::{SeriesPrefix, append_row};
 use powerview::time_zone::FileZones;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::sync::LazyLock;
@@ -344,4 +345,107 @@ fn times(header: &str) -> Option<Vec<i64>> {
     }
     assert_eq!(times.len(), ROWS.len());
     Some(times)
+}
+
+/// The channels of the campaign whose catalogue [`catalogue`] reads: ids, devices, labels and units.
+const CHANNELS: [[&str; 4]; 9] = [
+    ["M1_Ch1_M1", "1", "Ph 1", "V"],
+    ["M1_Ch2_M1", "1", "D1L1", "W"],
+    ["M1_Ch3_M1", "1", "D1L2", "W"],
+    ["M1_Ch4_M1", "1", "D1L3", "W"],
+    ["S2_Ch1_M1", "2", "=cmd|'/c calc'!A1", "kW"],
+    ["S3_Ch1_M1", "3", "a;\"b\"", "W"],
+    ["S4_Ch1_M1", "4", "'-x", "W"],
+    ["Sa + b_Ch1_M1", "a + b", "Été", "W"],
+    ["M5_Ch1_M5", "5", "", ""],
+];
+
+/// The titles of a catalogue.
+const TITLES: &[u8] =
+    b"channel_id;name;formula;continues;role;hidden;circuit;phase;unit;device;channel\n";
+
+/// Reads a catalogue: the bytes after the first one, with a line of titles before them if the first one is odd. Checks that
+/// messages are short and clean in both languages; that what is accepted, written out and read again gives the same
+/// entries; that channels are added without a change of the lines that are there; and that sums consist of channels of
+/// loggers.
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
+pub(super) fn catalogue(bytes: &[u8]) {
+    let Some((mode, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let titles = if mode % 2 == 1 { TITLES } else { b"" };
+    let bytes = [titles, bytes].concat();
+    let mut known = KnownChannels::default();
+    for texts in CHANNELS {
+        let [id, device, channel, unit] = texts.map(str::to_owned);
+        let channel = KnownChannel {
+            id,
+            device,
+            channel,
+            unit,
+        };
+        known.add(0, channel);
+    }
+    let zone = &ZONES.default;
+    let sheet = match Sheet::read(&bytes) {
+        Ok(sheet) => sheet,
+        Err(problems) => {
+            check_messages(&problems);
+            assert!(extend(Some(&bytes), &known).is_err());
+            return;
+        }
+    };
+    let text = sheet.to_text();
+    let again = Sheet::read(&text).expect("what was written");
+    assert!(again.to_text() == text);
+    let extended = extend(Some(&bytes), &known).expect("a readable catalogue");
+    let with_all = extended.text.as_ref().unwrap_or(&bytes);
+    if let (Some(extended), Ok(before)) = (&extended.text, std::str::from_utf8(&bytes)) {
+        let before = before.strip_prefix('\u{feff}').unwrap_or(before);
+        assert!(extended[3..].starts_with(before.as_bytes()));
+    }
+    let more = extend(Some(with_all), &known).expect("what was written");
+    assert_eq!((more.text, more.added), (None, 0));
+    assert_eq!(more.before, extended.before + extended.added);
+    let with_all = Sheet::read(with_all).expect("what was written");
+    let found = match (sheet.check(&known, zone), again.check(&known, zone)) {
+        (Ok(found), Ok(again)) => {
+            assert!(found == again);
+            found
+        }
+        (Err(problems), Err(again)) => {
+            check_messages(&problems);
+            assert_eq!(problems.len(), again.len());
+            return;
+        }
+        _ => panic!("only one of two equal catalogues is accepted"),
+    };
+    let all = with_all.check(&known, zone).expect("more of what is known");
+    assert!(all.len() >= found.len() && all.len() >= CHANNELS.len());
+    let ids: HashSet<_> = CHANNELS.iter().map(|[id, ..]| *id).collect();
+    for catalogue in [&found, &all] {
+        let mut labels = HashSet::new();
+        for (id, label) in catalogue.labels() {
+            let is_virtual = id
+                .strip_prefix("V_")
+                .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+            assert!(ids.contains(id) || is_virtual, "{id:?}");
+            assert!(!label.is_empty() && labels.insert(label), "{label:?}");
+        }
+        for (id, parts) in catalogue.sums() {
+            assert!(id.starts_with("V_") && !ids.contains(id), "{id:?}");
+            assert!(!parts.is_empty() && parts.len() <= 512);
+            assert!(parts.iter().all(|part| ids.contains(part)), "{parts:?}");
+        }
+    }
+}
+
+/// Checks the messages about the problems of a catalogue.
+fn check_messages(problems: &Problems) {
+    let (english, french) = (problems.english(), problems.french());
+    assert!(!english.is_empty() && english.len() <= 21 && english.len() == french.len());
+    for message in english.iter().chain(&french) {
+        assert!(message.len() < 4_000, "{message}");
+        assert!(!message.chars().any(char::is_control), "{message:?}");
+    }
 }

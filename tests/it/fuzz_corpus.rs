@@ -1,5 +1,6 @@
 //! Replays the corpus of the fuzz targets. `cargo +nightly fuzz run TARGET` finds new inputs.
 
+use proptest::prelude::*;
 use std::path::Path;
 
 #[path = "../../fuzz/invariants.rs"]
@@ -38,6 +39,53 @@ fn the_invariants_hold_for_the_corpus_of_documents() {
 fn the_invariants_hold_for_the_corpus_of_zones() {
     replay("zones", invariants::zones);
 }
+
+#[test]
+fn the_invariants_hold_for_the_corpus_of_catalogues() {
+    replay("catalogue", invariants::catalogue);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_invariants_hold_for_catalogues_of_random_cells(
+        lines in prop::collection::vec(prop::collection::vec(prop::sample::select(CELLS), 1..12), 0..8),
+    ) {
+        let lines: Vec<_> = lines.iter().map(|cells| cells.join(";")).collect();
+        invariants::catalogue(format!("1{}", lines.join("\n")).as_bytes());
+    }
+}
+
+/// Cells of catalogues, of which some are valid in most columns.
+const CELLS: &[&str] = &[
+    "",
+    "",
+    "",
+    "M1_Ch2_M1",
+    "M1_Ch3_M1",
+    "S2_Ch1_M1",
+    "S3_Ch1_M1",
+    "V_a",
+    "V_b",
+    "a",
+    "b",
+    "total",
+    "oui",
+    "L1",
+    "Ch2 + Ch3",
+    "V_a - Ch2",
+    "formula: V_b + [Sa + b_Ch1_M1]",
+    "-Ch1",
+    "S3_Ch1 until 2026-03-01",
+    "Ch2 jusqu'au 01/04/2026",
+    "'=x",
+    "\"x;\"\"y\"",
+    "=x",
+    "é",
+    "\"",
+    "x\u{1}",
+];
 
 #[test]
 #[should_panic(expected = "b=")]

@@ -61,3 +61,13 @@ mod version;
 #[cfg(test)]
 #[path = "../tests/skipped/mod.rs"]
 mod skipped;
+
+#[cfg(test)]
+#[path = "../tests/it/real_influx.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unused_self,
+    reason = "most of it is for the integration tests"
+)]
+mod real_influx;

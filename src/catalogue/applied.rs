@@ -76,3 +76,8 @@ pub(crate) fn is_catalogue_new(campaign: &Dir) -> io::Result<bool> {
     let applied = Applied::read(campaign).filter(|applied| applied.state != State::Begun);
     Ok(applied.is_none_or(|applied| !applied.is_about(inode, &stamp)))
 }
+
+/// Whether the stored catalogue of a campaign folder has virtual or continued channels. False if that cannot be read.
+pub(crate) fn has_virtual_channels(campaign: &Dir) -> bool {
+    Applied::read(campaign).is_some_and(|applied| applied.has_virtual)
+}

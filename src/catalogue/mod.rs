@@ -20,10 +20,12 @@ mod text;
 mod virtual_channel;
 mod write;
 
+pub(crate) use self::applied::has_virtual_channels;
 pub(crate) use self::apply::{CatalogueError, CatalogueOf, Outcome, Sources, Target};
 pub use self::check::Catalogue;
 pub use self::known::{KnownChannel, KnownChannels};
 pub use self::problem::{Problem, Problems};
+pub(crate) use self::virtual_channel::{Term, TermPart, VirtualChannel};
 pub use self::write::{Extended, extend};
 
 use self::table::Table;

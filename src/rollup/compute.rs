@@ -1,6 +1,7 @@
 //! Computes the summaries of series from their points, as a server sends them.
 
 use super::hours::{DAY, GapLimit, Hour, Point, SECOND, Summarizer};
+use super::virtual_channels::is_virtual;
 use super::{Master, day_of};
 use crate::sink::{ALL_TIMES, Field, Place, PointQuery, PointVisitor, StoredPoint};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -39,7 +40,7 @@ pub(super) const FIELDS: [SummaryField; 7] = {
 
 /// The values of the fields of an hour.
 #[expect(clippy::cast_precision_loss, reason = "an hour has 3600 seconds")]
-fn values(hour: &Hour, watts: Option<f64>) -> Values {
+pub(super) fn values(hour: &Hour, watts: Option<f64>) -> Values {
     let watts = watts.unwrap_or(f64::NAN);
     [
         hour.count.into(),
@@ -52,20 +53,25 @@ fn values(hour: &Hour, watts: Option<f64>) -> Values {
     ]
 }
 
-/// The watts of the unit of a series, if it is one of power.
-fn watts(tags: &[(String, String)]) -> Option<f64> {
-    let unit = tags.iter().find(|(key, _)| key == "unit");
-    match unit.map(|(_, unit)| unit.as_str()) {
-        Some("W") => Some(1.0),
-        Some("kW") => Some(1e3),
-        Some("MW") => Some(1e6),
+/// The watts of a unit, if it is one of power.
+pub(super) fn watts(unit: &str) -> Option<f64> {
+    match unit {
+        "W" => Some(1.0),
+        "kW" => Some(1e3),
+        "MW" => Some(1e6),
         _ => None,
     }
 }
 
+/// The watts of the unit of a series, if it is one of power.
+fn watts_of(tags: &[(String, String)]) -> Option<f64> {
+    let unit = tags.iter().find(|(key, _)| key == "unit");
+    unit.and_then(|(_, unit)| watts(unit))
+}
+
 /// The values of an hour of a series without a point, in which nothing is known.
 pub(super) fn unknown(tags: &[(String, String)]) -> Values {
-    values(&Hour::default(), watts(tags))
+    values(&Hour::default(), watts_of(tags))
 }
 
 /// Days that are summarized together.
@@ -108,11 +114,26 @@ pub(super) struct Computed {
     pub other_campaigns: BTreeSet<String>,
     /// The number of summaries that cannot be written because of their tags.
     pub unwritable: u64,
+    /// Whether there are points with the tags of virtual channels.
+    pub has_virtual: bool,
+}
+
+/// The times in seconds since 1970 of the points that the summaries of some days depend on: those of all intervals that
+/// reach into the days, and all that decide the gap limits of these.
+pub(super) fn times_of(days: &Range<i64>, gap_limit: GapLimit) -> Range<i64> {
+    let seconds = |day: i64| day.saturating_mul(DAY / SECOND);
+    let before = match gap_limit {
+        GapLimit::Fixed(limit) => limit / SECOND + 1,
+        // An interval that is known has two hours at most, and its gap limit depends on the day in which it begins.
+        GapLimit::OfDay => DAY / SECOND,
+    };
+    let start = seconds(days.start).saturating_sub(before);
+    start.max(ALL_TIMES.start)..seconds(days.end).min(ALL_TIMES.end)
 }
 
 /// Whether line protocol can have these tags: a line ends with a line break, and the server takes a backslash at the end of a
 /// key or a value for a part of what follows.
-fn is_writable(tags: &[(String, String)]) -> bool {
+pub(super) fn is_writable(tags: &[(String, String)]) -> bool {
     let mut texts = tags.iter().flat_map(|(key, value)| [key, value]);
     texts.all(|text| !text.contains('\n') && !text.ends_with('\\'))
 }
@@ -134,6 +155,7 @@ pub(super) struct Summaries<'a> {
     /// The time of the first point after those of the run.
     next: Option<i64>,
     other_campaigns: BTreeSet<String>,
+    has_virtual: bool,
 }
 
 /// A series, as far as its points have come.
@@ -157,26 +179,17 @@ impl<'a> Summaries<'a> {
             current: None,
             next: None,
             other_campaigns: BTreeSet::new(),
+            has_virtual: false,
         }
     }
 
-    /// The query for the points that are needed: those of all intervals that reach into the days, and all that decide the
-    /// gap limits of these.
+    /// The query for the points that are needed.
     pub(super) fn query<'m>(&self, master: Master<'m>) -> PointQuery<'m> {
-        let days = &self.run.days;
-        let seconds = |day: i64| day.saturating_mul(DAY / SECOND);
-        let before = match self.gap_limit {
-            GapLimit::Fixed(limit) => limit / SECOND + 1,
-            // An interval that is known has two hours at most, and its gap limit depends on the day in which it begins.
-            GapLimit::OfDay => DAY / SECOND,
-        };
-        let start = seconds(days.start).saturating_sub(before);
-        let (start, end) = (start.max(ALL_TIMES.start), seconds(days.end));
         PointQuery {
             bucket: master.bucket,
             measurement: master.measurement,
             master: Some(master.serial),
-            times: start..end.min(ALL_TIMES.end),
+            times: times_of(&self.run.days, self.gap_limit),
             for_summaries: true,
         }
     }
@@ -189,9 +202,10 @@ impl<'a> Summaries<'a> {
             earlier: BTreeSet::new(),
             other_campaigns: self.other_campaigns,
             unwritable: 0,
+            has_virtual: self.has_virtual,
         };
         for (tags, series) in self.series {
-            let watts = watts(&tags);
+            let watts = watts_of(&tags);
             let has_points = !series.summarizer.is_empty();
             let hours = series.summarizer.finish(series.after).into_iter();
             if is_writable(&tags) {
@@ -230,6 +244,11 @@ impl PointVisitor for Summaries<'_> {
             && campaign != self.measurement
         {
             self.other_campaigns.insert(campaign.to_owned());
+            return;
+        }
+        // Their summaries would be taken for those of a channel of the catalogue.
+        if is_virtual(tags) {
+            self.has_virtual = true;
             return;
         }
         let (tags, series) = self.series.remove_entry(tags).unwrap_or_else(|| {

@@ -101,75 +101,116 @@ impl Hour {
     }
 }
 
-/// Summarizes the points of a channel, which are added in the order of their times.
+/// What is known between two neighbouring points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Knowledge {
+    /// The value runs linearly from one point to the other.
+    Known,
+    /// Nothing is known, but the gap limit may be such that the value was known before points were added: a day's limit
+    /// falls when short intervals are added to it.
+    Possible,
+    /// Nothing is known, whatever the gap limit of the day.
+    Unknown,
+}
+
+/// The time between two neighbouring points of a channel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interval {
+    pub from: Point,
+    pub to: Point,
+    pub knowledge: Knowledge,
+}
+
+/// Finds the intervals between the points of a channel, which are added in the order of their times.
 ///
-/// Only the points of one day are kept. All points must be added that lie within the hours, in the day before them, or
-/// less than a fixed gap limit before them.
-pub(super) struct Summarizer {
-    /// The hours that are summarized are those that begin within these times.
-    times: Range<i64>,
+/// Only the points of one day are kept, because the gap limit depends on the day in which an interval begins.
+pub(super) struct Intervals {
     gap_limit: GapLimit,
     /// The points of the current day.
     day: Vec<Point>,
-    hours: BTreeMap<i64, Hour>,
 }
 
-impl Summarizer {
-    pub(super) fn new(times: Range<i64>, gap_limit: GapLimit) -> Self {
+impl Intervals {
+    pub(super) fn new(gap_limit: GapLimit) -> Self {
         Self {
-            times,
             gap_limit,
             day: Vec::new(),
-            hours: BTreeMap::new(),
         }
     }
 
-    /// Whether no point was added.
-    pub(super) fn is_empty(&self) -> bool {
-        self.day.is_empty()
-    }
-
-    pub(super) fn add(&mut self, point: Point) {
+    /// Adds a point. If it is the first one of a day, the intervals that begin on the day before are passed on.
+    pub(super) fn add(&mut self, point: Point, each: impl FnMut(Interval)) {
         if let Some((time, _)) = self.day.first()
             && time.div_euclid(DAY) != point.0.div_euclid(DAY)
         {
-            self.end_day(Some(point));
-        }
-        let hour = start_of_hour(point.0);
-        if self.times.contains(&hour) {
-            self.hours.entry(hour).or_default().add_point(point.1);
+            self.end_day(Some(point), each);
         }
         self.day.push(point);
     }
 
-    /// Ends with the first point after the last one that was added, if there is one, and returns the summaries by the
-    /// start of their hours.
-    pub(super) fn finish(mut self, next: Option<Point>) -> BTreeMap<i64, Hour> {
-        self.end_day(next);
-        self.hours
-    }
-
-    /// Adds the intervals that begin on the current day. The last one ends with the next point.
-    fn end_day(&mut self, next: Option<Point>) {
+    /// Passes on the intervals that begin on the current day. The last one ends with the next point.
+    pub(super) fn end_day(&mut self, next: Option<Point>, mut each: impl FnMut(Interval)) {
         let mut points = std::mem::take(&mut self.day);
         points.extend(next);
-        let limit = match self.gap_limit {
-            GapLimit::Fixed(limit) => limit,
-            GapLimit::OfDay => limit_of_day(&points),
+        let (limit, max) = match self.gap_limit {
+            GapLimit::Fixed(limit) => (limit, limit),
+            GapLimit::OfDay => (limit_of_day(&points), MAX_GAP),
         };
         for pair in points.windows(2) {
-            self.add_interval(pair[0], pair[1], limit);
+            let [from, to] = [pair[0], pair[1]];
+            let length = to.0.saturating_sub(from.0);
+            each(Interval {
+                from,
+                to,
+                knowledge: if length <= limit {
+                    Knowledge::Known
+                } else if length <= max {
+                    Knowledge::Possible
+                } else {
+                    Knowledge::Unknown
+                },
+            });
         }
         points.clear();
         self.day = points;
     }
+}
 
-    fn add_interval(&mut self, from: Point, to: Point, limit: i64) {
-        let length = to.0.saturating_sub(from.0);
-        let is_known = length <= limit;
-        // A day's limit falls when short intervals are added to it. Hours that had a summary then keep one, with zeros, so
-        // that the new points never leave an old summary behind.
-        if !is_known && (self.gap_limit != GapLimit::OfDay || length > MAX_GAP) {
+/// Sums of the hours that begin within some times.
+pub(super) struct HourlySums {
+    times: Range<i64>,
+    pub(super) hours: BTreeMap<i64, Hour>,
+}
+
+impl HourlySums {
+    pub(super) fn new(times: Range<i64>) -> Self {
+        Self {
+            times,
+            hours: BTreeMap::new(),
+        }
+    }
+
+    /// The hour of a time, if it is summarized. It has a summary from now on.
+    pub(super) fn hour(&mut self, time: i64) -> Option<&mut Hour> {
+        let hour = start_of_hour(time);
+        let is_summarized = self.times.contains(&hour);
+        is_summarized.then(|| self.hours.entry(hour).or_default())
+    }
+
+    pub(super) fn add_point(&mut self, (time, value): Point) {
+        if let Some(hour) = self.hour(time) {
+            hour.add_point(value);
+        }
+    }
+
+    pub(super) fn add_interval(&mut self, interval: Interval) {
+        let Interval {
+            from,
+            to,
+            knowledge,
+        } = interval;
+        // Hours that had a summary keep one, with zeros, so that new points never leave an old summary behind.
+        if knowledge == Knowledge::Unknown {
             return;
         }
         let mut start = from.0.max(self.times.start);
@@ -178,7 +219,7 @@ impl Summarizer {
             let hour = start_of_hour(start);
             let end = stop.min(hour.saturating_add(HOUR));
             let summary = self.hours.entry(hour).or_default();
-            if is_known {
+            if knowledge == Knowledge::Known {
                 let at = |time| value_at(time, from, to);
                 summary.add_part(end - start, at(start), at(end));
             }
@@ -187,7 +228,48 @@ impl Summarizer {
     }
 }
 
-fn start_of_hour(time: i64) -> i64 {
+/// Summarizes the points of a channel, which are added in the order of their times.
+///
+/// Only the points of one day are kept. All points must be added that lie within the hours, in the day before them, or
+/// less than a fixed gap limit before them.
+pub(super) struct Summarizer {
+    intervals: Intervals,
+    sums: HourlySums,
+}
+
+impl Summarizer {
+    /// The hours that are summarized are those that begin within these times.
+    pub(super) fn new(times: Range<i64>, gap_limit: GapLimit) -> Self {
+        Self {
+            intervals: Intervals::new(gap_limit),
+            sums: HourlySums::new(times),
+        }
+    }
+
+    /// Whether no point was added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.intervals.day.is_empty()
+    }
+
+    pub(super) fn add(&mut self, point: Point) {
+        let sums = &mut self.sums;
+        self.intervals
+            .add(point, |interval| sums.add_interval(interval));
+        sums.add_point(point);
+    }
+
+    /// Ends with the first point after the last one that was added, if there is one, and returns the summaries by the
+    /// start of their hours.
+    pub(super) fn finish(mut self, next: Option<Point>) -> BTreeMap<i64, Hour> {
+        let sums = &mut self.sums;
+        self.intervals
+            .end_day(next, |interval| sums.add_interval(interval));
+        self.sums.hours
+    }
+}
+
+/// The start of the hour of a time.
+pub(super) fn start_of_hour(time: i64) -> i64 {
     time.saturating_sub(time.rem_euclid(HOUR))
 }
 
@@ -196,7 +278,7 @@ fn start_of_hour(time: i64) -> i64 {
     clippy::cast_precision_loss,
     reason = "the intervals of which this matters are short"
 )]
-fn value_at(time: i64, (start, first): Point, (end, last): Point) -> f64 {
+pub(super) fn value_at(time: i64, (start, first): Point, (end, last): Point) -> f64 {
     if time == start {
         first
     } else if time == end {

@@ -6,6 +6,10 @@ mod compare;
 mod compute;
 mod hours;
 mod pending;
+#[cfg(test)]
+mod remake_tests;
+mod sum;
+mod virtual_channels;
 
 pub(crate) use self::compare::{Comparison, Scope, SummaryCounts};
 pub(crate) use self::hours::GapLimit;
@@ -97,7 +101,8 @@ pub(crate) fn day_of(time: i64) -> i64 {
 
 impl Rollup<'_> {
     /// Computes the summaries of the first days that have new points, in days since 1970, and of all days whose summaries
-    /// depend on these. The new points are within `length` days. Days that are done are removed.
+    /// depend on these, with those of the virtual channels if the campaign has any. The new points are within `length` days.
+    /// Days that are done are removed.
     ///
     /// # Errors
     /// The points cannot be read, or the summaries not written.
@@ -106,18 +111,28 @@ impl Rollup<'_> {
         master: Master<'_>,
         days: &mut BTreeSet<i64>,
         length: i64,
+        has_virtual: bool,
     ) -> Result<(), RollupError> {
         let margin = self.margin();
         if let Some(run) = runs(days, margin, length).first() {
-            self.update_run(master, run)?;
+            let ids = self.update_run(master, run)?;
+            if has_virtual && !ids.is_empty() {
+                self.update_virtual(master, run, &ids)?;
+            }
             days.retain(|day| day + margin + 1 > run.days.end);
         }
         Ok(())
     }
 
-    fn update_run(&self, master: Master<'_>, run: &Run) -> Result<(), RollupError> {
+    /// Returns the ids of the channels with summaries.
+    fn update_run(&self, master: Master<'_>, run: &Run) -> Result<BTreeSet<String>, RollupError> {
         let mut lines = Lines::new(self, master.bucket);
-        let computed = self.compute(master, run, |tags, hours| lines.add(&tags, &hours))?;
+        let mut ids = BTreeSet::new();
+        let computed = self.compute(master, run, |tags, hours| {
+            lines.add(&tags, &hours);
+            let id = tags.into_iter().find(|(key, _)| key == "channel_id");
+            ids.extend(id.filter(|_| !hours.is_empty()).map(|(_, id)| id));
+        })?;
         // The last interval of these days now ends with a new point, which may change their gap limit.
         for run in &runs(&computed.earlier, self.margin(), MAX_NEW_DAYS) {
             if lines.result.is_err() {
@@ -125,7 +140,8 @@ impl Rollup<'_> {
             }
             self.compute(master, run, |tags, hours| lines.add(&tags, &hours))?;
         }
-        lines.finish().map(drop)
+        lines.finish()?;
+        Ok(ids)
     }
 
     /// The time that is left, if it is limited.
@@ -171,6 +187,12 @@ impl Rollup<'_> {
                     "points with the tag campaign={} have no hourly summaries, because they belong to the measurement of that name",
                     sanitize(campaign)
                 ),
+            );
+        }
+        if computed.has_virtual {
+            self.note(
+                master.measurement,
+                "points with the tag channel_type=virtual and the id of a virtual channel have no hourly summaries",
             );
         }
         if computed.unwritable > 0 {

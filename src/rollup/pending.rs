@@ -2,6 +2,7 @@
 //! section 11.
 
 use super::{MAX_NEW_DAYS, Master, Rollup, RollupError, day_of};
+use crate::catalogue::has_virtual_channels;
 use crate::data_dir::{
     Campaign, DeviceLock, DevicePath, Dir, LOCK_PAUSE, LockError, MAX_HOLD, PENDING_FILE,
 };
@@ -247,7 +248,11 @@ impl Rollup<'_> {
             // Without a limit, the first part is short too, because files wait for the lock.
             let is_short = was_late || self.time_left().is_none();
             let length = length.get_or_insert(if is_short { 1 } else { MAX_NEW_DAYS });
-            let updated = self.update_first(master, &mut days, *length);
+            // Other campaigns and those without virtual channels need no request.
+            let has_virtual = folder
+                .open_parent()
+                .is_ok_and(|campaign| has_virtual_channels(&campaign));
+            let updated = self.update_first(master, &mut days, *length, has_virtual);
             if let Err(RollupError::Read(ReadError::Refused(_))) = updated
                 && self.source.find_bucket(bucket)?.is_none()
             {

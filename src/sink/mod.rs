@@ -14,7 +14,7 @@ pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
 pub(crate) use source::{
     ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, Place, PointQuery, PointSource,
-    PointVisitor, ReadError, StoredPoint, retried,
+    PointVisitor, ReadError, Series, SeriesQuery, StoredPoint, retried,
 };
 pub(crate) use unsent_points::UnsentPoints;
 

@@ -35,6 +35,17 @@ pub(crate) trait PointSource {
         times: &Range<i64>,
     ) -> Result<Vec<String>, ReadError>;
 
+    /// The values of a tag in a measurement. A value whose points were deleted may be among them.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn tag_values(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tag: &str,
+    ) -> Result<Vec<String>, ReadError>;
+
     /// The keys of tags in a measurement that [`Self::points`] does not pass on, because columns of an answer have the same
     /// names.
     ///
@@ -77,6 +88,28 @@ pub(crate) trait PointSource {
         &self,
         query: &PointQuery<'_>,
         visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError>;
+
+    /// Passes the points of some series to `visitor`, until it wants no more.
+    ///
+    /// # Errors
+    /// As for [`Self::points`].
+    fn points_of(
+        &self,
+        query: &SeriesQuery<'_>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError>;
+
+    /// Deletes the points of series at times in seconds since 1970. Series that have more tags than these are deleted too.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn delete(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tags: &[(&str, &str)],
+        times: &Range<i64>,
     ) -> Result<(), ReadError>;
 
     /// Passes the points of a field of texts to `visitor` whose values have line breaks, unchanged.
@@ -162,6 +195,35 @@ pub(crate) struct PointQuery<'a> {
     pub for_summaries: bool,
 }
 
+/// The points of some series to read, with the last one of each series before the times and the first one after them.
+#[derive(Debug, Clone)]
+pub(crate) struct SeriesQuery<'a> {
+    /// The name of the bucket.
+    pub bucket: &'a str,
+    /// The name of the measurement.
+    pub measurement: &'a str,
+    pub series: Series<'a>,
+    /// Times in seconds since 1970.
+    pub times: Range<i64>,
+    /// Where the points before and after the times are looked for.
+    pub within: Range<i64>,
+}
+
+/// Some series of a measurement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Series<'a> {
+    /// Those with one of these values of the tag `channel_id`.
+    Channels(&'a [&'a str]),
+    /// Those with all of these tags.
+    Tags(&'a [(&'a str, &'a str)]),
+    /// Those of the fields of `fields`, with a value of the tag `channel_id` that begins with `V_`. Those of a campaign, or of
+    /// all.
+    Virtual {
+        campaign: Option<&'a str>,
+        fields: &'a [&'a str],
+    },
+}
+
 /// Where a series of points is relative to the times of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -210,6 +272,11 @@ pub(crate) trait PointVisitor {
 
     /// Takes a point of the series.
     fn point(&mut self, point: StoredPoint<'_>);
+
+    /// Whether the rest of the points is not wanted.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// How often a query is sent whose answer ends early.

@@ -1190,6 +1190,22 @@ fn result(
         {
             of_master(None)
         }
+        (s, [_, _, "campaign", campaign, "_field", _, "_field", _, ..])
+            if s == format!(
+                "{POINTS} |> filter(fn: (r) => r[?] == ? and r.channel_id =~ /^V_/ and (r[?] == ? or r[?] == ?)) {DROP}"
+            ) =>
+        {
+            let tables = series.iter().filter(|((measurement, tags), _)| {
+                let has =
+                    |key: &str, is: &dyn Fn(&str) -> bool| tags.get(key).is_some_and(|v| is(v));
+                measurement == strings[1]
+                    && has("campaign", &|value| value == *campaign)
+                    && has("channel_id", &|value| value.starts_with("V_"))
+            });
+            tables
+                .map(|((_, tags), points)| tables_of(tags, points, &times, name, selected))
+                .collect()
+        }
         (s, [_, measurement]) if s == format!("{POINTS} |> count() |> group() |> sum()") => {
             let points = series.iter().filter(|((m, _), _)| m == measurement);
             let count: usize = points

@@ -64,6 +64,7 @@ mod untrusted_input;
 mod uploads;
 mod verify;
 mod versions;
+mod virtual_channels;
 
 mod dashboards;
 mod grafana;

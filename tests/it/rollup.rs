@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-type Tags = BTreeMap<String, String>;
+pub type Tags = BTreeMap<String, String>;
 
 /// The summaries of a channel: hour and field to value.
-type Summaries = BTreeMap<(i64, String), f64>;
+pub type Summaries = BTreeMap<(i64, String), f64>;
 
 /// The points of a channel.
-type Points = BTreeMap<i64, f64>;
+pub type Points = BTreeMap<i64, f64>;
 
 /// Midnight in Paris on 24 October 2025, in the week of the autumn change.
-const MIDNIGHT: i64 = 1_761_256_800;
+pub const MIDNIGHT: i64 = 1_761_256_800;
 
 // --- servers --------------------------------------------------------------------------------------------------------
 
-trait Server {
+pub trait Server {
     fn connect<'a>(&self, call: Call<'a>) -> Call<'a>;
 
     /// The summaries in a bucket by their tags.
@@ -236,7 +236,7 @@ fn assert_integrated(
 }
 
 /// Adds the points of files of a campaign, in the order of their uploads.
-fn add_points(channels: &mut BTreeMap<Tags, Points>, campaign: &str, files: &[&str]) {
+pub fn add_points(channels: &mut BTreeMap<Tags, Points>, campaign: &str, files: &[&str]) {
     for file in files {
         let read = second_reader::read(file.as_bytes(), campaign, chrono_tz::Europe::Paris);
         for point in read.expect("a file").points {
@@ -261,7 +261,11 @@ fn file_of_times(times: impl IntoIterator<Item = i64>, seed: u64) -> String {
     file_of_channels(["Load W", "Net W", "U V"], times, seed)
 }
 
-fn file_of_channels(labels: [&str; 3], times: impl IntoIterator<Item = i64>, seed: u64) -> String {
+pub fn file_of_channels(
+    labels: [&str; 3],
+    times: impl IntoIterator<Item = i64>,
+    seed: u64,
+) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = |from: i64, to: i64| {
         state ^= state << 13;
@@ -1521,7 +1525,7 @@ fn a_rollup_beside_an_ingestion_leaves_the_summaries_of_all_points() {
 
 // --- verify and rebuild -----------------------------------------------------------------------------------------------
 
-fn deleted(server: &RealInflux, predicate: &str, start: i64, end: i64) {
+pub fn deleted(server: &RealInflux, predicate: &str, start: i64, end: i64) {
     let time = |seconds| {
         DateTime::from_timestamp(seconds, 0)
             .expect("a time")

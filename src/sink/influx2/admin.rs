@@ -64,20 +64,32 @@ impl InfluxReader {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<T, ReadError> {
+        let text = self.request_text(retry, method, path, query, body)?;
+        serde_json::from_str(&text).map_err(|error| {
+            ReadError::Refused(format!(
+                "{}: the answer to {method} {path} cannot be read: {error}",
+                self.client.address
+            ))
+        })
+    }
+
+    /// Sends a request and reads its answer.
+    pub(super) fn request_text(
+        &self,
+        retry: &RetryPolicy,
+        method: &Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<String, ReadError> {
         let mut url = self.url.clone();
         url.set_path(path);
         url.set_query(None);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let text = self.retried(retry, path, || {
+        self.retried(retry, path, || {
             self.answer(method.clone(), url.clone(), body)
-        })?;
-        serde_json::from_str(&text).map_err(|error| {
-            ReadError::Refused(format!(
-                "{}: the answer to {method} {path} cannot be read: {error}",
-                self.client.address
-            ))
         })
     }
 

@@ -7,13 +7,13 @@ use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
 use crate::sink::source::{
-    ALL_TIMES, Field, FieldTypes, Place, PointQuery, PointSource, PointVisitor, ReadError,
-    StoredBucket, StoredPoint,
+    ALL_TIMES, Field, FieldTypes, Place, PointQuery, PointSource, PointVisitor, ReadError, Series,
+    SeriesQuery, StoredBucket, StoredPoint,
 };
 use crate::sink::{ServerSettings, WriteError};
 use anyhow::Context as _;
 use bytes::{Buf as _, Bytes};
-use chrono::DateTime;
+use chrono::{DateTime, SecondsFormat};
 use csv::ByteRecord;
 use influxdb2::RequestError;
 use reqwest::Method;
@@ -286,6 +286,26 @@ impl InfluxReader {
         self.values(bucket, &query)
     }
 
+    /// The values of a tag in a measurement.
+    fn schema_values(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tag: &str,
+        times: &Range<i64>,
+    ) -> Result<Vec<String>, ReadError> {
+        let query = format!(
+            "import \"influxdata/influxdb/schema\"\n\
+             schema.tagValues(bucket: {}, tag: {}, predicate: (r) => r._measurement == {}, start: {}, stop: {})",
+            flux::string(bucket),
+            flux::string(tag),
+            flux::string(measurement),
+            times.start,
+            times.end
+        );
+        self.values(bucket, &query)
+    }
+
     /// Passes the points that answer a query on.
     pub(super) fn pass_points(
         &self,
@@ -297,7 +317,7 @@ impl InfluxReader {
         let mut is_valid = true;
         self.rows(bucket, query, |columns, record| {
             is_valid = tables.row(columns, record, visitor).is_some();
-            is_valid
+            is_valid && !visitor.is_full()
         })?;
         if is_valid {
             Ok(())
@@ -378,18 +398,21 @@ impl PointSource for InfluxReader {
         measurement: &str,
         times: &Range<i64>,
     ) -> Result<Vec<String>, ReadError> {
-        let query = format!(
-            "import \"influxdata/influxdb/schema\"\n\
-             schema.tagValues(bucket: {}, tag: \"device_master_sn\", predicate: (r) => r._measurement == {}, start: {}, stop: {})",
-            flux::string(bucket),
-            flux::string(measurement),
-            times.start,
-            times.end
-        );
-        let mut masters = self.values(bucket, &query)?;
+        let mut masters = self.schema_values(bucket, measurement, "device_master_sn", times)?;
         masters.retain(|master| !master.is_empty());
         masters.push(String::new());
         Ok(masters)
+    }
+
+    fn tag_values(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tag: &str,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut values = self.schema_values(bucket, measurement, tag, &ALL_TIMES)?;
+        values.retain(|value| !value.is_empty());
+        Ok(values)
     }
 
     fn unreadable_tags(
@@ -483,6 +506,51 @@ impl PointSource for InfluxReader {
         self.pass_points(query.bucket, &point_query(query), visitor)
     }
 
+    fn points_of(
+        &self,
+        query: &SeriesQuery<'_>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let chosen = filter_of(&query.series);
+        let neighbours = [
+            query.times.end..query.within.end,
+            query.within.start..query.times.start,
+        ];
+        let text = queries_with_neighbours(&query.times, neighbours, |times, selected| {
+            chosen_points(query.bucket, query.measurement, &chosen, times, selected)
+        });
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.pass_points(query.bucket, &text, visitor)
+    }
+
+    fn delete(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tags: &[(&str, &str)],
+        times: &Range<i64>,
+    ) -> Result<(), ReadError> {
+        if times.is_empty() {
+            return Ok(());
+        }
+        let time = |seconds, nanos| {
+            let time = DateTime::from_timestamp(seconds, nanos).unwrap_or_default();
+            time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+        };
+        let body = json!({
+            "start": time(times.start, 0),
+            // The server deletes the points of this time too.
+            "stop": time(times.end - 1, 999_999_999),
+            "predicate": predicate(measurement, tags),
+        });
+        let query = [("org", self.client.org.as_str()), ("bucket", bucket)];
+        let path = "/api/v2/delete";
+        self.request_text(&self.retry, &Method::POST, path, &query, Some(&body))
+            .map(drop)
+    }
+
     fn texts_with_line_breaks(
         &self,
         bucket: &str,
@@ -528,27 +596,86 @@ fn point_query(query: &PointQuery<'_>) -> String {
         chosen += " and exists r.channel_id";
     }
     let points = |times: &Range<i64>, selected: &str| {
-        format!(
-            "{} |> filter(fn: (r) => {chosen}){selected} |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
-            flux::measurement(query.bucket, query.measurement, times)
-        )
+        chosen_points(query.bucket, query.measurement, &chosen, times, selected)
     };
     let times = &query.times;
     if !query.for_summaries {
         return points(times, "");
     }
-    let mut text = format!("{} |> yield(name: \"points\")\n", points(times, ""));
-    let neighbours = [
-        (times.end..ALL_TIMES.end, " |> first()", "after"),
-        (ALL_TIMES.start..times.start, " |> last()", "before"),
+    let neighbours = [times.end..ALL_TIMES.end, ALL_TIMES.start..times.start];
+    queries_with_neighbours(times, neighbours, points)
+}
+
+/// The Flux of a query for the points of a measurement that a filter chooses.
+fn chosen_points(
+    bucket: &str,
+    measurement: &str,
+    filter: &str,
+    times: &Range<i64>,
+    selected: &str,
+) -> String {
+    format!(
+        "{} |> filter(fn: (r) => {filter}){selected} |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
+        flux::measurement(bucket, measurement, times)
+    )
+}
+
+/// The Flux of queries for points, for the first one of each series after them, and for the last one before them.
+fn queries_with_neighbours(
+    times: &Range<i64>,
+    [after, before]: [Range<i64>; 2],
+    points: impl Fn(&Range<i64>, &str) -> String,
+) -> String {
+    let queries = [
+        (times, "", "points"),
+        (&after, " |> first()", "after"),
+        (&before, " |> last()", "before"),
     ];
-    for (times, selected, name) in neighbours {
-        // The server refuses an empty range.
-        if !times.is_empty() {
-            text += &format!("{} |> yield(name: \"{name}\")\n", points(&times, selected));
+    // The server refuses an empty range.
+    let queries = queries.iter().filter(|(times, ..)| !times.is_empty());
+    let queries = queries.map(|(times, selected, name)| {
+        format!("{} |> yield(name: \"{name}\")\n", points(times, selected))
+    });
+    queries.collect()
+}
+
+/// The condition of a filter for some series.
+fn filter_of(series: &Series<'_>) -> String {
+    let equal =
+        |key: &str, value: &str| format!("r[{}] == {}", flux::string(key), flux::string(value));
+    let any_of = |key: &str, values: &[&str]| -> String {
+        let conditions: Vec<_> = values.iter().map(|value| equal(key, value)).collect();
+        format!("({})", conditions.join(" or "))
+    };
+    match series {
+        Series::Channels(ids) => any_of("channel_id", ids),
+        Series::Tags(tags) => {
+            let conditions: Vec<_> = tags.iter().map(|(key, value)| equal(key, value)).collect();
+            conditions.join(" and ")
+        }
+        Series::Virtual { campaign, fields } => {
+            let campaign = campaign.map(|campaign| equal("campaign", campaign) + " and ");
+            format!(
+                "{}r.channel_id =~ /^V_/ and {}",
+                campaign.unwrap_or_default(),
+                any_of("_field", fields)
+            )
         }
     }
-    text
+}
+
+/// A predicate that series with these tags fulfil. It has quoted texts as `InfluxQL` has identifiers.
+fn predicate(measurement: &str, tags: &[(&str, &str)]) -> String {
+    let quoted = |text: &str| {
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("\"{}\"", text.replace('\n', "\\n"))
+    };
+    let tags = tags.iter().map(|(key, value)| (*key, *value));
+    let conditions = [("_measurement", measurement)].into_iter().chain(tags);
+    let conditions: Vec<_> = conditions
+        .map(|(key, value)| format!("{} = {}", quoted(key), quoted(value)))
+        .collect();
+    conditions.join(" AND ")
 }
 
 /// The tables of an answer with points, each of which is a series.

@@ -14,7 +14,7 @@ use crate::data_dir::{
     OpenFile, REFUSAL_FILE, Stamp,
 };
 use crate::points::{Batch, stored_name};
-use crate::rollup::Rollup;
+use crate::rollup::{Rollup, RollupError};
 use crate::shutdown::Shutdown;
 use crate::sink::{InfluxReader, ReadError, Sink, Stream, WriteError};
 use crate::time_zone::FileZones;
@@ -325,25 +325,29 @@ impl CatalogueOf<'_> {
     }
 
     /// Makes the hourly summaries of virtual channels anew: of those that were changed or removed, or of all.
-    #[expect(
-        clippy::unnecessary_wraps,
-        clippy::unused_self,
-        reason = "hourly summaries of virtual channels are computed later"
-    )]
     fn remake_virtual(
         &self,
         target: &Target<'_>,
         folder: &Dir,
         changed: Option<&BTreeSet<String>>,
     ) -> Result<(), String> {
-        let Some(_rollup) = target.rollup else {
+        let Some(rollup) = target.rollup else {
             return Ok(());
         };
         if changed.is_some_and(BTreeSet::is_empty) {
             return Ok(());
         }
-        let _ = folder;
-        Ok(())
+        let lock = || self.lock(folder);
+        let counts = rollup.remake_virtual(self.company.as_str(), self.campaign, changed, lock);
+        let counts = counts.map_err(|error| match error {
+            RollupError::Lock(error) => lock_message(&error),
+            error => error.to_string(),
+        })?;
+        if counts.is_equal() {
+            Ok(())
+        } else {
+            Err("points changed meanwhile".to_owned())
+        }
     }
 }
 

@@ -266,23 +266,20 @@ impl Rollup<'_> {
     /// Makes the summaries of virtual channels of a campaign anew, after its catalogue was written to the database: of those
     /// that were changed or removed, by their ids, or of all without these. A part of them is made at a time, under the lock
     /// of the campaign folder. If this ends early, it can be called again for all of them, or `powerview rollup` goes on.
+    /// Returns the number of summaries that were written.
     ///
     /// # Errors
     /// The lock is not acquired, the server gives no answer or refuses a request.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for powerview channels --apply")
-    )]
     pub(crate) fn remake_virtual(
         &self,
         bucket: &str,
         campaign: &Campaign,
         changed: Option<&BTreeSet<String>>,
         lock: impl Fn() -> Result<DeviceLock, LockError>,
-    ) -> Result<SummaryCounts, RollupError> {
+    ) -> Result<u64, RollupError> {
         let measurement = stored_name(campaign.as_str()).unwrap_or_default();
         let owner = Owner::Campaign(measurement.to_owned());
-        let mut counts = SummaryCounts::default();
+        let mut written = 0;
         let all = Scope {
             bucket,
             measurement: Some(measurement),
@@ -320,8 +317,9 @@ impl Rollup<'_> {
             let origin = Origin::Virtual(channels);
             while let Some(start) = next.filter(|_| started.elapsed() < MAX_HOLD) {
                 let part = Part::new(self, scope, &owner, &origin, start);
-                let found = part.repair(part.read()?)?;
-                counts += found.counts();
+                let found = part.read()?;
+                // With the lock, no ingestion changes summaries, and those of points that come meanwhile follow.
+                written += part.write(&found)?;
                 next = part.next(&found);
             }
             if let Some(time) =
@@ -334,7 +332,7 @@ impl Rollup<'_> {
                 );
             }
         }
-        Ok(counts)
+        Ok(written)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::sink::{
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 /// The time of the entries of catalogues, in seconds since 1970.
 const ENTRY_TIME: i64 = 4_102_444_800;
@@ -496,6 +497,10 @@ impl Rollup<'_> {
                 at_once.set((length * 2).min(MAX_DAYS));
             }
             for entry in entries {
+                // Many sums take long, also if the server is quick.
+                if self.time_left() == Some(Duration::ZERO) {
+                    return Err(ReadError::Late);
+                }
                 self.compute_entry(&part, entry, &points, &mut computed, each);
             }
         }

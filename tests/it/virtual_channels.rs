@@ -494,6 +494,59 @@ fn meters_that_follow_one_another_are_one_channel() {
 }
 
 #[test]
+fn the_first_point_after_a_silence_changes_the_gap_limit_of_the_day_before_it() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    let switch = MIDNIGHT + 2 * 86_400;
+    let meters = |number: u32| {
+        vec![
+            Part(id(A, number), None, Some(switch)),
+            Part(id(B, number), Some(switch), None),
+        ]
+    };
+    let entries = [
+        sum("V_one", vec![(1, meters(1))]),
+        sum("V_sum", vec![(1, meters(1)), (1, meters(2))]),
+        sum("V_a", vec![(1, whole(A, 1)), (-1, whole(A, 2))]),
+    ];
+    apply(&server, "acme", "site", &entries);
+    mark(&site, "site");
+    // The lower median of two intervals is the first one, and that of three the second one: then 22 minutes are known.
+    let noon = MIDNIGHT + 36_000;
+    let uploads = [
+        (A, file(A, [0, 300, 1_620].map(|n| noon + n), 1)),
+        // This one does not count yet.
+        (B, file(B, [0, 600, 1_200].map(|n| noon + 86_400 + n), 2)),
+        (
+            B,
+            file(B, [0, 600, 1_200].map(|n| noon + 5 * 86_400 + n), 3),
+        ),
+        (
+            A,
+            file(A, [0, 600, 1_200].map(|n| noon + 9 * 86_400 + n), 4),
+        ),
+    ];
+    let mut ingested = Vec::new();
+    let mut covered = Vec::new();
+    for (n, (master, text)) in uploads.into_iter().enumerate() {
+        ingest(&server, &site, master, n, &text);
+        ingested.push(text);
+        assert_sums(&server, &entries, &ingested);
+        let found = by_id(&server, "acme");
+        covered.push(["V_one", "V_sum", "V_a"].map(|id| {
+            let of_day = found[id]
+                .iter()
+                .filter(|((hour, field), _)| field == "covered_s" && *hour < noon + 7_200);
+            of_day.map(|(_, seconds)| *seconds).sum::<f64>()
+        }));
+    }
+    let (few, all) = (300.0, 1_620.0);
+    assert_eq!(covered, [[few; 3], [few; 3], [all, all, few], [all; 3]]);
+}
+
+#[test]
 fn powers_are_added_in_watts_and_other_units_as_they_are() {
     let Some(server) = RealInflux::start() else {
         return;

@@ -7,10 +7,11 @@
 #   upload with a path         ingest the file           upload without a path   ingest all waiting files
 #   rename to DEVICE/x.tsv     ingest the renamed file   mkdir COMPANY/CAMPAIGN  create the Grafana resources with Ansible
 #   rename to COMPANY/CAMPAIGN like mkdir
+#   upload of, or rename to    COMPANY/CAMPAIGN/channels.csv: check and apply the catalogue of channels
 #
 # An upload into a campaign without the marker of its dashboard also creates the resources, at most once an hour.
 #
-# Each device and each company has a queue. A call adds a note to it. If no other call works on the queue, it starts a
+# Each device, each company and each catalogue has a queue. A call adds a note to it. If no other call works on the queue, it starts a
 # worker, which continues until no note is left. All other calls end at once, however many there are.
 #
 # POWERVIEW_BASE is the folder of this file, unless the environment sets it: a checkout such as /srv/powerview, or the
@@ -138,7 +139,12 @@ ansible_bin() {
 }
 
 # Runs powerview in POWERVIEW_BASE, where it reads .env. The variables exported from .env above have the same values.
-ingest() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powerview "$(powerview_bin)" --dataFolder "$data" "$@"); }
+run_powerview() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powerview "$(powerview_bin)" "$@"); }
+
+ingest() { run_powerview --dataFolder "$data" "$@"; }
+
+# Checks the catalogue of a campaign and applies it. A refused one leaves the reasons in channels.error.txt beside it.
+apply_catalogue() { run_powerview channels --apply --dataFolder "$data" --company="$1" --campaign="$2"; }
 
 # Prints the extra variables for Ansible as JSON. Exits with status 3 and prints the reason if a name is refused: Ansible
 # would evaluate it as a template, and it becomes a bucket in InfluxDB and a title in Grafana. The playbooks use the same
@@ -196,6 +202,13 @@ split_path() {
   done
 }
 
+# Whether a path is that of the catalogue of a campaign.
+is_catalogue() {
+  local parts=()
+  [[ ${1##*/} == channels.csv ]] && split_path "$1" && ((${#parts[@]} == 3)) || return 1
+  case ${parts[0]}/${parts[1]} in parsed/* | error/* | */parsed | */error) return 1 ;; esac
+}
+
 # Whether a path has the name of a logger file, in upper or lower case and not hidden.
 is_logger_file() { [[ ${1##*/} == *.[tT][sS][vV] && ${1##*/} != .* ]]; }
 
@@ -213,10 +226,12 @@ plan() {
     upload)
       if [[ -z $path ]]; then
         queue=sweep
-      elif ! is_logger_file "$path"; then
+      elif ! is_logger_file "$path" && ! is_catalogue "$path"; then
         log "upload $(sanitize "$path"): not a .tsv file; ignored"
       elif ! transfer_succeeded; then
         log "upload $(sanitize "$path"): the transfer failed (status $(sanitize "$SFTPGO_ACTION_STATUS")); ignored, send the file again"
+      elif is_catalogue "$path"; then
+        plan_catalogue "$path"
       else
         plan_file "$path"
       fi
@@ -227,6 +242,8 @@ plan() {
       elif split_path "$target" && ((${#parts[@]} == 4)) && is_logger_file "${parts[3]}"; then
         case ${parts[2]} in parsed | error) return 0 ;; esac
         plan_file "$target"
+      elif is_catalogue "$target"; then
+        plan_catalogue "$target"
       elif may_be_folder "${target%/}"; then
         plan_dashboard "${target%/}"
       fi
@@ -243,6 +260,8 @@ plan() {
 }
 
 plan_file() { queue=files-$(checksum "${1%/*}") note=$1; }
+
+plan_catalogue() { queue=catalogues-$(checksum "${1%/*}") note=$1; }
 
 plan_dashboard() {
   local parts=()
@@ -335,6 +354,9 @@ work() {
       result=$?
       ((result == 0)) || status=$result
       ((result != NOT_LOCKED)) || return "$status"
+    elif [[ $queue == catalogues-* ]]; then
+      split_path "$note" || continue
+      apply_catalogue "${parts[0]}" "${parts[1]}" || status=$?
     elif [[ -z $note ]]; then
       sweep=1
     else

@@ -310,6 +310,72 @@ fn only_complete_measurement_files_are_ingested() {
 }
 
 #[test]
+fn a_catalogue_of_channels_is_applied() {
+    let catalogue = "acme/été 1 -x/channels.csv";
+    for (action, path, target, status, applied) in [
+        ("upload", catalogue, "", "1", true),
+        ("upload", catalogue, "", "", true),
+        ("upload", catalogue, "", "2", false),
+        ("upload", "acme/channels.csv", "", "1", false),
+        ("upload", "acme/c/d/channels.csv", "", "1", false),
+        ("upload", "acme/parsed/channels.csv", "", "1", false),
+        ("upload", "acme/c/other.csv", "", "1", false),
+        ("upload", "acme/c/.channels.csv", "", "1", false),
+        ("upload", "acme/../c/channels.csv", "", "1", false),
+        ("rename", "acme/été 1 -x/new.csv", catalogue, "1", true),
+        ("rename", "acme/été 1 -x/new.csv", catalogue, "3", false),
+        ("rename", catalogue, "acme/c/old.csv", "1", false),
+        ("delete", catalogue, "", "1", false),
+    ] {
+        let place = Place::new();
+        let new_path = match target {
+            "" => PathBuf::new(),
+            target => place.data(target),
+        };
+        assert!(
+            place
+                .act(action, place.data(path), new_path, status)
+                .success()
+        );
+        let case = format!("{action} {path} {target} {status}");
+        let calls = place.calls("powerview");
+        assert_eq!(calls.len(), usize::from(applied), "{case}");
+        if applied {
+            let data = place.path("sftpgo/data").into_os_string();
+            assert_eq!(
+                calls[0].args,
+                [
+                    "channels".into(),
+                    "--apply".into(),
+                    "--dataFolder".into(),
+                    data,
+                    "--company=acme".into(),
+                    OsString::from("--campaign=été 1 -x"),
+                ],
+                "{case}"
+            );
+        }
+        assert!(place.calls("ansible").is_empty(), "{case}");
+    }
+}
+
+#[test]
+fn a_refused_catalogue_is_logged_and_its_status_returned() {
+    let place = Place::new();
+    fs::write(place.path("powerview/status"), "1").expect("a file");
+    let status = place.act("upload", place.data("acme/c/channels.csv"), "", "1");
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        place
+            .log()
+            .contains("powerview failed with exit status 1"),
+        "{}",
+        place.log()
+    );
+    assert_eq!(notes_left(&place), 0);
+}
+
+#[test]
 fn only_a_new_campaign_gets_a_dashboard() {
     if !installed("python3", "python3") {
         return;

@@ -20,7 +20,7 @@ mod text;
 mod virtual_channel;
 mod write;
 
-pub(crate) use self::applied::has_virtual_channels;
+pub(crate) use self::applied::{has_virtual_channels, is_catalogue_new};
 pub(crate) use self::apply::{CatalogueError, CatalogueOf, Outcome, Sources, Target};
 pub use self::check::Catalogue;
 pub use self::known::{KnownChannel, KnownChannels};

@@ -1,5 +1,6 @@
 //! The default command: ingests files and prints a summary to stderr.
 
+use super::channels::apply_changed;
 use super::eprint_line;
 use crate::cli::Ingest;
 use crate::config::{Environment, Settings};
@@ -39,6 +40,9 @@ pub(super) fn ingest(args: &Ingest) -> anyhow::Result<ExitCode> {
             ExitCode::Success
         }
     });
+    if is_sweep && !shutdown.is_requested() {
+        apply_changed(&settings, &shutdown);
+    }
     if let Err(error) = &result {
         let reason = format!("the sweep cannot start: {error:#}");
         ping(Heartbeat::Failure(reason));

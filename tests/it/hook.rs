@@ -366,9 +366,7 @@ fn a_refused_catalogue_is_logged_and_its_status_returned() {
     let status = place.act("upload", place.data("acme/c/channels.csv"), "", "1");
     assert_eq!(status.code(), Some(1));
     assert!(
-        place
-            .log()
-            .contains("powerview failed with exit status 1"),
+        place.log().contains("powerview failed with exit status 1"),
         "{}",
         place.log()
     );

@@ -1,5 +1,9 @@
 //! `powerview channels`: the catalogue of the channels of a campaign. See docs/specification.md, section 12.
 
+mod changed;
+
+pub(super) use self::changed::apply_changed;
+
 use super::comparison::{ensure_folder, open_data_folder};
 use super::eprint_line;
 use crate::catalogue::{CatalogueError, CatalogueOf, Outcome, Problems, Sources, Target};
@@ -9,7 +13,7 @@ use crate::data_dir::{CATALOGUE_FILE, Campaign, Company, REFUSAL_FILE};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::{Progress, counted};
-use crate::rollup::Rollup;
+use crate::rollup::{GapLimit, Rollup};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{Destination, InfluxReader, ServerSettings, Sink, Stream};
@@ -147,71 +151,23 @@ impl Channels<'_> {
     }
 
     fn apply(&self, server: ServerSettings) -> anyhow::Result<ExitCode> {
-        let stop = self.catalogue.stop;
-        let source = InfluxReader::new(&server, stop)?;
-        let sink = Sink::open(&Destination::Influx(server), stop)?;
+        let gap_limit = config::rollup(self.env)?;
         let batch_lines = config::batch_options(self.env)?.lines;
-        let rollup = config::rollup(self.env)?.map(|gap_limit| Rollup {
-            source: &source,
-            sink: &sink,
-            stream: Stream::Measurements,
-            gap_limit,
-            batch_lines,
-            notes: RefCell::default(),
-        });
-        let target = Target {
-            source: &source,
-            sink: &sink,
-            rollup: rollup.as_ref(),
-        };
-        let outcome = self.catalogue.apply(&target, false)?;
-        if let Some(rollup) = &rollup {
-            rollup.log_notes(self.catalogue.company.as_str());
-        }
-        let name = &self.name;
-        let not_applied = |reason: &str| {
-            eprint_line(&format!("{name}/{CATALOGUE_FILE} is not applied: {reason}"));
-            ExitCode::GeneralError
-        };
-        Ok(match outcome {
-            Outcome::Applied {
-                entries: count,
-                warnings,
-            } => {
-                for warning in warnings {
-                    tracing::warn!("{name}/{CATALOGUE_FILE}: {warning}");
-                }
-                print(&format!(
-                    "{name}/{CATALOGUE_FILE}: {} applied\n",
-                    entries(count)
-                ));
+        let outcome = apply(&self.catalogue, server, (gap_limit, batch_lines), false)?;
+        Ok(match report(&self.name, outcome, "run it again") {
+            Report::Done(message) => {
+                print(&format!("{message}\n"));
                 ExitCode::Success
             }
-            Outcome::Incomplete {
-                entries: count,
-                reason,
-            } => {
-                eprint_line(&format!(
-                    "{name}/{CATALOGUE_FILE}: {} applied, but the hourly summaries of virtual channels are not up to date: {reason}; \
-                     run it again, or powerview rollup",
-                    entries(count)
-                ));
+            Report::Nothing => self.missing(),
+            Report::Failed(mut lines) => {
+                let result = lines.pop();
+                for problem in lines {
+                    print(&format!("{problem}\n"));
+                }
+                eprint_line(&result.unwrap_or_default());
                 ExitCode::GeneralError
             }
-            Outcome::Unchanged => ExitCode::Success,
-            Outcome::Missing => self.missing(),
-            Outcome::Refused(problems) => {
-                self.print_problems(&problems);
-                not_applied(&format!(
-                    "{} in it; nothing has changed, and {REFUSAL_FILE} beside it says so",
-                    counted(problems.len() as u64, "problem")
-                ))
-            }
-            Outcome::Busy(reason) => not_applied(&format!("{reason}; run it again")),
-            Outcome::Unavailable(reason) => not_applied(&format!(
-                "the server is not available: {reason}; nothing has changed, run it again"
-            )),
-            Outcome::Failed(reason) => not_applied(&reason),
         })
     }
 
@@ -227,6 +183,95 @@ impl Channels<'_> {
         for problem in problems.english() {
             print(&format!("{}/{CATALOGUE_FILE}: {problem}\n", self.name));
         }
+    }
+}
+
+/// Applies a catalogue. `options` are the gap limit of hourly summaries, without which there are none, and the maximum number
+/// of points per request. With `only_new`, a catalogue that was applied or refused before is left alone.
+fn apply(
+    catalogue: &CatalogueOf<'_>,
+    server: ServerSettings,
+    (gap_limit, batch_lines): (Option<GapLimit>, u32),
+    only_new: bool,
+) -> anyhow::Result<Outcome> {
+    let source = InfluxReader::new(&server, catalogue.stop)?;
+    let sink = Sink::open(&Destination::Influx(server), catalogue.stop)?;
+    let rollup = gap_limit.map(|gap_limit| Rollup {
+        source: &source,
+        sink: &sink,
+        stream: Stream::Measurements,
+        gap_limit,
+        batch_lines,
+        notes: RefCell::default(),
+    });
+    let target = Target {
+        source: &source,
+        sink: &sink,
+        rollup: rollup.as_ref(),
+    };
+    let outcome = catalogue.apply(&target, only_new)?;
+    if let Some(rollup) = &rollup {
+        rollup.log_notes(catalogue.company.as_str());
+    }
+    Ok(outcome)
+}
+
+/// What a person is told about a catalogue.
+enum Report {
+    /// It is applied.
+    Done(String),
+    /// There is none, or it was applied or refused before.
+    Nothing,
+    /// It is not applied, or not wholly: its problems, and last what to do.
+    Failed(Vec<String>),
+}
+
+/// Says what became of the catalogue of a campaign, and logs warnings. `name` is that of the campaign, and `again` says how
+/// it is tried again.
+fn report(name: &str, outcome: Outcome, again: &str) -> Report {
+    let not_applied = |reason: String| {
+        Report::Failed(vec![format!(
+            "{name}/{CATALOGUE_FILE} is not applied: {reason}"
+        )])
+    };
+    match outcome {
+        Outcome::Applied {
+            entries: count,
+            warnings,
+        } => {
+            for warning in warnings {
+                tracing::warn!("{name}/{CATALOGUE_FILE}: {warning}");
+            }
+            Report::Done(format!(
+                "{name}/{CATALOGUE_FILE}: {} applied",
+                entries(count)
+            ))
+        }
+        Outcome::Incomplete {
+            entries: count,
+            reason,
+        } => Report::Failed(vec![format!(
+            "{name}/{CATALOGUE_FILE}: {} applied, but the hourly summaries of virtual channels are not up to date: {reason}; {again}, or run powerview rollup",
+            entries(count)
+        )]),
+        Outcome::Unchanged | Outcome::Missing => Report::Nothing,
+        Outcome::Refused(problems) => {
+            let mut lines: Vec<_> = problems
+                .english()
+                .into_iter()
+                .map(|problem| format!("{name}/{CATALOGUE_FILE}: {problem}"))
+                .collect();
+            lines.push(format!(
+                "{name}/{CATALOGUE_FILE} is not applied: {} in it; nothing has changed, and {REFUSAL_FILE} beside it says so",
+                counted(problems.len() as u64, "problem")
+            ));
+            Report::Failed(lines)
+        }
+        Outcome::Busy(reason) => not_applied(format!("{reason}; {again}")),
+        Outcome::Unavailable(reason) => not_applied(format!(
+            "the server is not available: {reason}; nothing has changed, {again}"
+        )),
+        Outcome::Failed(reason) => not_applied(reason),
     }
 }
 

@@ -804,7 +804,7 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 fn name(c: &Channel) -> String {
-    format!("SN: {} - Ch: {}", c.device, c.name)
+    format!("{} ({})", c.name, c.device)
 }
 
 /// Like `near`, for numbers that are shown.
@@ -910,7 +910,7 @@ fn shows_what_was_measured(
     by: impl Fn(DateTime<Utc>) -> By,
 ) {
     let all = View::of(master, "acme", "site été", (FROM, TO), 1800);
-    variables_offer_what_there_is(server, master, &all);
+    variables_offer_what_there_is(server, &all);
     series_are_the_channels(server, master, &all, campaign);
     let hours = campaign.hours(by);
     energies_are_integrated(server, master, &all, &hours);
@@ -1103,39 +1103,38 @@ fn a_kilowatt_for_six_days_is_144_kwh_for_points_of_both_programs() {
     }
 }
 
-fn variables_offer_what_there_is(server: &RealInflux, master: &Value, all: &View) {
-    let offered = |view: &View, name: &str| {
-        let list = master["templating"]["list"].as_array().expect("variables");
-        let v = list
-            .iter()
-            .find(|v| v["name"] == name)
-            .expect("the variable");
-        let rows = server.rows(&view.interpolate(v["query"].as_str().expect("Flux")));
-        rows.into_iter()
-            .map(|r| r["_value"].clone())
-            .collect::<BTreeSet<_>>()
-    };
+fn variables_offer_what_there_is(server: &RealInflux, all: &View) {
     let set = |values: &[&str]| {
         values
             .iter()
             .map(|v| (*v).to_owned())
             .collect::<BTreeSet<_>>()
     };
-    assert_eq!(offered(all, "device"), set(&[TRI, SLAVE, MONO]));
-    assert_eq!(
-        offered(all, "channels"),
-        set(&[
-            "Voie1",
-            "Voie2",
-            "Voie3",
-            "Pompe (1/2)+",
-            "Compteur",
-            "Débit",
-            "Four"
-        ])
-    );
+    let texts = |view: &View, name: &str| {
+        let offered = view.offered(server, name).into_iter();
+        offered.map(|o| o.0).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(texts(all, "device"), set(&[TRI, SLAVE, MONO]));
+    let of = |device: &str, names: &[&str]| -> Vec<String> {
+        names.iter().map(|n| format!("{n} ({device})")).collect()
+    };
+    let powers = [
+        of(TRI, &["Voie1", "Voie2", "Voie3"]),
+        of(SLAVE, &["Voie1", "Pompe (1/2)+"]),
+        of(MONO, &["Voie1", "Four"]),
+    ]
+    .concat();
+    let others = of(SLAVE, &["Compteur", "Débit"]);
+    let all_texts = powers.iter().chain(&others).cloned().collect();
+    assert_eq!(texts(all, "channels"), all_texts);
+    assert_eq!(texts(all, "total"), powers.iter().cloned().collect());
+    let values: BTreeSet<_> = all.offered(server, "channels").into_iter().collect();
+    let oven = (format!("Four ({MONO})"), format!("M{MONO}_Ch3_M{MONO}"));
+    assert!(values.contains(&oven), "{values:?}");
     let one = all.clone().with("device", Choice::Some(vec![MONO.into()]));
-    assert_eq!(offered(&one, "channels"), set(&["Voie1", "Four"]));
+    let of_one = of(MONO, &["Voie1", "Four"]).into_iter().collect();
+    assert_eq!(texts(&one, "channels"), of_one);
+    assert_eq!(texts(&one, "total"), of_one);
 }
 
 fn series_are_the_channels(server: &RealInflux, master: &Value, all: &View, campaign: &Campaign) {
@@ -1459,24 +1458,23 @@ fn choices_and_zones(server: &RealInflux, master: &Value, all: &View, hours: &Ho
             .map(|s| s.0)
             .collect::<Vec<_>>()
     };
-    let voie1 = all
-        .clone()
-        .with("channels", Choice::Some(vec!["Voie1".into()]));
+    let id = |device: &str, number: u32, master: &str| {
+        let letter = if device == master { 'M' } else { 'S' };
+        format!("{letter}{device}_Ch{number}_M{master}")
+    };
+    let chosen = |ids: Vec<String>| all.clone().with("channels", Choice::Some(ids));
+    let three = chosen(vec![id(TRI, 4, TRI), id(SLAVE, 1, TRI), id(MONO, 2, MONO)]);
+    let names_of = |view: &View| names(view).into_iter().collect::<BTreeSet<_>>();
     assert_eq!(
-        names(&voie1),
-        [TRI, MONO, SLAVE].map(|d| format!("SN: {d} - Ch: Voie1"))
+        names_of(&three),
+        [TRI, SLAVE, MONO].map(|d| format!("Voie1 ({d})")).into()
     );
-    let one = voie1.with("device", Choice::Some(vec![SLAVE.into()]));
-    assert_eq!(names(&one), [format!("SN: {SLAVE} - Ch: Voie1")]);
-    let odd = all.clone().with(
-        "channels",
-        Choice::Some(vec!["Pompe (1/2)+".into(), "Four".into()]),
-    );
+    let one = all.clone().with("device", Choice::Some(vec![SLAVE.into()]));
     assert_eq!(
-        names(&odd),
+        names(&one),
         [
-            format!("SN: {MONO} - Ch: Four"),
-            format!("SN: {SLAVE} - Ch: Pompe (1/2)+")
+            format!("Pompe (1/2)+ ({SLAVE})"),
+            format!("Voie1 ({SLAVE})")
         ]
     );
 
@@ -1770,18 +1768,11 @@ fn the_dashboard_names_channels_that_count_energy_twice() {
         rows.iter().map(text).collect::<BTreeSet<_>>()
     };
     let found = findings(&all);
-    for wanted in [
+    let wanted = [
         format!("D39 L1 à L3 ({TRI}) / Four ({SLAVE}) / égales : comptées deux fois dans le total"),
         format!("Lampe ({SLAVE}) / Miroir ({MONO}) / opposées : elles s'annulent dans le total"),
-    ] {
-        assert!(found.contains(&wanted), "{found:#?}");
-    }
-    assert!(
-        !found
-            .iter()
-            .any(|f| f.contains("Lampe") && f.contains("Veille")),
-        "{found:#?}"
-    );
+    ];
+    assert_eq!(found, wanted.into());
     let ids = ["Ch1", "Ch2", "Ch3"].map(|n| format!("M{TRI}_{n}_M{TRI}"));
     let grid = all.clone().with("total", Choice::Some(ids.to_vec()));
     assert_eq!(findings(&grid), BTreeSet::new());
@@ -1982,6 +1973,7 @@ fn a_year_of_27_channels_is_answered() {
         .next_multiple_of(3600);
     let queries = |(from, to): (DateTime<Utc>, DateTime<Utc>)| -> Vec<(String, String)> {
         let view = View::of(&master, "acme", "site", (&rfc(from), &rfc(to)), window);
+        let view = view.resolved(&server);
         let open = master["panels"].as_array().expect("panels").iter();
         open.filter(|p| p["type"] != "row")
             .flat_map(|p| {
@@ -2097,15 +2089,12 @@ fn a_campaign_may_lack_anything() {
     };
     assert_eq!(
         shown("unitless", "Autres mesures"),
-        [format!("SN: {TRI} - Ch: Eau")]
+        [format!("Eau ({TRI})")]
     );
     // Two channels of the same name remain separate.
     assert_eq!(
         shown("duplicates", "Puissance par voie"),
-        [
-            format!("SN: {TRI} - Ch: Voie1"),
-            format!("SN: {TRI} - Ch: Voie1")
-        ]
+        [format!("Voie1 ({TRI})"), format!("Voie1 ({TRI})")]
     );
     let total = views["duplicates"].rows(&server, panel(&master, "stat", "Énergie"));
     near(
@@ -2148,7 +2137,7 @@ fn the_master_dashboard_shows_the_channels_of_real_files() {
         let of_unit = |unit: &str| {
             let own = columns.iter().filter_map(|(serial, label)| {
                 let name = label.strip_suffix(unit)?.trim_end();
-                Some(format!("SN: {serial} - Ch: {name}"))
+                Some(format!("{name} ({serial})"))
             });
             own.collect::<BTreeSet<_>>()
         };
@@ -2495,22 +2484,17 @@ fn chosen_campaigns_and_channels_count(
     hours: &HoursOfCampaigns,
 ) {
     let variable = |name: &str, view: &View| {
-        let list = overview["templating"]["list"]
-            .as_array()
-            .expect("variables");
-        let v = list.iter().find(|v| v["name"] == name).expect("a variable");
-        let rows = server.rows(&view.interpolate(v["query"].as_str().expect("Flux")));
-        rows.into_iter()
-            .map(|r| r["_value"].clone())
-            .collect::<BTreeSet<_>>()
+        let offered = view.offered(server, name).into_iter();
+        offered.collect::<BTreeSet<_>>()
     };
+    let pair = |text: &str, value: &str| (text.to_owned(), value.to_owned());
     // A campaign without measurements in the period is offered, too.
     let empty = overview_of(overview, "2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z");
-    let names = ["deux ans", "hiver", "site été"].map(str::to_owned);
+    let names = ["deux ans", "hiver", "site été"].map(|name| pair(name, name));
     assert_eq!(variable("campaign", &empty), BTreeSet::from(names));
     assert_eq!(
         variable("exclues", &empty),
-        BTreeSet::from(["aucune#aucune".to_owned()])
+        BTreeSet::from([pair("(aucune)", "aucune")])
     );
 
     let all = overview_of(overview, FROM, TO);
@@ -2520,7 +2504,7 @@ fn chosen_campaigns_and_channels_count(
         .with("campaign", Choice::Some(vec!["hiver".into()]));
     let offered = variable("exclues", &chosen);
     assert!(
-        offered.contains(&format!("hiver - Four ({MONO})#{four}")),
+        offered.contains(&pair(&format!("hiver - Four ({MONO})"), &four)),
         "{offered:?}"
     );
     assert_eq!(offered.len(), 4, "{offered:?}");
@@ -2755,7 +2739,7 @@ pub fn alarmed(server: &RealInflux, rule: &Value, to: DateTime<Utc>) -> Vec<Stri
         timezone: String::new(),
         range: (text(to - Duration::seconds(seconds)), text(to)),
         window_s: 60,
-        variables: BTreeMap::new(),
+        ..View::default()
     };
     let limit = rule["data"][2]["model"]["conditions"][0]["evaluator"]["params"][0]
         .as_f64()

@@ -4,6 +4,7 @@
 use crate::real_influx::{RealInflux, Table};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,14 +73,24 @@ pub fn queries(panel: &Value) -> Vec<&str> {
 pub enum Choice {
     /// "All", with the text that replaces it.
     All(String),
+    /// "All" of a variable without such a text: all values that its query offers.
+    Offered,
     /// One value of a variable with one value.
     One(String),
     /// Some of the values.
     Some(Vec<String>),
 }
 
+/// Separates the text of an offered value from the value. It can be in no name.
+const SEPARATOR: char = '\u{1}';
+/// The regular expression of variables whose query answers both.
+const TEXT_AND_VALUE: &str = r"/(?<text>[^\x01]*)\x01(?<value>[^\x01]*)/";
+
+/// The chosen values, and what a view shows that offered them.
+type Resolved = (String, BTreeMap<String, Choice>);
+
 /// An open dashboard.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct View {
     /// The data source's default bucket.
     pub bucket: String,
@@ -93,6 +104,10 @@ pub struct View {
     pub window_s: u64,
     /// The variables.
     pub variables: BTreeMap<String, Choice>,
+    /// Their definitions, in order.
+    pub definitions: Vec<Value>,
+    /// The values of the variables when the dashboard was opened.
+    pub resolved: RefCell<Option<Resolved>>,
 }
 
 impl View {
@@ -111,6 +126,7 @@ impl View {
         let variables = list.iter().map(|v| {
             let value = &v["current"]["value"];
             let choice = match value.as_array() {
+                Some(many) if *many == ["$__all"] && v["allValue"].is_null() => Choice::Offered,
                 Some(many) if *many == ["$__all"] => Choice::All(text(&v["allValue"])),
                 Some(many) => Choice::Some(many.iter().map(text).collect()),
                 None => Choice::One(text(value)),
@@ -124,7 +140,75 @@ impl View {
             range: (range.0.to_owned(), range.1.to_owned()),
             window_s,
             variables: variables.collect(),
+            definitions: list.clone(),
+            resolved: RefCell::default(),
         }
+    }
+
+    /// The same, opened anew or refreshed: the queries of the variables run again.
+    pub fn refreshed(&self) -> Self {
+        let mut view = self.clone();
+        view.resolved = RefCell::default();
+        view
+    }
+
+    /// The texts and values that a variable offers.
+    pub fn offered(&self, server: &RealInflux, name: &str) -> Vec<(String, String)> {
+        let before = self.definitions.iter().take_while(|v| v["name"] != name);
+        let mut chosen = self.clone();
+        chosen.resolve(server, before);
+        let definition = self.definitions.iter().find(|v| v["name"] == name);
+        chosen.options(server, definition.expect("the variable"))
+    }
+
+    fn options(&self, server: &RealInflux, definition: &Value) -> Vec<(String, String)> {
+        let query = definition["query"].as_str().expect("Flux");
+        let rows = server.rows(&self.interpolate(query));
+        let values = rows
+            .into_iter()
+            .map(|mut r| r.remove("_value").expect("a value"));
+        let regex = definition["regex"].as_str().expect("a regular expression");
+        if regex.is_empty() {
+            return values.map(|v| (v.clone(), v)).collect();
+        }
+        assert_eq!(regex, TEXT_AND_VALUE);
+        let pair = |v: String| {
+            let (text, value) = v.split_once(SEPARATOR).expect("a separator");
+            assert!(!value.contains(SEPARATOR), "{v:?}");
+            (text.to_owned(), value.to_owned())
+        };
+        values.map(pair).collect()
+    }
+
+    /// Replaces "All" by what the queries of the variables offer.
+    fn resolve<'a>(&mut self, server: &RealInflux, definitions: impl Iterator<Item = &'a Value>) {
+        for definition in definitions {
+            let name = definition["name"].as_str().expect("a name");
+            if self.variables[name] == Choice::Offered {
+                let values = self.options(server, definition).into_iter().map(|o| o.1);
+                let values = Choice::Some(values.collect());
+                self.variables.insert(name.to_owned(), values);
+            }
+        }
+    }
+
+    /// The view with the values of the variables. They are asked for once, like when a dashboard is opened.
+    pub fn resolved(&self, server: &RealInflux) -> Self {
+        let shown = format!(
+            "{:?}",
+            (&self.bucket, &self.title, &self.range, &self.variables)
+        );
+        let mut view = self.clone();
+        if let Some((of, variables)) = &*self.resolved.borrow() {
+            if *of == shown {
+                view.variables.clone_from(variables);
+                return view;
+            }
+        }
+        let definitions = self.definitions.clone();
+        view.resolve(server, definitions.iter());
+        *self.resolved.borrow_mut() = Some((shown, view.variables.clone()));
+        view
     }
 
     /// The same with one variable chosen.
@@ -148,15 +232,16 @@ impl View {
         while let Some((before, after)) = rest.split_once("${") {
             let (inside, after) = after.split_once('}').expect("an end of the variable");
             let (name, format) = inside.split_once(':').unwrap_or((inside, ""));
+            unchanged(before);
             out.push_str(before);
             out.push_str(&match name {
-                "__dashboard.name" => self.title.clone(),
-                "__timezone" => self.timezone.clone(),
+                "__dashboard.name" => formatted(&self.title, format),
+                "__timezone" => formatted(&self.timezone, format),
                 _ => match (self.variables.get(name), format) {
                     (None, _) => panic!("no variable {name}"),
                     // The text for "All" is never formatted.
                     (Some(Choice::All(text)), _) => text.clone(),
-                    (Some(Choice::One(value)), "") => value.clone(),
+                    (Some(Choice::One(value)), format) => formatted(value, format),
                     (Some(Choice::Some(values)), "regex") => match values.as_slice() {
                         [one] => escaped(one),
                         many => format!(
@@ -174,12 +259,8 @@ impl View {
             });
             rest = after;
         }
+        unchanged(rest);
         out.push_str(rest);
-        // The end of a regular expression is kept. Anything else would be an undefined variable.
-        assert!(
-            !out.replace("$/", "/").contains('$'),
-            "something is left to be replaced: {out}"
-        );
         out
     }
 
@@ -203,9 +284,10 @@ impl View {
 
     /// The frames of all queries of a panel.
     pub fn frames(&self, server: &RealInflux, panel: &Value) -> Vec<Frame> {
+        let view = self.resolved(server);
         queries(panel)
             .into_iter()
-            .flat_map(|q| server.tables(&self.interpolate(q)))
+            .flat_map(|q| server.tables(&view.interpolate(q)))
             .map(frame)
             .collect()
     }
@@ -341,6 +423,25 @@ pub fn words_with_a_dot(text: &str) -> Vec<String> {
     found
 }
 
+/// Checks a text between variables: a dollar before a word would be an undefined variable. Grafana keeps that of a group.
+fn unchanged(text: &str) {
+    let text = text.replace("\"$1\"", "");
+    let is_word = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    assert!(
+        !text.split('$').skip(1).any(is_word) && !text.contains("[["),
+        "something is left to be replaced: {text}"
+    );
+}
+
+/// A single value in one of Grafana's formats.
+fn formatted(value: &str, format: &str) -> String {
+    match format {
+        "regex" => escaped(value),
+        "" => value.to_owned(),
+        other => panic!("the format {other:?} is not to be trusted"),
+    }
+}
+
 /// Grafana's `regex` format.
 fn escaped(value: &str) -> String {
     value
@@ -374,6 +475,15 @@ fn variables_are_replaced_like_in_grafana() {
         "site",
         ("2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"),
         600,
+    );
+    // What is inserted is not replaced again.
+    let hostile = View {
+        title: "${pas} $1 [[pas]] a/b\"".to_owned(),
+        ..view.clone()
+    };
+    assert_eq!(
+        hostile.interpolate("/${__dashboard.name:regex}/"),
+        r#"/\$\{pas\} \$1 \[\[pas\]\] a\/b"/"#
     );
     let flux =
         "from(v.defaultBucket, v.timeRangeStart, v.windowPeriod, ${pas}) /^${channels:regex}$/";

@@ -475,41 +475,45 @@ fn the_alerts_are_posted_to_the_url_in_the_environment() {
 
 /// The channel of a point.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Channel {
-    master: &'static str,
-    device: &'static str,
-    name: &'static str,
-    unit: &'static str,
+pub struct Channel {
+    pub master: &'static str,
+    pub device: &'static str,
+    pub name: &'static str,
+    pub unit: &'static str,
     /// Its position among the columns of the device, from 1.
-    number: u32,
+    pub number: u32,
 }
 
 impl Channel {
-    fn point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
+    pub fn point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
         let tag = format!(",device={},device_master_sn", self.device);
         let old = self.old_point(measurement, time, value);
         old.replace(",device_master_sn", &tag)
     }
 
+    /// The tag `channel_id`.
+    pub fn id(&self) -> String {
+        let letter = if self.device == self.master { 'M' } else { 'S' };
+        format!("{letter}{}_Ch{}_M{}", self.device, self.number, self.master)
+    }
+
     /// A point of the script of December 2025: without the tag `device`.
     fn old_point(&self, measurement: &str, time: DateTime<Utc>, value: f64) -> String {
-        let escaped = |text: &str| text.replace(' ', "\\ ");
+        let escaped = |text: &str| text.replace(',', "\\,").replace(' ', "\\ ");
         let campaign = escaped(measurement);
-        let (kind, letter) = if self.device == self.master {
-            ("master", 'M')
+        let kind = if self.device == self.master {
+            "master"
         } else {
-            ("slave", 'S')
+            "slave"
         };
         let unit = match self.unit {
             "" => String::new(),
             unit => format!(",unit={unit}"),
         };
         format!(
-            "{campaign},campaign={campaign},channel_id={letter}{}_Ch{}_M{},channel_name={},channel_number={},\
+            "{campaign},campaign={campaign},channel_id={},channel_name={},channel_number={},\
              channel_type={kind},device_master_sn={},device_sn={}{unit} value={value:?} {}\n",
-            self.device,
-            self.number,
-            self.master,
+            self.id(),
             escaped(self.name),
             self.number,
             self.master,
@@ -525,14 +529,14 @@ struct Campaign {
     files: Vec<(String, String)>,
 }
 
-const TRI: &str = "02001171";
-const SLAVE: &str = "04000466";
-const MONO: &str = "02001311";
+pub const TRI: &str = "02001171";
+pub const SLAVE: &str = "04000466";
+pub const MONO: &str = "02001311";
 /// Local midnights in Paris. The clocks go back on the 26th.
 const FROM: &str = "2025-10-24T22:00:00Z";
 const TO: &str = "2025-10-27T23:00:00Z";
 
-fn at(text: &str) -> DateTime<Utc> {
+pub fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("a time")
 }
 
@@ -696,16 +700,16 @@ impl Campaign {
 
 /// What is known of a power in an hour.
 #[derive(Debug, Clone, Copy, Default)]
-struct Known {
-    seconds: f64,
+pub struct Known {
+    pub seconds: f64,
     /// Integral of the positive part in kWh.
-    drawn: f64,
+    pub drawn: f64,
     /// Integral of the negative part in kWh.
-    returned: f64,
+    pub returned: f64,
 }
 
 impl Known {
-    fn net(self) -> f64 {
+    pub fn net(self) -> f64 {
         self.drawn - self.returned
     }
 
@@ -717,7 +721,7 @@ impl Known {
         }
     }
 
-    fn plus(self, other: Self) -> Self {
+    pub fn plus(self, other: Self) -> Self {
         Self {
             seconds: self.seconds + other.seconds,
             drawn: self.drawn + other.drawn,
@@ -726,10 +730,10 @@ impl Known {
     }
 }
 
-type Hours = BTreeMap<Channel, BTreeMap<DateTime<Utc>, Known>>;
+pub type Hours = BTreeMap<Channel, BTreeMap<DateTime<Utc>, Known>>;
 
 /// Integrates a power in W minute by minute. Its points lie on whole minutes.
-fn integrated(points: &[(DateTime<Utc>, f64)]) -> BTreeMap<DateTime<Utc>, Known> {
+pub fn integrated(points: &[(DateTime<Utc>, f64)]) -> BTreeMap<DateTime<Utc>, Known> {
     let minutes = |pair: &[(DateTime<Utc>, f64)]| (pair[1].0 - pair[0].0).num_minutes();
     let mut lengths: BTreeMap<NaiveDate, Vec<i64>> = BTreeMap::new();
     for pair in points.windows(2) {
@@ -772,12 +776,12 @@ fn integrated(points: &[(DateTime<Utc>, f64)]) -> BTreeMap<DateTime<Utc>, Known>
     found
 }
 
-fn hour_of(time: DateTime<Utc>) -> DateTime<Utc> {
+pub fn hour_of(time: DateTime<Utc>) -> DateTime<Utc> {
     time - Duration::seconds(time.timestamp().rem_euclid(3600))
 }
 
 /// The sum over the hours that a period touches.
-fn known<'a>(
+pub fn known<'a>(
     hours: impl IntoIterator<Item = (&'a DateTime<Utc>, &'a Known)>,
     (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Known {
@@ -787,7 +791,7 @@ fn known<'a>(
     of_period.fold(Known::default(), |sum, (_, known)| sum.plus(*known))
 }
 
-fn steps(points: &[(DateTime<Utc>, f64)], step: i64) -> BTreeMap<DateTime<Utc>, Vec<f64>> {
+pub fn steps(points: &[(DateTime<Utc>, f64)], step: i64) -> BTreeMap<DateTime<Utc>, Vec<f64>> {
     let mut found: BTreeMap<_, Vec<f64>> = BTreeMap::new();
     for &(time, value) in points {
         let start = time.timestamp().div_euclid(step) * step;
@@ -799,7 +803,7 @@ fn steps(points: &[(DateTime<Utc>, f64)], step: i64) -> BTreeMap<DateTime<Utc>, 
     found
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / f64::from(u32::try_from(values.len()).expect("few values"))
 }
 
@@ -809,7 +813,7 @@ fn name(c: &Channel) -> String {
 
 /// Like `near`, for numbers that are shown.
 #[track_caller]
-fn six_digits(found: f64, wanted: f64, what: &str) {
+pub fn six_digits(found: f64, wanted: f64, what: &str) {
     assert!(
         (found - wanted).abs() <= 5e-7 * wanted.abs().max(1e-3),
         "{what}: {found}, not {wanted}"
@@ -817,14 +821,14 @@ fn six_digits(found: f64, wanted: f64, what: &str) {
 }
 
 #[track_caller]
-fn near(found: f64, wanted: f64, what: &str) {
+pub fn near(found: f64, wanted: f64, what: &str) {
     assert!(
         (found - wanted).abs() <= 1e-9 * wanted.abs().max(1.0),
         "{what}: {found}, not {wanted}"
     );
 }
 
-fn number(text: &str) -> f64 {
+pub fn number(text: &str) -> f64 {
     text.parse().expect("a number")
 }
 
@@ -877,7 +881,7 @@ fn run(server: &RealInflux, dir: &Path) {
 }
 
 /// Computes the hourly summaries of points that were written directly.
-fn rollup(server: &RealInflux) {
+pub fn rollup(server: &RealInflux) {
     let printed = Command::new(env!("CARGO_BIN_EXE_powerview"))
         .env_clear()
         .env("INFLUXDB_HOST", server.url())
@@ -1939,24 +1943,78 @@ fn a_year_of_27_channels_is_answered() {
     let years: i64 = std::env::var("YEARS").map_or(1, |y| y.parse().expect("a number"));
     let (to, hours) = (at("2026-01-01T00:00:00Z"), years * 365 * 24);
     let from = to - Duration::hours(hours);
+    let id = |device: &str, number: i64| format!("S{device}_Ch{number}_M{TRI}");
     let tags = |channel: i64| {
         let (device, number) = (format!("0400000{}", channel / 6), channel % 6 + 1);
         format!(
-            "campaign=site,channel_id=S{device}_Ch{number}_M{TRI},channel_name=Voie{number},channel_number={number},\
-             channel_type=slave,device={device},device_master_sn={TRI},device_sn={device},unit=W"
+            "campaign=site,channel_id={},channel_name=Voie{number},channel_number={number},\
+             channel_type=slave,device={device},device_master_sn={TRI},device_sn={device},unit=W",
+            id(&device, number)
         )
     };
+    // Five computed channels, and one that continues another one. All have names, nine have circuits and phases.
+    let (old, new) = (id("04000004", 2), id("04000004", 3));
+    let merged = format!("V_{new}");
+    let computed = |channel: i64| {
+        let (id, device) = if channel < 5 {
+            (format!("V_{channel}"), "virtuel")
+        } else {
+            (merged.clone(), "04000004")
+        };
+        format!(
+            "campaign=site,channel_id={id},channel_name={id},channel_number=0,channel_type=virtual,device={device},\
+             device_master_sn={device},device_sn={device},unit=W"
+        )
+    };
+    let mut lines = String::new();
+    let middle = (from + Duration::hours(hours / 2)).timestamp();
+    for channel in 0..33 {
+        let own = id(&format!("0400000{}", channel / 6), channel % 6 + 1);
+        let (id, part) = match channel {
+            0..27 if own == old => (own, format!("merged=\"{merged}\",valid=\"/{middle}\"")),
+            0..27 if own == new => (own, format!("merged=\"{merged}\",valid=\"{middle}/\"")),
+            0..27 => (own, "merged=\"\",valid=\"\"".to_owned()),
+            27..32 => (
+                format!("V_{}", channel - 27),
+                "merged=\"\",valid=\"\"".to_owned(),
+            ),
+            _ => (merged.clone(), "merged=\"\",valid=\"\"".to_owned()),
+        };
+        let (circuit, phase) = match channel {
+            0..9 => (
+                format!("Circuit {}", channel / 3),
+                format!("L{}", channel % 3 + 1),
+            ),
+            _ => Default::default(),
+        };
+        lines += &format!(
+            "powerview_channels,campaign=site,channel_id={id} label=\"Nom {channel}\",circuit=\"{circuit}\",phase=\"{phase}\",\
+             role=\"\",hidden=\"\",{part},unit=\"W\",device=\"\",channel=\"\",terms=\"\",state=\"\" 4102444800\n"
+        );
+    }
+    server.write("acme", &lines, "s");
     // Each raw point is the mean of its hour, so that the summaries can be written beside it.
     let mut kwh = 0.0;
     for day in 0..hours / 24 {
         let mut lines = String::new();
-        for (channel, hour) in (0..27).flat_map(|c| (0..24).map(move |h| (c, h))) {
-            let (tags, start) = (tags(channel), from + Duration::hours(day * 24 + hour));
+        for (channel, hour) in (0..33).flat_map(|c| (0..24).map(move |h| (c, h))) {
+            let start = from + Duration::hours(day * 24 + hour);
             let watts = 100 * channel + (day * 7 + hour * 31) % 97;
-            kwh += f64::from(i32::try_from(watts).expect("small")) / 1000.0;
-            for i in 0..6 {
-                let time = (start + Duration::minutes(10 * i)).timestamp();
-                lines += &format!("site,{tags} value={watts} {time}\n");
+            let tags = match channel {
+                0..27 => tags(channel),
+                _ => computed(channel - 27),
+            };
+            if channel < 27 {
+                for i in 0..6 {
+                    let time = (start + Duration::minutes(10 * i)).timestamp();
+                    lines += &format!("site,{tags} value={watts} {time}\n");
+                }
+            }
+            // The two that are one are in the total as one, the computed ones are not.
+            if tags.contains(&merged)
+                || !tags.contains("V_") && !tags.contains(&old) && !tags.contains(&new)
+            {
+                kwh += f64::from(i32::try_from(watts).expect("small")) / 1000.0;
             }
             lines += &format!(
                 "powerview_1h,{tags} count=6i,covered_s=3600i,energy_in_wh={watts},energy_out_wh=0,max={watts},mean={watts},min={watts} {}\n",

@@ -66,6 +66,7 @@ mod verify;
 mod versions;
 mod virtual_channels;
 
+mod dashboard_names;
 mod dashboards;
 mod grafana;
 mod reception;

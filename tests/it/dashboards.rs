@@ -905,6 +905,7 @@ fn the_master_dashboard_shows_what_was_measured() {
     };
     let master = grafana::dashboard("master");
     shows_what_was_measured(&server, &master, &campaign, |_| By::Ours);
+    the_curve_is_the_sum_of_the_channels(&server, &master, &campaign, &[3600, 7200]);
 }
 
 fn shows_what_was_measured(
@@ -916,6 +917,7 @@ fn shows_what_was_measured(
     let all = View::of(master, "acme", "site été", (FROM, TO), 1800);
     variables_offer_what_there_is(server, &all);
     series_are_the_channels(server, master, &all, campaign);
+    the_curve_is_the_sum_of_the_channels(server, master, campaign, &[1800]);
     let hours = campaign.hours(by);
     energies_are_integrated(server, master, &all, &hours);
     peaks_and_profiles(server, master, &all, campaign, &hours);
@@ -1202,6 +1204,37 @@ fn series_are_the_channels(server: &RealInflux, master: &Value, all: &View, camp
     assert_eq!(at(&latest), at(TO) - Duration::minutes(10));
 }
 
+/// The total power in windows. From an hour on, it is made of the means of hours.
+fn the_curve_is_the_sum_of_the_channels(
+    server: &RealInflux,
+    master: &Value,
+    campaign: &Campaign,
+    windows: &[i64],
+) {
+    for &window in windows {
+        let mut wanted: BTreeMap<_, f64> = BTreeMap::new();
+        for (_, points) in campaign.powers() {
+            let hours = steps(&points, 3600).into_iter();
+            let hours: Vec<_> = hours.map(|(hour, values)| (hour, mean(&values))).collect();
+            let of = if window < 3600 { &points } else { &hours };
+            for (start, values) in steps(of, window) {
+                *wanted.entry(start).or_default() += mean(&values);
+            }
+        }
+        let seconds = u64::try_from(window).expect("positive");
+        let view = View::of(master, "acme", "site été", (FROM, TO), seconds);
+        let series = view.series(server, panel(master, "timeseries", "Puissance totale"));
+        let [(_, line)] = &series[..] else {
+            panic!("{series:?}")
+        };
+        let found: Vec<_> = line.iter().filter_map(|p| Some((at(&p.0), p.1?))).collect();
+        assert_eq!(found.len(), wanted.len(), "{window} s");
+        for (time, value) in found {
+            near(value, wanted[&time], &format!("{window} s, {time}"));
+        }
+    }
+}
+
 /// All panels show the same energy, which is that of the hours of the period.
 fn energies_are_integrated(server: &RealInflux, master: &Value, view: &View, hours: &Hours) {
     let period = (at(&view.range.0), at(&view.range.1));
@@ -1433,16 +1466,14 @@ fn peaks_and_profiles(
             .find(|r| r["Part du temps"] == share)
             .expect("a share of the time")
     };
-    six_digits(
-        number(&of("0 %")["Puissance"]) * 1000.0,
-        sorted[sorted.len() - 1],
-        "highest hour",
-    );
-    six_digits(
-        number(&of("100 %")["Puissance"]) * 1000.0,
-        sorted[0],
-        "lowest hour",
-    );
+    let shares = [0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100_usize];
+    assert_eq!(rows.len(), shares.len());
+    for share in shares {
+        let rank = ((100 - share) * sorted.len()).div_ceil(100).max(1);
+        let what = format!("{share} %");
+        let shown = number(&of(&what)["Puissance"]) * 1000.0;
+        six_digits(shown, sorted[rank - 1], &what);
+    }
     let base = sorted[sorted.len().div_ceil(20) - 1];
     six_digits(number(&of("95 %")["Puissance"]) * 1000.0, base, "base load");
     six_digits(
@@ -1584,6 +1615,20 @@ fn the_energy_of_each_period_is_right_to_six_digits() {
         energies_are_integrated(&server, &master, &of(from, to), &hours);
     }
 
+    bars_are_local_weeks_months_and_years(&server, &master, &hours);
+    peaks_are_those_of_long_days_and_months(&server, &master, &winter);
+
+    // A channel that is silent for the whole period is not expected in it.
+    let silence = of("2025-10-26T00:00:00Z", "2025-10-26T06:00:00Z");
+    let rows = silence.rows(&server, panel(&master, "table", "Bilan par voie"));
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    let share = silence.value(&server, panel(&master, "stat", "Mesures connues (%)"));
+    let period = (at("2025-10-26T00:00:00Z"), at("2025-10-26T06:00:00Z"));
+    let seconds: Vec<_> = hours.values().map(|h| known(h, period).seconds).collect();
+    assert_eq!(seconds.iter().filter(|s| **s > 0.0).count(), 2);
+    let wanted = seconds.iter().sum::<f64>() / 2.0 / 216.0;
+    six_digits(number(&share.expect("a share")), wanted, "of the others");
+
     // By month, and a year earlier.
     let months = |to: &str| {
         let title = "Énergie par mois, un an plus tôt (kWh)";
@@ -1697,6 +1742,110 @@ fn the_energy_of_each_period_is_right_to_six_digits() {
         DateTime::from_timestamp_millis(number(&row["Heure de la pointe"]) as i64),
         Some(*time)
     );
+}
+
+/// The name of the bar of an hour, for a period of that many days that begins at a local time.
+fn bar(days: i64, begin: DateTime<chrono_tz::Tz>, hour: DateTime<chrono_tz::Tz>) -> String {
+    let day = hour.date_naive();
+    match days {
+        0..=45 => day.format("%d/%m").to_string(),
+        46..=300 => {
+            let monday = day - Duration::days(i64::from(day.weekday().num_days_from_monday()));
+            monday.max(begin.date_naive()).format("%d/%m").to_string()
+        }
+        301..=1461 => day.format("%m/%Y").to_string(),
+        _ => day.format("%Y").to_string(),
+    }
+}
+
+/// Periods that are just short or long enough for days, weeks, months and years.
+const LENGTHS: [i64; 6] = [45, 46, 300, 301, 1461, 1462];
+
+fn bars_are_local_weeks_months_and_years(server: &RealInflux, master: &Value, hours: &Hours) {
+    let title = "Énergie par jour, semaine ou mois (kWh)";
+    let to = at("2026-01-14T23:00:00Z");
+    for days in LENGTHS {
+        let from = to - Duration::days(days);
+        let paris = |time: DateTime<Utc>| time.with_timezone(&chrono_tz::Europe::Paris);
+        let mut wanted: BTreeMap<(DateTime<Utc>, String), BTreeMap<&str, f64>> = BTreeMap::new();
+        let mut first: BTreeMap<String, DateTime<Utc>> = BTreeMap::new();
+        for (channel, of_channel) in hours {
+            for (hour, known) in of_channel.iter().filter(|h| *h.0 >= from && *h.0 < to) {
+                let name = bar(days, paris(from), paris(*hour));
+                let start = first.entry(name.clone()).or_insert(*hour);
+                let sums = wanted.entry((*start, name)).or_default();
+                *sums.entry(channel.device).or_default() += known.net();
+            }
+        }
+        let view = View::of(
+            master,
+            "acme",
+            "hiver",
+            (&from.to_rfc3339(), &to.to_rfc3339()),
+            3600,
+        );
+        let rows = view.rows(server, panel(master, "barchart", title));
+        let names: Vec<_> = rows.iter().map(|r| r["Date"].clone()).collect();
+        let expected: Vec<_> = wanted.keys().map(|(_, name)| name.clone()).collect();
+        assert_eq!(names, expected, "{days} days");
+        for (row, ((_, name), devices)) in rows.iter().zip(&wanted) {
+            assert_eq!(row.len(), devices.len() + 1, "{row:?}");
+            for (device, energy) in devices {
+                let what = format!("{name} of {days} days, {device}");
+                six_digits(number(&row[*device]), *energy, &what);
+            }
+        }
+    }
+}
+
+/// The day of 25 hours, and October with its 745 hours, have the peak of the points. An hour more has that of an hour.
+fn peaks_are_those_of_long_days_and_months(
+    server: &RealInflux,
+    master: &Value,
+    winter: &BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>>,
+) {
+    for (from, to, column, step) in [
+        (
+            "2025-10-25T22:00:00Z",
+            "2025-10-26T23:00:00Z",
+            "Pointe (kW)",
+            600,
+        ),
+        (
+            "2025-09-30T22:00:00Z",
+            "2025-10-31T23:00:00Z",
+            "Pointe (kW)",
+            600,
+        ),
+        (
+            "2025-09-30T21:00:00Z",
+            "2025-10-31T23:00:00Z",
+            "Pointe horaire (kW)",
+            3600,
+        ),
+    ] {
+        let mut totals: BTreeMap<_, f64> = BTreeMap::new();
+        for (channel, points) in winter {
+            let scale = if channel.unit == "kW" { 1000.0 } else { 1.0 };
+            let within = points.iter().filter(|p| p.0 >= at(from) && p.0 < at(to));
+            let within: Vec<_> = within.map(|(time, value)| (*time, value * scale)).collect();
+            for (start, values) in steps(&within, step) {
+                *totals.entry(start).or_default() += mean(&values);
+            }
+        }
+        let highest = totals.values().copied().fold(f64::NEG_INFINITY, f64::max);
+        let view = View::of(master, "acme", "hiver", (from, to), 3600);
+        let row = view
+            .rows(server, panel(master, "stat", "Puissance totale"))
+            .remove(0);
+        six_digits(number(&row[column]) * 1000.0, highest, from);
+        let time = DateTime::from_timestamp_millis(number(&row["Heure de la pointe"]) as i64);
+        near(
+            totals[&time.expect("a time")],
+            highest,
+            "the time of the peak",
+        );
+    }
 }
 
 /// The device and the name of a power in W, and its n-th value.
@@ -1814,6 +1963,156 @@ fn the_dashboard_names_channels_that_count_energy_twice() {
     for ((phase, energy), name) in found.into_iter().zip(["D39L1", "D39L2", "D39L3"]) {
         six_digits(energy, net(name), phase);
     }
+}
+
+/// Each contradiction is one row. Channels that only resemble each other are none.
+#[test]
+fn contradictions_are_counted_once_and_resemblances_not_at_all() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let a = |i: f64| 100.0 + (i * 37.0) % 101.0;
+    let b = |i: f64| 50.0 + (i * 17.0) % 89.0;
+    let c = |i: f64| 20.0 + (i * 29.0) % 53.0;
+    let (three_percent_more, twice) = (|i: f64| a(i) * 1.03, |i: f64| a(i) * 2.0);
+    let (slightly_more, all) = (|i: f64| a(i) * 1.005, |i: f64| a(i) + b(i) + c(i));
+    let measured = |i: f64| all(i) * 1.03;
+    let of = |text: &str, device: &str| format!("{text} ({device})");
+    let everything = format!("toutes les voies de {SLAVE}");
+    let rest = "toutes les autres voies du total".to_owned();
+    let scenes: [(&str, &[Power<'_>], &[(String, String)]); 6] = [
+        (
+            "deux semblables",
+            &[(TRI, "A", &a), (TRI, "B", &three_percent_more)],
+            &[],
+        ),
+        (
+            "trois semblables",
+            &[
+                (TRI, "A", &a),
+                (TRI, "B", &three_percent_more),
+                (SLAVE, "C", &|_| 2.0),
+            ],
+            &[],
+        ),
+        ("double", &[(TRI, "A", &a), (SLAVE, "B", &twice)], &[]),
+        (
+            "trois égales",
+            &[
+                (TRI, "A", &a),
+                (SLAVE, "B", &slightly_more),
+                (MONO, "C", &a),
+            ],
+            &[
+                (of("A", TRI), of("B", SLAVE)),
+                (of("A", TRI), of("C", MONO)),
+            ],
+        ),
+        (
+            "compteur",
+            &[
+                (TRI, "Total", &all),
+                (SLAVE, "A", &a),
+                (SLAVE, "B", &b),
+                (SLAVE, "C", &c),
+            ],
+            &[(everything, of("Total", TRI))],
+        ),
+        (
+            "compteur et pertes",
+            &[
+                (TRI, "Total", &measured),
+                (SLAVE, "A", &a),
+                (SLAVE, "B", &b),
+                (MONO, "C", &c),
+            ],
+            &[(of("Total", TRI), rest)],
+        ),
+    ];
+    for (campaign, powers, wanted) in scenes {
+        write_day(&server, campaign, powers);
+        let view = View::of(&master, "acme", campaign, DAY, 600);
+        let title = "Voies qui se contredisent";
+        let rows = view.rows(&server, panel(&master, "table", title));
+        let found: BTreeSet<_> = rows
+            .iter()
+            .map(|r| (r["Voies"].clone(), r["Et"].clone()))
+            .collect();
+        assert_eq!(found, wanted.iter().cloned().collect(), "{campaign}");
+        assert_eq!(rows.len(), wanted.len(), "{campaign}: {rows:#?}");
+    }
+    let counts = panel(&master, "stat", "Voies en double");
+    let table = panel(&master, "table", "Voies qui se contredisent");
+    assert_eq!(grafana::shares(counts), Some(&table["id"]));
+    assert_eq!(
+        counts["options"]["reduceOptions"]["calcs"],
+        json!(["count"])
+    );
+}
+
+/// Only a digit or a separator ends the name of a circuit before its phase.
+#[test]
+fn names_that_end_like_a_phase_are_no_circuits() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let master = grafana::dashboard("master");
+    let one = |_: f64| 1000.0;
+    let two = |_: f64| 2000.0;
+    write_day(
+        &server,
+        "noms",
+        &[
+            (TRI, "SOL1", &one),
+            (TRI, "SOL2", &one),
+            (TRI, "SOL3", &one),
+            (SLAVE, "L1", &one),
+            (SLAVE, "L2", &two),
+            (SLAVE, "L3", &one),
+            (MONO, "Four-L1", &one),
+            (MONO, "Four-L2", &one),
+            (MONO, "Four-L3", &two),
+            (MONO, "D7 L1", &one),
+        ],
+    );
+    let view = View::of(&master, "acme", "noms", DAY, 600);
+    let rows = view.rows(&server, panel(&master, "table", "Énergie par circuit"));
+    let mut found: Vec<_> = rows
+        .iter()
+        .map(|r| {
+            (
+                &*r["Circuit"],
+                &*r["Appareil"],
+                number(&r["Énergie (kWh)"]).round(),
+            )
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(b.0));
+    let wanted = [
+        ("D7 L1", MONO, 24.0),
+        ("Four", MONO, 96.0),
+        ("SOL1", TRI, 24.0),
+        ("SOL2", TRI, 24.0),
+        ("SOL3", TRI, 24.0),
+        ("sans nom", SLAVE, 96.0),
+    ];
+    assert_eq!(found, wanted);
+    // Without voltages, a channel is of the first phase.
+    let rows = view.rows(
+        &server,
+        panel(&master, "barchart", "Énergie par phase (kWh)"),
+    );
+    let found: Vec<_> = rows
+        .iter()
+        .map(|r| (&*r["Phase"], number(&r["Énergie"]).round()))
+        .collect();
+    let wanted = [
+        ("Phase 1", 72.0 + 72.0),
+        ("Phase 2", 72.0),
+        ("Phase 3", 72.0),
+    ];
+    assert_eq!(found, wanted);
 }
 
 #[test]
@@ -2396,7 +2695,11 @@ fn bars_are_local_months_days_and_hours(
         }
         sums
     };
-    let is_right = |panel: &Value, column: &str, range: (&str, &str), labels: &[&str], name| {
+    let is_right = |panel: &Value,
+                    column: &str,
+                    range: (&str, &str),
+                    labels: &[&str],
+                    name: &dyn Fn(DateTime<chrono_tz::Tz>) -> String| {
         let rows = overview_of(overview, range.0, range.1).rows(server, panel);
         let mut shown: Vec<_> = rows.iter().map(|r| &*r[column]).collect();
         shown.dedup();
@@ -2479,6 +2782,23 @@ fn bars_are_local_months_days_and_hours(
     ];
     let range = ("2025-10-19T22:00:00Z", "2025-12-14T23:00:00Z");
     is_right(bars, "Date", range, &weeks, &monday);
+    for days in LENGTHS {
+        let to = at("2026-01-14T23:00:00Z");
+        let from = to - Duration::days(days);
+        let begin = from.with_timezone(&chrono_tz::Europe::Paris);
+        let name = move |time: DateTime<chrono_tz::Tz>| bar(days, begin, time);
+        let mut labels: Vec<String> = Vec::new();
+        for hour in 0..days * 24 {
+            let time = (from + Duration::hours(hour)).with_timezone(&chrono_tz::Europe::Paris);
+            let label = name(time);
+            if labels.last() != Some(&label) {
+                labels.push(label);
+            }
+        }
+        let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+        let range = (from.to_rfc3339(), to.to_rfc3339());
+        is_right(bars, "Date", (&range.0, &range.1), &labels, &name);
+    }
     // Both hours that are 02:00.
     let hour = |time: DateTime<chrono_tz::Tz>| {
         let again = (time - Duration::hours(1)).hour() == time.hour();

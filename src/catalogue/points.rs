@@ -88,6 +88,9 @@ pub(crate) struct StoredEntry {
 }
 
 impl StoredEntry {
+    /// The fields that are read.
+    pub(super) const FIELDS: [&str; 5] = ["device", "channel", "unit", "terms", "state"];
+
     pub(crate) fn is_removed(&self) -> bool {
         self.state == REMOVED
     }

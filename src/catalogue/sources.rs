@@ -1,7 +1,7 @@
 //! Where channels are known from: the database, the catalogue that is stored in it, and the files of loggers.
 
 use super::known::{IdParts, KnownChannel, KnownChannels};
-use super::points::StoredEntries;
+use super::points::{StoredEntries, StoredEntry};
 use crate::data_dir::pending_files::{Item, PendingFiles};
 use crate::data_dir::{
     CATALOGUE, Campaign, Company, DeviceItem, Dir, OpenError, PARSED, devices_in, is_no_folder,
@@ -45,7 +45,8 @@ pub(super) fn add_of_database(
     }
     let stored = retried(|| {
         let mut stored = StoredEntries::default();
-        source.points_of_campaign(bucket, CATALOGUE, measurement, &mut stored)?;
+        let fields = &StoredEntry::FIELDS;
+        source.points_of_campaign(bucket, CATALOGUE, measurement, fields, &mut stored)?;
         Ok(stored)
     })?;
     for (id, entry) in &stored.entries {

@@ -23,7 +23,7 @@ impl InfluxReader {
         self.pass_points(bucket, &query, visitor)
     }
 
-    /// Passes the points of a measurement to `visitor` that have a value of the tag `campaign`.
+    /// Passes the points of some fields of a measurement to `visitor` that have a value of the tag `campaign`.
     ///
     /// # Errors
     /// As for [`Self::last_points`].
@@ -32,12 +32,18 @@ impl InfluxReader {
         bucket: &str,
         measurement: &str,
         campaign: &str,
+        fields: &[&str],
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError> {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|field| format!("r._field == {}", flux::string(field)))
+            .collect();
         let query = format!(
-            "{} |> filter(fn: (r) => r.campaign == {}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
+            "{} |> filter(fn: (r) => r.campaign == {} and ({})) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
             flux::measurement(bucket, measurement, &ALL_TIMES),
-            flux::string(campaign)
+            flux::string(campaign),
+            fields.join(" or ")
         );
         self.pass_points(bucket, &query, visitor)
     }

@@ -1965,6 +1965,9 @@ fn the_dashboard_names_channels_that_count_energy_twice() {
     }
 }
 
+/// A campaign, its powers, and the pairs that contradict each other.
+type Scene<'a> = (&'a str, &'a [Power<'a>], &'a [(String, String)]);
+
 /// Each contradiction is one row. Channels that only resemble each other are none.
 #[test]
 fn contradictions_are_counted_once_and_resemblances_not_at_all() {
@@ -1981,7 +1984,7 @@ fn contradictions_are_counted_once_and_resemblances_not_at_all() {
     let of = |text: &str, device: &str| format!("{text} ({device})");
     let everything = format!("toutes les voies de {SLAVE}");
     let rest = "toutes les autres voies du total".to_owned();
-    let scenes: [(&str, &[Power<'_>], &[(String, String)]); 6] = [
+    let scenes: [Scene<'_>; 6] = [
         (
             "deux semblables",
             &[(TRI, "A", &a), (TRI, "B", &three_percent_more)],

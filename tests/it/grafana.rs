@@ -199,11 +199,11 @@ impl View {
             (&self.bucket, &self.title, &self.range, &self.variables)
         );
         let mut view = self.clone();
-        if let Some((of, variables)) = &*self.resolved.borrow() {
-            if *of == shown {
-                view.variables.clone_from(variables);
-                return view;
-            }
+        if let Some((of, variables)) = &*self.resolved.borrow()
+            && *of == shown
+        {
+            view.variables.clone_from(variables);
+            return view;
         }
         let definitions = self.definitions.clone();
         view.resolve(server, definitions.iter());

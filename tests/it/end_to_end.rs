@@ -19,7 +19,7 @@ const COMPANIES: [&str; 3] = ["base", "client_v003", "company1"];
 
 impl Site {
     /// Starts an SFTP session of a company with these commands.
-    fn session(&self, company: &str, commands: &str, options: &[&str]) -> Child {
+    pub fn session(&self, company: &str, commands: &str, options: &[&str]) -> Child {
         let batch = tempfile::NamedTempFile::new_in(self.dir.path()).expect("a file");
         fs::write(batch.path(), commands).expect("a file");
         let (_, batch) = batch.keep().expect("a file");
@@ -47,7 +47,7 @@ impl Site {
             .expect("sshpass starts")
     }
 
-    fn run_commands(&self, company: &str, commands: &str) {
+    pub fn run_commands(&self, company: &str, commands: &str) {
         let status = self.session(company, commands, &[]).wait().expect("an end");
         assert!(status.success(), "{company}: {commands}");
     }

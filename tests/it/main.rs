@@ -75,6 +75,7 @@ mod alerts;
 mod ansible;
 mod deploy_files;
 mod end_to_end;
+mod end_to_end_names;
 mod grafana_double;
 mod hook;
 mod migration;

@@ -44,6 +44,19 @@ pub(super) fn open_data_folder(folder: &Path) -> anyhow::Result<Arc<Dir>> {
         .with_context(|| format!("cannot open the data folder {}", sanitize(folder)))
 }
 
+/// Checks that the server is InfluxDB 2. One that gives no answer is not refused here.
+///
+/// # Errors
+/// It is InfluxDB 3.
+pub(super) fn ensure_influx2(source: &InfluxReader, command: &str) -> Result<(), ConfigError> {
+    if source.is_influx3() {
+        return Err(ConfigError(format!(
+            "powerview {command} needs InfluxDB 2, but the server is InfluxDB 3 or INFLUXDB_FLAVOR is 3; see docs/influxdb-3.md for what works there"
+        )));
+    }
+    Ok(())
+}
+
 /// Checks that a company or a campaign has a folder, so that a wrong name does not look like an empty one.
 pub(super) fn ensure_folder(data: &Path, option: &str, names: &[&str]) -> Result<(), ConfigError> {
     let folder: PathBuf = names.iter().collect();

@@ -1,6 +1,6 @@
 //! `powerview rollup`: brings the hourly summaries up to date. See docs/specification.md, section 11.
 
-use super::comparison::open_data_folder;
+use super::comparison::{ensure_influx2, open_data_folder};
 use super::eprint_line;
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
@@ -45,6 +45,7 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let source = InfluxReader::new(&server, &stop)?;
+    ensure_influx2(&source, "rollup")?;
     let sink = Sink::open(&Destination::Influx(server), &stop)?;
     let rollup = Rollup {
         source: &source,

@@ -6,6 +6,7 @@
 use super::env_file::ConfigError;
 use super::parse::choices;
 use crate::sanitize::sanitize;
+use crate::sink::Flavor;
 use clap::ValueEnum;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -148,7 +149,8 @@ env_vars! {
     INFLUXDB_HOST, Url, Required, "URL of InfluxDB without a path, such as http://127.0.0.1:8086";
     INFLUXDB_URL, Url, Unset, "older name of INFLUXDB_HOST, read if that is not set";
     INFLUXDB_ADMIN_TOKEN, Secret, Required, "token that may write and create buckets";
-    INFLUXDB_ORG, Text, Required, "organisation in InfluxDB";
+    INFLUXDB_ORG, Text, Required, "organisation in InfluxDB; may be unset with INFLUXDB_FLAVOR=3";
+    INFLUXDB_FLAVOR, Choice(choices::<Flavor>), Value("auto"), "version of InfluxDB";
     TSV_TIMEZONE, Text, Derived("the machine's time zone"), "time zone of files that name none";
     TSV_REPORT_DIR, Path, Derived("<data>/../logs/reports"), "folder of the run reports";
     TSV_META_BUCKET, Text, Value("powerview_meta"), "bucket of the points about runs and files";

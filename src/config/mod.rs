@@ -19,7 +19,7 @@ use crate::data_dir::meant_data_folder;
 use crate::points::BatchOptions;
 use crate::rollup::GapLimit;
 use crate::sanitize::sanitize;
-use crate::sink::{Destination, ServerSettings};
+use crate::sink::{Destination, Flavor, ServerSettings};
 use crate::time_zone::{FileZones, ZoneDatabase, ZoneSource};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -376,11 +376,17 @@ pub(crate) fn influx(
             Err("not a token: it contains a space or another character that is not allowed; correct it".to_owned())
         }
     })?;
-    let org = env.value(&env_vars::INFLUXDB_ORG)?.to_owned();
+    let flavor = env.parse(&env_vars::INFLUXDB_FLAVOR, parse_choice)?;
+    let org = match flavor {
+        // It has no organisations, and ignores the name of one.
+        Flavor::Influx3 => env.get(&env_vars::INFLUXDB_ORG).unwrap_or_default(),
+        Flavor::Auto | Flavor::Influx2 => env.value(&env_vars::INFLUXDB_ORG)?,
+    };
     Ok(ServerSettings {
         url,
         token,
-        org,
+        org: org.to_owned(),
+        flavor,
         connect_timeout: env.parse(&env_vars::TSV_CONNECT_TIMEOUT_S, parse_duration)?,
         request_timeout: env.parse(&env_vars::TSV_REQUEST_TIMEOUT_S, parse_duration)?,
         retry_for: match options.retry_for {

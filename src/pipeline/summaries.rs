@@ -44,7 +44,7 @@ fn add_days(known: &mut Days, days: Days) {
 impl RunContext<'_> {
     /// Whether summaries are updated.
     fn has_summaries(&self) -> bool {
-        self.settings.rollup.is_some() && matches!(self.sink, Sink::Influx(_))
+        self.settings.rollup.is_some() && self.sink.has_summaries()
     }
 
     /// Takes note of a device with days that an earlier run has left.
@@ -58,7 +58,7 @@ impl RunContext<'_> {
     /// Computes the summaries of the pending days. Failing is a warning, and what fails stays pending.
     pub(super) fn update_summaries(&self, is_sweep: bool) {
         let devices = self.summaries.take();
-        if devices.is_empty() {
+        if devices.is_empty() || !self.has_summaries() {
             return;
         }
         let Some(gap_limit) = self.settings.rollup else {
@@ -176,7 +176,8 @@ impl Device<'_> {
     /// The caller holds the lock of the device.
     pub(super) fn keep_days(&self) {
         let days = self.days.take();
-        if days.is_empty() {
+        // The version of the server may have become known after the days were noted.
+        if days.is_empty() || !self.context.has_summaries() {
             return;
         }
         let mut unsaved = Days::new();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 
 /// The size of the blocks that are passed to the compressor, in bytes.
@@ -98,6 +99,36 @@ impl Batch {
         Ok(Some(part))
     }
 
+    /// Returns the batch without points that a later one of the same series and second replaces. Only for points with one
+    /// field of a number. The order of the others stays.
+    pub fn without_repeats(self) -> std::io::Result<Self> {
+        let text = self.text()?;
+        let mut last = HashMap::new();
+        let lines: Vec<_> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        for (n, line) in lines.iter().enumerate() {
+            if let Some(identity) = identity(line) {
+                last.insert(identity, n);
+            }
+        }
+        if last.len() == lines.len() {
+            return Ok(self);
+        }
+        let is_last = |(n, line): &(usize, &&[u8])| {
+            identity(line).is_none_or(|identity| last.get(&identity) == Some(n))
+        };
+        let kept: Vec<_> = lines.iter().enumerate().filter(is_last).collect();
+        if kept.len() == lines.len() {
+            return Ok(self);
+        }
+        let count = u32::try_from(kept.len()).unwrap_or(self.lines);
+        let kept: Vec<u8> = kept
+            .into_iter()
+            .flat_map(|(_, line)| *line)
+            .copied()
+            .collect();
+        self.part(&kept, count)
+    }
+
     /// Creates a batch from some of the lines.
     fn part(&self, text: &[u8], lines: u32) -> std::io::Result<Self> {
         Ok(Self {
@@ -119,6 +150,14 @@ fn time(line: &[u8]) -> Option<i64> {
     let line = line.trim_ascii_end();
     let digits = &line[memchr::memrchr(b' ', line)? + 1..];
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The series and the timestamp of a line with one field of a number.
+fn identity(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.trim_ascii_end();
+    let time = memchr::memrchr(b' ', line)?;
+    let field = memchr::memrchr(b' ', &line[..time])?;
+    Some((&line[..field], &line[time..]))
 }
 
 /// Compresses line protocol in the same way as [`BatchOptions::gzip`].
@@ -293,6 +332,32 @@ mod tests {
                 assert_eq!(found.unwrap_or_default(), expected, "{instant}");
                 assert_eq!(kept.map_or(0, |batch| batch.lines) as usize, 2 * rows);
             }
+        }
+    }
+
+    #[test]
+    fn points_that_a_later_one_replaces_are_removed() {
+        let lines = [
+            "m,a=b\\ c value=1 10\n",
+            "m,a=b\\ d value=2 10\n",
+            "m,a=b\\ c value=3 11\n",
+            "m,a=b\\ c value=4.5e3 10\n",
+        ];
+        for gzip in [true, false] {
+            let batch = |lines: &[&str]| {
+                let text = lines.concat().into_bytes();
+                let mut batch = Batch::plain(text.clone(), lines.len().try_into().unwrap());
+                batch.gzip = gzip;
+                if gzip {
+                    batch.body = compressed(&text).unwrap().into();
+                }
+                batch
+            };
+            let found = batch(&lines).without_repeats().unwrap();
+            assert_eq!(found.text().unwrap(), lines[1..].concat().into_bytes());
+            assert_eq!((found.lines, found.gzip), (3, gzip));
+            let whole = batch(&lines[..3]);
+            assert_eq!(whole.clone().without_repeats().unwrap(), whole);
         }
     }
 

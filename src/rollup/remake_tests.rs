@@ -5,7 +5,7 @@ use super::{GapLimit, Rollup, RollupError, Scope, SummaryCounts};
 use crate::data_dir::{Campaign, Dir};
 use crate::real_influx::RealInflux;
 use crate::shutdown::Shutdown;
-use crate::sink::{ALL_TIMES, Destination, InfluxReader, ServerSettings, Sink, Stream};
+use crate::sink::{ALL_TIMES, Destination, Flavor, InfluxReader, ServerSettings, Sink, Stream};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,6 +24,7 @@ fn settings(server: &RealInflux) -> ServerSettings {
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(30),
         retry_for: Duration::from_secs(30),
+        flavor: Flavor::Influx2,
     }
 }
 

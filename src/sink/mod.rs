@@ -20,6 +20,7 @@ pub(crate) use unsent_points::UnsentPoints;
 
 use crate::points::Batch;
 use crate::shutdown::Shutdown;
+use clap::ValueEnum;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,21 @@ pub(crate) struct ServerSettings {
     pub request_timeout: Duration,
     /// How long requests to a failing server are retried.
     pub retry_for: Duration,
+    /// The version of the server.
+    pub flavor: Flavor,
+}
+
+/// A value of `INFLUXDB_FLAVOR`: what server the points are sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flavor {
+    /// Find out from the answers of the server.
+    Auto,
+    /// InfluxDB 2, and the clouds with its API of buckets.
+    #[value(name = "2")]
+    Influx2,
+    /// InfluxDB 3: no buckets and organisations, but databases.
+    #[value(name = "3")]
+    Influx3,
 }
 
 impl std::fmt::Debug for ServerSettings {
@@ -99,7 +115,7 @@ pub(crate) enum Stream {
 
 /// An open destination of points.
 pub(crate) enum Sink {
-    /// InfluxDB 2.
+    /// InfluxDB 2 or 3.
     Influx(Influx),
     /// One line protocol file per bucket.
     LineProtocolDir(LineProtocolDir),
@@ -236,6 +252,11 @@ impl Sink {
             Self::Influx(server) => server.retries(),
             Self::LineProtocolDir(_) | Self::Discard => 0,
         }
+    }
+
+    /// Whether hourly summaries can be computed in the destination, as far as its answers so far show: only in InfluxDB 2.
+    pub(crate) fn has_summaries(&self) -> bool {
+        matches!(self, Self::Influx(server) if !server.is_influx3())
     }
 
     /// Whether request bodies should be compressed, given the setting.

@@ -19,6 +19,12 @@ pub(super) enum ApiError {
     /// A timeout or a reset after the connection was established, or a proxy's 502 or 504. The request can be retried, but
     /// the server may still carry it out as well.
     Unanswered(String),
+    /// 429 with a time to wait: the request can be retried after it.
+    Throttled {
+        message: String,
+        /// The value of `Retry-After`.
+        wait: Duration,
+    },
     /// 401, a missing organisation or a redirect. The configuration is wrong, so a retry cannot succeed.
     Installation(String),
     /// 403, or 401 for a new bucket: the token is denied this request, but others may succeed.
@@ -49,6 +55,7 @@ impl ApiError {
             | Self::Forbidden(message)
             | Self::NotFound(message)
             | Self::TooLarge(message)
+            | Self::Throttled { message, .. }
             | Self::Partial { message, .. }
             | Self::Refused(message) => message,
         }
@@ -218,9 +225,12 @@ impl RetryPolicy {
                 })
                 .await?;
             drop(permit);
-            let reason = match result {
+            let (reason, wait) = match result {
                 Ok(value) => return Ok(value),
-                Err(ApiError::Transient(reason) | ApiError::Unanswered(reason)) => reason,
+                Err(ApiError::Transient(reason) | ApiError::Unanswered(reason)) => {
+                    (reason, Duration::ZERO)
+                }
+                Err(ApiError::Throttled { message, wait }) => (message, wait),
                 Err(ApiError::Installation(reason)) => {
                     return Err(RetryError::GaveUp(self.outages.add_server(reason)));
                 }
@@ -237,7 +247,15 @@ impl RetryPolicy {
             let left = self
                 .deadline(bucket, first_failure)
                 .saturating_duration_since(Instant::now());
-            let delay = delays.next().unwrap_or(MAX_DELAY).min(left);
+            if wait > left {
+                // An earlier request would count against the limit as well.
+                let reason = format!(
+                    "{reason}; the server asks to wait {:.0} s, which is longer than the time left for retries",
+                    wait.as_secs_f64().ceil()
+                );
+                return Err(RetryError::GaveUp(self.outages.add_server(reason)));
+            }
+            let delay = delays.next().unwrap_or(MAX_DELAY).max(wait).min(left);
             if delay.is_zero() {
                 let scope = self.until_shutdown(find_scope).await?;
                 return Err(RetryError::GaveUp(self.give_up(
@@ -460,6 +478,35 @@ mod tests {
             "{:?}",
             start.elapsed()
         );
+    }
+
+    fn throttled(seconds: u64) -> ApiError {
+        ApiError::Throttled {
+            message: "429".to_owned(),
+            wait: Duration::from_secs(seconds),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_sent_again_after_the_time_that_the_server_asks_to_wait() {
+        let (result, times) = run(&policy(60), &[Err(throttled(20)), Ok(())]).await;
+        assert_eq!(result, Ok(()));
+        assert_eq!(times.len(), 2);
+        assert!((20.0..20.1).contains(&times[1]), "{times:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_to_wait_that_is_longer_than_the_retry_time_is_an_outage_of_the_server() {
+        let policy = policy(60);
+        let (result, times) = run(&policy, &[Err(throttled(61)), Ok(())]).await;
+        let expected =
+            "429; the server asks to wait 61 s, which is longer than the time left for retries";
+        assert_eq!(
+            result,
+            Err(RetryError::GaveUp(WriteError::Outage(expected.to_owned())))
+        );
+        assert_eq!(times, [0.0]);
+        assert!(policy.outages().has_server());
     }
 
     #[tokio::test(start_paused = true)]

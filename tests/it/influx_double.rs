@@ -757,7 +757,7 @@ fn wait_for_the_client_to_leave(reader: &mut BufReader<TcpStream>) -> std::io::R
     reader.read_to_end(&mut rest).map(|_| ())
 }
 
-fn read_head(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
+pub fn read_head(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -795,7 +795,7 @@ fn read_head(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Reques
     }))
 }
 
-fn read_body(reader: &mut BufReader<TcpStream>, head: &Request) -> std::io::Result<Vec<u8>> {
+pub fn read_body(reader: &mut BufReader<TcpStream>, head: &Request) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
     if head
         .headers

@@ -25,9 +25,11 @@
 
 mod file_builder;
 mod harness;
+mod influx3_double;
 mod influx_double;
 mod line_protocol;
 mod real_influx;
+mod real_influx3;
 mod second_reader;
 mod sftp_client;
 mod sftpgo;
@@ -46,6 +48,7 @@ mod faults;
 mod fixtures;
 mod fuzz_corpus;
 mod heartbeat;
+mod influx3;
 mod ingest;
 mod layout;
 mod named_paths;

@@ -57,7 +57,7 @@ type CheckResult = Option<Finding>;
 type CheckFn = fn(&Installation<'_>) -> CheckResult;
 
 /// The names and functions of the checks, in the order of the output.
-const CHECKS: [(&str, CheckFn); 19] = [
+const CHECKS: [(&str, CheckFn); 20] = [
     ("data folder", check_data_folder),
     ("device folders", check_device_folders),
     ("reports", check_reports),
@@ -68,6 +68,7 @@ const CHECKS: [(&str, CheckFn); 19] = [
     ("configuration", check_meta_bucket),
     ("configuration", check_tuning),
     ("server", check_server),
+    ("InfluxDB 3", check_influx3),
     ("organisation", check_organisation),
     ("token", check_token),
     ("old points", check_old_points),
@@ -78,6 +79,9 @@ const CHECKS: [(&str, CheckFn); 19] = [
     ("clock", check_clock),
     ("file system", check_file_system),
 ];
+
+/// What a person must know of InfluxDB 3.
+const INFLUX3_LIMITS: &str = "points are written only; verify, rebuild, rollup, hourly summaries, dashboards and their playbook need InfluxDB 2, and of several values for the same second InfluxDB 3 may keep an earlier one; see docs/influxdb-3.md";
 
 /// What is checked: the options and variables, the settings that follow from them, and the server's answers.
 struct Installation<'a> {
@@ -267,6 +271,12 @@ fn check_server(installation: &Installation<'_>) -> CheckResult {
     Some(installation.probe.as_ref()?.health.clone().into())
 }
 
+/// Warns of what does not work with InfluxDB 3.
+fn check_influx3(installation: &Installation<'_>) -> CheckResult {
+    let is_influx3 = installation.probe.as_ref()?.is_influx3;
+    is_influx3.then(|| Finding::Warning(INFLUX3_LIMITS.to_owned()))
+}
+
 fn check_organisation(installation: &Installation<'_>) -> CheckResult {
     Some(installation.probe.as_ref()?.organisation.clone().into())
 }
@@ -277,7 +287,10 @@ fn check_token(installation: &Installation<'_>) -> CheckResult {
 
 /// Warns of points that an old script wrote beside ours. Reports only those.
 fn check_old_points(installation: &Installation<'_>) -> CheckResult {
-    installation.probe.as_ref()?.write.as_ref().ok()?;
+    let probe = installation.probe.as_ref()?;
+    if probe.is_influx3 || probe.write.is_err() {
+        return None;
+    }
     let server = ServerSettings {
         retry_for: Duration::ZERO,
         ..installation.server.as_ref().ok()?.clone()

@@ -2,7 +2,7 @@
 
 mod output;
 
-use super::comparison::{Endpoints, ensure_folder};
+use super::comparison::{Endpoints, ensure_folder, ensure_influx2};
 use super::eprint_line;
 use super::rollup::update_summaries;
 use crate::cli;
@@ -40,6 +40,7 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
     let meta_bucket = config::meta_bucket(&env)?;
     ensure_company(&args.company, &meta_bucket)?;
     let endpoints = Endpoints::open(&folder, server)?;
+    ensure_influx2(&endpoints.source, "rebuild")?;
     let company = endpoints
         .data
         .open_below(Path::new(&args.company))

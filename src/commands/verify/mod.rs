@@ -6,7 +6,7 @@ mod summaries;
 pub(super) use output::points;
 
 use self::summaries::Summaries;
-use super::comparison::{Endpoints, ensure_folder};
+use super::comparison::{Endpoints, ensure_folder, ensure_influx2};
 use super::old_points;
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
@@ -53,6 +53,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     };
     let gap_limit = config::rollup(&env)?;
     let endpoints = Endpoints::open(&folder, server)?;
+    ensure_influx2(&endpoints.source, "verify")?;
     let verifier = Verifier {
         options,
         data: &endpoints.data,

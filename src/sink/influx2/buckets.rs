@@ -152,7 +152,12 @@ impl Client {
 
     /// Looks up a bucket by its name. InfluxDB reads a name of 16 hexadecimal digits as a bucket id, so such a bucket is
     /// addressed by its own id.
+    ///
+    /// InfluxDB 3 has no such look-up: the first write makes a database.
     pub(super) async fn find(&self, name: &str) -> Result<Option<KnownBucket>, ApiError> {
+        if self.is_influx3() {
+            return Ok(Some(KnownBucket::named(name)));
+        }
         let request = ListBucketsRequest {
             name: Some(name.to_owned()),
             org: Some(self.org.clone()),
@@ -182,6 +187,9 @@ impl Client {
             {
                 Ok(Some(KnownBucket::named(name)))
             }
+            Err(error) if self.is_influx3_answer(&error).await? => {
+                Ok(Some(KnownBucket::named(name)))
+            }
             Err(error) => match self.api_error(&error) {
                 ApiError::NotFound(_) => Ok(None),
                 api_error => Err(api_error),
@@ -192,7 +200,7 @@ impl Client {
     /// Returns the name or id under which a write finds the organisation. As for a bucket, a name of 16 hexadecimal digits
     /// would be read as an id.
     pub(super) async fn org_key(&self) -> Result<&str, ApiError> {
-        if !is_bucket_id(&self.org) {
+        if !is_bucket_id(&self.org) || self.is_influx3() {
             return Ok(&self.org);
         }
         let id = self.org_id.get_or_try_init(|| self.org_id()).await?;

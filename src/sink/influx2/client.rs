@@ -1,22 +1,24 @@
 //! The HTTP client: writes batches, and maps responses to [`WriteError`].
 
 use super::buckets::KnownBucket;
+use super::influx3::Version;
 use super::redact::Token;
 use crate::http::HttpSettings;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
-use crate::sink::{PointCounts, ServerSettings, Stream, WriteError, Written};
+use crate::sink::{Flavor, PointCounts, ServerSettings, Stream, WriteError, Written, locked};
 use anyhow::Context as _;
 use influxdb2::api::write::TimestampPrecision;
 use influxdb2::models::Status;
 use influxdb2::{Client as HttpClient, ClientBuilder};
-use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue, RETRY_AFTER};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -51,11 +53,28 @@ pub(super) struct Client {
     pub(super) buckets: Mutex<HashMap<Arc<str>, Arc<OnceCell<KnownBucket>>>>,
     /// The buckets that a prefetch did not find.
     pub(super) missing: Mutex<HashSet<Arc<str>>>,
+    /// When the server accepts requests again after the last 429 with that time.
+    not_before: Arc<Mutex<Option<Instant>>>,
+    /// The version of the server, once it is known. Until then it counts as InfluxDB 2.
+    pub(super) version: OnceCell<Version>,
+    /// Used for what only InfluxDB 3 has.
+    pub(super) influx3: OnceCell<reqwest::Client>,
+    pub(super) settings: ServerSettings,
+}
+
+/// The longest time that `Retry-After` is believed: a longer one is an error of the server.
+const MAX_RETRY_AFTER: u64 = 24 * 3600;
+
+/// The value of `Retry-After`, if it is a number of seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(MAX_RETRY_AFTER)))
 }
 
 impl Client {
     pub(super) fn new(settings: &ServerSettings, stop: Shutdown) -> anyhow::Result<Self> {
         let http_settings = HttpSettings::new(&settings.url).context("cannot set up TLS")?;
+        let not_before = Arc::new(Mutex::new(None));
         let client = |headers: HeaderMap| {
             let http = http_settings
                 .client_builder()
@@ -66,8 +85,14 @@ impl Client {
                 .tcp_nodelay(true)
                 .user_agent(concat!("powerview/", env!("CARGO_PKG_VERSION")))
                 .default_headers(headers);
+            let not_before = Arc::clone(&not_before);
+            let observer = move |status: StatusCode, headers: &HeaderMap| {
+                if status == StatusCode::TOO_MANY_REQUESTS {
+                    *locked(&not_before) = retry_after(headers).map(|wait| Instant::now() + wait);
+                }
+            };
             ClientBuilder::with_builder(
-                http.into(),
+                (http, observer).into(),
                 settings.url.as_str(),
                 &settings.org,
                 &settings.token,
@@ -103,7 +128,21 @@ impl Client {
             org_id: OnceCell::new(),
             buckets: Mutex::default(),
             missing: Mutex::default(),
+            not_before,
+            version: match settings.flavor {
+                Flavor::Auto => OnceCell::new(),
+                Flavor::Influx2 => OnceCell::new_with(Some(Version::Influx2)),
+                Flavor::Influx3 => OnceCell::new_with(Some(Version::Influx3)),
+            },
+            influx3: OnceCell::new(),
+            settings: settings.clone(),
         })
+    }
+
+    /// How long the server asks to wait, if its last answer with 429 says so.
+    pub(super) fn take_wait(&self) -> Option<Duration> {
+        let time = locked(&self.not_before).take()?;
+        Some(time.saturating_duration_since(Instant::now()))
     }
 
     /// The retry policy of a stream. An outage of the server for measurements also applies to the others.
@@ -168,6 +207,7 @@ impl Client {
             points.expired += lines - part.as_ref().map_or(0, |part| u64::from(part.lines));
             let Some(part) = part else { continue };
             let lines = u64::from(part.lines);
+            let part = self.without_repeats(part, stream)?;
             let attempt = || async {
                 // An attempt that times out is dropped here.
                 unanswered.fetch_add(1, Ordering::Relaxed);
@@ -243,10 +283,16 @@ impl Client {
             Stream::Meta | Stream::Copies => TimestampPrecision::Nanoseconds,
         };
         let org = self.org_key().await?;
-        client
+        let result = client
             .write_line_protocol_with_precision(org, bucket, batch.body.clone(), precision)
-            .await
-            .map_err(|error| self.write_error(&error))
+            .await;
+        match result {
+            Err(error) if self.is_influx3() => {
+                self.influx3_write_error(&error, bucket, batch, stream)
+                    .await
+            }
+            result => result.map_err(|error| self.write_error(&error)),
+        }
     }
 
     /// Finds out why a write still fails after its retries, with an empty write to the same bucket.
@@ -259,11 +305,19 @@ impl Client {
         let key = known.unwrap_or_else(|| KnownBucket::named(bucket)).key;
         let nothing = Batch::plain(Vec::new(), 0);
         let write = timeout(PROBE_TIMEOUT, self.write(&key, &nothing, stream));
-        let health = timeout(PROBE_TIMEOUT, self.plain.health());
+        let health = timeout(PROBE_TIMEOUT, self.is_healthy());
         match tokio::join!(write, health) {
             (Ok(Ok(())), _) => Scope::Request,
-            (_, Ok(Ok(health))) if matches!(health.status, Status::Pass) => Scope::Bucket,
+            (_, Ok(true)) => Scope::Bucket,
             _ => Scope::Server,
         }
+    }
+
+    async fn is_healthy(&self) -> bool {
+        if self.is_influx3() {
+            return self.ping().await.is_ok();
+        }
+        let health = self.plain.health().await;
+        health.is_ok_and(|health| matches!(health.status, Status::Pass))
     }
 }

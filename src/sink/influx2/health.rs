@@ -1,15 +1,18 @@
 //! The checks of the server for `powerview check`.
 
 use super::client::Client;
+use super::influx3::Version;
 use crate::points::Batch;
 use crate::sanitize::sanitize;
-use crate::sink::Stream;
 use crate::sink::retry::ApiError;
+use crate::sink::{Flavor, Stream};
 use influxdb2::RequestError;
 
 /// The results of the server checks: a confirmation, or the reason of the failure and the remedy.
 #[derive(Debug)]
 pub(crate) struct Probe {
+    /// Whether the server is InfluxDB 3.
+    pub is_influx3: bool,
     /// Whether the server responds and is ready.
     pub health: Result<String, String>,
     /// Whether the token is accepted and the organisation exists.
@@ -21,7 +24,9 @@ pub(crate) struct Probe {
 impl Client {
     pub(super) async fn probe(&self, meta_bucket: &str) -> Probe {
         let message = |api_error: ApiError| match api_error {
-            ApiError::Transient(m) | ApiError::Unanswered(m) => {
+            ApiError::Transient(m)
+            | ApiError::Unanswered(m)
+            | ApiError::Throttled { message: m, .. } => {
                 format!("{m}; start InfluxDB or see its log, or correct INFLUXDB_HOST")
             }
             ApiError::Installation(m) | ApiError::Forbidden(m) => m,
@@ -31,6 +36,10 @@ impl Client {
                 error.into_message()
             ),
         };
+        // If this fails, the other requests say why.
+        if let Ok(Version::Influx3) = self.find_version().await {
+            return self.probe_influx3(meta_bucket, message).await;
+        }
         let health = match self.plain.health().await {
             Ok(health) if matches!(health.status, influxdb2::models::Status::Pass) => Ok(format!(
                 "{} is ready, version {}",
@@ -52,6 +61,7 @@ impl Client {
                 };
                 let unknown = || Err("not checked; fix the server first".to_owned());
                 return Probe {
+                    is_influx3: false,
                     health: Err(health),
                     organisation: unknown(),
                     write: unknown(),
@@ -87,8 +97,44 @@ impl Client {
             Err(api_error) => Err(message(api_error)),
         };
         Probe {
+            is_influx3: false,
             health,
             organisation,
+            write,
+        }
+    }
+
+    /// The checks of InfluxDB 3, which has no organisations.
+    async fn probe_influx3(
+        &self,
+        meta_bucket: &str,
+        message: impl Fn(ApiError) -> String,
+    ) -> Probe {
+        let health = match self.ping().await {
+            Ok(pong) => Ok(format!(
+                "{} is ready, InfluxDB 3 {} (INFLUXDB_FLAVOR={})",
+                self.address,
+                pong.name,
+                match self.settings.flavor {
+                    Flavor::Auto => "auto",
+                    Flavor::Influx2 => "2",
+                    Flavor::Influx3 => "3",
+                }
+            )),
+            Err(api_error) => Err(message(api_error)),
+        };
+        let nothing = Batch::plain(Vec::new(), 0);
+        let write = match self.write(meta_bucket, &nothing, Stream::Meta).await {
+            Ok(()) => Ok(format!(
+                "accepted for writes; the first one makes a database such as {:?}",
+                sanitize(meta_bucket)
+            )),
+            Err(api_error) => Err(message(api_error)),
+        };
+        Probe {
+            is_influx3: true,
+            health,
+            organisation: Ok("InfluxDB 3 has none, and ignores INFLUXDB_ORG".to_owned()),
             write,
         }
     }

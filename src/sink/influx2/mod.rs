@@ -1,4 +1,5 @@
-//! InfluxDB 2 over HTTP. This is the only module that depends on the crate `influxdb2`.
+//! InfluxDB 2 over HTTP, and InfluxDB 3 through its compatible endpoint for writes. This is the only module that depends on
+//! the crate `influxdb2`.
 //!
 //! Limits of `influxdb2` 0.5.2 that this module works around:
 //!
@@ -17,6 +18,7 @@ mod channels;
 mod client;
 mod flux;
 mod health;
+mod influx3;
 mod reader;
 mod redact;
 mod response;
@@ -127,6 +129,11 @@ impl Influx {
     /// Whether the server or a bucket counts as unavailable for measurements.
     pub(crate) fn has_outage(&self) -> bool {
         self.client.retry.outages().has_any()
+    }
+
+    /// Whether the server is known to be InfluxDB 3.
+    pub(crate) fn is_influx3(&self) -> bool {
+        self.client.is_influx3()
     }
 
     /// The number of retries so far.

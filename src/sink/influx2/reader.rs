@@ -3,6 +3,7 @@
 use super::Influx;
 use super::client::Client;
 use super::flux::{self, AnswerError, Columns};
+use super::influx3::Version;
 use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
@@ -143,6 +144,12 @@ impl InfluxReader {
             deadline: None,
             stop: stop.clone(),
         })
+    }
+
+    /// Whether the server is InfluxDB 3. False as well if it gives no answer.
+    pub(crate) fn is_influx3(&self) -> bool {
+        let version = self.handle.block_on(self.client.find_version());
+        version == Ok(Version::Influx3)
     }
 
     /// Sets the time at which all requests end, answers included.

@@ -34,13 +34,21 @@ impl Client {
             413 => ApiError::TooLarge(message),
             // The proxy got no answer.
             502 | 504 => ApiError::Unanswered(format!("{}: {message}", self.address)),
-            408 | 425 | 429 | 500.. => ApiError::Transient(format!("{}: {message}", self.address)),
+            429 => self.throttled(format!("{}: {message}", self.address)),
+            408 | 425 | 500.. => ApiError::Transient(format!("{}: {message}", self.address)),
             400..=499 => ApiError::Refused(message),
             // Another success status than the one of a write: this is not InfluxDB.
             _ => ApiError::Transient(format!(
                 "{} does not respond like InfluxDB ({message})",
                 self.address
             )),
+        }
+    }
+
+    fn throttled(&self, message: String) -> ApiError {
+        match self.take_wait() {
+            Some(wait) => ApiError::Throttled { message, wait },
+            None => ApiError::Transient(message),
         }
     }
 
@@ -179,6 +187,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
             retry_for: Duration::ZERO,
+            flavor: crate::sink::Flavor::Auto,
         };
         Client::new(&settings, Shutdown::default()).unwrap()
     }

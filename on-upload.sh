@@ -157,6 +157,10 @@ extra_vars() {
 
 create_dashboard() {
   local company=$1 campaign=$2 vars temp_dir status reason
+  if [[ ${INFLUXDB_FLAVOR:-} == 3 ]]; then
+    log "mkdir $(sanitize "$company/$campaign"): no dashboard created, because dashboards need InfluxDB 2 and INFLUXDB_FLAVOR is 3"
+    return 0
+  fi
   if [[ $company == "${TSV_META_BUCKET:-powerview_meta}" ]]; then
     log "mkdir $(sanitize "$company/$campaign"): the company name is refused: it is the meta bucket; rename the folder"
     return 0
@@ -377,7 +381,7 @@ work() {
 # the last hour.
 request_dashboard() {
   local parts=() campaign tried now last=0
-  split_path "$1" && ((${#parts[@]} >= 4)) || return 0
+  split_path "$1" && ((${#parts[@]} >= 4)) && [[ ${INFLUXDB_FLAVOR:-} != 3 ]] || return 0
   campaign=$data/${parts[0]}/${parts[1]}
   [[ -d $campaign && ! -L $campaign && ! -e $campaign/.dashboard.created && -r $playbook ]] || return 0
   make_folder "$queues/tried" || return 0

@@ -880,6 +880,35 @@ fn an_answer_that_is_cut_or_no_json_is_reported_with_the_cause() {
 
 #[test]
 #[ignore = "slow: several runs of Ansible"]
+fn influxdb_3_is_refused_before_anything_is_created() {
+    for ansible in ansibles() {
+        let scene = Scene::with(ansible);
+        let of_influxdb_3 =
+            server_of("HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found");
+        for (variable, value, reason) in [
+            (
+                "INFLUXDB_FLAVOR",
+                "3",
+                "the playbooks need InfluxDB 2, but INFLUXDB_FLAVOR is 3; see docs/influxdb-3.md",
+            ),
+            (
+                "INFLUXDB_HOST",
+                of_influxdb_3.as_str(),
+                "InfluxDB answered 404; the playbooks need InfluxDB 2; correct INFLUXDB_HOST in .env, or set INFLUXDB_FLAVOR=3",
+            ),
+        ] {
+            let mut command = scene.command("create_grafana_resources.yml", &names("acme", "one"));
+            let output = run(command.env(variable, value));
+            let printed = text(&output);
+            assert!(!output.status.success(), "{printed}");
+            assert!(printed.contains(reason), "{printed}");
+            assert_eq!(scene.double.state().team_id("acme"), None);
+        }
+    }
+}
+
+#[test]
+#[ignore = "slow: several runs of Ansible"]
 fn two_companies_are_created_concurrently() {
     let Some(scene) = Scene::new() else { return };
     let companies = ["acme", "zenith"];

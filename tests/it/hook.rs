@@ -510,6 +510,26 @@ fn a_campaign_that_is_named_like_a_measurement_of_the_program_gets_no_dashboard(
 }
 
 #[test]
+fn with_influxdb_3_no_playbook_is_started() {
+    if !installed("python3", "python3") || !installed("flock", "util-linux") {
+        return;
+    }
+    let (place, _) = place_with_playbook();
+    fs::write(place.path("base/.env"), "INFLUXDB_FLAVOR=3\n").expect("a file");
+    let campaign = place.data("acme/c");
+    fs::create_dir_all(campaign.join("02001171")).expect("a folder");
+    assert!(place.act("mkdir", &campaign, "", "1").success());
+    let log = place.log();
+    let reason = "mkdir acme/c: no dashboard created, because dashboards need InfluxDB 2 and INFLUXDB_FLAVOR is 3";
+    assert!(log.contains(reason), "{log}");
+    let file = campaign.join("02001171/a.tsv");
+    assert!(place.act("upload", file, "", "1").success());
+    assert!(place.calls("ansible").is_empty());
+    assert_eq!(place.calls("powerview").len(), 1);
+    assert_eq!(place.log().matches("no dashboard created").count(), 1);
+}
+
+#[test]
 #[ignore = "slow: hundreds of calls of the hook"]
 fn invalid_names_are_refused_and_none_of_them_runs() {
     if !installed("python3", "python3") {

@@ -283,6 +283,8 @@ def failure(result, grafana_url, influxdb_url, sftpgo_url):
         cause = "%s answered %s%s" % (server, status, " (%s)" % message if message else "")
         if server == "InfluxDB" and status in (401, 403):
             remedy = "correct INFLUXDB_ADMIN_TOKEN in .env; it needs the rights to create buckets and tokens"
+        elif server == "InfluxDB" and status == 404 and "/orgs" in path and not message:
+            remedy = "the playbooks need InfluxDB 2; correct INFLUXDB_HOST in .env, or set INFLUXDB_FLAVOR=3 if this is InfluxDB 3"
         elif server == "InfluxDB" and status == 404 and "/orgs" in path:
             remedy = "correct INFLUXDB_ORG in .env"
         elif server == "SFTPGo" and status in (401, 403):

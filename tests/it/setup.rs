@@ -1243,6 +1243,18 @@ fn a_database_with_another_token_is_not_touched() {
 }
 
 #[test]
+fn influxdb_3_is_not_set_up() {
+    let Some(place) = Place::new() else { return };
+    let env = place.read("base/.env") + "INFLUXDB_FLAVOR=3\n";
+    place.write("base/.env", &env);
+    let printed = place.run(&["--yes"], 1);
+    let reason =
+        "INFLUXDB_FLAVOR is 3, and only InfluxDB 2 can be set up here; see docs/influxdb-3.md";
+    assert!(printed.contains(reason), "{printed}");
+    assert_eq!(place.servers.state().token, None);
+}
+
+#[test]
 fn an_administrator_of_sftpgo_whom_env_does_not_know_is_reported() {
     let Some(place) = Place::new() else { return };
     place.write("unit/sftpgo.service.started", "");

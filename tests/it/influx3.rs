@@ -29,12 +29,18 @@ trait Server {
 
     /// A call that must find out the version of the server.
     fn call<'a>(&self, site: &'a Site) -> Call<'a> {
-        site.call().server(&self.url(), &self.token(), "any")
+        self.of(site.call())
     }
 
     fn subcommand<'a>(&self, site: &'a Site, name: &str) -> Call<'a> {
-        let call = site.subcommand(name);
+        self.of(site.subcommand(name))
+    }
+
+    /// A real server may be slow.
+    fn of<'a>(&self, call: Call<'a>) -> Call<'a> {
         call.server(&self.url(), &self.token(), "any")
+            .env("TSV_RETRY_FOR", "20")
+            .env("TSV_REQUEST_TIMEOUT_S", "30")
     }
 }
 
@@ -97,6 +103,10 @@ with_each_server! {
     commands_that_need_influxdb_2_say_so;
     no_summaries_are_kept_or_computed;
     points_about_runs_and_files_arrive;
+    verify_finds_the_points_of_all_samples_equal;
+    verify_reads_more_days_than_a_query_may;
+    verify_names_points_that_are_missing_different_or_extra_and_repair_writes_the_missing_ones;
+    verify_of_a_company_without_a_database_misses_all_points;
     bodies_without_compression_are_accepted;
 }
 
@@ -240,11 +250,7 @@ fn commands_that_need_influxdb_2_say_so(server: &dyn Server) {
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
     server.call(&site).ok();
-    for (command, arguments) in [
-        ("verify", vec![]),
-        ("rollup", vec![]),
-        ("rebuild", vec!["--company", "acme"]),
-    ] {
+    for (command, arguments) in [("rollup", vec![]), ("rebuild", vec!["--company", "acme"])] {
         for flavor in ["auto", "3"] {
             let call = server.subcommand(&site, command).args(&arguments);
             let run = call
@@ -300,6 +306,119 @@ fn bodies_without_compression_are_accepted(server: &dyn Server) {
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 30));
     server.call(&site).env("TSV_GZIP", "0").ok();
     assert_eq!(server.points("acme").len(), 60);
+}
+
+/// The result of `verify --json` with the exit status.
+fn verified(server: &dyn Server, site: &Site, arguments: &[&str], code: i32) -> serde_json::Value {
+    let call = server.subcommand(site, "verify").arg("--json");
+    let run = call
+        .args(arguments)
+        .env("TSV_ROLLUP", "1")
+        .run()
+        .expect(code);
+    serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}: {}", run.stdout))
+}
+
+fn counts(result: &serde_json::Value) -> Vec<u64> {
+    let keys = ["expected", "found", "missing", "different", "extra"];
+    keys.map(|key| result[key].as_u64().expect("a number"))
+        .to_vec()
+}
+
+fn verify_finds_the_points_of_all_samples_equal(server: &dyn Server) {
+    let Some(dir) = samples() else { return };
+    let samples = all_samples::read_all(&dir);
+    let site = Site::new();
+    all_samples::copy_to(&site, &dir, &samples);
+    server.call(&site).run().expect(1);
+    let expected = all_samples::expected(&samples).into_values();
+    let number: usize = expected.map(|points| stored(&points).len()).sum();
+    let number = number as u64;
+    let result = verified(server, &site, &[], 0);
+    assert_eq!(counts(&result), [number, number, 0, 0, 0]);
+    assert_eq!(result["equal"], true);
+}
+
+/// A file with a value every ten minutes from 2025-08-01 00:00 UTC on.
+fn file_of_days(days: u32) -> String {
+    let mut file = String::from("02001171\t02001171\nMV_T302_V002\tPh 1 V\n");
+    for n in 0..days * 144 {
+        let (day, hour, minute) = (n / 144 + 1, n / 6 % 24, n % 6 * 10);
+        file += &format!("{day:02}/08/25 {hour:02}:{minute:02}:00\t{n}.5\n");
+    }
+    file
+}
+
+fn verify_reads_more_days_than_a_query_may(server: &dyn Server) {
+    let site = Site::new();
+    // The name of the campaign must be quoted.
+    let device = "acme/l'été à la/02001171";
+    site.put_old(format!("{device}/a.tsv"), file_of_days(10));
+    server.call(&site).ok();
+    assert_eq!(
+        counts(&verified(server, &site, &[], 0)),
+        [1440, 1440, 0, 0, 0]
+    );
+}
+
+fn verify_names_points_that_are_missing_different_or_extra_and_repair_writes_the_missing_ones(
+    server: &dyn Server,
+) {
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), file_of_days(1));
+    server.call(&site).env("TSV_TIMEZONE", "UTC").ok();
+    // Another file that was never sent.
+    let second = file_of_days(2);
+    let (_, rows) = second.split_once("02/08/25").expect("a second day");
+    let head = "02001171\t02001171\nMV_T302_V002\tPh 1 V\n";
+    site.put_old(DEVICE.parsed("b.tsv"), format!("{head}02/08/25{rows}"));
+    let series = "site,campaign=site,channel_id=M02001171_Ch1_M02001171,channel_name=Ph\\ 1,channel_number=1,\
+                  channel_type=master,device=02001171,device_master_sn=02001171,device_sn=02001171,unit=V";
+    // 2025-08-02 00:00, which has the value 144.5, and 2025-07-31 00:00. A measurement of another program.
+    server.write(
+        "acme",
+        &format!(
+            "{series} value=7 1754092800\n{series} value=8 1753920000\nother value=1 1753920000"
+        ),
+    );
+    let verify = |arguments: &[&str], code| {
+        let call = server
+            .subcommand(&site, "verify")
+            .arg("--json")
+            .args(arguments);
+        let run = call.env("TSV_TIMEZONE", "UTC").run().expect(code);
+        serde_json::from_str::<serde_json::Value>(&run.stdout).expect("JSON")
+    };
+    let result = verify(&[], 1);
+    assert_eq!(counts(&result), [288, 146, 143, 1, 1]);
+    let text = server
+        .subcommand(&site, "verify")
+        .env("TSV_TIMEZONE", "UTC")
+        .run();
+    assert!(
+        text.stdout
+            .contains("144.5 in the files, 7.0 in the database"),
+        "{}",
+        text.stdout
+    );
+    assert!(
+        text.stdout
+            .contains("1 point in the measurement other, which has no campaign folder"),
+        "{}",
+        text.stdout
+    );
+    verify(&["--repair"], 1);
+    let result = verify(&[], 1);
+    assert_eq!(counts(&result)[2], 0, "no point is missing: {result:#}");
+    assert_eq!(counts(&result)[4], 1, "an extra point stays: {result:#}");
+}
+
+fn verify_of_a_company_without_a_database_misses_all_points(server: &dyn Server) {
+    let site = Site::new();
+    site.put_old(DEVICE.parsed("a.tsv"), good_file(1, 3));
+    assert_eq!(counts(&verified(server, &site, &[], 1)), [6, 0, 6, 0, 0]);
+    verified(server, &site, &["--repair"], 0);
+    assert_eq!(counts(&verified(server, &site, &[], 0)), [6, 6, 0, 0, 0]);
 }
 
 #[test]
@@ -607,7 +726,11 @@ fn an_unavailable_server_is_tried_again_and_its_health_is_that_of_ping() {
     let (server, site) = (Double3::start(), Site::new());
     server.fault(is_data_write, usize::MAX, unavailable.clone());
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
-    server.call(&site).run().expect(1);
+    server
+        .call(&site)
+        .env("TSV_RETRY_FOR", "0.3")
+        .run()
+        .expect(1);
     let sidecar = site.sidecar(&DEVICE.error("a.tsv"));
     let error = sidecar["error"].as_str().expect("a text");
     assert!(
@@ -623,7 +746,11 @@ fn an_unavailable_server_is_tried_again_and_its_health_is_that_of_ping() {
         unavailable,
     );
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
-    server.call(&site).run().expect(1);
+    server
+        .call(&site)
+        .env("TSV_RETRY_FOR", "0.3")
+        .run()
+        .expect(1);
     let sidecar = site.sidecar(&DEVICE.error("a.tsv"));
     let error = sidecar["error"].as_str().expect("a text");
     assert!(

@@ -4,7 +4,7 @@
 use crate::influx_double::{Request, SeriesKey, TOKEN, read_body, read_head};
 use crate::line_protocol::{self, Line, Value};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -246,6 +246,7 @@ fn answer(state: &mut State, request: &Request) -> Answer {
         ("GET", "/health") => plain(200, "OK"),
         ("POST", "/api/v2/write") => write(state, request),
         ("POST", "/api/v3/write_lp") => explain(state, request),
+        ("POST", "/api/v3/query_sql") => query(state, request),
         _ => plain(404, "not found"),
     }
 }
@@ -354,4 +355,152 @@ fn store(state: &mut State, database: &str, lines: Vec<Line>, unit: i64) {
         let time = line.time.expect("a time") * unit;
         times.entry(time).or_insert(line.fields);
     }
+}
+
+/// The number of files that a query may read. Each has ten minutes of a table.
+const MAX_FILES: usize = 432;
+
+/// Answers the queries of the program.
+fn query(state: &State, request: &Request) -> Answer {
+    let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+    assert_eq!(asked["format"], "csv");
+    let (name, sql) = (
+        asked["db"].as_str().expect("a name"),
+        asked["q"].as_str().expect("SQL"),
+    );
+    let Some(database) = state.databases.get(name) else {
+        let error = format!("query error: database not found: {name}");
+        return plain(404, json!({ "error": error }).to_string());
+    };
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let mut put = |cells: &[&str]| csv.write_record(cells).expect("a row");
+    let tables: BTreeSet<&str> = database.keys().map(|(table, _)| table.as_str()).collect();
+    if sql == "SELECT 1" {
+        put(&["Int64(1)"]);
+        put(&["1"]);
+    } else if sql.starts_with("SELECT table_name FROM information_schema.tables ") {
+        put(&["table_name"]);
+        for table in tables {
+            put(&[table]);
+        }
+    } else if let Some((_, table)) = sql.split_once("table_schema = 'iox' AND table_name = ") {
+        put(&["column_name", "data_type"]);
+        put(&["time", "Timestamp(Nanosecond, None)"]);
+        let of_table = || {
+            database
+                .iter()
+                .filter(|((name, _), _)| quoted(name, '\'') == table)
+        };
+        let tags: BTreeSet<_> = of_table().flat_map(|((_, tags), _)| tags.keys()).collect();
+        for tag in tags {
+            put(&[tag, "Dictionary(Int32, Utf8)"]);
+        }
+        let fields = of_table().flat_map(|(_, times)| times.values().flatten());
+        let fields: BTreeMap<_, _> = fields.map(|(key, value)| (key, value.kind())).collect();
+        for (field, kind) in fields {
+            let kind = match kind {
+                "float" => "Float64",
+                "integer" => "Int64",
+                "boolean" => "Boolean",
+                _ => "Utf8",
+            };
+            put(&[field, kind]);
+        }
+    } else {
+        let (columns, rest) = sql.split_once(" FROM ").expect("a table");
+        let (table, condition) = rest.split_once(" WHERE ").expect("a condition");
+        let (between, of_master) = condition
+            .strip_prefix("device_master_sn IS NOT NULL AND ")
+            .map_or((condition, None), |times| (times, Some("IS NOT NULL")));
+        let mut parts = between.splitn(3, " AND ");
+        let mut time = |start: &str| {
+            let text = parts
+                .next()
+                .and_then(|part| part.strip_prefix(start))
+                .expect("a time");
+            let time = chrono::DateTime::parse_from_rfc3339(text.trim_matches('\''));
+            time.expect("a time").timestamp()
+        };
+        let times = time("time >= ")..time("time < ");
+        let of_master = parts
+            .next()
+            .and_then(|part| part.strip_prefix("device_master_sn "))
+            .or(of_master);
+        let is_asked = |tags: &BTreeMap<String, String>| {
+            let master = tags.get("device_master_sn");
+            match of_master {
+                None => true,
+                Some("IS NULL") => master.is_none(),
+                Some("IS NOT NULL") => master.is_some(),
+                Some(text) => master.is_some_and(|m| text == format!("= {}", quoted(m, '\''))),
+            }
+        };
+        let rows: Vec<_> = database
+            .iter()
+            .filter(|((name, _), _)| quoted(name, '"') == table)
+            .flat_map(|((_, tags), points)| {
+                points
+                    .iter()
+                    .map(move |(time, fields)| (tags, time, fields))
+            })
+            .filter(|(_, time, _)| times.contains(&time.div_euclid(1_000_000_000)))
+            .collect();
+        let files: BTreeSet<_> = rows
+            .iter()
+            .map(|(_, time, _)| time.div_euclid(600_000_000_000))
+            .collect();
+        if files.len() > MAX_FILES {
+            return plain(
+                500,
+                "query error: error while planning query: External error: Query would exceed file limit of 432 parquet files. Please specify a smaller time range for your query.",
+            );
+        }
+        let rows = rows.into_iter().filter(|(tags, _, _)| is_asked(tags));
+        match columns {
+            "SELECT count(*)" => {
+                put(&["count(*)"]);
+                put(&[&rows.count().to_string()]);
+            }
+            "SELECT DISTINCT device_master_sn" => {
+                put(&["device_master_sn"]);
+                let masters: BTreeSet<_> =
+                    rows.map(|(tags, _, _)| &tags["device_master_sn"]).collect();
+                for master in masters {
+                    put(&[master]);
+                }
+            }
+            columns => {
+                let columns = columns.strip_prefix("SELECT time, ").expect("columns");
+                let names: Vec<_> = columns
+                    .split(", ")
+                    .map(|name| name.trim_matches('"'))
+                    .collect();
+                put(&[&["time"], &names[..]].concat());
+                for (tags, time, fields) in rows {
+                    let time = chrono::DateTime::from_timestamp_nanos(*time);
+                    let mut cells =
+                        vec![time.naive_utc().format("%Y-%m-%dT%H:%M:%S%.f").to_string()];
+                    cells.extend(names.iter().map(|name| {
+                        match (tags.get(*name), fields.get(*name)) {
+                            (Some(tag), _) => tag.clone(),
+                            (None, Some(Value::Float(value))) => format!("{value:?}"),
+                            (None, Some(Value::Int(value))) => value.to_string(),
+                            (None, Some(Value::Bool(value))) => value.to_string(),
+                            (None, Some(Value::Text(value))) => value.clone(),
+                            (None, None) => String::new(),
+                        }
+                    }));
+                    put(&cells.iter().map(String::as_str).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+    let csv = csv.into_inner().expect("complete");
+    plain(200, String::from_utf8(csv).expect("text"))
+}
+
+/// A name or a text in SQL.
+fn quoted(text: &str, quote: char) -> String {
+    let doubled = format!("{quote}{quote}");
+    format!("{quote}{}{quote}", text.replace(quote, &doubled))
 }

@@ -22,6 +22,7 @@ mod influx3;
 mod reader;
 mod redact;
 mod response;
+mod sql;
 
 pub(crate) use client::SUMMARY_TIME;
 pub(crate) use health::Probe;

@@ -4,6 +4,7 @@ use super::Influx;
 use super::client::Client;
 use super::flux::{self, AnswerError, Columns};
 use super::influx3::Version;
+use super::sql::SqlReader;
 use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
@@ -75,7 +76,7 @@ pub(crate) struct InfluxReader {
     pub(super) url: url::Url,
     /// When all requests end.
     deadline: Option<Instant>,
-    stop: Shutdown,
+    pub(super) stop: Shutdown,
 }
 
 impl InfluxReader {
@@ -150,6 +151,11 @@ impl InfluxReader {
     pub(crate) fn is_influx3(&self) -> bool {
         let version = self.handle.block_on(self.client.find_version());
         version == Ok(Version::Influx3)
+    }
+
+    /// The same connection for queries with SQL, which InfluxDB 3 understands.
+    pub(crate) fn sql(&self) -> SqlReader<'_> {
+        SqlReader(self)
     }
 
     /// Sets the time at which all requests end, answers included.
@@ -234,24 +240,29 @@ impl InfluxReader {
         });
         let request = self.http.post(self.url.clone()).body(body.to_string());
         let response = request.send().await;
-        let mut response = response
+        let response = response
             .map_err(|source| client.api_error(&RequestError::ReqwestProcessing { source }))?;
         let status = response.status();
         if status == reqwest::StatusCode::OK {
             return Ok(response);
         }
+        let text = Self::text(response).await;
+        Err(client.api_error(&RequestError::Http { status, text }))
+    }
+
+    /// The body of an error, as far as it is read.
+    pub(super) async fn text(mut response: reqwest::Response) -> String {
         let mut text = Vec::new();
         while text.len() < MAX_ERROR
             && let Ok(Some(chunk)) = response.chunk().await
         {
             text.extend_from_slice(&chunk);
         }
-        let text = String::from_utf8_lossy(&text).into_owned();
-        Err(client.api_error(&RequestError::Http { status, text }))
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Reads the body of an answer on the network thread.
-    fn stream(&self, mut answer: reqwest::Response) -> Answer {
+    pub(super) fn stream(&self, mut answer: reqwest::Response) -> impl io::Read + use<> {
         let (sender, blocks) = mpsc::channel(MAX_WAITING);
         let deadline = self.deadline;
         self.handle.spawn(async move {

@@ -1,0 +1,402 @@
+//! Reads points from InfluxDB 3 with SQL queries. Answers are streamed. See docs/influxdb-3.md.
+
+use super::reader::InfluxReader;
+use crate::sink::retry::ApiError;
+use crate::sink::source::{
+    ALL_TIMES, Field, FieldTypes, Place, PointQuery, PointSource, PointVisitor, ReadError,
+    SeriesQuery, StoredBucket, StoredPoint,
+};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat};
+use csv::StringRecord;
+use influxdb2::RequestError;
+use serde_json::json;
+use std::fmt::Write as _;
+use std::ops::Range;
+
+/// The beginning of the message of a query that is refused. Its status is 500, as that of a failure.
+const REFUSED: &str = "query error";
+
+/// A part of the message of a query for too many files.
+const TOO_MANY_FILES: &str = "exceed file limit";
+
+/// The shortest range of times that is divided, in seconds. A file has at least ten minutes.
+const SHORTEST: i64 = 600;
+
+/// Number of rows between two checks of the shutdown flag.
+const SHUTDOWN_CHECK_ROWS: u64 = 4096;
+
+/// The reading side of InfluxDB 3.
+pub(crate) struct SqlReader<'a>(pub(super) &'a InfluxReader);
+
+/// The columns of a table that points are read from.
+#[derive(Default)]
+struct Columns {
+    tags: Vec<String>,
+    /// The columns of fields, with their types in the words of Flux.
+    fields: Vec<(String, &'static str)>,
+}
+
+impl SqlReader<'_> {
+    /// Calls `each` for all rows that answer a query, until it returns false. Does nothing if there is no database.
+    fn rows(
+        &self,
+        database: &str,
+        sql: &str,
+        mut each: impl FnMut(&StringRecord) -> bool,
+    ) -> Result<(), ReadError> {
+        let reader = self.0;
+        let answer = reader.retried(&reader.retry, database, || self.send(database, sql))?;
+        let Some(answer) = answer else { return Ok(()) };
+        let mut answer = csv::Reader::from_reader(reader.stream(answer));
+        let mut record = StringRecord::new();
+        let mut rows = 0_u64;
+        loop {
+            match answer.read_record(&mut record) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => {
+                    let reason = reader.client.redact(&error.to_string());
+                    return Err(ReadError::Interrupted(format!(
+                        "{}: the answer to a query cannot be read: {reason}",
+                        reader.client.address
+                    )));
+                }
+            }
+            rows += 1;
+            if rows.is_multiple_of(SHUTDOWN_CHECK_ROWS) && reader.stop.is_requested() {
+                return Err(ReadError::Stopped);
+            }
+            if !each(&record) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends a query and waits for the head of the answer. `None` if there is no database.
+    async fn send(&self, database: &str, sql: &str) -> Result<Option<reqwest::Response>, ApiError> {
+        let client = &self.0.client;
+        let mut url = self.0.url.clone();
+        url.set_path("/api/v3/query_sql");
+        url.set_query(None);
+        let body = json!({ "db": database, "q": sql, "format": "csv" });
+        let error = |source| client.api_error(&RequestError::ReqwestProcessing { source });
+        let request = self.0.http.post(url).body(body.to_string());
+        let answer = request.send().await.map_err(error)?;
+        let status = answer.status();
+        if status == reqwest::StatusCode::OK {
+            return Ok(Some(answer));
+        }
+        let text = InfluxReader::text(answer).await;
+        if status.as_u16() == 404 && text.contains("database not found") {
+            return Ok(None);
+        }
+        if text.starts_with(REFUSED) {
+            return Err(ApiError::Refused(client.describe(status.as_u16(), &text)));
+        }
+        Err(client.api_error(&RequestError::Http { status, text }))
+    }
+
+    fn columns(&self, database: &str, table: &str) -> Result<Columns, ReadError> {
+        let mut columns = Columns::default();
+        let query = format!(
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 'iox' AND table_name = {}",
+            text(table)
+        );
+        self.rows(database, &query, |row| {
+            if let (Some(name), Some(kind)) = (row.get(0), row.get(1)) {
+                match flux_type(kind) {
+                    Some(kind) => columns.fields.push((name.to_owned(), kind)),
+                    None if kind.starts_with("Dictionary") => columns.tags.push(name.to_owned()),
+                    None => {}
+                }
+            }
+            true
+        })?;
+        columns.tags.sort_unstable();
+        Ok(columns)
+    }
+
+    /// What is only needed to make a bucket anew.
+    fn unsupported<T>() -> Result<T, ReadError> {
+        Err(ReadError::Refused(
+            "this is not read from InfluxDB 3".to_owned(),
+        ))
+    }
+}
+
+impl PointSource for SqlReader<'_> {
+    fn find_bucket(&self, name: &str) -> Result<Option<StoredBucket>, ReadError> {
+        let mut is_found = false;
+        self.rows(name, "SELECT 1", |_| {
+            is_found = true;
+            false
+        })?;
+        // Its retention is not known.
+        Ok(is_found.then_some(StoredBucket { retention_s: None }))
+    }
+
+    fn measurements(&self, bucket: &str) -> Result<Vec<String>, ReadError> {
+        let mut names = Vec::new();
+        let query = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'iox' ORDER BY table_name";
+        self.rows(bucket, query, |row| {
+            names.extend(row.get(0).map(str::to_owned));
+            true
+        })?;
+        Ok(names)
+    }
+
+    fn count(&self, bucket: &str, measurement: &str) -> Result<u64, ReadError> {
+        let mut count = 0;
+        divided(ALL_TIMES, &mut |times| {
+            let query = format!(
+                "SELECT count(*) FROM {} WHERE {}",
+                identifier(measurement),
+                within(times)
+            );
+            self.rows(bucket, &query, |row| {
+                count += row.get(0).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+                true
+            })
+        })?;
+        Ok(count)
+    }
+
+    fn masters(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        times: &Range<i64>,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut masters = vec![String::new()];
+        let columns = self.columns(bucket, measurement)?;
+        if !columns.tags.iter().any(|tag| tag == MASTER) {
+            return Ok(masters);
+        }
+        divided(times.clone(), &mut |times| {
+            let query = format!(
+                "SELECT DISTINCT {MASTER} FROM {} WHERE {MASTER} IS NOT NULL AND {}",
+                identifier(measurement),
+                within(times)
+            );
+            self.rows(bucket, &query, |row| {
+                masters.extend(row.get(0).map(str::to_owned));
+                true
+            })
+        })?;
+        masters.sort_unstable();
+        masters.dedup();
+        Ok(masters)
+    }
+
+    fn unreadable_tags(&self, _: &str, _: &str) -> Result<Vec<&'static str>, ReadError> {
+        Self::unsupported()
+    }
+
+    fn line_break_in_tags(&self, _: &str, _: &str) -> Result<Option<String>, ReadError> {
+        Self::unsupported()
+    }
+
+    fn field_types(&self, _: &str) -> Result<FieldTypes, ReadError> {
+        Self::unsupported()
+    }
+
+    fn tag_values(&self, _: &str, _: &str, _: &str) -> Result<Vec<String>, ReadError> {
+        Self::unsupported()
+    }
+
+    fn points_of(&self, _: &SeriesQuery<'_>, _: &mut dyn PointVisitor) -> Result<(), ReadError> {
+        Self::unsupported()
+    }
+
+    fn delete(
+        &self,
+        _: &str,
+        _: &str,
+        _: &[(&str, &str)],
+        _: &Range<i64>,
+    ) -> Result<(), ReadError> {
+        Self::unsupported()
+    }
+
+    fn channels_without_device(&self, _: &str) -> Result<Vec<(String, u64)>, ReadError> {
+        Self::unsupported()
+    }
+
+    fn points(
+        &self,
+        query: &PointQuery<'_>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        if query.for_summaries {
+            return Self::unsupported();
+        }
+        let columns = self.columns(query.bucket, query.measurement)?;
+        let has_master = columns.tags.iter().any(|tag| tag == MASTER);
+        let of_master = match query.master {
+            Some("") if has_master => format!(" AND {MASTER} IS NULL"),
+            None | Some("") => String::new(),
+            Some(master) if has_master => format!(" AND {MASTER} = {}", text(master)),
+            Some(_) => return Ok(()),
+        };
+        let fields = columns.fields.iter().map(|(name, _)| name);
+        let mut names = "time".to_owned();
+        for name in columns.tags.iter().chain(fields) {
+            // Writing to a string does not fail.
+            let _ = write!(names, ", {}", identifier(name));
+        }
+        divided(query.times.clone(), &mut |times| {
+            let sql = format!(
+                "SELECT {names} FROM {} WHERE {}{of_master}",
+                identifier(query.measurement),
+                within(times)
+            );
+            let mut rows = Rows {
+                columns: &columns,
+                last: None,
+            };
+            let mut is_valid = true;
+            self.rows(query.bucket, &sql, |row| {
+                is_valid = rows.row(row, visitor).is_some();
+                is_valid
+            })?;
+            if is_valid {
+                return Ok(());
+            }
+            Err(ReadError::Refused(format!(
+                "{}: the answer to a query has a point without a time",
+                self.0.client.address
+            )))
+        })
+    }
+
+    fn texts_with_line_breaks(
+        &self,
+        _: &str,
+        _: &str,
+        _: &str,
+        _: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        Self::unsupported()
+    }
+}
+
+/// Calls `read` for a range of times, or for parts of it if the server reads no more than a number of files.
+fn divided(
+    times: Range<i64>,
+    read: &mut dyn FnMut(&Range<i64>) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    match read(&times) {
+        Err(ReadError::Refused(reason))
+            if reason.contains(TOO_MANY_FILES) && times.end - times.start > SHORTEST =>
+        {
+            let middle = times.start.midpoint(times.end);
+            divided(times.start..middle, read)?;
+            divided(middle..times.end, read)
+        }
+        result => result,
+    }
+}
+
+/// The tag with the serial of the master.
+const MASTER: &str = "device_master_sn";
+
+/// The rows of an answer: the time, the tags and the fields.
+struct Rows<'a> {
+    columns: &'a Columns,
+    /// The values of the tags and the number of the field of the last point.
+    last: Option<(Vec<String>, usize)>,
+}
+
+impl Rows<'_> {
+    /// Passes a row on. `None` if it has no time.
+    fn row(&mut self, row: &StringRecord, visitor: &mut dyn PointVisitor) -> Option<()> {
+        let Columns { tags, fields } = self.columns;
+        let time = row.get(0)?.parse::<NaiveDateTime>().ok()?.and_utc();
+        let values = || row.iter().skip(1).take(tags.len());
+        for (n, (key, kind)) in fields.iter().enumerate() {
+            let value = row.get(1 + tags.len() + n)?;
+            // An empty cell is no value.
+            if value.is_empty() {
+                continue;
+            }
+            let is_same = self
+                .last
+                .as_ref()
+                .is_some_and(|(last, field)| *field == n && values().eq(last.iter()));
+            if !is_same {
+                let series: Vec<_> = tags
+                    .iter()
+                    .zip(values())
+                    .filter(|(_, value)| !value.is_empty())
+                    .map(|(tag, value)| (tag.clone(), value.to_owned()))
+                    .collect();
+                visitor.series(&series, Field { key, kind }, Place::Within);
+                self.last = Some((values().map(str::to_owned).collect(), n));
+            }
+            visitor.point(StoredPoint {
+                time: time.timestamp(),
+                nanos: time.timestamp_subsec_nanos(),
+                value,
+            });
+        }
+        Some(())
+    }
+}
+
+/// The type of a column of a field in the words of Flux, or `None` for a tag or the time.
+fn flux_type(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Float64" => Some("double"),
+        "Int64" => Some("long"),
+        "UInt64" => Some("unsignedLong"),
+        "Boolean" => Some("boolean"),
+        "Utf8" => Some("string"),
+        _ => None,
+    }
+}
+
+/// A condition for a range of times in seconds.
+fn within(times: &Range<i64>) -> String {
+    let time = |seconds: i64| {
+        let time = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
+        time.to_rfc3339_opts(SecondsFormat::Secs, true)
+    };
+    format!(
+        "time >= '{}' AND time < '{}'",
+        time(times.start),
+        time(times.end)
+    )
+}
+
+/// A text in SQL.
+fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A name in SQL.
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted() {
+        assert_eq!(identifier(r#"a "b" 'c' \"#), r#""a ""b"" 'c' \""#);
+        assert_eq!(text(r#"a "b" 'c' \"#), r#"'a "b" ''c'' \'"#);
+    }
+
+    #[test]
+    fn times_are_in_utc() {
+        assert_eq!(
+            within(&(-1..1_754_184_000)),
+            "time >= '1969-12-31T23:59:59Z' AND time < '2025-08-03T01:20:00Z'"
+        );
+        assert_eq!(
+            within(&ALL_TIMES),
+            "time >= '1677-09-21T00:12:44Z' AND time < '2262-04-11T23:47:16Z'"
+        );
+    }
+}

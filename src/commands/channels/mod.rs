@@ -4,7 +4,7 @@ mod changed;
 
 pub(super) use self::changed::apply_changed;
 
-use super::comparison::{ensure_folder, open_data_folder};
+use super::comparison::{ensure_folder, ensure_influx2, open_data_folder};
 use super::eprint_line;
 use crate::catalogue::{CatalogueError, CatalogueOf, Outcome, Problems, Sources, Target};
 use crate::cli;
@@ -93,9 +93,13 @@ impl Channels<'_> {
         let mut why = "no server is configured".to_owned();
         if let Some(server) = server {
             let source = InfluxReader::new(&server, self.catalogue.stop)?;
-            match self.catalogue.sources(Some(&source)) {
-                Ok(sources) => return Ok(warned(sources)),
-                Err(error) => why = error.to_string(),
+            if source.is_influx3() {
+                "it is InfluxDB 3".clone_into(&mut why);
+            } else {
+                match self.catalogue.sources(Some(&source)) {
+                    Ok(sources) => return Ok(warned(sources)),
+                    Err(error) => why = error.to_string(),
+                }
             }
         }
         tracing::warn!(
@@ -195,6 +199,7 @@ fn apply(
     only_new: bool,
 ) -> anyhow::Result<Outcome> {
     let source = InfluxReader::new(&server, catalogue.stop)?;
+    ensure_influx2(&source, "channels --apply")?;
     let sink = Sink::open(&Destination::Influx(server), catalogue.stop)?;
     let rollup = gap_limit.map(|gap_limit| Rollup {
         source: &source,

@@ -46,7 +46,8 @@ fn the_invariants_hold_for_the_corpus_of_catalogues() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    // `PROPTEST_CASES` sets the number of cases.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_invariants_hold_for_catalogues_of_random_cells(
@@ -55,7 +56,69 @@ proptest! {
         let lines: Vec<_> = lines.iter().map(|cells| cells.join(";")).collect();
         invariants::catalogue(format!("1{}", lines.join("\n")).as_bytes());
     }
+
+    #[test]
+    fn the_invariants_hold_for_catalogues_of_the_corpus_with_random_changes(
+        input in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(PIECES), 0_usize..4), 1..6),
+    ) {
+        let inputs = catalogues();
+        let mut bytes = inputs[input.index(inputs.len())].clone();
+        for (place, piece, removed) in changes {
+            let place = place.index(bytes.len() + 1);
+            let end = (place + removed).min(bytes.len());
+            bytes.splice(place..end, piece.bytes());
+        }
+        invariants::catalogue(&bytes);
+    }
 }
+
+/// The corpus of catalogues.
+fn catalogues() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/catalogue");
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .expect("the corpus")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    let inputs = paths
+        .iter()
+        .map(|path| std::fs::read(path).expect("an input"));
+    inputs.collect()
+}
+
+/// What random changes put into catalogues.
+const PIECES: &[&str] = &[
+    "",
+    ";",
+    "\"",
+    "\n",
+    "\r",
+    "\r\n",
+    "'",
+    "=",
+    "+",
+    "-",
+    "[",
+    "]",
+    " ",
+    "V_",
+    "Ch1",
+    "Ch2",
+    "V_a",
+    "_M1",
+    "é",
+    "\u{1}",
+    "\u{feff}",
+    "until",
+    " until 2026-03-01",
+    "total",
+    "x",
+    "channel_id",
+    "\u{a0}",
+    "S3_Ch1_M1\n",
+    ";;;;;;;;;;\n",
+];
 
 /// Cells of catalogues, of which some are valid in most columns.
 const CELLS: &[&str] = &[

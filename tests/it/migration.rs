@@ -481,7 +481,7 @@ fn a_checkout_is_converted_in_place_and_a_dry_run_changes_nothing() {
     assert!(
         place
             .read("old/.env")
-            .contains("# Organisation in InfluxDB."),
+            .contains("# Organisation in InfluxDB;"),
         "the comments of the sample"
     );
 }

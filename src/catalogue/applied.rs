@@ -2,6 +2,7 @@
 
 use crate::data_dir::{APPLIED_FILE, CATALOGUE_FILE, Dir, Inode, Stamp};
 use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 
 /// Maximum size of the file in bytes.
@@ -24,6 +25,12 @@ pub(super) struct Applied {
     pub(super) state: State,
     /// Whether the stored catalogue has virtual or continued channels.
     pub(super) has_virtual: bool,
+    /// Whether hourly summaries of virtual channels may be missing or those of an earlier catalogue, whatever became of this one.
+    #[serde(default)]
+    pub(super) lacks_summaries: bool,
+    /// A checksum of the names of company and campaign: a renamed folder keeps the file.
+    #[serde(default)]
+    names: u64,
     device: u64,
     inode: u64,
     size: u64,
@@ -32,11 +39,19 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    pub(super) fn new(state: State, has_virtual: bool, inode: Inode, stamp: &Stamp) -> Self {
+    pub(super) fn new(
+        state: State,
+        has_virtual: bool,
+        folder: &Dir,
+        inode: Inode,
+        stamp: &Stamp,
+    ) -> Self {
         let ns = |time: i128| i64::try_from(time).unwrap_or(i64::MAX);
         Self {
             state,
             has_virtual,
+            lacks_summaries: state == State::Begun,
+            names: names(folder),
             device: inode.0,
             inode: inode.1,
             size: stamp.size,
@@ -59,10 +74,20 @@ impl Applied {
         folder.replace_state_file(APPLIED_FILE, &serde_json::to_vec(self)?)
     }
 
-    /// Whether it is about a catalogue with this identity, size and times.
-    fn is_about(&self, inode: Inode, stamp: &Stamp) -> bool {
-        *self == Self::new(self.state, self.has_virtual, inode, stamp)
+    /// Whether it is about the catalogue of this folder, with this identity, size and times.
+    fn is_about(&self, folder: &Dir, inode: Inode, stamp: &Stamp) -> bool {
+        let mut same = Self::new(self.state, self.has_virtual, folder, inode, stamp);
+        same.lacks_summaries = self.lacks_summaries;
+        *self == same
     }
+}
+
+/// A checksum of the names of the company and the campaign of a folder.
+fn names(campaign: &Dir) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let names = campaign.path().iter().rev().take(2);
+    names.for_each(|name| name.hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Whether a campaign folder has a catalogue that was neither applied nor refused.
@@ -74,7 +99,7 @@ pub(crate) fn is_catalogue_new(campaign: &Dir) -> io::Result<bool> {
         return Ok(false);
     };
     let applied = Applied::read(campaign).filter(|applied| applied.state != State::Begun);
-    Ok(applied.is_none_or(|applied| !applied.is_about(inode, &stamp)))
+    Ok(applied.is_none_or(|applied| !applied.is_about(campaign, inode, &stamp)))
 }
 
 /// Whether the stored catalogue of a campaign folder has virtual or continued channels. False if that cannot be read.

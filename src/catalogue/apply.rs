@@ -218,9 +218,13 @@ impl CatalogueOf<'_> {
         }
         let before = Applied::read(&folder);
         let had_virtual = before.is_some_and(|before| before.has_virtual);
+        // Without the file, nothing is known of the attempts before.
+        let lacks_summaries = before.is_none_or(|before| before.lacks_summaries);
         let refuse = |problems: Problems, has_virtual, inode, stamp: &Stamp| {
             refuse(&folder, &problems)?;
-            Applied::new(State::Refused, has_virtual, inode, stamp)
+            let mut refused = Applied::new(State::Refused, has_virtual, &folder, inode, stamp);
+            refused.lacks_summaries = lacks_summaries;
+            refused
                 .write(&folder)
                 .map_err(cannot(".channels.applied cannot be written"))?;
             Ok(Outcome::Refused(problems))
@@ -248,17 +252,17 @@ impl CatalogueOf<'_> {
             Err(error) => return Ok(read_outcome(&error)),
         };
         let had_virtual = had_virtual || stored.virtual_channels().next().is_some();
-        let failures = add_of_files(self.data, &self.path(), self.zones, &mut known);
+        let mut failures = add_of_files(self.data, &self.path(), self.zones, &mut known);
         let Checked { result, warnings } = sheet.check_with_warnings(&known, &self.zones.default);
         let catalogue = match result {
             Ok(catalogue) => catalogue,
             Err(problems) => return refuse(problems, had_virtual, inode, &stamp),
         };
         let changed = changed_virtual(&stored, &catalogue);
-        let is_repeated = before.is_some_and(|before| before.state == State::Begun);
         let begun = Applied::new(
             State::Begun,
             catalogue.has_virtual() || had_virtual,
+            &folder,
             inode,
             &stamp,
         );
@@ -266,22 +270,17 @@ impl CatalogueOf<'_> {
             .write(&folder)
             .map_err(cannot(".channels.applied cannot be written"))?;
         if let Err(error) = self.store(target.sink, &stored, &catalogue) {
-            return Ok(match error {
-                WriteError::Outage(_) | WriteError::Unwritten(_) | WriteError::Stopped => {
-                    Outcome::Unavailable(error.to_string())
-                }
-                WriteError::Partial(_) | WriteError::Rejected(_) | WriteError::Storage(_) => {
-                    Outcome::Failed(error.to_string())
-                }
-            });
+            return Ok(write_outcome(&error));
         }
-        folder
-            .remove_state_file(REFUSAL_FILE)
-            .map_err(cannot("channels.error.txt cannot be removed"))?;
+        failures.extend(remove_refusal(&folder));
         let entries = catalogue.entries.len();
         // After an attempt that ended early, any of them may be missing.
-        let changed = (!is_repeated).then_some(changed);
+        let changed = (!lacks_summaries).then_some(changed);
         drop(lock);
+        let is_concerned = (catalogue.has_virtual() || had_virtual)
+            && changed.as_ref().is_none_or(|changed| !changed.is_empty());
+        let is_left_out = is_concerned && target.rollup.is_none();
+        failures.extend(is_left_out.then(|| LEFT_OUT.to_owned()));
         if let Err(reason) = self.remake_virtual(target, &folder, changed.as_ref()) {
             return Ok(Outcome::Incomplete { entries, reason });
         }
@@ -291,7 +290,10 @@ impl CatalogueOf<'_> {
         };
         // Unless another process has begun to apply a newer one meanwhile.
         if Applied::read(&folder) == Some(begun) {
-            Applied::new(State::Applied, catalogue.has_virtual(), inode, &stamp)
+            let has_virtual = catalogue.has_virtual();
+            let mut applied = Applied::new(State::Applied, has_virtual, &folder, inode, &stamp);
+            applied.lacks_summaries = is_left_out;
+            applied
                 .write(&folder)
                 .map_err(cannot(".channels.applied cannot be written"))?;
         }
@@ -353,6 +355,28 @@ fn changed_virtual(stored: &StoredEntries, catalogue: &Catalogue) -> BTreeSet<St
     let ids = before.keys().chain(now.keys());
     let is_changed = |id: &&&str| before.get(**id) != now.get(**id).copied();
     ids.filter(is_changed).map(|id| (*id).to_owned()).collect()
+}
+
+/// The warning if hourly summaries are turned off.
+const LEFT_OUT: &str = "hourly summaries are turned off (TSV_ROLLUP is 0), so those of virtual channels are not made; run powerview rollup when they are on";
+
+/// Removes the reasons of an earlier refusal. Returns why that is not possible.
+fn remove_refusal(folder: &Dir) -> Option<String> {
+    let error = folder.remove_state_file(REFUSAL_FILE).err()?;
+    Some(format!(
+        "{REFUSAL_FILE} cannot be removed: {error}; remove it by hand"
+    ))
+}
+
+fn write_outcome(error: &WriteError) -> Outcome {
+    match error {
+        WriteError::Outage(_) | WriteError::Unwritten(_) | WriteError::Stopped => {
+            Outcome::Unavailable(error.to_string())
+        }
+        WriteError::Partial(_) | WriteError::Rejected(_) | WriteError::Storage(_) => {
+            Outcome::Failed(error.to_string())
+        }
+    }
 }
 
 fn read_outcome(error: &ReadError) -> Outcome {

@@ -24,6 +24,9 @@ const MAX_STORED: usize = 64 * 1024;
 /// Maximum size of what is stored of all formulas, in bytes.
 const MAX_ALL_STORED: usize = 8 << 20;
 
+/// Maximum number of cycles that are looked at. Formulas may form many more, and one is enough to refuse them.
+const MAX_CYCLES: u32 = 100;
+
 /// What a formula names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Target<'a> {
@@ -218,6 +221,7 @@ fn order(lines: &mut Lines<'_>, formulas: &[Option<Formula<'_>>]) -> (Vec<usize>
     };
     let mut order = Vec::new();
     let mut in_cycles = HashSet::new();
+    let mut nb_cycles = 0;
     let mut is_begun = vec![false; formulas.len()];
     let mut is_done = vec![false; formulas.len()];
     for first in 0..formulas.len() {
@@ -238,7 +242,8 @@ fn order(lines: &mut Lines<'_>, formulas: &[Option<Formula<'_>>]) -> (Vec<usize>
             if !is_begun[next] {
                 is_begun[next] = true;
                 path.push((next, used(next)));
-            } else if !is_done[next] {
+            } else if !is_done[next] && nb_cycles < MAX_CYCLES {
+                nb_cycles += 1;
                 let start = path
                     .iter()
                     .position(|(n, _)| *n == next)

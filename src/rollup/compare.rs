@@ -315,7 +315,10 @@ impl Rollup<'_> {
                 channels.retain(changed);
             }
             let origin = Origin::Virtual(channels);
-            while let Some(start) = next.filter(|_| started.elapsed() < MAX_HOLD) {
+            let before = next;
+            // One part at least, so that a slow server delays it, but does not stop it.
+            while let Some(start) = next.filter(|_| next == before || started.elapsed() < MAX_HOLD)
+            {
                 let part = Part::new(self, scope, &owner, &origin, start);
                 let found = part.read()?;
                 // With the lock, no ingestion changes summaries, and those of points that come meanwhile follow.

@@ -1127,3 +1127,205 @@ fn links_in_place_of_the_files_beside_the_catalogue_are_replaced() {
         run.stderr
     );
 }
+
+// --- summaries of virtual channels ----------------------------------------------------------------------------------
+
+/// A site whose file is in the database.
+fn ingested(server: &RealInflux) -> Site {
+    let site = Site::new();
+    site.put_old("acme/site/02001171/a.tsv", FILE);
+    connect(site.call(), server).ok();
+    site
+}
+
+/// A formula of `Voie1` and `D39L1`, which have 150 W and 2.5 W in the mean of ten minutes.
+fn formula(sign: char) -> String {
+    format!("V_sum;Somme;;M02001171_Ch2_M02001171 {sign} S04000466_Ch1_M02001171")
+}
+
+/// The energies in Wh of the hours of the virtual channel.
+fn energies_of_sum(server: &RealInflux) -> Vec<f64> {
+    let rows = server.rows(
+        "from(bucket: \"acme\") |> range(start: 0) |> filter(fn: (r) => r._measurement == \"powerview_1h\"
+           and r.channel_id == \"V_sum\" and r._field == \"energy_in_wh\")",
+    );
+    let energy = |row: &BTreeMap<String, String>| row["_value"].parse().expect("a number");
+    rows.iter().map(energy).collect()
+}
+
+fn assert_energy(server: &RealInflux, watts: f64) {
+    let found = energies_of_sum(server);
+    assert!(
+        found.len() == 1 && (found[0] - watts / 6.0).abs() < 1e-9,
+        "{found:?} instead of {}",
+        watts / 6.0
+    );
+}
+
+#[test]
+fn summaries_that_an_ended_run_left_out_are_made_even_after_a_refusal() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    for is_removed in [false, true] {
+        let site = ingested(&server);
+        put(&site, &[&formula('-')]);
+        // The entries are stored as by a run that is killed before it makes the summaries.
+        let run = apply(&site, &server).env("TSV_ROLLUP", "0").run();
+        assert_eq!(run.code(), 0, "{}", run.stderr);
+        assert!(
+            run.stderr.contains("hourly summaries are turned off"),
+            "{}",
+            run.stderr
+        );
+        if is_removed {
+            std::fs::remove_file(site.path(MARKER)).expect("removed");
+        } else {
+            put(&site, &["M02001171_Ch2_M02001171;a;boss"]);
+            apply(&site, &server).env("TSV_ROLLUP", "1").run().expect(1);
+        }
+        put(&site, &[&formula('-')]);
+        apply(&site, &server).env("TSV_ROLLUP", "1").ok();
+        assert_energy(&server, 147.5);
+        put(&site, &[&formula('+')]);
+        apply(&site, &server).env("TSV_ROLLUP", "1").ok();
+        assert_energy(&server, 152.5);
+    }
+}
+
+#[test]
+fn a_folder_in_place_of_the_reasons_stops_no_catalogue() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = ingested(&server);
+    site.make_dir("acme/site/channels.error.txt/x");
+    put(&site, &[&formula('+')]);
+    let run = apply(&site, &server).env("TSV_ROLLUP", "1").ok();
+    assert!(
+        run.stderr.contains("channels.error.txt cannot be removed"),
+        "{}",
+        run.stderr
+    );
+    assert_energy(&server, 152.5);
+}
+
+#[test]
+fn a_sweep_applies_a_new_catalogue_once_and_that_of_a_renamed_campaign() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = ingested(&server);
+    put(&site, &["M02001171_Ch2_M02001171;Arrivée"]);
+    let applied = |run: &Run| run.stderr.matches("entry applied").count();
+    assert_eq!(applied(&connect(site.call(), &server).ok()), 1);
+    assert_eq!(
+        entries(&server)["M02001171_Ch2_M02001171"]["label"],
+        "Arrivée"
+    );
+    assert_eq!(applied(&connect(site.call(), &server).ok()), 0);
+    site.rename("acme/site", "acme/hall");
+    assert_eq!(applied(&connect(site.call(), &server).ok()), 1);
+    let campaigns: Vec<_> = stored(&server, "acme")
+        .into_keys()
+        .map(|key| key.0)
+        .collect();
+    assert_eq!(campaigns, ["hall", "site"]);
+    // A refusal is told once, and the next sweep is silent.
+    site.put("acme/hall/channels.csv", "nothing");
+    let told = |run: &Run| run.stderr.matches("is not applied").count();
+    assert_eq!(told(&connect(site.call(), &server).ok()), 1);
+    assert_eq!(told(&connect(site.call(), &server).ok()), 0);
+}
+
+#[test]
+fn formulas_in_many_cycles_are_refused() {
+    let site = site();
+    let mut text = TITLES.to_owned();
+    for n in 0..2_500 {
+        // Each uses all before it, up to the limit of a formula, and the one after it.
+        let used = (0..=n.min(150)).map(|used| format!("V_{used} + "));
+        let used: String = used.collect();
+        text += &format!("V_{n};;;;n{n};;;;;{used}V_{};\r\n", (n + 1) % 2_500);
+    }
+    site.put(CATALOGUE, text);
+    let run = check(&site);
+    assert_eq!(run.code(), 1);
+    assert!(
+        run.stdout.contains("the formulas use each other"),
+        "{}",
+        run.stdout
+    );
+}
+
+/// The drawn energy in Wh of the virtual channels in the hourly summaries, by their ids.
+fn energies(server: &RealInflux) -> BTreeMap<String, f64> {
+    let rows = server.rows(
+        "from(bucket: \"acme\") |> range(start: 0, stop: 2200-01-01T00:00:00Z)
+           |> filter(fn: (r) => r._measurement == \"powerview_1h\" and r._field == \"energy_in_wh\" and r.channel_type == \"virtual\")
+           |> group(columns: [\"channel_id\"]) |> sum()",
+    );
+    let energies = rows.iter().map(|row| {
+        let value: f64 = row["_value"].parse().expect("a number");
+        (row["channel_id"].clone(), value)
+    });
+    energies.collect()
+}
+
+#[track_caller]
+fn assert_energies(server: &RealInflux, expected: &[(&str, f64)]) {
+    let found = energies(server);
+    let ids: Vec<_> = found.keys().map(String::as_str).collect();
+    let expected_ids: Vec<_> = expected.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, expected_ids);
+    for (id, energy) in expected {
+        let difference = (found[*id] - energy).abs();
+        assert!(
+            difference < 1e-9 * energy.abs(),
+            "{id}: {} instead of {energy}",
+            found[*id]
+        );
+    }
+}
+
+#[test]
+fn virtual_channels_are_computed_when_a_catalogue_is_applied_changed_and_rebuilt() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = Site::new();
+    site.put_old("acme/site/02001171/a.tsv", FILE);
+    connect(site.call(), &server).env("TSV_ROLLUP", "1").ok();
+    let apply = || apply(&site, &server).env("TSV_ROLLUP", "1").ok();
+    // Both points are 600 s apart, and values run linearly between them.
+    let energy = |first: f64, last: f64| f64::midpoint(first, last) * 600.0 / 3600.0;
+    put(
+        &site,
+        &[
+            ";Net;;Ch2 - S04000466_Ch1",
+            "S04000466_Ch3_M02001171;Four;;;S04000466_Ch2 until 2025-01-01",
+        ],
+    );
+    apply();
+    let merged = ("V_S04000466_Ch3_M02001171", energy(3.0, 6.0));
+    assert_energies(&server, &[("V_Net", energy(99.0, 196.0)), merged]);
+    put(
+        &site,
+        &[
+            ";Net;;Ch2 - S04000466_Ch1 - S04000466_Ch1",
+            "S04000466_Ch3_M02001171;Four;;;S04000466_Ch2 until 2025-01-01",
+        ],
+    );
+    apply();
+    assert_energies(&server, &[("V_Net", energy(98.0, 192.0)), merged]);
+    let rebuild = site
+        .subcommand("rebuild")
+        .args(["--company", "acme", "--yes"]);
+    connect(rebuild, &server).env("TSV_ROLLUP", "1").ok();
+    assert_energies(&server, &[("V_Net", energy(98.0, 192.0)), merged]);
+    put(&site, &["S04000466_Ch3_M02001171;Four"]);
+    apply();
+    assert_energies(&server, &[]);
+    let verify = connect(site.subcommand("verify"), &server).env("TSV_ROLLUP", "1");
+    verify.ok();
+}

@@ -214,7 +214,7 @@ UPLOAD = ["list", "download", "upload", "overwrite", "delete", "rename", "create
 
 # The names of files that only powerview and the playbooks write, in lower case, as SFTPGo compares them. Sidecars
 # (.error.json) are not among them: companies read the reason of an error there, and delete them with their files.
-DENIED = [".powerview-*", ".dashboard.created"]
+DENIED = [".powerview-*", ".dashboard.created", ".channels.applied"]
 
 
 def sftp_user(before, name, home, public_key, password):

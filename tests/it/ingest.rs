@@ -890,8 +890,9 @@ fn memory_does_not_grow_with_the_file() {
     let text = FileBuilder::with_channels(channels).lines(rows).build();
     let double = Double::start();
     double.fault_writes(usize::MAX, Fault::Status(204, String::new()));
-    // The code of a debug build alone is several MiB larger.
-    let limit = if cfg!(debug_assertions) { 24 } else { 20 };
+    // The code of a debug build takes 12 MiB more: 24 MiB were measured where
+    // a release build has 12.
+    let limit = if cfg!(debug_assertions) { 32 } else { 20 };
     for to_lp in [true, false] {
         let site = Site::new();
         site.put_old(DEVICE.file("a.tsv"), &text);

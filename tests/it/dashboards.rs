@@ -1581,6 +1581,121 @@ fn winter() -> BTreeMap<Channel, Vec<(DateTime<Utc>, f64)>> {
     made
 }
 
+/// A period, the prices and the off-peak hours as they are typed, the two prices, and whether an hour is an off-peak hour.
+type Tariff<'a> = (
+    (&'static str, &'static str),
+    &'static str,
+    &'static str,
+    (f64, f64),
+    &'a dyn Fn(u32) -> bool,
+);
+
+fn costs_are_those_of_peak_and_off_peak_hours(server: &RealInflux, master: &Value, hours: &Hours) {
+    let panel = panel(master, "table", "Coût par mois");
+    let rows = |(from, to): (&str, &str), prices: &str, off_peak: &str| {
+        let view = View::of(master, "acme", "hiver", (from, to), 3600);
+        view.with("prix", Choice::One(prices.into()))
+            .with("creuses", Choice::One(off_peak.into()))
+            .rows(server, panel)
+    };
+    let whole = ("2025-10-24T22:00:00Z", "2026-04-02T22:00:00Z");
+    let night = |hour: u32| !(6..22).contains(&hour);
+    let two = |hour: u32| (2..7).contains(&hour) || (14..17).contains(&hour);
+    let overlapping = |hour: u32| hour >= 20 || (4..9).contains(&hour);
+    let cases: [Tariff<'_>; 6] = [
+        (whole, "0,2516 / 0,1828", "22-6", (0.2516, 0.1828), &night),
+        (whole, "0.25/0,18 €", "2h - 7h, 14h-17h", (0.25, 0.18), &two),
+        (whole, "0,2", "20-24, 04-08,7-09", (0.2, 0.2), &overlapping),
+        (whole, "0,25 / 0,18", "", (0.25, 0.18), &|_| false),
+        // The doubled hour, and the hour that is left out.
+        (
+            ("2025-10-25T22:00:00Z", "2025-10-26T23:00:00Z"),
+            "1 / 2",
+            "2-3",
+            (1.0, 2.0),
+            &|hour| hour == 2,
+        ),
+        (
+            ("2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"),
+            "1 / 2",
+            "1-3",
+            (1.0, 2.0),
+            &|hour| hour == 1 || hour == 2,
+        ),
+    ];
+    let names = [
+        (2025, 10, "oct. 2025"),
+        (2025, 11, "nov. 2025"),
+        (2025, 12, "déc. 2025"),
+        (2026, 1, "janv. 2026"),
+        (2026, 2, "févr. 2026"),
+        (2026, 3, "mars 2026"),
+        (2026, 4, "avr. 2026"),
+    ];
+    for (range, prices, off_peak, (peak_price, off_peak_price), is_off_peak) in cases {
+        let drawn = |wanted: &dyn Fn(DateTime<chrono_tz::Tz>) -> bool| {
+            let all = hours.values().flatten();
+            let paris = |hour: DateTime<Utc>| hour.with_timezone(&chrono_tz::Europe::Paris);
+            known(
+                all.filter(|(hour, _)| wanted(paris(**hour))),
+                (at(range.0), at(range.1)),
+            )
+            .drawn
+        };
+        let found = rows(range, prices, off_peak);
+        let mut wanted = Vec::new();
+        for (year, month, name) in names {
+            let within = |t: DateTime<chrono_tz::Tz>| (t.year(), t.month()) == (year, month);
+            let peak = drawn(&|t| within(t) && !is_off_peak(t.hour()));
+            let off = drawn(&|t| within(t) && is_off_peak(t.hour()));
+            if peak + off > 0.0 {
+                wanted.push((name, peak, off));
+            }
+        }
+        wanted.push((
+            "Total",
+            drawn(&|t| !is_off_peak(t.hour())),
+            drawn(&|t| is_off_peak(t.hour())),
+        ));
+        let months: Vec<_> = found.iter().map(|r| &*r["Mois"]).collect();
+        assert_eq!(months, wanted.iter().map(|w| w.0).collect::<Vec<_>>());
+        for (row, (name, peak, off)) in found.iter().zip(wanted) {
+            let what = |kind| format!("{kind} of {name}, {off_peak}");
+            six_digits(number(&row["Pleines (kWh)"]), peak, &what("peak hours"));
+            // A difference of two sums: six digits of the sum.
+            let found_off = number(&row["Creuses (kWh)"]);
+            six_digits(peak + found_off, peak + off, &what("off-peak hours"));
+            let cost = peak * peak_price + off * off_peak_price;
+            six_digits(number(&row["Coût (€)"]), cost, &what("cost"));
+        }
+    }
+
+    // Without a price that can be read, only the energy is shown; without hours that can be read, nothing.
+    for prices in ["", "cher", "0,2 / 0,1 / 0,3", "0,2 / ?", "-1"] {
+        let found = rows(whole, prices, "22-6");
+        assert_eq!(found.len(), 8, "{prices}");
+        assert!(
+            found
+                .iter()
+                .all(|r| !r.contains_key("Coût (€)") && r.contains_key("Creuses (kWh)")),
+            "{prices}: {found:?}"
+        );
+    }
+    for off_peak in [
+        "22h30-6h30",
+        "22",
+        "22-26",
+        "0-24",
+        "6-6",
+        "nuit",
+        "1-2,3-4,5-6,7-8",
+    ] {
+        assert_eq!(rows(whole, "0,2", off_peak), [], "{off_peak}");
+    }
+    let empty = ("2024-01-01T00:00:00Z", "2024-03-01T00:00:00Z");
+    assert_eq!(rows(empty, "0,2", "22-6"), []);
+}
+
 #[test]
 fn the_energy_of_each_period_is_right_to_six_digits() {
     let Some(server) = RealInflux::start() else {
@@ -1616,6 +1731,7 @@ fn the_energy_of_each_period_is_right_to_six_digits() {
     }
 
     bars_are_local_weeks_months_and_years(&server, &master, &hours);
+    costs_are_those_of_peak_and_off_peak_hours(&server, &master, &hours);
     peaks_are_those_of_long_days_and_months(&server, &master, &winter);
 
     // A channel that is silent for the whole period is not expected in it.

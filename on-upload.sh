@@ -143,8 +143,16 @@ run_powerview() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powervi
 
 ingest() { run_powerview --dataFolder "$data" "$@"; }
 
-# Checks the catalogue of a campaign and applies it. A refused one leaves the reasons in channels.error.txt beside it.
-apply_catalogue() { run_powerview channels --apply --dataFolder "$data" --company="$1" --campaign="$2"; }
+# Checks the catalogue of a campaign and applies it. A refused one leaves the reasons in channels.error.txt beside it. One that
+# is not there any more was deleted or is about to be replaced, which calls the hook again.
+apply_catalogue() {
+  local catalogue=$data/$1/$2/channels.csv
+  if [[ ! -e $catalogue && ! -L $catalogue ]]; then
+    log "upload $(sanitize "$1/$2/channels.csv"): not there any more; what was applied before stays in force"
+    return 0
+  fi
+  run_powerview channels --apply --dataFolder "$data" --company="$1" --campaign="$2"
+}
 
 # Prints the extra variables for Ansible as JSON. Exits with status 3 and prints the reason if a name is refused: Ansible
 # would evaluate it as a template, and it becomes a bucket in InfluxDB and a title in Grafana. The playbooks use the same

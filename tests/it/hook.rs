@@ -309,6 +309,32 @@ fn only_complete_measurement_files_are_ingested() {
     }
 }
 
+/// Puts a catalogue into a campaign folder.
+fn put_catalogue(place: &Place, campaign: &str) {
+    fs::create_dir_all(place.data(campaign)).expect("a folder");
+    fs::write(place.data(campaign).join("channels.csv"), "x").expect("a file");
+}
+
+#[test]
+fn a_catalogue_that_is_gone_is_no_failure() {
+    let place = Place::new();
+    let path = place.data("acme/c/channels.csv");
+    assert!(place.act("upload", &path, "", "1").success());
+    assert!(place.calls("powerview").is_empty());
+    assert!(
+        place.log().contains(
+            "upload acme/c/channels.csv: not there any more; what was applied before stays in force"
+        ),
+        "{}",
+        place.log()
+    );
+    // What is there, but no file, has to be refused.
+    fs::create_dir_all(place.data("acme/c")).expect("a folder");
+    std::os::unix::fs::symlink("/nowhere", &path).expect("a link");
+    assert!(place.act("upload", &path, "", "1").success());
+    assert_eq!(place.calls("powerview").len(), 1);
+}
+
 #[test]
 fn a_catalogue_of_channels_is_applied() {
     let catalogue = "acme/été 1 -x/channels.csv";
@@ -332,6 +358,7 @@ fn a_catalogue_of_channels_is_applied() {
             "" => PathBuf::new(),
             target => place.data(target),
         };
+        put_catalogue(&place, "acme/été 1 -x");
         assert!(
             place
                 .act(action, place.data(path), new_path, status)
@@ -363,6 +390,7 @@ fn a_catalogue_of_channels_is_applied() {
 fn a_refused_catalogue_is_logged_and_its_status_returned() {
     let place = Place::new();
     fs::write(place.path("powerview/status"), "1").expect("a file");
+    put_catalogue(&place, "acme/c");
     let status = place.act("upload", place.data("acme/c/channels.csv"), "", "1");
     assert_eq!(status.code(), Some(1));
     assert!(

@@ -24,6 +24,7 @@ pub(crate) use self::applied::{has_virtual_channels, is_catalogue_new};
 pub(crate) use self::apply::{CatalogueError, CatalogueOf, Outcome, Sources, Target};
 pub use self::check::Catalogue;
 pub use self::known::{KnownChannel, KnownChannels};
+pub(crate) use self::points::ENTRY_TIME;
 pub use self::problem::{Problem, Problems};
 pub(crate) use self::virtual_channel::{Term, TermPart, VirtualChannel};
 pub use self::write::{Extended, extend};

@@ -13,7 +13,7 @@ use crate::sink::{
     ALL_TIMES, Field, Place, PointQuery, PointSource as _, PointVisitor, ReadError,
     Series as SeriesOf, SeriesQuery, StoredPoint, retried,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -325,18 +325,21 @@ impl Rollup<'_> {
                 written += part.write(&found)?;
                 next = part.next(&found);
             }
-            if let Some(time) =
-                next.and_then(|day| DateTime::from_timestamp(day * (DAY / SECOND), 0))
-            {
+            if let Some(day) = next.and_then(|day| reached(day, written)) {
                 tracing::info!(
-                    "{}: hourly summaries of virtual channels are made until {}",
-                    sanitize(measurement),
-                    time.date_naive()
+                    "{}: hourly summaries of virtual channels are made until {day}",
+                    sanitize(measurement)
                 );
             }
         }
         Ok(written)
     }
+}
+
+/// The day until which summaries are made, which is not worth a message as long as there are none.
+pub(super) fn reached(day: i64, written: u64) -> Option<NaiveDate> {
+    let time = DateTime::from_timestamp(day.checked_mul(DAY / SECOND)?, 0)?;
+    (written > 0).then(|| time.date_naive())
 }
 
 /// The summaries of an owner and some days.

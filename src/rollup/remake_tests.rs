@@ -131,6 +131,15 @@ fn of(server: &RealInflux, id: &str) -> Vec<[String; 3]> {
 }
 
 #[test]
+fn the_day_that_is_reached_is_only_said_if_there_are_summaries() {
+    // All times begin here, long before the first point.
+    let first = super::day_of(ALL_TIMES.start);
+    assert_eq!(super::compare::reached(first, 0), None);
+    let day = super::compare::reached(20_000, 24).unwrap();
+    assert_eq!(day.to_string(), "2024-10-04");
+}
+
+#[test]
 fn changed_and_removed_virtual_channels_are_made_anew_and_others_left_alone() {
     let Some(server) = site() else { return };
     apply(&server, "V_a", &[(1, "c1"), (1, "c2")]);

@@ -5,7 +5,7 @@ use super::compute::{Computed, Hours, Run, Tags, campaign_of, is_writable, runs,
 use super::hours::{DAY, GapLimit, Point, SECOND};
 use super::sum::{Source, sum};
 use super::{Lines, MAX_NEW_DAYS, Master, Rollup, RollupError, day_of};
-use crate::catalogue::{Term, TermPart, VirtualChannel};
+use crate::catalogue::{ENTRY_TIME, Term, TermPart, VirtualChannel};
 use crate::data_dir::{CATALOGUE, SUMMARIES};
 use crate::points::stored_name;
 use crate::sink::{
@@ -16,9 +16,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
-
-/// The time of the entries of catalogues, in seconds since 1970.
-const ENTRY_TIME: i64 = 4_102_444_800;
 
 /// The value of the tag `channel_type` of virtual channels.
 pub(super) const VIRTUAL: &str = "virtual";

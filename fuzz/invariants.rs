@@ -1,6 +1,6 @@
 // Invariants for arbitrary input. The fuzz targets and the test that replays their corpus share them.
 
-use powerview::catalogue::{KnownChannel, KnownChannels, Problems, Sheet, extend};
+use powerview::catalogue::{self, KnownChannel, KnownChannels, Problems, Sheet, extend};
 use powerview::data_dir::Campaign;
 use powerview::logger_file::{LoggerFile, ReadOptions, Role, RowStats};
 use powerview::points::{SeriesPrefix, append_row};
@@ -392,6 +392,9 @@ pub(super) fn catalogue(bytes: &[u8]) {
         Err(problems) => {
             check_messages(&problems);
             assert!(extend(Some(&bytes), &known).is_err());
+            let all = catalogue::check(&bytes, &known, zone).expect_err("problems of cells");
+            check_messages(&all);
+            assert!(all.len() >= problems.len());
             return;
         }
     };
@@ -408,6 +411,7 @@ pub(super) fn catalogue(bytes: &[u8]) {
     assert_eq!((more.text, more.added), (None, 0));
     assert_eq!(more.before, extended.before + extended.added);
     let with_all = Sheet::read(with_all).expect("what was written");
+    assert!(sheet.check(&known, zone) == catalogue::check(&bytes, &known, zone));
     let found = match (sheet.check(&known, zone), again.check(&known, zone)) {
         (Ok(found), Ok(again)) => {
             assert!(found == again);
@@ -437,6 +441,35 @@ pub(super) fn catalogue(bytes: &[u8]) {
             assert!(!parts.is_empty() && parts.len() <= 512);
             assert!(parts.iter().all(|part| ids.contains(part)), "{parts:?}");
         }
+    }
+}
+
+/// Writes the catalogue of channels whose ids, devices, labels and units are these texts, first of a part of them, and then of all.
+/// Checks that what is written is accepted, and has a line of each channel that is not left out.
+#[allow(dead_code, reason = "each fuzz target uses one of them")]
+pub(super) fn written_catalogue(channels: &[[String; 4]], first: usize) {
+    let zone = &ZONES.default;
+    let mut known = KnownChannels::default();
+    let mut text: Option<Vec<u8>> = None;
+    for (from, until) in [(0, first), (first, channels.len())] {
+        for texts in &channels[from.min(channels.len())..until.min(channels.len())] {
+            let [id, device, channel, unit] = texts.clone();
+            let channel = KnownChannel {
+                id,
+                device,
+                channel,
+                unit,
+            };
+            known.add(0, channel);
+        }
+        let extended = extend(text.as_deref(), &known).expect("what was written");
+        assert_eq!(extended.left_out, 0);
+        assert_eq!(extended.before + extended.added, known.len());
+        text = extended.text.or(text);
+        let written = text.as_deref().expect("a text");
+        let found = catalogue::check(written, &known, zone);
+        let found = found.unwrap_or_else(|problems| panic!("{:#?}", problems.english()));
+        assert_eq!(found.len(), known.len());
     }
 }
 

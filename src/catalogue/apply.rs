@@ -1,12 +1,12 @@
 //! Applies the catalogue of a campaign: checks it, stores its entries, and has its virtual channels computed.
 
-use super::Sheet;
 use super::applied::{Applied, State, is_catalogue_new};
-use super::check::{Catalogue, Checked};
+use super::check::{Catalogue, Checked, check};
 use super::known::KnownChannels;
 use super::points::{StoredEntries, points};
 use super::problem::{Cause, Problems};
 use super::sources::{add_of_database, add_of_files};
+use super::table::Table;
 use super::text::MAX_SIZE;
 use super::write::{Extended, extend};
 use crate::data_dir::{
@@ -23,6 +23,9 @@ use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How often a catalogue is read that is replaced meanwhile.
+const MAX_READS: u32 = 10;
 
 /// The catalogue of a campaign, and what is needed to find its channels.
 pub(crate) struct CatalogueOf<'a> {
@@ -52,21 +55,37 @@ pub(crate) enum Outcome {
         entries: usize,
         warnings: Vec<String>,
     },
-    /// Its entries are stored, but the hourly summaries of its virtual channels are not up to date, for this reason. It has to
-    /// be applied again.
-    Incomplete { entries: usize, reason: String },
+    /// Its entries are stored, but something else is not done. It has to be applied again.
+    Incomplete {
+        entries: usize,
+        warnings: Vec<String>,
+        missing: Missing,
+    },
     /// It was applied or refused before.
     Unchanged,
     /// There is none.
     Missing,
     /// It has problems. Nothing has changed.
     Refused(Problems),
-    /// It is being written, or another process works on the campaign. Nothing has changed.
+    /// It is being written. Nothing has changed.
+    Writing,
+    /// Another process works on the campaign, or the run was stopped. Nothing has changed.
     Busy(String),
     /// The server gives no answer. Nothing has changed.
     Unavailable(String),
+    /// The server has not confirmed that it has the entries. It may have them, or not.
+    Unconfirmed(String),
     /// The server refuses a request.
     Failed(String),
+}
+
+/// What is not done after the entries of a catalogue were stored, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// The hourly summaries of virtual channels are not up to date.
+    Summaries(String),
+    /// It is not noted in the campaign folder that it is applied.
+    Note(String),
 }
 
 /// Why a catalogue was not read or written.
@@ -152,9 +171,9 @@ impl CatalogueOf<'_> {
             }
             Found::File(bytes, ..) => bytes,
         };
-        Ok(Some(match Sheet::read(&bytes) {
-            Ok(sheet) => sheet.check_with_warnings(known, &self.zones.default),
-            Err(problems) => Checked {
+        Ok(Some(match Table::read_all(&bytes) {
+            (Some(table), problems) => check(&table, problems, known, &self.zones.default),
+            (None, problems) => Checked {
                 result: Err(problems),
                 warnings: Vec::new(),
             },
@@ -231,33 +250,38 @@ impl CatalogueOf<'_> {
         };
         let (bytes, inode, stamp) = match read(&folder)? {
             Found::Nothing => return Ok(Outcome::Missing),
-            Found::Writing => {
-                return Ok(Outcome::Busy("it is being written".to_owned()));
-            }
+            Found::Writing => return Ok(Outcome::Writing),
             Found::NotAFile((english, french), inode, stamp) => {
                 let problems = Problems::of_file(Cause::NotAFile(english, french));
                 return refuse(problems, had_virtual, inode, &stamp);
             }
             Found::File(bytes, inode, stamp) => (bytes, inode, stamp),
         };
-        let sheet = match Sheet::read(&bytes) {
-            Ok(sheet) => sheet,
-            Err(problems) => return refuse(problems, had_virtual, inode, &stamp),
+        let (table, problems) = Table::read_all(&bytes);
+        let Some(table) = table else {
+            return refuse(problems, had_virtual, inode, &stamp);
         };
         target.sink.forget_bucket_id(self.company.as_str());
         let mut known = KnownChannels::default();
         let found = add_of_database(target.source, self.company, self.campaign, &mut known);
         let stored = match found {
             Ok(stored) => stored,
+            // What is wrong with its cells is known without the others.
+            Err(_) if !problems.is_empty() => {
+                return refuse(problems, had_virtual, inode, &stamp);
+            }
             Err(error) => return Ok(read_outcome(&error)),
         };
         let had_virtual = had_virtual || stored.virtual_channels().next().is_some();
-        let mut failures = add_of_files(self.data, &self.path(), self.zones, &mut known);
-        let Checked { result, warnings } = sheet.check_with_warnings(&known, &self.zones.default);
-        let catalogue = match result {
+        let failures = add_of_files(self.data, &self.path(), self.zones, &mut known);
+        let checked = check(&table, problems, &known, &self.zones.default);
+        let catalogue = match checked.result {
             Ok(catalogue) => catalogue,
             Err(problems) => return refuse(problems, had_virtual, inode, &stamp),
         };
+        let mut warnings = checked.warnings;
+        warnings.extend(known.unnameable());
+        warnings.extend(failures);
         let changed = changed_virtual(&stored, &catalogue);
         let begun = Applied::new(
             State::Begun,
@@ -272,7 +296,7 @@ impl CatalogueOf<'_> {
         if let Err(error) = self.store(target.sink, &stored, &catalogue) {
             return Ok(write_outcome(&error));
         }
-        failures.extend(remove_refusal(&folder));
+        warnings.extend(remove_refusal(&folder));
         let entries = catalogue.entries.len();
         // After an attempt that ended early, any of them may be missing.
         let changed = (!lacks_summaries).then_some(changed);
@@ -280,25 +304,45 @@ impl CatalogueOf<'_> {
         let is_concerned = (catalogue.has_virtual() || had_virtual)
             && changed.as_ref().is_none_or(|changed| !changed.is_empty());
         let is_left_out = is_concerned && target.rollup.is_none();
-        failures.extend(is_left_out.then(|| LEFT_OUT.to_owned()));
-        if let Err(reason) = self.remake_virtual(target, &folder, changed.as_ref()) {
-            return Ok(Outcome::Incomplete { entries, reason });
-        }
-        let Ok(_lock) = self.lock(&folder) else {
-            // The next run computes the summaries again.
-            return Ok(Outcome::Applied { entries, warnings });
-        };
-        // Unless another process has begun to apply a newer one meanwhile.
-        if Applied::read(&folder) == Some(begun) {
+        warnings.extend(is_left_out.then(|| LEFT_OUT.to_owned()));
+        let remade = self.remake_virtual(target, &folder, changed.as_ref());
+        let missing = if let Err(reason) = remade {
+            Some(Missing::Summaries(reason))
+        } else {
             let has_virtual = catalogue.has_virtual();
             let mut applied = Applied::new(State::Applied, has_virtual, &folder, inode, &stamp);
             applied.lacks_summaries = is_left_out;
+            let reason = self.note(&folder, &begun, &applied)?;
+            reason.map(Missing::Note)
+        };
+        Ok(match missing {
+            Some(missing) => Outcome::Incomplete {
+                entries,
+                warnings,
+                missing,
+            },
+            None => Outcome::Applied { entries, warnings },
+        })
+    }
+
+    /// Notes that a catalogue is applied, unless another process has begun to apply a newer one meanwhile. Returns why the folder
+    /// cannot be locked.
+    fn note(
+        &self,
+        folder: &Dir,
+        begun: &Applied,
+        applied: &Applied,
+    ) -> Result<Option<String>, CatalogueError> {
+        let _lock = match self.lock(folder) {
+            Ok(lock) => lock,
+            Err(error) => return Ok(Some(lock_message(&error))),
+        };
+        if Applied::read(folder).as_ref() == Some(begun) {
             applied
-                .write(&folder)
+                .write(folder)
                 .map_err(cannot(".channels.applied cannot be written"))?;
         }
-        let warnings = warnings.into_iter().chain(failures).collect();
-        Ok(Outcome::Applied { entries, warnings })
+        Ok(None)
     }
 
     fn lock(&self, folder: &Dir) -> Result<DeviceLock, LockError> {
@@ -371,7 +415,7 @@ fn remove_refusal(folder: &Dir) -> Option<String> {
 fn write_outcome(error: &WriteError) -> Outcome {
     match error {
         WriteError::Outage(_) | WriteError::Unwritten(_) | WriteError::Stopped => {
-            Outcome::Unavailable(error.to_string())
+            Outcome::Unconfirmed(error.to_string())
         }
         WriteError::Partial(_) | WriteError::Rejected(_) | WriteError::Storage(_) => {
             Outcome::Failed(error.to_string())
@@ -382,10 +426,10 @@ fn write_outcome(error: &WriteError) -> Outcome {
 fn read_outcome(error: &ReadError) -> Outcome {
     match error {
         ReadError::Refused(_) => Outcome::Failed(error.to_string()),
-        ReadError::Unavailable(_)
-        | ReadError::Interrupted(_)
-        | ReadError::Late
-        | ReadError::Stopped => Outcome::Unavailable(error.to_string()),
+        ReadError::Stopped => Outcome::Busy(error.to_string()),
+        ReadError::Unavailable(_) | ReadError::Interrupted(_) | ReadError::Late => {
+            Outcome::Unavailable(error.to_string())
+        }
     }
 }
 
@@ -400,23 +444,33 @@ fn lock_message(error: &LockError) -> String {
     }
 }
 
-/// Reads the catalogue of a campaign folder.
+/// Reads the catalogue of a campaign folder. If another file takes its place meanwhile, that one is read.
 fn read(folder: &Dir) -> Result<Found, CatalogueError> {
+    for _ in 0..MAX_READS {
+        if let Some(found) = read_once(folder)? {
+            return Ok(found);
+        }
+    }
+    Ok(Found::Writing)
+}
+
+/// Reads the catalogue of a campaign folder. `None` if another file took its place meanwhile.
+fn read_once(folder: &Dir) -> Result<Option<Found>, CatalogueError> {
     let cannot_read = cannot("channels.csv cannot be read");
     let open = match folder.open_catalogue() {
         Ok(Some(open)) => open,
-        Ok(None) | Err(OpenError::Gone) => return Ok(Found::Nothing),
+        Ok(None) | Err(OpenError::Gone) => return Ok(Some(Found::Nothing)),
         Err(OpenError::NotAFile(what)) => {
             let entry = folder.entry_stamp(CATALOGUE_FILE).map_err(cannot_read)?;
-            return Ok(entry.map_or(Found::Nothing, |(inode, stamp)| {
+            return Ok(Some(entry.map_or(Found::Nothing, |(inode, stamp)| {
                 Found::NotAFile((what, in_french(what)), inode, stamp)
-            }));
+            })));
         }
         Err(OpenError::Io(error)) => return Err(cannot_read(error)),
     };
     let lease = match open.lease() {
         Ok(lease) => Some(lease),
-        Err(LeaseError::Writer) => return Ok(Found::Writing),
+        Err(LeaseError::Writer) => return Ok(Some(Found::Writing)),
         Err(LeaseError::Unavailable(_)) => None,
     };
     let OpenFile { inode, stamp, .. } = open;
@@ -428,9 +482,11 @@ fn read(folder: &Dir) -> Result<Found, CatalogueError> {
         .map_err(&cannot_read)?;
     let is_intact = lease.is_none_or(|lease| lease.is_intact());
     if !is_intact || open.has_changed().map_err(&cannot_read)? {
-        return Ok(Found::Writing);
+        let entry = folder.entry_stamp(CATALOGUE_FILE).map_err(&cannot_read)?;
+        let is_same = entry.is_some_and(|entry| entry.0 == inode);
+        return Ok(is_same.then_some(Found::Writing));
     }
-    Ok(Found::File(bytes, inode, stamp))
+    Ok(Some(Found::File(bytes, inode, stamp)))
 }
 
 fn in_french(what: &str) -> &'static str {
@@ -463,4 +519,93 @@ fn refuse(folder: &Dir, problems: &Problems) -> Result<(), CatalogueError> {
     folder
         .replace_state_file(REFUSAL_FILE, text.as_bytes())
         .map_err(cannot("channels.error.txt cannot be written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn folder() -> (tempfile::TempDir, Dir) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Dir::open(dir.path()).unwrap();
+        (dir, folder)
+    }
+
+    #[test]
+    fn a_catalogue_that_another_one_replaces_is_read_whole() {
+        let (dir, folder) = folder();
+        let path = dir.path().join(CATALOGUE_FILE);
+        let replace = |text: &str| {
+            let other = dir.path().join("upload");
+            std::fs::write(&other, text).unwrap();
+            std::fs::rename(&other, &path).unwrap();
+        };
+        replace("a");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    replace("a");
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            });
+            let is_whole = |found| matches!(found, Ok(Found::File(bytes, ..)) if bytes == b"a");
+            let failures = (0..1_000).filter(|_| !is_whole(read(&folder))).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(failures, 0);
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read(&folder).unwrap(), Found::Nothing));
+    }
+
+    #[test]
+    fn that_a_catalogue_is_applied_is_noted_unless_the_folder_is_locked_or_another_one_has_begun() {
+        let (dir, folder) = folder();
+        std::fs::write(dir.path().join(CATALOGUE_FILE), "a").unwrap();
+        let (inode, stamp) = folder.entry_stamp(CATALOGUE_FILE).unwrap().unwrap();
+        let [begun, applied] = [State::Begun, State::Applied]
+            .map(|state| Applied::new(state, true, &folder, inode, &stamp));
+        begun.write(&folder).unwrap();
+        let stop = Shutdown::default();
+        let catalogue = CatalogueOf {
+            data: &Arc::new(Dir::open(dir.path()).unwrap()),
+            company: &Company::new("acme".as_ref(), "meta").unwrap(),
+            campaign: &Campaign::new("site".as_ref()).unwrap(),
+            zones: &FileZones::built_in(chrono_tz::Europe::Paris),
+            lock_wait: Duration::ZERO,
+            stop: &stop,
+        };
+        let lock = folder.lock(Duration::ZERO, &stop).unwrap();
+        let reason = catalogue.note(&folder, &begun, &applied).unwrap().unwrap();
+        assert!(
+            reason.starts_with("campaign folder is locked by"),
+            "{reason}"
+        );
+        assert_eq!(Applied::read(&folder), Some(begun));
+        drop(lock);
+        assert_eq!(catalogue.note(&folder, &applied, &applied).unwrap(), None);
+        assert_eq!(Applied::read(&folder), Some(begun));
+        assert_eq!(catalogue.note(&folder, &begun, &applied).unwrap(), None);
+        assert_eq!(Applied::read(&folder), Some(applied));
+    }
+
+    #[test]
+    fn what_became_of_a_write_is_only_said_if_it_is_known() {
+        let reason = || "no answer".to_owned();
+        for error in [
+            WriteError::Outage(reason()),
+            WriteError::Unwritten(reason()),
+            WriteError::Stopped,
+        ] {
+            assert!(matches!(write_outcome(&error), Outcome::Unconfirmed(_)));
+        }
+        for error in [ReadError::Unavailable(reason()), ReadError::Late] {
+            assert!(matches!(read_outcome(&error), Outcome::Unavailable(_)));
+        }
+        assert!(matches!(
+            read_outcome(&ReadError::Stopped),
+            Outcome::Busy(_)
+        ));
+    }
 }

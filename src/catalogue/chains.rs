@@ -114,7 +114,11 @@ impl<'a> Chains<'a> {
         }
         for chain in &chains.all {
             let last = chain.parts.last().map_or("", |part| &part.channel.id);
-            let line = lines.line_of.get(last).copied().unwrap_or_default();
+            let line = lines.line_of.get(last.trim()).copied().unwrap_or_default();
+            if lines.known.known.is_taken(&chain.id) {
+                let cause = Cause::PointsWithChainId(chain.id.clone());
+                problems.push(Problem::in_cell(line, Column::Continues, cause));
+            }
             if let Some(taken) = lines.line_of.insert(chain.id.clone(), line) {
                 let cause = Cause::VirtualIdTaken(chain.id.clone(), line);
                 problems.push(Problem::in_cell(taken, Column::ChannelId, cause));

@@ -2,7 +2,7 @@
 
 use super::chains::Chains;
 use super::formula::{FormulaTerm, parse_continues, parse_formula};
-use super::known::{Found, KnownChannel, KnownChannels, KnownIndex};
+use super::known::{Found, KnownChannel, KnownChannels, KnownIndex, VIRTUAL};
 use super::labels::{Labels, VIRTUAL_DEVICE};
 use super::problem::{Cause, MAX_SHOWN, Named, Problem, Problems, excerpt};
 use super::sums::{MAX_TERMS, Sums};
@@ -12,8 +12,8 @@ use crate::time_zone::TimeZone;
 use chrono::NaiveDate;
 use std::collections::{BTreeMap, HashMap};
 
-/// What the id of a virtual channel begins with.
-const VIRTUAL: &str = "V_";
+/// What a cell without a circuit or a phase may say. Dashboards call those of channels without one so, too.
+const NONE: &str = "-";
 
 /// Maximum length of the id of a virtual channel in characters.
 const MAX_VIRTUAL_ID: usize = 130;
@@ -141,11 +141,17 @@ pub(crate) struct Checked {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Checks the lines of a catalogue.
-pub(super) fn check(table: &Table, known: &KnownChannels, zone: &TimeZone) -> Checked {
+/// Checks the lines of a catalogue, of which some problems are known already.
+pub(super) fn check(
+    table: &Table,
+    problems: Problems,
+    known: &KnownChannels,
+    zone: &TimeZone,
+) -> Checked {
     let mut lines = Lines {
         known: KnownIndex::new(known),
-        problems: Problems::default(),
+        problems,
+        lacks_ids: !table.is_whole,
         warnings: Vec::new(),
         line_of: HashMap::new(),
         loggers: Vec::new(),
@@ -156,11 +162,12 @@ pub(super) fn check(table: &Table, known: &KnownChannels, zone: &TimeZone) -> Ch
     }
     let chains = Chains::build(&mut lines, zone);
     let sums = Sums::compute(&mut lines, &chains);
+    lines.warn_of_hidden_totals();
     let mut problems = lines.problems;
     let result = if problems.is_empty() {
         Ok(catalogue(&lines.loggers, &lines.virtuals, &chains, sums))
     } else {
-        problems.sort();
+        problems.finish(known);
         Err(problems)
     };
     Checked {
@@ -201,6 +208,8 @@ pub(super) struct VirtualLine<'a> {
 pub(super) struct Lines<'a> {
     pub(super) known: KnownIndex<'a>,
     pub(super) problems: Problems,
+    /// Whether a line is missing, or has a problem because of which the id of a virtual or continued channel is unknown.
+    pub(super) lacks_ids: bool,
     warnings: Vec<String>,
     /// The lines of ids.
     pub(super) line_of: HashMap<String, u64>,
@@ -211,7 +220,11 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn add(&mut self, row: &'a Row) {
         let said = self.said(row);
-        if row.cell(Column::Formula).is_empty() {
+        let is_damaged = |column| row.is_damaged(column);
+        self.lacks_ids |= is_damaged(Column::Continues) || is_damaged(Column::Name);
+        if is_damaged(Column::ChannelId) || is_damaged(Column::Formula) {
+            self.lacks_ids = true;
+        } else if row.cell(Column::Formula).is_empty() {
             self.add_logger(row, said);
         } else {
             self.add_virtual(row, said);
@@ -220,10 +233,12 @@ impl<'a> Lines<'a> {
 
     fn said(&mut self, row: &Row) -> Said {
         let (role, hidden) = (row.cell(Column::Role), row.cell(Column::Hidden));
+        let text = |column| Some(row.cell(column)).filter(|text| *text != NONE);
+        let text = |column| text(column).unwrap_or_default().to_owned();
         Said {
             name: row.cell(Column::Name).to_owned(),
-            circuit: row.cell(Column::Circuit).to_owned(),
-            phase: row.cell(Column::Phase).to_owned(),
+            circuit: text(Column::Circuit),
+            phase: text(Column::Phase),
             role: Role::parse(role).unwrap_or_else(|| {
                 self.problem(row, Column::Role, Cause::Role(role.to_owned()));
                 Role::Unknown
@@ -241,10 +256,12 @@ impl<'a> Lines<'a> {
             return self.problem(row, Column::ChannelId, Cause::NoChannelId);
         }
         let Some(channel) = self.known.known.get(id) else {
-            let cause = if id.starts_with(VIRTUAL) {
+            let cause = if self.known.known.is_taken(id) {
+                Cause::PointsWithVirtualId(id.to_owned())
+            } else if id.starts_with(VIRTUAL) {
                 Cause::NoFormula(id.to_owned())
             } else {
-                Cause::UnknownChannel(self.unknown(id))
+                Cause::UnknownChannel(Named::unknown(id))
             };
             return self.problem(row, Column::ChannelId, cause);
         };
@@ -278,7 +295,7 @@ impl<'a> Lines<'a> {
             Found::Nothing if text.starts_with(VIRTUAL) => {
                 Err(Cause::ContinuesVirtual(text.to_owned()))
             }
-            Found::Nothing => Err(Cause::UnknownChannel(self.unknown(text))),
+            Found::Nothing => Err(Cause::UnknownChannel(Named::unknown(text))),
         });
         match found {
             Ok(found) => Some(found),
@@ -290,7 +307,7 @@ impl<'a> Lines<'a> {
     }
 
     fn add_virtual(&mut self, row: &'a Row, said: Said) {
-        if said.name.is_empty() {
+        if said.name.is_empty() && !row.is_damaged(Column::Name) {
             self.problem(row, Column::Name, Cause::NoName);
         }
         if !row.cell(Column::Continues).is_empty() {
@@ -327,6 +344,13 @@ impl<'a> Lines<'a> {
             let cause = Cause::VirtualIdTaken(id, *line);
             return self.problem(row, Column::ChannelId, cause);
         }
+        if self.known.known.is_taken(&id) {
+            self.problem(
+                row,
+                Column::ChannelId,
+                Cause::PointsWithVirtualId(id.clone()),
+            );
+        }
         self.line_of.insert(id.clone(), row.line);
         self.virtuals.push(VirtualLine {
             line: row.line,
@@ -344,32 +368,46 @@ impl<'a> Lines<'a> {
             (Column::Unit, &channel.unit),
         ] {
             let cell = row.cell(column);
-            if !cell.is_empty() && cell != known.trim() && self.warnings.len() < MAX_SHOWN {
-                self.warnings.push(format!(
-                    "line {}, column {column}: the channel is known with \"{}\" instead of \"{}\", which is not used",
-                    row.line,
-                    excerpt(known),
-                    excerpt(cell)
-                ));
+            if !cell.is_empty() && cell != known.trim() {
+                self.warn(|| {
+                    format!(
+                        "line {}, column {column}: the channel is known with \"{}\" instead of \"{}\", which is not used",
+                        row.line,
+                        excerpt(known),
+                        excerpt(cell)
+                    )
+                });
             }
+        }
+    }
+
+    /// Warns of hidden channels of the role `total`, which do not count.
+    fn warn_of_hidden_totals(&mut self) {
+        let loggers = self.loggers.iter().map(|line| (line.line, &line.said));
+        let virtuals = self.virtuals.iter().map(|line| (line.line, &line.said));
+        let totals = loggers.chain(virtuals);
+        let totals: Vec<_> = totals
+            .filter(|(_, said)| said.role == Role::Total)
+            .map(|(line, said)| (line, said.is_hidden))
+            .collect();
+        let without = if totals.iter().all(|(_, is_hidden)| *is_hidden) {
+            ", and the total is that of the channels without a role"
+        } else {
+            ""
+        };
+        for (line, _) in totals.iter().filter(|(_, is_hidden)| *is_hidden) {
+            self.warn(|| format!("line {line}, column hidden: a hidden channel of the role total does not count{without}; empty one of the cells"));
+        }
+    }
+
+    fn warn(&mut self, message: impl FnOnce() -> String) {
+        if self.warnings.len() < MAX_SHOWN {
+            self.warnings.push(message());
         }
     }
 
     fn problem(&mut self, row: &Row, column: Column, cause: Cause) {
         self.problems.add(Problem::in_cell(row.line, column, cause));
-    }
-
-    /// An unknown channel, with similar ones for a problem that is shown.
-    pub(super) fn unknown(&self, text: &str) -> Named {
-        let is_shown = self.problems.len() < MAX_SHOWN;
-        Named {
-            text: text.to_owned(),
-            candidates: if is_shown {
-                self.known.known.candidates(text)
-            } else {
-                Vec::new()
-            },
-        }
     }
 }
 
@@ -497,9 +535,10 @@ mod tests {
         "channel_id;name;formula;continues;role;hidden;circuit;phase;device;channel;unit\n";
 
     fn checked(lines: &str) -> Checked {
-        let table = Table::read(format!("{HEADER}{lines}").as_bytes()).unwrap();
+        let (table, problems) = Table::read_all(format!("{HEADER}{lines}").as_bytes());
         check(
-            &table,
+            &table.unwrap(),
+            problems,
             &known(),
             &FileZones::built_in(chrono_tz::Europe::Paris).default,
         )
@@ -875,7 +914,8 @@ mod tests {
         );
         let table = Table::read(format!("{HEADER};a;Ch2;;;;;;;;").as_bytes()).unwrap();
         let zone = FileZones::built_in(chrono_tz::Europe::Paris).default;
-        let problems = check(&table, &known, &zone).result.unwrap_err().english();
+        let found = check(&table, Problems::default(), &known, &zone);
+        let problems = found.result.unwrap_err().english();
         assert_eq!(
             problems,
             [
@@ -899,5 +939,165 @@ mod tests {
             "line 2",
             "more than 256 channels",
         );
+    }
+
+    #[test]
+    fn sums_that_cancel_each_other_out_are_no_way_to_make_the_check_long() {
+        let mut known = known();
+        let ids: Vec<_> = (1..201).map(|n| format!("S07_Ch{n}_M02")).collect();
+        for id in &ids {
+            known.add(
+                0,
+                KnownChannel {
+                    id: id.clone(),
+                    device: String::new(),
+                    channel: String::new(),
+                    unit: "W".to_owned(),
+                },
+            );
+        }
+        let wide: String = (0..40)
+            .map(|n| format!("V_{n};a;{};;;;;;;;\n", ids.join("+").replace("_M02", "")))
+            .collect();
+        let cancelled: String = (0..40)
+            .map(|n| format!("{}V_{n}", ["+", "-"][n % 2]))
+            .collect();
+        let table = |count: usize| {
+            let sums = format!(";b;Ch2{cancelled};;;;;;;;\n").replace(";b;", "");
+            let sums: String = (0..count).map(|n| format!(";b{n};{sums}")).collect();
+            Table::read(format!("{HEADER}{wide}{sums}").as_bytes()).unwrap()
+        };
+        let zone = FileZones::built_in(chrono_tz::Europe::Paris).default;
+        let check = |count| check(&table(count), Problems::default(), &known, &zone).result;
+        assert_eq!(check(100).unwrap().len(), 140);
+        let problems = check(1_000).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(
+            problems.english()[0].contains("too many channels together"),
+            "{:?}",
+            problems.english()
+        );
+    }
+
+    #[test]
+    fn problems_of_cells_and_of_what_they_say_are_shown_together_in_the_order_of_lines() {
+        let lines = "M02_Ch2_M02;=a;;;boss;;;;;;\n\
+            V_a;a;Ch2\u{7};;;;;;;;\n\
+            ;b;V_a + Ch2;;;;;;;;\n\
+            S99_Ch1_M02;b;;;;perhaps;;;;;\n\
+            S05_Ch1_M02;;;S04_Ch1 until\u{7};total;;;;;;\n\
+            ;c;V_S05_Ch1_M02 + Ch2;;;;;;;;\n\
+            ;=d;Ch9;;;;;;;;\n\
+            M02_Ch1_M02;x;;;boss;;;;;;;more\n\
+            ;e;Ch2 Ch3;;;;;;;;";
+        let found = problems(lines);
+        let places: Vec<_> = found
+            .iter()
+            .map(|problem| problem.split(':').next().unwrap())
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "line 2, column name",
+                "line 2, column role",
+                "line 3, column formula",
+                "line 5, column channel_id",
+                "line 5, column hidden",
+                "line 6, column continues",
+                "line 8, column name",
+                "line 9",
+                "line 9, column role",
+                "line 10, column formula",
+            ],
+            "{found:#?}"
+        );
+        // Whatever the lines that a quotation mark swallows would say, formulas may use them.
+        let found = problems(";a;V_b;;;;;;;;\nM02_Ch1_M02;\"x;;;;;;;;;\n;b;Ch2;;;;;;;;\n");
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with("line 3"), "{found:#?}");
+    }
+
+    #[test]
+    fn a_hidden_channel_of_the_role_total_is_a_warning() {
+        let one = "line 2, column hidden: a hidden channel of the role total does not count";
+        let rest = "; empty one of the cells";
+        for (lines, expected) in [
+            (
+                "M02_Ch2_M02;;;;total;;;;;;\nS04_Ch1_M02;;;;part;oui;;;;;",
+                vec![],
+            ),
+            (
+                "M02_Ch2_M02;;;;total;oui;;;;;\n;a;Ch2;;total;;;;;;",
+                vec![format!("{one}{rest}")],
+            ),
+            (
+                "M02_Ch2_M02;;;;total;oui;;;;;\n",
+                vec![format!(
+                    "{one}, and the total is that of the channels without a role{rest}"
+                )],
+            ),
+        ] {
+            let checked = checked(lines);
+            assert!(checked.result.is_ok());
+            assert_eq!(checked.warnings, expected);
+        }
+    }
+
+    #[test]
+    fn a_dash_in_circuit_and_phase_is_none() {
+        let lines =
+            "M02_Ch2_M02;;;;;;'-;'-;;;\nM02_Ch3_M02;'-;;;;;;;;;\nS04_Ch1_M02;;;;;;'-D39;L1;;;";
+        let catalogue = catalogue(lines);
+        let said = |id: &str| {
+            let entry = &catalogue.entries[id];
+            (entry.circuit.as_str(), entry.phase.as_str())
+        };
+        assert_eq!(said("M02_Ch2_M02"), ("", ""));
+        assert_eq!(catalogue.entries["M02_Ch3_M02"].label, "-");
+        assert_eq!(said("S04_Ch1_M02"), ("-D39", "L1"));
+    }
+
+    #[test]
+    fn ids_of_virtual_channels_that_points_have_are_refused() {
+        let mut known = known();
+        let of_points = ["V_x", "V_S05_Ch1_M02"];
+        for id in of_points {
+            let channel = known.get("M02_Ch2_M02").unwrap().clone();
+            let id = id.to_owned();
+            known.add(0, KnownChannel { id, ..channel });
+        }
+        let zone = FileZones::built_in(chrono_tz::Europe::Paris).default;
+        for (lines, start, words) in [
+            (
+                "V_x;a;;;;;;;;;",
+                "line 2, column channel_id:",
+                "remove the line",
+            ),
+            (
+                "V_x;a;Ch2;;;;;;;;",
+                "line 2, column channel_id:",
+                "another id",
+            ),
+            (";x;Ch2;;;;;;;;", "line 2, column channel_id:", "another id"),
+            (
+                ";a;Ch2 + V_x;;;;;;;;",
+                "line 2, column formula:",
+                "have the id \"V_x\"",
+            ),
+            (
+                "S05_Ch1_M02;;;S04_Ch1 until 2026-03-01;;;;;;;",
+                "line 2, column continues:",
+                "empty the cell",
+            ),
+        ] {
+            let table = Table::read(format!("{HEADER}{lines}").as_bytes()).unwrap();
+            let found = check(&table, Problems::default(), &known, &zone).result;
+            let found = found.unwrap_err().english();
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert!(
+                found[0].starts_with(start) && found[0].contains(words),
+                "{found:#?}"
+            );
+        }
     }
 }

@@ -1,7 +1,14 @@
 //! The channels of a campaign that are known: from the database, the files and the catalogue applied before.
 
+use super::problem::{MAX_SHOWN, excerpt};
+use super::table::Column;
+use crate::report::counted;
+use crate::sanitize::needs_escape;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+
+/// What the id of a virtual channel begins with.
+pub(super) const VIRTUAL: &str = "V_";
 
 /// Maximum number of channels that a message proposes.
 const MAX_CANDIDATES: usize = 3;
@@ -57,34 +64,116 @@ pub(super) enum Found<'a> {
     Nothing,
 }
 
+/// Why no line of a catalogue can be about a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unnameable {
+    Unreadable,
+    /// The server takes a backslash at the end for a part of what follows.
+    Backslash,
+    TooLong,
+    Virtual,
+    Twin,
+}
+
+impl Unnameable {
+    fn message(self) -> String {
+        match self {
+            Self::Unreadable => "its id has invisible characters, or nothing but blanks".to_owned(),
+            Self::Backslash => "its id ends with a backslash".to_owned(),
+            Self::TooLong => format!(
+                "its id has more than {} characters",
+                Column::ChannelId.limit()
+            ),
+            Self::Virtual => {
+                format!("ids that begin with {VIRTUAL} belong to virtual channels")
+            }
+            Self::Twin => "another id differs from it only in the blanks around it".to_owned(),
+        }
+    }
+}
+
 /// The known channels of a campaign by their ids.
 #[derive(Debug, Clone, Default)]
 pub struct KnownChannels {
-    /// With the time at which the channel had that label.
+    /// By the ids as cells have them, without blanks around them. With the time at which the channel had that label.
     by_id: BTreeMap<String, (i64, KnownChannel)>,
+    unnameable: BTreeMap<String, Unnameable>,
 }
 
 impl KnownChannels {
-    /// Adds a channel. Of several with the same id, the one with the latest time describes it.
-    pub fn add(&mut self, time: i64, channel: KnownChannel) {
-        // They are written to the catalogue, which has none of these characters.
-        let texts = [
-            &channel.id,
-            &channel.device,
-            &channel.channel,
-            &channel.unit,
-        ];
-        let is_valid = |text: &&String| !text.chars().any(crate::sanitize::needs_escape);
-        if channel.id.trim().is_empty() || !texts.iter().all(is_valid) {
+    /// Adds a channel. Of several with the same id, the one with the latest time describes it. One whose id no cell can have is
+    /// left out.
+    pub fn add(&mut self, time: i64, mut channel: KnownChannel) {
+        let cell = channel.id.trim();
+        let reason = if cell.is_empty() || channel.id.chars().any(needs_escape) {
+            Some(Unnameable::Unreadable)
+        } else if channel.id.ends_with('\\') {
+            Some(Unnameable::Backslash)
+        } else if cell.chars().count() > Column::ChannelId.limit() {
+            Some(Unnameable::TooLong)
+        } else if cell.starts_with(VIRTUAL) {
+            Some(Unnameable::Virtual)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            self.unnameable.insert(channel.id, reason);
             return;
         }
-        match self.by_id.get_mut(&channel.id) {
-            Some((known, _)) if *known > time => {}
-            Some(known) => *known = (time, channel),
-            None => {
-                self.by_id.insert(channel.id.clone(), (time, channel));
-            }
+        for (column, text) in [
+            (Column::Device, &mut channel.device),
+            (Column::Channel, &mut channel.channel),
+            (Column::Unit, &mut channel.unit),
+        ] {
+            let visible = text.chars().filter(|c| !needs_escape(*c));
+            *text = visible.take(column.limit()).collect();
         }
+        let cell = cell.to_owned();
+        let Some(known) = self.by_id.get_mut(&cell) else {
+            self.by_id.insert(cell, (time, channel));
+            return;
+        };
+        if known.1.id == channel.id {
+            if known.0 <= time {
+                *known = (time, channel);
+            }
+            return;
+        }
+        // The cell means the id that is written exactly so, if there is one.
+        let is_better = |a: &String, b: &String| (*a != cell, a) < (*b != cell, b);
+        let other = if is_better(&channel.id, &known.1.id) {
+            std::mem::replace(known, (time, channel)).1
+        } else {
+            channel
+        };
+        self.unnameable.insert(other.id, Unnameable::Twin);
+    }
+
+    /// Says of the first channels that no line can be about why that is so, and how many others there are.
+    pub(crate) fn unnameable(&self) -> Vec<String> {
+        let shown = self.unnameable.iter().take(MAX_SHOWN);
+        let mut messages: Vec<_> = shown
+            .map(|(id, reason)| {
+                format!(
+                    "channel \"{}\" cannot be named, because {}; charts show it as before, unless its points are written with another channel_id",
+                    excerpt(id),
+                    reason.message()
+                )
+            })
+            .collect();
+        let others = self.unnameable.len() - messages.len();
+        if others > 0 {
+            messages.push(format!(
+                "{} cannot be named either",
+                counted(others as u64, "more channel")
+            ));
+        }
+        messages
+    }
+
+    /// Whether points have the id of a virtual channel.
+    pub(super) fn is_taken(&self, virtual_id: &str) -> bool {
+        self.unnameable.get(virtual_id) == Some(&Unnameable::Virtual)
     }
 
     /// Their number.
@@ -97,8 +186,9 @@ impl KnownChannels {
         self.by_id.is_empty()
     }
 
+    /// The channel with an id, with or without the blanks around it.
     pub(super) fn get(&self, id: &str) -> Option<&KnownChannel> {
-        self.by_id.get(id).map(|(_, channel)| channel)
+        self.by_id.get(id.trim()).map(|(_, channel)| channel)
     }
 
     /// All channels in the order of masters, devices and numbers.
@@ -298,8 +388,67 @@ mod tests {
         for (time, name) in [(5, "b"), (9, "c"), (7, "d")] {
             known.add(time, channel(name));
         }
-        known.add(10, channel("line\nbreak"));
         assert_eq!(known.get("M02_Ch1_M02").unwrap().channel, "c");
+        known.add(10, channel("line\nbreak"));
+        assert_eq!(known.get("M02_Ch1_M02").unwrap().channel, "linebreak");
         assert_eq!(known.len(), 1);
+    }
+
+    #[test]
+    fn ids_with_blanks_are_found_without_them_and_others_that_no_cell_can_have_are_left_out() {
+        let long = "x".repeat(1_025);
+        let ids = [
+            "a ",
+            " b",
+            "b",
+            " c",
+            "c ",
+            "V_x",
+            "d\n",
+            "e\u{200b}",
+            "f\\",
+            " ",
+        ];
+        for order in [ids.to_vec(), ids.into_iter().rev().collect()] {
+            let mut known = known(&order);
+            known.add(0, known.get("a").unwrap().clone());
+            let channel = known.get("a").unwrap().clone();
+            known.add(
+                0,
+                KnownChannel {
+                    id: long.clone(),
+                    ..channel
+                },
+            );
+            for (cell, id) in [("a", "a "), ("a ", "a "), ("b", "b"), ("c", " c")] {
+                assert_eq!(found(&known, cell).unwrap(), id);
+            }
+            assert_eq!(known.len(), 3);
+            let messages = known.unnameable();
+            let of: Vec<_> = messages
+                .iter()
+                .map(|message| message.split("; ").next().unwrap())
+                .collect();
+            let twin = "because another id differs from it only in the blanks around it";
+            assert_eq!(
+                of,
+                [
+                    "channel \" \" cannot be named, because its id has invisible characters, or nothing but blanks".to_owned(),
+                    format!("channel \" b\" cannot be named, {twin}"),
+                    "channel \"V_x\" cannot be named, because ids that begin with V_ belong to virtual channels".to_owned(),
+                    format!("channel \"c \" cannot be named, {twin}"),
+                    "channel \"d\\n\" cannot be named, because its id has invisible characters, or nothing but blanks".to_owned(),
+                    "channel \"e\\u{200b}\" cannot be named, because its id has invisible characters, or nothing but blanks".to_owned(),
+                    "channel \"f\\\" cannot be named, because its id ends with a backslash".to_owned(),
+                    format!("channel \"{}…\" cannot be named, because its id has more than 1024 characters", &long[..60]),
+                ]
+            );
+            assert!(known.is_taken("V_x") && !known.is_taken("V_y"));
+        }
+        let many: Vec<_> = (0..25).map(|n| format!("V_{n}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let messages = known(&many).unnameable();
+        assert_eq!(messages.len(), 21);
+        assert_eq!(messages[20], "5 more channels cannot be named either");
     }
 }

@@ -21,7 +21,7 @@ mod virtual_channel;
 mod write;
 
 pub(crate) use self::applied::{has_virtual_channels, is_catalogue_new};
-pub(crate) use self::apply::{CatalogueError, CatalogueOf, Outcome, Sources, Target};
+pub(crate) use self::apply::{CatalogueError, CatalogueOf, Missing, Outcome, Sources, Target};
 pub use self::check::Catalogue;
 pub use self::known::{KnownChannel, KnownChannels};
 pub(crate) use self::points::ENTRY_TIME;
@@ -31,6 +31,17 @@ pub use self::write::{Extended, extend};
 
 use self::table::Table;
 use crate::time_zone::TimeZone;
+
+/// Reads a catalogue and checks it, so that all problems of its cells and lines are found together.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(bytes: &[u8], known: &KnownChannels, zone: &TimeZone) -> Result<Catalogue, Problems> {
+    match Table::read_all(bytes) {
+        (Some(table), problems) => check::check(&table, problems, known, zone).result,
+        (None, problems) => Err(problems),
+    }
+}
 
 /// The catalogue of a campaign, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,15 +61,7 @@ impl Sheet {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, known: &KnownChannels, zone: &TimeZone) -> Result<Catalogue, Problems> {
-        self.check_with_warnings(known, zone).result
-    }
-
-    pub(crate) fn check_with_warnings(
-        &self,
-        known: &KnownChannels,
-        zone: &TimeZone,
-    ) -> check::Checked {
-        check::check(&self.0, known, zone)
+        check::check(&self.0, Problems::default(), known, zone).result
     }
 
     /// Writes it anew, with all columns.

@@ -1,6 +1,7 @@
 //! What is wrong with a catalogue, in English for operators and in French for those who upload it.
 
 use super::chains::MAX_PARTS;
+use super::known::KnownChannels;
 use super::sums::{MAX_FACTOR, MAX_TERMS};
 use super::table::{Column, MAX_ENTRIES};
 use super::text::MAX_SIZE;
@@ -49,6 +50,8 @@ pub(super) enum Cause {
     NotUtf8,
     Empty,
     Separator(char),
+    /// The first line names another separator than the semicolon.
+    SeparatorLine(String),
     MissingColumns(Vec<Column>),
     UnknownColumn(String),
     ColumnTwice(Column),
@@ -60,6 +63,7 @@ pub(super) enum Cause {
     /// A spreadsheet would compute the cell.
     Computed(String),
     NoChannelId,
+    /// The candidates are found last.
     UnknownChannel(Named),
     /// The channel is in an earlier line.
     ChannelTwice(String, u64),
@@ -68,6 +72,10 @@ pub(super) enum Cause {
     /// The id of a line with a formula is not that of a virtual channel.
     VirtualId(String),
     VirtualIdTaken(String, u64),
+    /// Points of another program have the id of a virtual channel, which a line or a formula uses.
+    PointsWithVirtualId(String),
+    /// Or which channels that continue each other would have.
+    PointsWithChainId(String),
     NoFormula(String),
     NoName,
     FormulaAndContinues,
@@ -160,9 +168,14 @@ impl Problems {
         self.0.len()
     }
 
-    /// Orders them by their lines.
-    pub(super) fn sort(&mut self) {
+    /// Orders them by their lines, and proposes known channels for the unknown ones that are shown.
+    pub(super) fn finish(&mut self, known: &KnownChannels) {
         self.0.sort_by_key(|problem| (problem.line, problem.column));
+        for problem in self.0.iter_mut().take(MAX_SHOWN) {
+            if let Cause::UnknownChannel(named) = &mut problem.cause {
+                named.candidates = known.candidates(&named.text);
+            }
+        }
     }
 
     /// The first of them, and the number of the others.
@@ -238,24 +251,43 @@ fn list(items: &[String], separator: &str) -> String {
     shown.join(separator)
 }
 
+/// A few items, of which one is meant: `a, b or c`.
+fn choice(items: &[String], word: &str) -> String {
+    let items: Vec<_> = items.iter().map(|item| excerpt(item)).collect();
+    match &items[..] {
+        [first @ .., last] if !first.is_empty() => {
+            format!("{} {word} {last}", first.join(", "))
+        }
+        _ => items.concat(),
+    }
+}
+
 fn titles(columns: &[Column]) -> String {
     let titles: Vec<_> = columns.iter().map(|column| column.title()).collect();
     titles.join(", ")
 }
 
 impl Named {
+    /// A channel that is not known.
+    pub(super) fn unknown(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            candidates: Vec::new(),
+        }
+    }
+
     /// ": Ch1, Ch2" after a remedy in English.
     fn english(&self) -> String {
         match self.candidates[..] {
             [] => "; powerview channels lists the channels of the campaign".to_owned(),
-            _ => format!("; did you mean {}", list(&self.candidates, " or ")),
+            _ => format!("; did you mean {}", choice(&self.candidates, "or")),
         }
     }
 
     fn french(&self) -> String {
         match self.candidates[..] {
             [] => " ; utilisez un identifiant de la colonne channel_id".to_owned(),
-            _ => format!(" ; vouliez-vous dire {}", list(&self.candidates, " ou ")),
+            _ => format!(" ; vouliez-vous dire {}", choice(&self.candidates, "ou")),
         }
     }
 }
@@ -274,6 +306,7 @@ impl Cause {
                 '\t' => "tabs",
                 _ => "commas",
             }),
+            Self::SeparatorLine(found) => format!("the line says that cells are separated by {}; save the file with semicolons as separators, or write sep=; if it has them", Quoted(found)),
             Self::MissingColumns(columns) => format!("the header line lacks {}; add the missing columns, the first line is their titles", titles(columns)),
             Self::UnknownColumn(found) => format!("there is no column {}; the columns are {}", Quoted(found), titles(&Column::ALL)),
             Self::ColumnTwice(column) => format!("the column {column} is there twice; remove one"),
@@ -290,6 +323,8 @@ impl Cause {
             Self::Hidden(found) => format!("{} is neither yes nor no; use one of these, or leave it empty", Quoted(found)),
             Self::VirtualId(found) => format!("a line with a formula cannot have the channel_id {}; leave it empty, or use V_ with letters, digits and _", Quoted(found)),
             Self::VirtualIdTaken(id, line) => format!("the line has the channel_id {} as line {line} does; give it another one, which begins with V_", Quoted(id)),
+            Self::PointsWithVirtualId(id) => format!("points of another program have the id {}, though ids that begin with V_ belong to virtual channels; remove the line, or give a line with a formula another id", Quoted(id)),
+            Self::PointsWithChainId(id) => format!("both channels together would have the id {}, which points of another program have already; empty the cell, or write those points with another channel_id", Quoted(id)),
             Self::NoFormula(id) => format!("{} is the id of a virtual channel, but the line has no formula; add the formula, or remove the line", Quoted(id)),
             Self::NoName => "a line with a formula needs a name; fill it in".to_owned(),
             Self::FormulaAndContinues => "a line cannot have both a formula and a channel that it continues; empty one of the cells".to_owned(),
@@ -327,6 +362,7 @@ impl Cause {
                 '\t' => "tabulations",
                 _ => "virgules",
             }),
+            Self::SeparatorLine(found) => format!("la ligne annonce le séparateur {} ; enregistrez le fichier avec des points-virgules, ou écrivez sep=; s'il en a", Guillemets(found)),
             Self::MissingColumns(columns) => format!("il manque à la ligne des titres : {} ; ajoutez ces colonnes, la première ligne contient leurs titres", titles(columns)),
             Self::UnknownColumn(found) => format!("il n'y a pas de colonne {} ; les colonnes sont {}", Guillemets(found), titles(&Column::ALL)),
             Self::ColumnTwice(column) => format!("la colonne {column} est présente deux fois ; supprimez-en une"),
@@ -343,6 +379,8 @@ impl Cause {
             Self::Hidden(found) => format!("{} n'est ni oui ni non ; utilisez l'un des deux, ou laissez la cellule vide", Guillemets(found)),
             Self::VirtualId(found) => format!("une ligne avec une formule ne peut pas avoir le channel_id {} ; laissez la cellule vide, ou utilisez V_ suivi de lettres, de chiffres et de _", Guillemets(found)),
             Self::VirtualIdTaken(id, line) => format!("la ligne a le même channel_id {} que la ligne {line} ; donnez-lui-en un autre, qui commence par V_", Guillemets(id)),
+            Self::PointsWithVirtualId(id) => format!("des points d'un autre programme ont l'identifiant {}, alors que ceux qui commencent par V_ sont réservés aux voies virtuelles ; supprimez la ligne, ou donnez un autre identifiant à une ligne avec une formule", Guillemets(id)),
+            Self::PointsWithChainId(id) => format!("les deux voies ensemble auraient l'identifiant {}, que des points d'un autre programme ont déjà ; videz la cellule, ou écrivez ces points avec un autre channel_id", Guillemets(id)),
             Self::NoFormula(id) => format!("{} est l'identifiant d'une voie virtuelle, mais la ligne n'a pas de formule ; ajoutez la formule, ou supprimez la ligne", Guillemets(id)),
             Self::NoName => "une ligne avec une formule doit avoir un nom ; remplissez la colonne name".to_owned(),
             Self::FormulaAndContinues => "une ligne ne peut pas avoir à la fois une formule et une voie qu'elle continue ; videz l'une des deux cellules".to_owned(),
@@ -364,6 +402,36 @@ impl Cause {
             Self::ContinuesDates(line) => format!("la date n'est pas antérieure à celle de la ligne {line}, qui continue cette voie ; corrigez l'une des deux"),
             Self::ContinuesUnits([(a, unit_a), (b, unit_b)]) => format!("{} est en {}, mais {} en {} ; une voie ne peut continuer qu'une voie de même unité", Guillemets(a), Guillemets(unit_a), Guillemets(b), Guillemets(unit_b)),
             Self::ChainTooLong => format!("plus de {MAX_PARTS} voies se continuent ; videz l'une des cellules"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_that_may_be_meant_are_a_list_in_both_languages() {
+        for (candidates, english, french) in [
+            (&["a"][..], "a", "a"),
+            (&["a", "b"], "a or b", "a ou b"),
+            (&["a", "b", "c"], "a, b or c", "a, b ou c"),
+        ] {
+            let cause = Cause::UnknownChannel(Named {
+                text: "x".to_owned(),
+                candidates: candidates.iter().map(|id| (*id).to_owned()).collect(),
+            });
+            let problem = Problem::of_file(cause);
+            assert_eq!(
+                problem.english(),
+                format!("no channel \"x\" is known in this campaign; did you mean {english}")
+            );
+            assert_eq!(
+                problem.french(),
+                format!(
+                    "la voie « x » n'est pas connue dans cette campagne ; vouliez-vous dire {french}"
+                )
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where channels are known from: the database, the catalogue that is stored in it, and the files of loggers.
 
-use super::known::{IdParts, KnownChannel, KnownChannels};
+use super::known::{IdParts, KnownChannel, KnownChannels, VIRTUAL};
 use super::points::{StoredEntries, StoredEntry};
 use crate::data_dir::pending_files::{Item, PendingFiles};
 use crate::data_dir::{
@@ -50,7 +50,7 @@ pub(super) fn add_of_database(
         Ok(stored)
     })?;
     for (id, entry) in &stored.entries {
-        if !entry.is_removed() && entry.virtual_channel().is_none() {
+        if !entry.is_removed() && entry.virtual_channel().is_none() && !id.starts_with(VIRTUAL) {
             // Whatever else describes the channel is newer.
             known.add(
                 i64::MIN,

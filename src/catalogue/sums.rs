@@ -3,7 +3,7 @@
 
 use super::chains::Chains;
 use super::check::Lines;
-use super::known::{Found, KnownChannel};
+use super::known::{Found, KnownChannel, VIRTUAL};
 use super::problem::{Cause, Named, Problem};
 use super::table::Column;
 use super::virtual_channel::{Term, TermPart, VirtualChannel};
@@ -17,6 +17,10 @@ pub(super) const MAX_FACTOR: i64 = 1_000_000_000;
 
 /// Maximum number of channels in all formulas of a catalogue.
 const MAX_ALL_TERMS: usize = 50_000;
+
+/// Maximum number of channels that are added up for all formulas. Formulas may use large ones that cancel each other out, so
+/// that little is stored of them.
+const MAX_ADDED: usize = 1_000_000;
 
 /// Maximum size of what is stored of a formula, in bytes.
 const MAX_STORED: usize = 64 * 1024;
@@ -79,6 +83,17 @@ struct Formula<'a> {
     terms: Vec<(Target<'a>, i128)>,
 }
 
+impl Formula<'_> {
+    /// The number of channels of loggers that are added up for it.
+    fn count(&self, flat: &[Option<Flat<'_>>]) -> usize {
+        let counts = self.terms.iter().map(|(target, _)| match target {
+            Target::Virtual(n) => flat[*n].as_ref().map_or(0, |flat| flat.terms.len()),
+            Target::Source(_) => 1,
+        });
+        counts.sum()
+    }
+}
+
 /// A formula without virtual channels.
 #[derive(Clone)]
 struct Flat<'a> {
@@ -93,11 +108,16 @@ impl Sums {
         let (order, in_cycles) = order(lines, &formulas);
         let mut flat: Vec<Option<Flat<'a>>> = vec![None; formulas.len()];
         let mut sums = vec![None; formulas.len()];
-        let (mut all_terms, mut all_stored) = (0, 0);
+        let (mut all_added, mut all_terms, mut all_stored) = (0, 0, 0);
         for n in order {
             let Some(formula) = formulas[n].as_ref().filter(|_| !in_cycles.contains(&n)) else {
                 continue;
             };
+            all_added += formula.count(&flat);
+            if all_added > MAX_ADDED {
+                add_problem(lines, n, Cause::FormulasTooLarge);
+                break;
+            }
             let found = flatten(formula, &flat, lines, chains);
             let found = found.and_then(|found| {
                 found.map_or(Ok(None), |found| {
@@ -161,6 +181,7 @@ fn find_channels<'a>(lines: &mut Lines<'a>, chains: &Chains<'a>) -> Vec<Option<F
         let mut sum = Sum::new();
         let mut parts: HashMap<usize, &str> = HashMap::new();
         let mut is_valid = true;
+        let lacks_ids = lines.lacks_ids;
         for term in terms {
             let text = term.channel;
             let mut name = text;
@@ -175,11 +196,16 @@ fn find_channels<'a>(lines: &mut Lines<'a>, chains: &Chains<'a>) -> Vec<Option<F
                         let chain = chains.position(name).map(Source::Chain);
                         Ok(Target::Source(chain.unwrap_or(Source::Channel(name))))
                     }
-                    Found::Several(candidates) => Err(Cause::AmbiguousTerm(Named {
+                    Found::Several(candidates) => Err(Some(Cause::AmbiguousTerm(Named {
                         text: text.to_owned(),
                         candidates,
-                    })),
-                    Found::Nothing => Err(Cause::UnknownChannel(lines.unknown(text))),
+                    }))),
+                    Found::Nothing if lines.known.known.is_taken(text) => {
+                        Err(Some(Cause::PointsWithVirtualId(text.to_owned())))
+                    }
+                    // The line that it means may have a problem.
+                    Found::Nothing if lacks_ids && text.starts_with(VIRTUAL) => Err(None),
+                    Found::Nothing => Err(Some(Cause::UnknownChannel(Named::unknown(text)))),
                 }
             };
             let target = target.and_then(|target| {
@@ -191,14 +217,16 @@ fn find_channels<'a>(lines: &mut Lines<'a>, chains: &Chains<'a>) -> Vec<Option<F
                     Ok(target)
                 } else {
                     let parts = [other, name].map(str::to_owned);
-                    Err(Cause::PartsOfOne(parts))
+                    Err(Some(Cause::PartsOfOne(parts)))
                 }
             });
             match target {
                 Ok(target) => sum.add(target, if term.is_negative { -1 } else { 1 }),
                 Err(cause) => {
                     is_valid = false;
-                    add_problem(lines, n, cause);
+                    if let Some(cause) = cause {
+                        add_problem(lines, n, cause);
+                    }
                     break;
                 }
             }

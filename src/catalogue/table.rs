@@ -73,7 +73,7 @@ impl Column {
     }
 
     /// Maximum length of a cell in characters. Serials and labels of loggers have up to 256 bytes, and an id has two serials.
-    fn limit(self) -> usize {
+    pub(super) fn limit(self) -> usize {
         match self {
             Self::ChannelId | Self::Device | Self::Channel | Self::Unit => 1_024,
             Self::Name | Self::Circuit | Self::Role | Self::Hidden => 128,
@@ -130,6 +130,8 @@ pub(super) struct Row {
     pub(super) line: u64,
     /// In the order of [`Column::ALL`], trimmed.
     cells: [String; Column::ALL.len()],
+    /// Which of the cells have problems, so that they are empty here.
+    damaged: [bool; Column::ALL.len()],
 }
 
 impl Row {
@@ -137,6 +139,7 @@ impl Row {
         Self {
             line,
             cells: Default::default(),
+            damaged: Default::default(),
         }
     }
 
@@ -148,6 +151,11 @@ impl Row {
     pub(super) fn set(&mut self, column: Column, text: &str) {
         text.clone_into(&mut self.cells[column as usize]);
     }
+
+    /// Whether a cell has a problem, so that it is unknown what it says.
+    pub(super) fn is_damaged(&self, column: Column) -> bool {
+        self.damaged[column as usize]
+    }
 }
 
 /// The lines of a catalogue.
@@ -156,11 +164,21 @@ pub(super) struct Table {
     /// The columns in the order of the file.
     pub(super) columns: Vec<Column>,
     pub(super) rows: Vec<Row>,
+    /// Whether these are all lines of the file.
+    pub(super) is_whole: bool,
 }
 
 impl Table {
-    /// Reads a catalogue.
+    /// Reads a catalogue without problems.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Problems> {
+        match Self::read_all(bytes) {
+            (Some(table), problems) if problems.is_empty() => Ok(table),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// Reads a catalogue as far as it can be understood, and what is wrong with it. Without a table, it is no catalogue.
+    pub(super) fn read_all(bytes: &[u8]) -> (Option<Self>, Problems) {
         let mut problems = Problems::default();
         let table = match text::decode(bytes) {
             Ok(text) => Self::parse(&text, &mut problems),
@@ -169,10 +187,7 @@ impl Table {
                 None
             }
         };
-        match table {
-            Some(table) if problems.is_empty() => Ok(table),
-            _ => Err(problems),
-        }
+        (table, problems)
     }
 
     fn parse(text: &str, problems: &mut Problems) -> Option<Self> {
@@ -182,6 +197,8 @@ impl Table {
             .flexible(true)
             .from_reader(text.as_bytes());
         let mut columns: Option<Vec<Option<Column>>> = None;
+        let mut is_first = true;
+        let mut is_whole = true;
         let mut rows = Vec::new();
         let mut record = csv::StringRecord::new();
         let mut lines = LineCount::new(text);
@@ -194,18 +211,32 @@ impl Table {
             if record.iter().all(|cell| cell.trim().is_empty()) {
                 continue;
             }
+            if std::mem::take(&mut is_first)
+                && let Some(separator) = separator_line(&record)
+            {
+                if separator != ";" {
+                    let cause = Cause::SeparatorLine(separator.to_owned());
+                    problems.add(Problem::at(line, cause));
+                    return None;
+                }
+                continue;
+            }
             let Some(columns) = &columns else {
                 columns = Some(header(&record, line, problems)?);
                 continue;
             };
             if rows.len() == MAX_ENTRIES {
+                // What the lines say would hide it.
                 problems.add(Problem::at(line, Cause::TooManyEntries));
-                break;
+                return None;
             }
+            // A quotation mark that is never closed swallows lines.
+            is_whole &= !record.iter().any(|cell| cell.trim().contains(['\n', '\r']));
             rows.push(row(&record, line, columns, problems));
         }
-        if problems.is_empty() && is_open_at_end(text, last.0) {
+        if is_whole && is_open_at_end(text, last.0) {
             problems.add(Problem::at(last.1, Cause::LineBreak));
+            is_whole = false;
         }
         let Some(columns) = columns else {
             problems.add(Problem::of_file(Cause::Empty));
@@ -214,8 +245,25 @@ impl Table {
         Some(Self {
             columns: columns.into_iter().flatten().collect(),
             rows,
+            is_whole,
         })
     }
+}
+
+/// The separator that a line such as `sep=;` names, with which spreadsheets are told how to open a file. `None` for another line.
+fn separator_line(record: &csv::StringRecord) -> Option<&str> {
+    let mut cells = record.iter().skip(1);
+    let first = record.get(0)?;
+    let (start, rest) = first.trim_start().split_at_checked(4)?;
+    if !start.eq_ignore_ascii_case("sep=") || !cells.all(|cell| cell.trim().is_empty()) {
+        return None;
+    }
+    // The separator itself ends the cell, unless it is in quotation marks.
+    Some(if rest.is_empty() && record.len() > 1 {
+        ";"
+    } else {
+        rest
+    })
 }
 
 /// Whether the last line, which begins at a position, has a quotation mark that is never closed. A line after it would be a part
@@ -323,6 +371,8 @@ fn row(
         let Some(column) = columns.get(n).copied().flatten() else {
             if !cell.is_empty() {
                 problems.add(Problem::at(line, Cause::ExtraCell(cell.to_owned())));
+                // The cells before it may have moved.
+                row.damaged = [true; Column::ALL.len()];
                 break;
             }
             continue;
@@ -333,13 +383,16 @@ fn row(
             Some(Cause::ControlCharacter(found))
         } else if column.is_text() && is_computed(cell) {
             Some(Cause::Computed(cell.to_owned()))
-        } else if cell.chars().count() > column.limit() {
+        } else if without_apostrophe(cell).chars().count() > column.limit() {
             Some(Cause::CellTooLong(column.limit()))
         } else {
             None
         };
         match cause {
-            Some(cause) => problems.add(Problem::in_cell(line, column, cause)),
+            Some(cause) => {
+                row.damaged[column as usize] = true;
+                problems.add(Problem::in_cell(line, column, cause));
+            }
             None if column.is_text() => row.set(column, without_apostrophe(cell)),
             None => row.set(column, cell),
         }
@@ -429,5 +482,35 @@ mod tests {
                 "{problems:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_line_that_names_the_semicolon_as_separator_is_skipped_and_counted() {
+        for line in ["sep=;", "SEP=;", "\"sep=;\"", "sep=;;;;;;;;;", "\"sep=\";"] {
+            for start in ["", "\u{feff}", "\u{feff}\r\n"] {
+                let text = format!("{start}{line}\r\n{TITLES}\r\na;;;;x\r\n");
+                let number = 3 + u64::from(start.len() > 3);
+                assert_eq!(cells(&text), [(number, "x".to_owned())], "{text:?}");
+            }
+        }
+        for (line, separator) in [
+            ("sep=,", ","),
+            ("sep=\t", "\\t"),
+            ("sep=|", "|"),
+            ("sep=", ""),
+            ("\"sep=,\"", ","),
+        ] {
+            let text = format!("{line}\r\n{TITLES}\r\n");
+            let problems = Table::read(text.as_bytes()).unwrap_err();
+            let expected = format!(
+                "line 1: the line says that cells are separated by \"{separator}\"; save the file with semicolons as separators, or write sep=; if it has them"
+            );
+            assert_eq!(problems.english(), [expected]);
+        }
+        // Only the first line can be one, and a catalogue needs titles.
+        let text = format!("{TITLES}\r\nsep=;\r\n");
+        assert_eq!(Table::read(text.as_bytes()).unwrap().rows.len(), 1);
+        let problems = Table::read(b"sep=;\r\n").unwrap_err().english();
+        assert!(problems[0].contains("the file is empty"), "{problems:?}");
     }
 }

@@ -1,10 +1,10 @@
 //! Writes catalogues: a new one, and new channels at the end of an existing one.
 
 use super::guess;
-use super::known::KnownChannels;
+use super::known::{KnownChannel, KnownChannels};
 use super::problem::Problems;
-use super::table::{Column, Row, Table, with_apostrophe};
-use super::text::{self, MARK};
+use super::table::{Column, MAX_ENTRIES, Row, Table, with_apostrophe};
+use super::text::{self, MARK, MAX_SIZE};
 use std::borrow::Cow;
 use std::collections::HashSet;
 
@@ -20,6 +20,8 @@ pub struct Extended {
     pub added: usize,
     /// The number of lines that were there.
     pub before: usize,
+    /// The number of channels that were not added, because the catalogue would have too many lines or be too large.
+    pub left_out: usize,
 }
 
 /// Adds the known channels that a catalogue lacks at its end. Its own lines stay as they are, byte for byte if it is UTF-8.
@@ -35,29 +37,17 @@ pub fn extend(existing: Option<&[u8]>, known: &KnownChannels) -> Result<Extended
     let ids: HashSet<&str> = rows.iter().map(|row| row.cell(Column::ChannelId)).collect();
     let channels = known.sorted();
     let guesses = guess::circuits(&channels);
-    let missing = channels
+    let missing: Vec<_> = channels
         .iter()
-        .filter(|channel| !ids.contains(channel.id.as_str()));
-    let new: Vec<_> = missing
-        .map(|channel| {
-            let mut row = Row::new(0);
-            row.set(Column::ChannelId, &channel.id);
-            row.set(Column::Device, &channel.device);
-            row.set(Column::Channel, &channel.channel);
-            row.set(Column::Unit, &channel.unit);
-            if let Some((circuit, phase)) = guesses.get(channel.id.as_str()) {
-                row.set(Column::Circuit, circuit);
-                row.set(Column::Phase, phase);
-            }
-            row
-        })
+        .filter(|channel| !ids.contains(channel.id.trim()))
         .collect();
     let mut extended = Extended {
         text: None,
-        added: new.len(),
+        added: 0,
         before: rows.len(),
+        left_out: missing.len(),
     };
-    if new.is_empty() && existing.is_some() {
+    if missing.is_empty() && existing.is_some() {
         return Ok(extended);
     }
     let mut text = MARK.to_owned();
@@ -72,9 +62,43 @@ pub fn extend(existing: Option<&[u8]>, known: &KnownChannels) -> Result<Extended
         let titles = columns.iter().map(|column| Cow::Borrowed(column.title()));
         push_line(&mut text, titles);
     }
-    push_rows(&mut text, columns, &new);
-    extended.text = Some(text.into_bytes());
+    // What is written here must be readable.
+    let mut line = String::new();
+    for channel in missing.iter().take(MAX_ENTRIES.saturating_sub(rows.len())) {
+        line.clear();
+        let guess = guesses.get(channel.id.as_str());
+        push_row(&mut line, columns, &row(channel, guess));
+        if text.len() + line.len() > MAX_SIZE {
+            break;
+        }
+        text.push_str(&line);
+        extended.added += 1;
+    }
+    extended.left_out -= extended.added;
+    if extended.added > 0 || existing.is_none() {
+        extended.text = Some(text.into_bytes());
+    }
     Ok(extended)
+}
+
+/// The line of a new channel.
+fn row(channel: &KnownChannel, guess: Option<&(&str, &'static str)>) -> Row {
+    let mut row = Row::new(0);
+    for (column, text) in [
+        (Column::ChannelId, &channel.id),
+        (Column::Device, &channel.device),
+        (Column::Channel, &channel.channel),
+        (Column::Unit, &channel.unit),
+    ] {
+        row.set(column, text.trim());
+    }
+    if let Some((circuit, phase)) = guess
+        && circuit.chars().count() <= Column::Circuit.limit()
+    {
+        row.set(Column::Circuit, circuit);
+        row.set(Column::Phase, phase);
+    }
+    row
 }
 
 impl Table {
@@ -83,23 +107,23 @@ impl Table {
         let mut text = MARK.to_owned();
         let titles = Column::ALL.map(|column| Cow::Borrowed(column.title()));
         push_line(&mut text, titles.into_iter());
-        push_rows(&mut text, &Column::ALL, &self.rows);
+        for row in &self.rows {
+            push_row(&mut text, &Column::ALL, row);
+        }
         text.into_bytes()
     }
 }
 
-fn push_rows(text: &mut String, columns: &[Column], rows: &[Row]) {
-    for row in rows {
-        let cells = columns.iter().map(|column| {
-            let cell = row.cell(*column);
-            if column.is_text() {
-                with_apostrophe(cell)
-            } else {
-                cell.into()
-            }
-        });
-        push_line(text, cells);
-    }
+fn push_row(text: &mut String, columns: &[Column], row: &Row) {
+    let cells = columns.iter().map(|column| {
+        let cell = row.cell(*column);
+        if column.is_text() {
+            with_apostrophe(cell)
+        } else {
+            cell.into()
+        }
+    });
+    push_line(text, cells);
 }
 
 /// Appends a line. Cells with separators or quotation marks are quoted.
@@ -174,7 +198,8 @@ mod tests {
             Extended {
                 text: None,
                 added: 0,
-                before: 5
+                before: 5,
+                left_out: 0,
             }
         );
         assert_eq!(text(&extend(None, &known(&[])).unwrap()), TITLES);

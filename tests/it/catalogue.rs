@@ -1,6 +1,7 @@
 //! The catalogue of channels: `powerview channels`. See docs/specification.md, section 12.
 
 use crate::harness::{Call, Run, Site};
+use crate::influx_double::{Double, Fault, ORG, TOKEN, is_query};
 use crate::real_influx::RealInflux;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -545,7 +546,7 @@ fn without_a_server_nothing_is_applied_and_the_next_call_does_it() {
         run.stderr
     );
     assert!(
-        run.stderr.contains("nothing has changed, run it again"),
+        run.stderr.contains("nothing has changed; run it again"),
         "{}",
         run.stderr
     );
@@ -1328,4 +1329,159 @@ fn virtual_channels_are_computed_when_a_catalogue_is_applied_changed_and_rebuilt
     assert_energies(&server, &[]);
     let verify = connect(site.subcommand("verify"), &server).env("TSV_ROLLUP", "1");
     verify.ok();
+}
+
+// --- what other programs write --------------------------------------------------------------------------------------
+
+#[test]
+fn what_is_written_of_the_channels_of_other_programs_is_accepted_and_applied() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    server.ensure_bucket("acme");
+    let ids = [
+        "\\ a",
+        "b\\ ",
+        "c",
+        "c\\ ",
+        "\\ \\=d",
+        "'e",
+        "+f",
+        "@g",
+        "-h",
+        "i;j",
+        "\"k\"",
+        "é\\ ü",
+        "l\u{200b}",
+        "V_m",
+        "sep\\=;",
+        "#n",
+        "o\\,p",
+        "\u{a0}q",
+    ];
+    let lines = ids.map(|id| {
+        format!("site,campaign=site,channel_id={id},channel_name=\\ \\={id},unit=\\ W value=1 1600000000\n")
+    });
+    server.write("acme", &lines.concat(), "s");
+    let site = Site::new();
+    site.make_dir("acme/site/1");
+    let run = connect(channels(&site), &server).ok();
+    assert_eq!(
+        run.stdout,
+        "acme/site/channels.csv: 15 channels added, 0 lines before\n"
+    );
+    for (id, reason) in [
+        ("V_m", "ids that begin with V_ belong to virtual channels"),
+        (
+            "c ",
+            "another id differs from it only in the blanks around it",
+        ),
+        ("l\\u{200b}", "its id has invisible characters"),
+    ] {
+        let message = format!("channel \"{id}\" cannot be named, because {reason}");
+        assert!(run.stderr.contains(&message), "{}", run.stderr);
+    }
+    let run = connect(channels(&site).arg("--check"), &server).ok();
+    assert_eq!(
+        run.stdout,
+        "acme/site/channels.csv: 15 entries, no problem\n"
+    );
+    assert!(!run.stderr.contains("instead of"), "{}", run.stderr);
+    let run = apply(&site, &server).ok();
+    assert!(
+        run.stderr.contains("\"V_m\" cannot be named"),
+        "{}",
+        run.stderr
+    );
+    // They are joined with the points, so that they have the same ids.
+    let stored = entries(&server);
+    assert!(stored.contains_key(" a") && stored.contains_key("b ") && stored.contains_key(" =d"));
+    assert_eq!(stored.len(), 15);
+    site.put(
+        CATALOGUE,
+        with_lines("V_m;;;;x;;;;;;\r\nc;;;;y;;;boss;;;\r\n"),
+    );
+    let run = apply(&site, &server).run().expect(1);
+    assert!(
+        run.stdout
+            .contains("line 2, column channel_id: points of another program have the id \"V_m\"")
+            && run.stdout.contains("line 3, column role"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn problems_of_cells_and_unknown_channels_are_refused_together() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = site();
+    site.put(
+        CATALOGUE,
+        with_lines(
+            "M02001171_Ch9_M02001171;;;;x;;;;;;\r\nM02001171_Ch2_M02001171;;;;=y;;;boss;;;\r\n",
+        ),
+    );
+    let problems = |run: Run| {
+        let lines = run.stdout.lines();
+        let places: Vec<_> = lines
+            .map(|line| line.split(": ").nth(1).unwrap_or_default().to_owned())
+            .collect();
+        places
+    };
+    let all = [
+        "line 2, column channel_id",
+        "line 3, column name",
+        "line 3, column role",
+    ];
+    assert_eq!(problems(check(&site)), all);
+    assert_eq!(problems(apply(&site, &server).run().expect(1)), all);
+    // Without a server, the channels are not known.
+    assert_eq!(problems(apply_without_server(&site)), [all[1]]);
+}
+
+#[test]
+fn a_deleted_catalogue_stays_in_force() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = ingested(&server);
+    put(&site, &["M02001171_Ch2_M02001171;Arrivée"]);
+    apply(&site, &server).ok();
+    let before = entries(&server);
+    std::fs::remove_file(site.path(CATALOGUE)).expect("removed");
+    let run = connect(site.call(), &server).ok();
+    assert!(!run.stderr.contains("channels.csv"), "{}", run.stderr);
+    let run = apply(&site, &server).run().expect(1);
+    assert!(
+        run.stderr.contains("there is no channels.csv"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(entries(&server), before);
+}
+
+#[test]
+fn a_write_without_an_answer_is_not_said_to_have_changed_nothing() {
+    let double = Double::start();
+    double.add_bucket("acme");
+    // The server takes the entries, but its answer does not arrive.
+    double.fault_writes(1_000, Fault::ResetAfterApply);
+    // It has no points yet.
+    double.fault(is_query, 0, 1_000, Fault::Status(200, String::new()));
+    let site = site();
+    put(&site, &["M02001171_Ch2_M02001171;Arrivée"]);
+    let call = channels(&site).arg("--apply");
+    let call = call.server(&double.url(), TOKEN, ORG);
+    let run = call.env("TSV_RETRY_FOR", "1").run().clean();
+    assert_eq!(run.code(), 1);
+    assert!(!double.data_writes().is_empty(), "{}", run.stderr);
+    assert!(
+        run.stderr
+            .contains("has not confirmed that it has the entries, and may have them or not")
+            && !run.stderr.contains("nothing has changed"),
+        "{}",
+        run.stderr
+    );
 }

@@ -58,6 +58,14 @@ proptest! {
     }
 
     #[test]
+    fn what_is_written_of_any_channels_is_accepted(
+        channels in prop::collection::vec([tag(), tag(), tag(), tag()], 0..8),
+        first in 0_usize..8,
+    ) {
+        invariants::written_catalogue(&channels, first);
+    }
+
+    #[test]
     fn the_invariants_hold_for_catalogues_of_the_corpus_with_random_changes(
         input in any::<prop::sample::Index>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(PIECES), 0_usize..4), 1..6),
@@ -71,6 +79,19 @@ proptest! {
         }
         invariants::catalogue(&bytes);
     }
+}
+
+/// The value of a tag, mostly with what is special in spreadsheets, catalogues or texts.
+fn tag() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        6 => prop::sample::select(PIECES).prop_map(str::to_owned),
+        3 => prop::sample::select(&["@", "\\", "\t", "\u{3000}", "\u{7f}", "\u{200b}", "sep=;", ",", "L1"][..])
+            .prop_map(str::to_owned),
+        1 => any::<char>().prop_map(String::from),
+        1 => (100_usize..1_100).prop_map(|length| "x".repeat(length)),
+        1 => (100_usize..1_100).prop_map(|length| "€".repeat(length)),
+    ];
+    prop::collection::vec(piece, 0..5).prop_map(|pieces| pieces.concat())
 }
 
 /// The corpus of catalogues.

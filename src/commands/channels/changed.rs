@@ -43,7 +43,11 @@ pub(in crate::commands) fn apply_changed(settings: &Settings, stop: &Shutdown) {
             }
         };
         // The others would wait for the same server.
-        let is_over = matches!(outcome, Outcome::Unavailable(_));
+        let is_over = matches!(outcome, Outcome::Unavailable(_) | Outcome::Unconfirmed(_));
+        if let Outcome::Writing = outcome {
+            tracing::info!("{name}/{CATALOGUE_FILE} is being written; the next sweep looks at it");
+            continue;
+        }
         match report(&name, outcome, "the next sweep tries again") {
             Report::Done(message) => tracing::info!("{message}"),
             Report::Nothing => {}

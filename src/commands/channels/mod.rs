@@ -6,7 +6,7 @@ pub(super) use self::changed::apply_changed;
 
 use super::comparison::{ensure_folder, ensure_influx2, open_data_folder};
 use super::eprint_line;
-use crate::catalogue::{CatalogueError, CatalogueOf, Outcome, Problems, Sources, Target};
+use crate::catalogue::{CatalogueError, CatalogueOf, Missing, Outcome, Problems, Sources, Target};
 use crate::cli;
 use crate::config::{self, ConfigError, Environment, env_vars};
 use crate::data_dir::{CATALOGUE_FILE, Campaign, Company, REFUSAL_FILE};
@@ -128,6 +128,13 @@ impl Channels<'_> {
             counted(extended.added as u64, "channel"),
             counted(extended.before as u64, "line")
         ));
+        if extended.left_out > 0 {
+            tracing::warn!(
+                "{}/{CATALOGUE_FILE}: {} not added, because it would have more than 10000 lines or 4 MiB; remove lines of channels that need no name",
+                self.name,
+                were(extended.left_out)
+            );
+        }
         Ok(ExitCode::Success)
     }
 
@@ -234,50 +241,74 @@ enum Report {
 /// Says what became of the catalogue of a campaign, and logs warnings. `name` is that of the campaign, and `again` says how
 /// it is tried again.
 fn report(name: &str, outcome: Outcome, again: &str) -> Report {
-    let not_applied = |reason: String| {
-        Report::Failed(vec![format!(
-            "{name}/{CATALOGUE_FILE} is not applied: {reason}"
-        )])
+    let file = format!("{name}/{CATALOGUE_FILE}");
+    let failed = |message: &str| Report::Failed(vec![format!("{file}{message}")]);
+    // Some reasons end with what to do.
+    let then = |reason: &str| {
+        let reason = reason.strip_suffix("; run it again").unwrap_or(reason);
+        format!("{reason}; {again}")
+    };
+    let warn = |warnings: Vec<String>| {
+        for warning in warnings {
+            tracing::warn!("{file}: {warning}");
+        }
     };
     match outcome {
         Outcome::Applied {
             entries: count,
             warnings,
         } => {
-            for warning in warnings {
-                tracing::warn!("{name}/{CATALOGUE_FILE}: {warning}");
-            }
-            Report::Done(format!(
-                "{name}/{CATALOGUE_FILE}: {} applied",
-                entries(count)
-            ))
+            warn(warnings);
+            Report::Done(format!("{file}: {} applied", entries(count)))
         }
         Outcome::Incomplete {
             entries: count,
-            reason,
-        } => Report::Failed(vec![format!(
-            "{name}/{CATALOGUE_FILE}: {} applied, but the hourly summaries of virtual channels are not up to date: {reason}; {again}, or run powerview rollup",
-            entries(count)
-        )]),
+            warnings,
+            missing,
+        } => {
+            warn(warnings);
+            let missing = match missing {
+                Missing::Summaries(reason) => format!(
+                    "the hourly summaries of virtual channels are not up to date: {}, or run powerview rollup",
+                    then(&reason)
+                ),
+                Missing::Note(reason) => {
+                    format!("this cannot be noted in its folder: {}", then(&reason))
+                }
+            };
+            failed(&format!(": {} applied, but {missing}", entries(count)))
+        }
         Outcome::Unchanged | Outcome::Missing => Report::Nothing,
         Outcome::Refused(problems) => {
             let mut lines: Vec<_> = problems
                 .english()
                 .into_iter()
-                .map(|problem| format!("{name}/{CATALOGUE_FILE}: {problem}"))
+                .map(|problem| format!("{file}: {problem}"))
                 .collect();
             lines.push(format!(
-                "{name}/{CATALOGUE_FILE} is not applied: {} in it; nothing has changed, and {REFUSAL_FILE} beside it says so",
+                "{file} is not applied: {} in it; nothing has changed, and {REFUSAL_FILE} beside it says so",
                 counted(problems.len() as u64, "problem")
             ));
             Report::Failed(lines)
         }
-        Outcome::Busy(reason) => not_applied(format!("{reason}; {again}")),
-        Outcome::Unavailable(reason) => not_applied(format!(
-            "the server is not available: {reason}; nothing has changed, {again}"
+        Outcome::Writing => failed(&format!(" is not applied: {}", then("it is being written"))),
+        Outcome::Busy(reason) => failed(&format!(" is not applied: {}", then(&reason))),
+        Outcome::Unavailable(reason) => failed(&format!(
+            " is not applied: the server is not available: {}",
+            then(&format!("{reason}; nothing has changed"))
         )),
-        Outcome::Failed(reason) => not_applied(reason),
+        Outcome::Unconfirmed(reason) => failed(&format!(
+            ": the server has not confirmed that it has the entries, and may have them or not: {}",
+            then(&reason)
+        )),
+        Outcome::Failed(reason) => failed(&format!(" is not applied: {reason}")),
     }
+}
+
+/// A number of channels before what was done with them.
+fn were(channels: usize) -> String {
+    let verb = if channels == 1 { "was" } else { "were" };
+    format!("{} {verb}", counted(channels as u64, "channel"))
 }
 
 fn entries(count: usize) -> String {
@@ -288,8 +319,11 @@ fn entries(count: usize) -> String {
     }
 }
 
-/// Logs which devices could not be looked at.
+/// Logs which devices could not be looked at, and which channels no line can be about.
 fn warned(sources: Sources) -> Sources {
+    for message in sources.known.unnameable() {
+        tracing::warn!("{message}");
+    }
     for failure in &sources.failures {
         tracing::warn!("channels of a device are not known: {failure}");
     }
@@ -299,4 +333,61 @@ fn warned(sources: Sources) -> Sources {
 /// Writes to stdout. Write errors are ignored: the exit code has the result too.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The messages about an outcome.
+    fn said(outcome: Outcome) -> String {
+        match report("acme/site", outcome, "run it again") {
+            Report::Done(message) => message,
+            Report::Nothing => String::new(),
+            Report::Failed(lines) => lines.join("\n"),
+        }
+    }
+
+    #[test]
+    fn what_to_do_is_said_once() {
+        let stopped = || "the run was stopped; run it again".to_owned();
+        for (outcome, expected) in [
+            (
+                Outcome::Busy(stopped()),
+                " is not applied: the run was stopped; run it again",
+            ),
+            (
+                Outcome::Writing,
+                " is not applied: it is being written; run it again",
+            ),
+            (
+                Outcome::Unavailable("no answer".to_owned()),
+                " is not applied: the server is not available: no answer; nothing has changed; run it again",
+            ),
+            (
+                Outcome::Unconfirmed(stopped()),
+                ": the server has not confirmed that it has the entries, and may have them or not: the run was stopped; run it again",
+            ),
+            (
+                Outcome::Incomplete {
+                    entries: 2,
+                    warnings: Vec::new(),
+                    missing: Missing::Summaries(stopped()),
+                },
+                ": 2 entries applied, but the hourly summaries of virtual channels are not up to date: the run was stopped; run it again, or run powerview rollup",
+            ),
+            (
+                Outcome::Incomplete {
+                    entries: 1,
+                    warnings: Vec::new(),
+                    missing: Missing::Note(
+                        "campaign folder is locked by process 5 (waited 0 s)".to_owned(),
+                    ),
+                },
+                ": 1 entry applied, but this cannot be noted in its folder: campaign folder is locked by process 5 (waited 0 s); run it again",
+            ),
+        ] {
+            assert_eq!(said(outcome), format!("acme/site/channels.csv{expected}"));
+        }
+    }
 }

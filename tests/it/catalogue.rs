@@ -1331,6 +1331,155 @@ fn virtual_channels_are_computed_when_a_catalogue_is_applied_changed_and_rebuilt
     verify.ok();
 }
 
+// --- applies that end early, and at once ----------------------------------------------------------------------------
+
+/// The summaries of virtual channels: ids, fields, times and values.
+fn virtual_summaries(server: &RealInflux) -> Vec<[String; 4]> {
+    let rows = server.rows(
+        "from(bucket: \"acme\") |> range(start: 0, stop: 2200-01-01T00:00:00Z)
+           |> filter(fn: (r) => r._measurement == \"powerview_1h\" and r.channel_type == \"virtual\")",
+    );
+    let mut found: Vec<_> = rows
+        .iter()
+        .map(|row| ["channel_id", "_field", "_time", "_value"].map(|column| row[column].clone()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// A site with some days of points and their summaries.
+fn days(server: &RealInflux) -> Site {
+    let site = Site::new();
+    let header = FILE.lines().take(2).map(|line| format!("{line}\n"));
+    let mut text: String = header.collect();
+    for n in 0..8 * 144 {
+        let (day, minute) = (3 + n / 144, n % 144 * 10);
+        text += &format!(
+            "{day:02}/08/25 {:02}:{:02}:00\t230\t{}\t{}\t{}\t{}\n",
+            minute / 60,
+            minute % 60,
+            n * 7 % 101,
+            n * 11 % 37,
+            n * 13 % 41,
+            n * 17 % 43
+        );
+    }
+    site.put_old("acme/site/02001171/a.tsv", text);
+    connect(site.call(), server).env("TSV_ROLLUP", "1").ok();
+    site
+}
+
+/// Lines of which some are in one catalogue only.
+fn lines_of(n: usize) -> Vec<String> {
+    let sign = ['+', '-'][n % 2];
+    let mut lines = vec![
+        format!("M02001171_Ch2_M02001171;Arrivée {};total", n % 2),
+        format!("V_sum;Somme;;Ch2 {sign} S04000466_Ch1"),
+        ";Net;;Ch2 - S04000466_Ch1 - S04000466_Ch2".to_owned(),
+        format!(
+            "S04000466_Ch3_M02001171;Four;;;S04000466_Ch2 until 2025-08-0{}",
+            5 + n % 2
+        ),
+    ];
+    if n % 2 == 1 {
+        lines.push("V_other;Autre;;V_sum + Ch2".to_owned());
+    }
+    lines
+}
+
+fn put_lines(site: &Site, n: usize) {
+    let lines = lines_of(n);
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    put(site, &lines);
+}
+
+#[test]
+fn after_a_kill_of_applies_at_any_moment_a_whole_one_leaves_the_entries_and_sums_of_the_catalogue()
+{
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = days(&server);
+    let apply = || apply(&site, &server).env("TSV_ROLLUP", "1");
+    let mut expected = Vec::new();
+    let mut duration_ms = 0;
+    for n in 0..2 {
+        put_lines(&site, n);
+        let start = std::time::Instant::now();
+        apply().ok();
+        duration_ms = start.elapsed().as_millis().max(duration_ms);
+        expected.push((entries(&server), virtual_summaries(&server)));
+    }
+    assert!(expected[0] != expected[1] && expected.iter().all(|(_, sums)| !sums.is_empty()));
+    let kills = std::env::var("KILLS").map_or(30, |kills| kills.parse().expect("a number"));
+    let mut killed = 0;
+    for n in 0..kills {
+        put_lines(&site, n);
+        let mut running = apply().start();
+        // From the start of the process until its end.
+        let delay = duration_ms * (n as u128 * 7 % 31) / 30;
+        std::thread::sleep(std::time::Duration::from_millis(delay as u64));
+        killed += usize::from(!running.is_done());
+        running.kill();
+        if n % 5 == 4 {
+            let whole = n / 5;
+            put_lines(&site, whole);
+            apply().ok();
+            let (stored, sums) = &expected[whole % 2];
+            let shown = |entries: &BTreeMap<String, BTreeMap<String, String>>| {
+                let mut entries = entries.clone();
+                // An entry that another catalogue had is overwritten.
+                entries.retain(|_, fields| fields.get("state").is_none());
+                entries
+            };
+            assert_eq!(shown(&entries(&server)), shown(stored), "kill {n}");
+            assert!(virtual_summaries(&server) == *sums, "kill {n}");
+            let marker: Value = serde_json::from_slice(&site.read(MARKER)).expect("JSON");
+            assert_eq!(marker["state"], json!("applied"));
+        }
+    }
+    assert!(killed > kills / 2, "{killed} of {kills}");
+}
+
+#[test]
+fn two_applies_at_once_leave_the_entries_and_sums_of_the_catalogue() {
+    let Some(server) = RealInflux::start() else {
+        return;
+    };
+    let site = days(&server);
+    let apply = || apply(&site, &server).env("TSV_ROLLUP", "1");
+    let mut expected = Vec::new();
+    for n in 0..2 {
+        put_lines(&site, n);
+        apply().ok();
+        expected.push(virtual_summaries(&server));
+    }
+    for n in 0..6 {
+        // The second one may be another catalogue, which takes the place of the first while that is applied.
+        put_lines(&site, n / 2);
+        let first = apply().start();
+        if n % 2 == 1 {
+            std::thread::sleep(std::time::Duration::from_millis(40 * n as u64));
+            put_lines(&site, n / 2 + 1);
+        }
+        let second = apply().start();
+        for running in [first, second] {
+            let run = running.wait();
+            assert!(
+                run.code() == 0 || run.stderr.contains("is being written"),
+                "{}",
+                run.stderr
+            );
+        }
+        let last = n / 2 + n % 2;
+        assert!(virtual_summaries(&server) == expected[last % 2], "{n}");
+        let label = &entries(&server)["M02001171_Ch2_M02001171"]["label"];
+        assert_eq!(*label, format!("Arrivée {}", last % 2));
+        let marker: Value = serde_json::from_slice(&site.read(MARKER)).expect("JSON");
+        assert_eq!(marker["state"], json!("applied"));
+    }
+}
+
 // --- what other programs write --------------------------------------------------------------------------------------
 
 #[test]

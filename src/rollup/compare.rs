@@ -10,8 +10,8 @@ use crate::data_dir::{
 use crate::points::stored_name;
 use crate::sanitize::sanitize;
 use crate::sink::{
-    ALL_TIMES, Field, Place, PointQuery, PointSource as _, PointVisitor, ReadError,
-    Series as SeriesOf, SeriesQuery, StoredPoint, retried,
+    ALL_TIMES, Field, Place, PointQuery, PointVisitor, ReadError, Series as SeriesOf, SeriesQuery,
+    StoredPoint, retried,
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;

@@ -20,7 +20,7 @@ use self::hours::DAY;
 use crate::data_dir::{LockError, PENDING_FILE, SUMMARIES};
 use crate::points::{Batch, Line};
 use crate::sanitize::sanitize;
-use crate::sink::{InfluxReader, PointSource as _, ReadError, Sink, Stream, WriteError, retried};
+use crate::sink::{PointSource, ReadError, Sink, Stream, WriteError, retried};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
@@ -51,7 +51,7 @@ pub(crate) struct Master<'a> {
 
 /// Everything that computing summaries needs.
 pub(crate) struct Rollup<'a> {
-    pub source: &'a InfluxReader,
+    pub source: &'a dyn PointSource,
     pub sink: &'a Sink,
     /// How summaries are written. It decides how long that is retried.
     pub stream: Stream,

@@ -8,7 +8,7 @@ use crate::data_dir::{
 };
 use crate::points::stored_name;
 use crate::shutdown::Shutdown;
-use crate::sink::{ALL_TIMES, PointSource as _, ReadError};
+use crate::sink::{ALL_TIMES, ReadError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

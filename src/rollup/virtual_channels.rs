@@ -9,8 +9,7 @@ use crate::catalogue::{ENTRY_TIME, Term, TermPart, VirtualChannel};
 use crate::data_dir::{CATALOGUE, SUMMARIES};
 use crate::points::stored_name;
 use crate::sink::{
-    ALL_TIMES, Field, Place, PointSource as _, PointVisitor, ReadError, Series, SeriesQuery,
-    StoredPoint, retried,
+    ALL_TIMES, Field, Place, PointVisitor, ReadError, Series, SeriesQuery, StoredPoint, retried,
 };
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -190,8 +190,9 @@ pub(crate) struct PointQuery<'a> {
     pub master: Option<&'a str>,
     /// Times in seconds since 1970.
     pub times: Range<i64>,
-    /// Whether hourly summaries are computed from them: only the points of channels, with the last one of each series
-    /// before these times and the first one after them.
+    /// Whether hourly summaries are computed from them, or are read: only the points of channels, in the order of their times,
+    /// with the first one of each series after these times and the last one before them. The last one is left out with SQL,
+    /// with which it takes a query for each three days of the past.
     pub for_summaries: bool,
 }
 

@@ -8,6 +8,8 @@ use crate::line_protocol::Line;
 use crate::real_influx3::{self, RealInflux3};
 use crate::samples as all_samples;
 use crate::second_reader::Point;
+use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// What the tests need of a server.
@@ -250,21 +252,17 @@ fn commands_that_need_influxdb_2_say_so(server: &dyn Server) {
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 3));
     server.call(&site).ok();
-    for (command, arguments) in [("rollup", vec![]), ("rebuild", vec!["--company", "acme"])] {
-        for flavor in ["auto", "3"] {
-            let call = server.subcommand(&site, command).args(&arguments);
-            let run = call
-                .env("INFLUXDB_FLAVOR", flavor)
-                .env("TSV_ROLLUP", "1")
-                .run()
-                .expect(2);
-            assert_eq!(
-                run.stderr,
-                format!(
-                    "powerview: powerview {command} needs InfluxDB 2, but the server is InfluxDB 3 or INFLUXDB_FLAVOR is 3; see docs/influxdb-3.md for what works there\n"
-                )
-            );
-        }
+    for flavor in ["auto", "3"] {
+        let call = server.subcommand(&site, "rebuild");
+        let run = call
+            .args(["--company", "acme"])
+            .env("INFLUXDB_FLAVOR", flavor)
+            .run()
+            .expect(2);
+        assert_eq!(
+            run.stderr,
+            "powerview: powerview rebuild needs InfluxDB 2, but the server is InfluxDB 3 or INFLUXDB_FLAVOR is 3; see docs/influxdb-3.md for what works there\n"
+        );
     }
 }
 
@@ -283,6 +281,126 @@ fn no_summaries_are_kept_or_computed(server: &dyn Server) {
                 .all(|line| line.measurement == "site")
         );
     }
+}
+
+/// The values of a power in W and their times.
+type Powers = Vec<(DateTime<Utc>, f64)>;
+
+/// The rows of days of 2025 in steps of ten minutes, with the values of two channels. The second one has none from a day on.
+fn rows_of(days: std::ops::Range<u32>, second_until: u32) -> (String, [Powers; 2]) {
+    let mut file = "02001171\t02001171\t02001171\nMV_T302_V002\tVoie1 W\tVoie2 kW\n".to_owned();
+    let mut points = [Vec::new(), Vec::new()];
+    for n in days.start * 144..days.end * 144 {
+        let time = "2025-06-01T00:00:00Z"
+            .parse::<DateTime<Utc>>()
+            .expect("a time");
+        let time = time + chrono::Duration::minutes(10 * i64::from(n));
+        let first = f64::from(n * 37 % 211) - 60.0;
+        points[0].push((time, first));
+        file += &format!("{}\t{first}\t", time.format("%d/%m/%y %H:%M:%S"));
+        if n < second_until * 144 {
+            let watts = n * 17 % 301;
+            points[1].push((time, f64::from(watts)));
+            file += &format!("{}.{:03}", watts / 1000, watts % 1000);
+        }
+        file.push('\n');
+    }
+    (file, points)
+}
+
+#[test]
+fn rollup_and_verify_read_the_summaries_of_a_real_server_by_sql() {
+    // Ten minutes pass quickly for a server whose write-ahead log is stored often.
+    let Some(server) = RealInflux3::start(&[]) else {
+        return;
+    };
+    let site = Site::new();
+    // The second channel ends in the middle, and there is a hole of twenty days.
+    let (first, mut points) = rows_of(0..5, 2);
+    let (later, more) = rows_of(25..27, 0);
+    points[0].extend(&more[0]);
+    site.put_old(DEVICE.file("a.tsv"), first);
+    site.put_old(DEVICE.file("b.tsv"), later);
+    server.call(&site).env("TSV_TIMEZONE", "UTC").ok();
+    let rollup = |code| {
+        let call = server.subcommand(&site, "rollup");
+        call.env("TSV_ROLLUP", "1").run().expect(code)
+    };
+    let verify = |code| {
+        let call = server
+            .subcommand(&site, "verify")
+            .env("TSV_TIMEZONE", "UTC");
+        call.env("TSV_ROLLUP", "1").run().expect(code)
+    };
+    let run = verify(0);
+    assert!(!run.stdout.contains("summaries"), "{}", run.stdout);
+
+    let expected: Vec<_> = points
+        .iter()
+        .map(|p| crate::dashboards::integrated(p))
+        .collect();
+    // The last point begins an hour, or is within one that is known.
+    let number: usize = points
+        .iter()
+        .map(|points| {
+            let hours = points.iter().map(|(time, _)| time.timestamp() / 3600);
+            hours.collect::<BTreeSet<_>>().len()
+        })
+        .sum();
+    let run = rollup(0);
+    assert_eq!(
+        run.stdout,
+        format!("acme: {number} hourly summaries, {number} written\n")
+    );
+    let run = rollup(0);
+    assert_eq!(run.stdout, format!("acme: {number} hourly summaries\n"));
+    for (channel, hours) in ["Voie1", "Voie2"].iter().zip(&expected) {
+        let query = format!(
+            "SELECT time, count, covered_s, energy_in_wh, energy_out_wh FROM powerview_1h WHERE channel_name = '{channel}' ORDER BY time"
+        );
+        let rows = server.rows("acme", &query);
+        let mut found = BTreeMap::new();
+        for row in &rows {
+            let time: chrono::NaiveDateTime = row["time"].parse().expect("a time");
+            let number = |field: &str| row[field].parse::<f64>().expect("a number");
+            assert_eq!(row["count"], "6");
+            let values = ["covered_s", "energy_in_wh", "energy_out_wh"].map(number);
+            found.insert(time.and_utc(), values);
+        }
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            hours.keys().collect::<Vec<_>>(),
+            "{channel}"
+        );
+        for (hour, known) in hours {
+            let values = [known.seconds, known.drawn * 1000.0, known.returned * 1000.0];
+            for (found, wanted) in found[hour].iter().zip(values) {
+                assert!(
+                    (found - wanted).abs() <= 5e-7 * wanted.abs().max(1e-3),
+                    "{channel} {hour}: {found}, not {wanted}"
+                );
+            }
+        }
+    }
+    let run = verify(0);
+    assert!(
+        run.stdout.contains(&format!("{number} hourly summaries")),
+        "{}",
+        run.stdout
+    );
+
+    // A summary that differs is found by both, and mended: few values are kept in the order in which they are written.
+    let of_voie1 = "powerview_1h,campaign=site,channel_id=M02001171_Ch1_M02001171,channel_name=Voie1,channel_number=1,\
+                    channel_type=master,device=02001171,device_master_sn=02001171,device_sn=02001171,unit=W";
+    server.write("acme", &format!("{of_voie1} energy_in_wh=7 1750903200"));
+    let run = verify(1);
+    assert!(run.stdout.contains("1 different"), "{}", run.stdout);
+    let run = rollup(0);
+    assert_eq!(
+        run.stdout,
+        format!("acme: {number} hourly summaries, 1 written\n")
+    );
+    verify(0);
 }
 
 fn points_about_runs_and_files_arrive(server: &dyn Server) {

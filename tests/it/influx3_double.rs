@@ -410,7 +410,7 @@ fn query(state: &State, request: &Request) -> Answer {
         let (columns, rest) = sql.split_once(" FROM ").expect("a table");
         let (table, condition) = rest.split_once(" WHERE ").expect("a condition");
         let (between, of_master) = condition
-            .strip_prefix("device_master_sn IS NOT NULL AND ")
+            .strip_prefix("\"device_master_sn\" IS NOT NULL AND ")
             .map_or((condition, None), |times| (times, Some("IS NOT NULL")));
         let mut parts = between.splitn(3, " AND ");
         let mut time = |start: &str| {
@@ -461,7 +461,7 @@ fn query(state: &State, request: &Request) -> Answer {
                 put(&["count(*)"]);
                 put(&[&rows.count().to_string()]);
             }
-            "SELECT DISTINCT device_master_sn" => {
+            "SELECT DISTINCT \"device_master_sn\"" => {
                 put(&["device_master_sn"]);
                 let masters: BTreeSet<_> =
                     rows.map(|(tags, _, _)| &tags["device_master_sn"]).collect();

@@ -81,7 +81,7 @@ const CHECKS: [(&str, CheckFn); 20] = [
 ];
 
 /// What a person must know of InfluxDB 3.
-const INFLUX3_LIMITS: &str = "rebuild, rollup, hourly summaries, dashboards and the playbooks need InfluxDB 2, and of several values for the same second InfluxDB 3 may keep an earlier one; see docs/influxdb-3.md";
+const INFLUX3_LIMITS: &str = "rebuild, channels, dashboards and the playbooks need InfluxDB 2, hourly summaries are made by powerview rollup only, and of several values for the same second InfluxDB 3 may keep an earlier one; see docs/influxdb-3.md";
 
 /// What is checked: the options and variables, the settings that follow from them, and the server's answers.
 struct Installation<'a> {

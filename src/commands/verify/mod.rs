@@ -10,12 +10,13 @@ use super::comparison::{Endpoints, ensure_folder};
 use super::old_points;
 use crate::cli;
 use crate::config::{self, ConfigError, Environment};
+use crate::data_dir::SUMMARIES;
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::report::{Progress, VERIFIED_FILE, Verified, VerifiedDevices, add_verified};
 use crate::rollup::Rollup;
 use crate::sanitize::sanitize;
-use crate::sink::Stream;
+use crate::sink::{PointSource, ReadError, Stream};
 use crate::verify::{Options, Verification, Verifier};
 use chrono::{DateTime, Utc};
 use std::cell::RefCell;
@@ -69,7 +70,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|device| device.company.clone())
         .collect();
-    // An old script wrote to InfluxDB 2 only, and only there are summaries.
+    // An old script wrote to InfluxDB 2 only.
     let companies_with_others = companies.iter().filter(|_| !is_influx3);
     for company in companies_with_others {
         match old_points::describe(&endpoints.source, company) {
@@ -80,17 +81,34 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let gap_limit = gap_limit.filter(|_| !is_influx3);
+    let mut companies_with_summaries = companies;
+    if is_influx3 && gap_limit.is_some() {
+        // Ingestions make none there.
+        companies_with_summaries.retain(|company| match has_summaries(&sql, company) {
+            Ok(has_summaries) => has_summaries,
+            Err(error) => {
+                let failure = format!("{}: {error}", sanitize(company));
+                verification.failures.push(failure);
+                false
+            }
+        });
+    }
+    let gap_limit = gap_limit.filter(|_| !is_influx3 || !companies_with_summaries.is_empty());
     let summaries = gap_limit.map(|gap_limit| {
         let rollup = Rollup {
-            source: &endpoints.source,
+            source: verifier.source,
             sink: &endpoints.sink,
             stream: Stream::Measurements,
             gap_limit,
             batch_lines: verifier.options.batch.lines,
             notes: RefCell::default(),
         };
-        Summaries::compare(&rollup, &verifier, companies, &mut verification)
+        Summaries::compare(
+            &rollup,
+            &verifier,
+            companies_with_summaries,
+            &mut verification,
+        )
     });
     progress.finish();
     let equal = equal_devices(&verification, args.since);
@@ -142,4 +160,10 @@ fn ensure_chosen(data: &Path, args: &cli::Verify) -> Result<(), ConfigError> {
         Some(campaign) => ensure_folder(data, "--campaign", &[company, campaign]),
         None => Ok(()),
     }
+}
+
+/// Whether a database has hourly summaries.
+fn has_summaries(source: &dyn PointSource, database: &str) -> Result<bool, ReadError> {
+    let measurements = source.measurements(database)?;
+    Ok(measurements.iter().any(|name| name == SUMMARIES))
 }

@@ -9,8 +9,10 @@ use crate::sink::source::{
 use chrono::{DateTime, NaiveDateTime, SecondsFormat};
 use csv::StringRecord;
 use influxdb2::RequestError;
+use reqwest::Method;
+use serde::Deserialize;
 use serde_json::json;
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// The beginning of the message of a query that is refused. Its status is 500, as that of a failure.
@@ -21,6 +23,12 @@ const TOO_MANY_FILES: &str = "exceed file limit";
 
 /// The shortest range of times that is divided, in seconds. A file has at least ten minutes.
 const SHORTEST: i64 = 600;
+
+/// The times in which the point after others is looked for first, in seconds.
+const FIRST_SEARCH: i64 = 3 * 24 * 3600;
+
+/// The database in which the server keeps what it knows of itself.
+const INTERNAL: &str = "_internal";
 
 /// Number of rows between two checks of the shutdown flag.
 const SHUTDOWN_CHECK_ROWS: u64 = 4096;
@@ -116,6 +124,102 @@ impl SqlReader<'_> {
         Ok(columns)
     }
 
+    /// The values of a tag of a table, in their order.
+    fn distinct(
+        &self,
+        database: &str,
+        table: &str,
+        columns: &Columns,
+        tag: &str,
+        times: &Range<i64>,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut values = BTreeSet::new();
+        if !columns.tags.iter().any(|key| key == tag) {
+            return Ok(Vec::new());
+        }
+        let tag = identifier(tag);
+        divided(times.clone(), &mut |times| {
+            let query = format!(
+                "SELECT DISTINCT {tag} FROM {} WHERE {tag} IS NOT NULL AND {}",
+                identifier(table),
+                within(times)
+            );
+            self.rows(database, &query, |row| {
+                values.extend(row.get(0).map(str::to_owned));
+                true
+            })
+        })?;
+        Ok(values.into_iter().collect())
+    }
+
+    /// Passes the first point of each series after the times of a query on, at least those of the series in `wanted`, by the
+    /// values of their tags. They are looked for in times that are longer and longer, because the server does not read many
+    /// files for one query, and each query takes a while.
+    fn points_after(
+        &self,
+        query: &PointQuery<'_>,
+        columns: &Columns,
+        selection: &Selection,
+        mut wanted: BTreeSet<Vec<String>>,
+        visitor: &mut dyn PointVisitor,
+    ) -> Result<(), ReadError> {
+        let mut found = BTreeSet::new();
+        let (mut start, mut length) = (query.times.end, FIRST_SEARCH);
+        while start < ALL_TIMES.end && (found.is_empty() || !wanted.is_empty()) {
+            let end = start.saturating_add(length).min(ALL_TIMES.end);
+            divided(start..end, &mut |times| {
+                let sql = selection.first_of_each_series(times);
+                let mut rows = Rows::new(columns, Place::After);
+                self.pass_rows(query.bucket, &sql, |row| {
+                    let series = series_of(row, columns);
+                    wanted.remove(&series);
+                    if found.insert(series) {
+                        rows.row(row, visitor)?;
+                    }
+                    Some(())
+                })
+            })?;
+            start = end;
+            length = length.saturating_mul(8);
+        }
+        Ok(())
+    }
+
+    /// Calls `each` for all rows that answer a query. It returns `None` if a row has no time.
+    fn pass_rows(
+        &self,
+        database: &str,
+        sql: &str,
+        mut each: impl FnMut(&StringRecord) -> Option<()>,
+    ) -> Result<(), ReadError> {
+        let mut is_valid = true;
+        self.rows(database, sql, |row| {
+            is_valid = each(row).is_some();
+            is_valid
+        })?;
+        if is_valid {
+            return Ok(());
+        }
+        Err(ReadError::Refused(format!(
+            "{}: the answer to a query has a point without a time",
+            self.0.client.address
+        )))
+    }
+
+    /// The names of all databases but that of the server itself.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    pub(crate) fn databases(&self) -> Result<Vec<String>, ReadError> {
+        let reader = self.0;
+        let path = "/api/v3/configure/database";
+        let query = [("format", "json")];
+        let databases: Vec<Database> =
+            reader.request(&reader.retry, &Method::GET, path, &query, None)?;
+        let names = databases.into_iter().map(|database| database.name);
+        Ok(names.filter(|name| name != INTERNAL).collect())
+    }
+
     /// What is only needed to make a bucket anew.
     fn unsupported<T>() -> Result<T, ReadError> {
         Err(ReadError::Refused(
@@ -167,24 +271,9 @@ impl PointSource for SqlReader<'_> {
         measurement: &str,
         times: &Range<i64>,
     ) -> Result<Vec<String>, ReadError> {
-        let mut masters = vec![String::new()];
         let columns = self.columns(bucket, measurement)?;
-        if !columns.tags.iter().any(|tag| tag == MASTER) {
-            return Ok(masters);
-        }
-        divided(times.clone(), &mut |times| {
-            let query = format!(
-                "SELECT DISTINCT {MASTER} FROM {} WHERE {MASTER} IS NOT NULL AND {}",
-                identifier(measurement),
-                within(times)
-            );
-            self.rows(bucket, &query, |row| {
-                masters.extend(row.get(0).map(str::to_owned));
-                true
-            })
-        })?;
-        masters.sort_unstable();
-        masters.dedup();
+        let mut masters = self.distinct(bucket, measurement, &columns, MASTER, times)?;
+        masters.insert(0, String::new());
         Ok(masters)
     }
 
@@ -200,8 +289,14 @@ impl PointSource for SqlReader<'_> {
         Self::unsupported()
     }
 
-    fn tag_values(&self, _: &str, _: &str, _: &str) -> Result<Vec<String>, ReadError> {
-        Self::unsupported()
+    fn tag_values(
+        &self,
+        bucket: &str,
+        measurement: &str,
+        tag: &str,
+    ) -> Result<Vec<String>, ReadError> {
+        let columns = self.columns(bucket, measurement)?;
+        self.distinct(bucket, measurement, &columns, tag, &ALL_TIMES)
     }
 
     fn points_of(&self, _: &SeriesQuery<'_>, _: &mut dyn PointVisitor) -> Result<(), ReadError> {
@@ -227,46 +322,31 @@ impl PointSource for SqlReader<'_> {
         query: &PointQuery<'_>,
         visitor: &mut dyn PointVisitor,
     ) -> Result<(), ReadError> {
-        if query.for_summaries {
-            return Self::unsupported();
-        }
         let columns = self.columns(query.bucket, query.measurement)?;
-        let has_master = columns.tags.iter().any(|tag| tag == MASTER);
-        let of_master = match query.master {
-            Some("") if has_master => format!(" AND {MASTER} IS NULL"),
-            None | Some("") => String::new(),
-            Some(master) if has_master => format!(" AND {MASTER} = {}", text(master)),
-            Some(_) => return Ok(()),
+        let Some(selection) = Selection::new(query, &columns) else {
+            return Ok(());
         };
-        let fields = columns.fields.iter().map(|(name, _)| name);
-        let mut names = "time".to_owned();
-        for name in columns.tags.iter().chain(fields) {
-            // Writing to a string does not fail.
-            let _ = write!(names, ", {}", identifier(name));
-        }
+        let order = if query.for_summaries {
+            format!(" ORDER BY {}", selection.series_and_time())
+        } else {
+            String::new()
+        };
+        let mut series = BTreeSet::new();
         divided(query.times.clone(), &mut |times| {
-            let sql = format!(
-                "SELECT {names} FROM {} WHERE {}{of_master}",
-                identifier(query.measurement),
-                within(times)
-            );
-            let mut rows = Rows {
-                columns: &columns,
-                last: None,
-            };
-            let mut is_valid = true;
-            self.rows(query.bucket, &sql, |row| {
-                is_valid = rows.row(row, visitor).is_some();
-                is_valid
-            })?;
-            if is_valid {
-                return Ok(());
-            }
-            Err(ReadError::Refused(format!(
-                "{}: the answer to a query has a point without a time",
-                self.0.client.address
-            )))
-        })
+            let sql = format!("{}{order}", selection.sql(times));
+            let mut rows = Rows::new(&columns, Place::Within);
+            self.pass_rows(query.bucket, &sql, |row| {
+                let begins = rows.row(row, visitor)?;
+                if begins && query.for_summaries {
+                    series.insert(series_of(row, &columns));
+                }
+                Some(())
+            })
+        })?;
+        if query.for_summaries {
+            self.points_after(query, &columns, &selection, series, visitor)?;
+        }
+        Ok(())
     }
 
     fn texts_with_line_breaks(
@@ -300,16 +380,119 @@ fn divided(
 /// The tag with the serial of the master.
 const MASTER: &str = "device_master_sn";
 
+/// The tag with the id of a channel.
+const CHANNEL: &str = "channel_id";
+
+/// The field of a measurement.
+const VALUE: &str = "value";
+
+/// The columns and the condition of a query for points. All names are quoted.
+struct Selection {
+    tags: Vec<String>,
+    fields: Vec<String>,
+    from: String,
+    condition: String,
+}
+
+impl Selection {
+    /// `None` if no point of the table fulfils the condition.
+    fn new(query: &PointQuery<'_>, columns: &Columns) -> Option<Self> {
+        let has_tag = |key: &str| columns.tags.iter().any(|tag| tag == key);
+        let mut condition = match query.master {
+            Some("") if has_tag(MASTER) => format!(" AND {MASTER} IS NULL"),
+            None | Some("") => String::new(),
+            Some(master) if has_tag(MASTER) => format!(" AND {MASTER} = {}", text(master)),
+            Some(_) => return None,
+        };
+        if query.for_summaries {
+            if !has_tag(CHANNEL) {
+                return None;
+            }
+            condition += &format!(" AND {CHANNEL} IS NOT NULL");
+            // A point of a measurement counts if it has this field. Summaries have others.
+            if columns.fields.iter().any(|(field, _)| field == VALUE) {
+                condition += &format!(" AND {VALUE} IS NOT NULL");
+            }
+        }
+        let fields = columns.fields.iter().map(|(name, _)| identifier(name));
+        Some(Self {
+            tags: columns.tags.iter().map(|tag| identifier(tag)).collect(),
+            fields: fields.collect(),
+            from: identifier(query.measurement),
+            condition,
+        })
+    }
+
+    /// The query for the points of some times.
+    fn sql(&self, times: &Range<i64>) -> String {
+        let Self {
+            from, condition, ..
+        } = self;
+        let columns = self.tags.iter().chain(&self.fields).map(String::as_str);
+        let columns: Vec<_> = ["time"].into_iter().chain(columns).collect();
+        format!(
+            "SELECT {} FROM {from} WHERE {}{condition}",
+            columns.join(", "),
+            within(times)
+        )
+    }
+
+    /// The query for the first point of each series.
+    fn first_of_each_series(&self, times: &Range<i64>) -> String {
+        // A window function is planned ten times as long.
+        let firsts = self.fields.iter();
+        let firsts = firsts.map(|field| format!(", first_value({field} ORDER BY time)"));
+        let Self {
+            from, condition, ..
+        } = self;
+        let tags = self.tags.join(", ");
+        format!(
+            "SELECT min(time), {tags}{} FROM {from} WHERE {}{condition} GROUP BY {tags}",
+            firsts.collect::<String>(),
+            within(times)
+        )
+    }
+
+    /// What rows are sorted by, so that a series comes as a whole.
+    fn series_and_time(&self) -> String {
+        let tags = self.tags.iter().map(String::as_str);
+        tags.chain(["time"]).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The values of the tags of a row. A tag that it does not have is an empty text.
+fn series_of(row: &StringRecord, columns: &Columns) -> Vec<String> {
+    let values = row.iter().skip(1).take(columns.tags.len());
+    values.map(str::to_owned).collect()
+}
+
+/// A database in the list of all databases.
+#[derive(Deserialize)]
+struct Database {
+    #[serde(rename = "iox::database")]
+    name: String,
+}
+
 /// The rows of an answer: the time, the tags and the fields.
 struct Rows<'a> {
     columns: &'a Columns,
+    place: Place,
     /// The values of the tags and the number of the field of the last point.
     last: Option<(Vec<String>, usize)>,
 }
 
-impl Rows<'_> {
-    /// Passes a row on. `None` if it has no time.
-    fn row(&mut self, row: &StringRecord, visitor: &mut dyn PointVisitor) -> Option<()> {
+impl<'a> Rows<'a> {
+    fn new(columns: &'a Columns, place: Place) -> Self {
+        Self {
+            columns,
+            place,
+            last: None,
+        }
+    }
+
+    /// Passes a row on. Returns whether a series begins with it; `None` if it has no time.
+    fn row(&mut self, row: &StringRecord, visitor: &mut dyn PointVisitor) -> Option<bool> {
+        let mut begins = false;
         let Columns { tags, fields } = self.columns;
         let time = row.get(0)?.parse::<NaiveDateTime>().ok()?.and_utc();
         let values = || row.iter().skip(1).take(tags.len());
@@ -330,8 +513,9 @@ impl Rows<'_> {
                     .filter(|(_, value)| !value.is_empty())
                     .map(|(tag, value)| (tag.clone(), value.to_owned()))
                     .collect();
-                visitor.series(&series, Field { key, kind }, Place::Within);
-                self.last = Some((values().map(str::to_owned).collect(), n));
+                visitor.series(&series, Field { key, kind }, self.place);
+                self.last = Some((series_of(row, self.columns), n));
+                begins = true;
             }
             visitor.point(StoredPoint {
                 time: time.timestamp(),
@@ -339,7 +523,7 @@ impl Rows<'_> {
                 value,
             });
         }
-        Some(())
+        Some(begins)
     }
 }
 

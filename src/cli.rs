@@ -2,6 +2,7 @@
 
 use crate::config::env_vars::{self, DefaultValue, EnvVar, OnOutage};
 use crate::config::{DURATION_FORMS, parse_duration, parse_instant, parse_number};
+use crate::data_dir::Shard;
 use crate::version::LONG_VERSION;
 use chrono::Utc;
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -70,6 +71,14 @@ fn option_help(var: &EnvVar) -> String {
     let (first, rest) = var.help.split_at(1);
     let help = first.to_uppercase() + rest;
     format!("{help} [env: {}] [default: {}]", var.name, var.default)
+}
+
+/// The help of the option for one of several hosts.
+fn shard_help() -> String {
+    format!(
+        "Only the companies of one of several hosts, such as 2/5 for the second of five, or 2,3/5 [env: {}]",
+        env_vars::TSV_SHARD.name
+    )
 }
 
 /// Ingests measurement files of MV2 loggers into InfluxDB 2.
@@ -159,6 +168,9 @@ pub struct Ingest {
         value_parser = |text: &str| parse_number(text, &env_vars::JOBS)
     )]
     pub jobs: Option<u32>,
+    /// Ingest only companies of this shard.
+    #[arg(long, value_name = "N/COUNT", help = shard_help())]
+    pub shard: Option<Shard>,
     /// What to do with files during an outage.
     #[arg(long, value_name = "ACTION", help = option_help(&env_vars::TSV_ON_OUTAGE))]
     pub on_outage: Option<OnOutage>,
@@ -296,6 +308,9 @@ pub struct Rollup {
     /// Only this company
     #[arg(long, value_name = "NAME")]
     pub company: Option<String>,
+    /// Only companies of this shard.
+    #[arg(long, value_name = "N/COUNT", conflicts_with = "company", help = shard_help())]
+    pub shard: Option<Shard>,
     /// Only from this day on: a day in UTC such as 2026-03-01, a time, or a duration before now such as 8d
     #[arg(long, value_name = "DATE", value_parser = |text: &str| parse_instant(text, Utc::now()))]
     pub since: Option<i64>,

@@ -11,6 +11,9 @@ pub(crate) const MORE_THREADS: &str =
 pub(crate) const MORE_OPEN_FILES: &str =
     "raise the limit of open files (ulimit -n, LimitNOFILE= of the systemd unit)";
 
+/// What to do if a file system has no locks.
+pub(crate) const LOCKS: &str = "mount the file system with locks (NFS: version 4, or version 3 with rpc.statd), or use another one";
+
 /// What to do about an error. Where it does not depend on the error, it is `otherwise`.
 pub(crate) fn remedy<'a>(error: &io::Error, otherwise: &'a str) -> &'a str {
     match Errno::from_io_error(error) {
@@ -26,6 +29,8 @@ pub(crate) fn remedy<'a>(error: &io::Error, otherwise: &'a str) -> &'a str {
         Some(Errno::MFILE) => MORE_OPEN_FILES,
         Some(Errno::NFILE) => "raise the limit of open files of the system (sysctl fs.file-max)",
         Some(Errno::NOMEM) => "free memory or raise its limit",
+        // EOPNOTSUPP and ENOTSUP are the same on Linux.
+        Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => LOCKS,
         _ => otherwise,
     }
 }
@@ -53,6 +58,8 @@ mod tests {
             (Errno::MFILE, "ulimit -n"),
             (Errno::NFILE, "fs.file-max"),
             (Errno::NOMEM, "memory"),
+            (Errno::NOLCK, "with locks"),
+            (Errno::OPNOTSUPP, "with locks"),
             (Errno::ACCESS, "check the permissions"),
             (Errno::PERM, "check the permissions"),
         ] {

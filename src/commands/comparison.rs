@@ -1,7 +1,7 @@
 //! What the commands that compare the database with the files have in common.
 
 use crate::config::ConfigError;
-use crate::data_dir::Dir;
+use crate::data_dir::{Dir, Hosts};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::{Destination, InfluxReader, ServerSettings, Sink};
@@ -23,10 +23,14 @@ impl Endpoints {
     ///
     /// # Errors
     /// The data folder cannot be opened, or a client cannot be set up.
-    pub(super) fn open(folder: &Path, server: ServerSettings) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        folder: &Path,
+        hosts: Hosts,
+        server: ServerSettings,
+    ) -> anyhow::Result<Self> {
         let stop = Shutdown::on_signals()?;
         Ok(Self {
-            data: open_data_folder(folder)?,
+            data: open_data_folder(folder, hosts)?,
             source: InfluxReader::new(&server, &stop)?,
             sink: Sink::open(&Destination::Influx(server), &stop)?,
             stop,
@@ -34,13 +38,13 @@ impl Endpoints {
     }
 }
 
-/// Opens the data folder.
+/// Opens the data folder, on which these hosts work.
 ///
 /// # Errors
 /// It cannot be opened.
-pub(super) fn open_data_folder(folder: &Path) -> anyhow::Result<Arc<Dir>> {
+pub(super) fn open_data_folder(folder: &Path, hosts: Hosts) -> anyhow::Result<Arc<Dir>> {
     Dir::open(folder)
-        .map(Arc::new)
+        .map(|data| Arc::new(data.used_by(hosts)))
         .with_context(|| format!("cannot open the data folder {}", sanitize(folder)))
 }
 

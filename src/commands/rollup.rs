@@ -34,10 +34,15 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
     };
     let server = config::influx(&args.server, &env)?;
     let meta_bucket = config::meta_bucket(&env)?;
+    let shard = match &args.company {
+        Some(_) => None,
+        None => config::shard(args.shard.as_ref(), &env)?,
+    };
+    let hosts = config::hosts(&env, shard.as_ref())?;
     let stop = Shutdown::on_signals()?;
     let devices = match &args.data_folder {
         Some(folder) => Some(Devices {
-            data: open_data_folder(&config::data_folder(Some(folder))?)?,
+            data: open_data_folder(&config::data_folder(Some(folder))?, hosts)?,
             meta_bucket: &meta_bucket,
             lock_wait: config::lock_wait(&env)?,
             stop: &stop,
@@ -69,6 +74,9 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
         Some(company) => name == company,
         None => Company::new(name.as_ref(), &meta_bucket).is_ok(),
     });
+    if let Some(shard) = &shard {
+        buckets.retain(|name| shard.has(Path::new(name)));
+    }
     if let (Some(company), true) = (&args.company, buckets.is_empty()) {
         return Err(ConfigError(format!(
             "--company: there is no bucket {:?}; correct the name",

@@ -43,6 +43,8 @@ pub enum Kind {
     Share,
     /// On or off.
     Switch,
+    /// One or more of a number of shards.
+    Shard,
     /// One of several words, which this function lists for people.
     Choice(fn() -> String),
 }
@@ -65,7 +67,7 @@ impl EnvVar {
     pub fn description(&self) -> String {
         let help = self.help;
         match &self.kind {
-            Kind::Text | Kind::Path | Kind::Url | Kind::Duration => help.to_owned(),
+            Kind::Text | Kind::Path | Kind::Url | Kind::Duration | Kind::Shard => help.to_owned(),
             Kind::Secret => format!("secret: {help}"),
             Kind::Number(range) => format!("{help}, {} to {}", range.start(), range.end()),
             Kind::Share => format!("{help}, 0 to 1"),
@@ -143,7 +145,7 @@ macro_rules! env_vars {
 }
 
 use DefaultValue::{Derived, Required, Unset, Value};
-use Kind::{Choice, Duration, Number, Path, Secret, Share, Switch, Text, Url};
+use Kind::{Choice, Duration, Number, Path, Secret, Shard, Share, Switch, Text, Url};
 
 env_vars! {
     INFLUXDB_HOST, Url, Required, "URL of InfluxDB without a path, such as http://127.0.0.1:8086";
@@ -158,6 +160,8 @@ env_vars! {
     TSV_ON_OUTAGE, Choice(choices::<OnOutage>), Value("error"), "what to do with files during an outage";
     TSV_INCOMPLETE_GRACE_S, Duration, Value("600s"), "age below which a possibly incomplete file stays";
     TSV_LOCK_WAIT_S, Duration, Value("120s"), "longest wait for a device folder locked by another process";
+    TSV_SHARD, Shard, Unset, "shard of the companies that this host ingests, such as 2/5, or 2,3/5 for several";
+    TSV_SINGLE_HOST, Switch, Value("0"), "no other host uses the data folder, although it is on a network file system or FUSE";
     TSV_MAX_LOSS, Share, Value("0.5"), "share of a file's values that may be lost; a file that loses more fails";
     TSV_ROLLUP, Switch, Value("1"), "update the hourly summaries after files are ingested";
     TSV_MAX_GAP, Duration, Unset, "longest interval between two points that counts as known in the hourly summaries; derived from each day's intervals if unset";
@@ -197,6 +201,7 @@ mod tests {
                 Number(range) => parse_number(default, range).is_ok(),
                 Share => parse_share(default).is_ok(),
                 Switch => parse_switch(default).is_ok(),
+                Shard => default.parse::<crate::data_dir::Shard>().is_ok(),
                 Choice(choices) => choices().split([',', ' ']).any(|word| word == default),
             };
             assert!(valid, "{}={default}", var.name);

@@ -15,7 +15,7 @@ use self::env_vars::{EnvVar, OnOutage};
 use self::parse::{parse_http_url, parse_share, parse_switch};
 use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Ingest, ServerOptions};
-use crate::data_dir::meant_data_folder;
+use crate::data_dir::{Hosts, Shard, meant_data_folder};
 use crate::points::BatchOptions;
 use crate::rollup::GapLimit;
 use crate::sanitize::sanitize;
@@ -55,6 +55,10 @@ pub(crate) struct Settings {
     pub grace: Duration,
     /// Longest wait for a device folder that another process has locked.
     pub lock_wait: Duration,
+    /// The companies that are ingested, unless all are.
+    pub shard: Option<Shard>,
+    /// The hosts that work on the data folder.
+    pub hosts: Hosts,
     /// Points per request, 1 to 100,000.
     pub batch_lines: u32,
     /// Whether requests are compressed.
@@ -91,12 +95,14 @@ impl Settings {
             jobs,
             grace,
             lock_wait,
+            shard,
+            is_single_host,
             batch_lines,
             gzip,
             max_loss,
             heartbeat,
             rollup,
-        } = Tuning::resolve(args.jobs, args.on_outage, env)?;
+        } = Tuning::resolve(args.jobs, args.on_outage, args.shard.as_ref(), env)?;
         Ok(Self {
             report_dir: report_dir(&data_folder, env),
             data_folder_given: args
@@ -115,6 +121,8 @@ impl Settings {
             meta_bucket: meta_bucket(env)?,
             grace,
             lock_wait,
+            hosts: hosts_of(is_single_host, shard.as_ref()),
+            shard,
             batch_lines,
             gzip,
             max_loss,
@@ -131,6 +139,8 @@ pub(crate) struct Tuning {
     jobs: NonZeroUsize,
     grace: Duration,
     lock_wait: Duration,
+    shard: Option<Shard>,
+    is_single_host: bool,
     batch_lines: u32,
     gzip: bool,
     max_loss: f64,
@@ -139,13 +149,14 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// Resolves the settings; `jobs` and `on_outage` are the values of `--jobs` and `--on-outage`.
+    /// Resolves the settings; `jobs`, `on_outage` and `shard` are the values of options.
     ///
     /// # Errors
     /// The first setting that is unusable.
     pub(crate) fn resolve(
         jobs: Option<u32>,
         on_outage: Option<OnOutage>,
+        shard: Option<&Shard>,
         env: &Environment,
     ) -> Result<Self, ConfigError> {
         let duration = |var| env.parse(var, parse_duration);
@@ -164,9 +175,25 @@ impl Tuning {
             },
             grace: duration(&env_vars::TSV_INCOMPLETE_GRACE_S)?,
             lock_wait: lock_wait(env)?,
+            shard: self::shard(shard, env)?,
+            is_single_host: is_single_host(env)?,
             heartbeat: heartbeat(env)?,
             rollup: rollup(env)?,
         })
+    }
+
+    /// The hosts that work on the data folder.
+    pub(crate) fn hosts(&self) -> Hosts {
+        hosts_of(self.is_single_host, self.shard.as_ref())
+    }
+}
+
+/// The hosts that work on the data folder.
+fn hosts_of(is_single_host: bool, shard: Option<&Shard>) -> Hosts {
+    match shard {
+        _ if is_single_host => Hosts::One,
+        Some(_) => Hosts::Sharded,
+        None => Hosts::Several,
     }
 }
 
@@ -189,6 +216,34 @@ pub(crate) fn batch_options(env: &Environment) -> Result<BatchOptions, ConfigErr
 /// The setting is unusable.
 pub(crate) fn lock_wait(env: &Environment) -> Result<Duration, ConfigError> {
     env.parse(&env_vars::TSV_LOCK_WAIT_S, parse_duration)
+}
+
+/// The companies that this host works on: those of `--shard`, else of `TSV_SHARD`, else all.
+///
+/// # Errors
+/// The setting is unusable.
+pub(crate) fn shard(
+    given: Option<&Shard>,
+    env: &Environment,
+) -> Result<Option<Shard>, ConfigError> {
+    let var = &env_vars::TSV_SHARD;
+    match given {
+        Some(given) => Ok(Some(given.clone())),
+        None if env.get(var).is_none() => Ok(None),
+        None => env.parse(var, str::parse).map(Some),
+    }
+}
+
+/// The hosts that work on the data folder, for a command that works on companies of a shard, or of all.
+///
+/// # Errors
+/// The setting is unusable.
+pub(crate) fn hosts(env: &Environment, shard: Option<&Shard>) -> Result<Hosts, ConfigError> {
+    Ok(hosts_of(is_single_host(env)?, shard))
+}
+
+fn is_single_host(env: &Environment) -> Result<bool, ConfigError> {
+    env.parse(&env_vars::TSV_SINGLE_HOST, parse_switch)
 }
 
 /// How hourly summaries are computed, or `None` if they are not kept up to date.

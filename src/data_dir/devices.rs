@@ -2,7 +2,7 @@
 
 use super::pending_files::is_tsv;
 use super::walk::{SortedWalk, WalkItem};
-use super::{Dir, is_processed_dir};
+use super::{Dir, Shard, is_processed_dir};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,9 +32,45 @@ pub(crate) fn devices(data: &Arc<Dir>) -> impl Iterator<Item = DeviceItem> {
     devices_in(data, Path::new(""))
 }
 
+/// Like [`devices_in`], with the companies of a shard only. The folders of other companies are not listed.
+pub(crate) fn devices_of(
+    data: &Arc<Dir>,
+    folder: &Path,
+    shard: Option<&Shard>,
+) -> Box<dyn Iterator<Item = DeviceItem>> {
+    let Some(shard) = shard.cloned() else {
+        return Box::new(devices_in(data, folder));
+    };
+    if !folder.as_os_str().is_empty() {
+        let is_of_shard = shard.has(folder);
+        return Box::new(devices_in(data, folder).filter(move |_| is_of_shard));
+    }
+    let data = Arc::clone(data);
+    let companies = SortedWalk::new(&data, |_, _| true, |_, _| false);
+    let items = companies.filter(move |item| match item {
+        WalkItem::File(_, name) => shard.has(Path::new(name)),
+        WalkItem::Dir(path) => shard.has(path),
+        WalkItem::Special(_) => false,
+        WalkItem::Leaf(_) | WalkItem::Unlisted(..) => true,
+    });
+    Box::new(
+        items.flat_map(move |item| -> Box<dyn Iterator<Item = DeviceItem>> {
+            match item {
+                WalkItem::Dir(company) if !is_reserved(&company) => {
+                    Box::new(devices_in(&data, &company))
+                }
+                item => Box::new(std::iter::once(DeviceItem::of(item))),
+            }
+        }),
+    )
+}
+
 /// Iterates over the device folders below `folder`, a path relative to the data folder, in the order of their paths. If
 /// `folder` is a device folder, it is the only one.
-pub(crate) fn devices_in(data: &Arc<Dir>, folder: &Path) -> impl Iterator<Item = DeviceItem> {
+pub(crate) fn devices_in(
+    data: &Arc<Dir>,
+    folder: &Path,
+) -> impl Iterator<Item = DeviceItem> + use<> {
     let enters = |depth, name: &_| depth < DEVICE_DEPTH && !is_processed_dir(name);
     let depth = folder.components().count();
     let device = (depth == DEVICE_DEPTH).then(|| WalkItem::Dir(folder.to_owned()));
@@ -44,16 +80,21 @@ pub(crate) fn devices_in(data: &Arc<Dir>, folder: &Path) -> impl Iterator<Item =
     let is_of_user =
         |item: &_| !matches!(item, WalkItem::Special(path) if path.iter().count() < DEVICE_DEPTH);
     let items = device.into_iter().chain(walk.into_iter().flatten());
-    let items = items.filter(is_of_user);
-    items.map(|item| match item {
-        WalkItem::File(folder, name) if is_tsv(&name) => DeviceItem::Misplaced(folder.join(name)),
-        WalkItem::File(folder, name) => DeviceItem::Other(folder.join(name)),
-        WalkItem::Special(path) => DeviceItem::Other(path),
-        WalkItem::Dir(path) if is_reserved(&path) => DeviceItem::Reserved(path),
-        WalkItem::Dir(path) => DeviceItem::Device(path),
-        WalkItem::Leaf(path) => DeviceItem::Empty(path),
-        WalkItem::Unlisted(path, error) => DeviceItem::Unlisted(path, error),
-    })
+    items.filter(is_of_user).map(DeviceItem::of)
+}
+
+impl DeviceItem {
+    fn of(item: WalkItem) -> Self {
+        match item {
+            WalkItem::File(folder, name) if is_tsv(&name) => Self::Misplaced(folder.join(name)),
+            WalkItem::File(folder, name) => Self::Other(folder.join(name)),
+            WalkItem::Special(path) => Self::Other(path),
+            WalkItem::Dir(path) if is_reserved(&path) => Self::Reserved(path),
+            WalkItem::Dir(path) => Self::Device(path),
+            WalkItem::Leaf(path) => Self::Empty(path),
+            WalkItem::Unlisted(path, error) => Self::Unlisted(path, error),
+        }
+    }
 }
 
 fn is_reserved(path: &Path) -> bool {
@@ -106,5 +147,13 @@ mod tests {
         assert_eq!(below("b/c"), found[1..7]);
         assert_eq!(below("b/c/2"), found[2..3]);
         assert_eq!(below("a"), found[..1]);
+        // Another implementation of FNV-1a gives these shards.
+        let of = |shard: &str| {
+            let shard = shard.parse().unwrap();
+            names(&mut devices_of(&data, Path::new(""), Some(&shard)))
+        };
+        assert_eq!(of("2/4"), found[1..9]);
+        assert_eq!(of("1/4"), found[..1]);
+        assert_eq!(of("4/4"), found[9..]);
     }
 }

@@ -1,15 +1,23 @@
 //! The advisory lock on a device folder, which only one process holds at a time.
 //!
-//! The lock is on the folder itself, so it ends with its process and leaves no lock file.
-//! See docs/specification.md, section 9.
+//! The lock is on the folder itself, so it ends with its process and leaves no lock file. On a file system that several
+//! hosts share, it is on a file in the folder: NFS, SMB and FUSE pass on locks of files only, and a lock on a folder would
+//! be granted to each host. See docs/specification.md, section 9.
 
-use super::{Dir, Obstacle};
+use super::{Dir, Hosts, LocalLock, Obstacle, SharedFileSystem, give_to_owner_of};
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
 use crate::shutdown::{POLL_INTERVAL, Shutdown};
-use rustix::fs::{FlockOperation, Mode, flock, fstat, openat};
-use std::os::fd::OwnedFd;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, openat};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// The file that is locked on a shared file system. It stays in the folder, and is never removed.
+pub(crate) const LOCK_FILE: &str = ".powerview-lock";
+
+/// What to do if other hosts do not see the locks.
+const SHARE_LOCKS: &str = "mount it so that all hosts see them, or set TSV_SHARD on each host, or TSV_SINGLE_HOST=1 if no other host uses the folder";
 
 /// Total time of holding the lock after which the process pauses for [`LOCK_PAUSE`], so that others can acquire it.
 pub(crate) const MAX_HOLD: Duration = Duration::from_secs(1);
@@ -38,8 +46,18 @@ pub(crate) enum LockError {
     #[error("files cannot be moved: {0}")]
     Obstacle(Obstacle),
     /// The file system does not support locks, or the folder was removed.
-    #[error("cannot lock the device folder: {0}")]
-    Io(std::io::Error),
+    #[error("cannot lock the folder {}: {error}", sanitize(.folder))]
+    Io {
+        folder: PathBuf,
+        error: std::io::Error,
+    },
+    /// Other hosts may work on the folder and do not see the lock.
+    #[error("a lock on the folder {} ({file_system}) is not seen by other hosts: {reason}", sanitize(.folder))]
+    Local {
+        folder: PathBuf,
+        file_system: &'static str,
+        reason: LocalLock,
+    },
 }
 
 impl LockError {
@@ -48,7 +66,10 @@ impl LockError {
         match self {
             Self::Held { .. } => Some("check that process"),
             Self::Stopped | Self::Obstacle(_) => None,
-            Self::Io(error) => Some(remedy(error, "check that the file system supports locks")),
+            Self::Io { error, .. } => {
+                Some(remedy(error, "check that the file system supports locks"))
+            }
+            Self::Local { .. } => Some(SHARE_LOCKS),
         }
     }
 }
@@ -57,15 +78,23 @@ impl Dir {
     /// Acquires the lock. Waits for it for `wait` at most.
     pub(crate) fn lock(&self, wait: Duration, stop: &Shutdown) -> Result<DeviceLock, LockError> {
         let start = Instant::now();
-        // The lock needs its own open file description: a duplicate of the descriptor would share the lock.
-        let own_fd = openat(&self.fd, ".", super::DIR_FLAGS, Mode::empty())
-            .map_err(|e| LockError::Io(e.into()))?;
+        let shared = self.shared_file_system();
+        let shared = shared.map_err(|error| self.lock_error(error))?;
+        let mut own_fd = self.open_to_lock(shared)?;
         let mut wait_logged = false;
         loop {
             match flock(&own_fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(DeviceLock(own_fd)),
+                Ok(()) if shared.is_none() || self.has_lock_file(&own_fd)? => {
+                    self.ensure_shared_lock(shared, &own_fd)?;
+                    return Ok(DeviceLock(own_fd));
+                }
+                // A client has removed the file, and the next process would lock another one.
+                Ok(()) => {
+                    own_fd = self.open_to_lock(shared)?;
+                    continue;
+                }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(LockError::Io(error.into())),
+                Err(error) => return Err(self.lock_error(error.into())),
             }
             if stop.is_requested() {
                 return Err(LockError::Stopped);
@@ -87,16 +116,112 @@ impl Dir {
         }
     }
 
+    /// Acquires a lock like [`Dir::lock`], but on a new file of its own, and releases it. Returns the file system, if several
+    /// hosts may share it.
+    pub(crate) fn probe_lock(&self) -> Result<Option<SharedFileSystem>, LockError> {
+        let io = |error| self.lock_error(error);
+        let shared = SharedFileSystem::of(&self.fd).map_err(io)?;
+        let name = format!("{LOCK_FILE}-check-{}", std::process::id());
+        let file = self.write_new(name.as_ref(), b"").map_err(io)?;
+        let probe = || {
+            flock(&file, FlockOperation::NonBlockingLockExclusive)
+                .map_err(|error| self.lock_error(error.into()))?;
+            self.ensure_shared_lock(shared, &file)
+        };
+        let result = probe();
+        let _ = self.remove(&name);
+        result.map(|()| shared)
+    }
+
+    /// Opens what is locked: the folder, or the file in it on a shared file system.
+    fn open_to_lock(&self, shared: Option<SharedFileSystem>) -> Result<OwnedFd, LockError> {
+        let open = || -> std::io::Result<OwnedFd> {
+            if shared.is_none() {
+                // The lock needs its own open file description: a duplicate of the descriptor would share the lock.
+                return Ok(openat(&self.fd, ".", super::DIR_FLAGS, Mode::empty())?);
+            }
+            // NFS grants an exclusive lock only to a file that is open for writing.
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let create = OFlags::CREATE | OFlags::EXCL;
+            let mode = Mode::from_raw_mode(0o664);
+            loop {
+                match openat(&self.fd, LOCK_FILE, flags, mode) {
+                    Err(rustix::io::Errno::NOENT) => {}
+                    result => return Ok(result?),
+                }
+                match openat(&self.fd, LOCK_FILE, flags | create, mode) {
+                    Err(rustix::io::Errno::EXIST) => {}
+                    result => {
+                        let created = result?;
+                        give_to_owner_of(&self.fd, &created)?;
+                        return Ok(created);
+                    }
+                }
+            }
+        };
+        let opened = open().map_err(|error| self.lock_error(error))?;
+        let stat = fstat(&opened).map_err(|error| self.lock_error(error.into()))?;
+        if shared.is_some() && !FileType::from_raw_mode(stat.st_mode).is_file() {
+            let text = format!("{LOCK_FILE} is not a regular file; remove it");
+            return Err(self.lock_error(std::io::Error::other(text)));
+        }
+        Ok(opened)
+    }
+
+    /// Whether the lock file in the folder is still the one that was opened.
+    fn has_lock_file(&self, opened: &OwnedFd) -> Result<bool, LockError> {
+        let stat = fstat(opened).map_err(|error| self.lock_error(error.into()))?;
+        let named = self.inode_of(LOCK_FILE.as_ref());
+        let named = named.map_err(|error| self.lock_error(error))?;
+        Ok(named == Some((stat.st_dev, stat.st_ino)))
+    }
+
+    /// Refuses a lock that other hosts do not see, unless each of them has companies of its own.
+    fn ensure_shared_lock(
+        &self,
+        shared: Option<SharedFileSystem>,
+        locked: impl AsFd,
+    ) -> Result<(), LockError> {
+        let Some(shared) = shared.filter(|_| self.hosts == Hosts::Several) else {
+            return Ok(());
+        };
+        match shared.reason_of_local_lock(locked) {
+            None => Ok(()),
+            Some(reason) => Err(LockError::Local {
+                folder: self.path.clone(),
+                file_system: shared.name(),
+                reason,
+            }),
+        }
+    }
+
+    /// An error of the system while the folder was locked.
+    pub(crate) fn lock_error(&self, error: std::io::Error) -> LockError {
+        LockError::Io {
+            folder: self.path.clone(),
+            error,
+        }
+    }
+
     /// Describes the process that holds the lock, if `/proc/locks` lists it.
     fn holder(&self) -> String {
-        let pid = fstat(&self.fd).ok().and_then(|stat| {
+        let shared = self.shared_file_system().ok().flatten();
+        // A process of another host is not listed.
+        let inode = if shared.is_some() {
+            let file = self.inode_of(LOCK_FILE.as_ref()).ok().flatten();
+            file.map(|(_, inode)| inode)
+        } else {
+            fstat(&self.fd).ok().map(|stat| stat.st_ino)
+        };
+        let pid = inode.and_then(|inode| {
             let locks = std::fs::read_to_string("/proc/locks").ok()?;
-            holder_in(&locks, stat.st_ino)
+            holder_in(&locks, inode)
         });
-        pid.map_or_else(
-            || "another process".to_owned(),
-            |pid| format!("process {pid}"),
-        )
+        match (pid, shared) {
+            (Some(pid), _) => format!("process {pid}"),
+            (None, None) => "another process".to_owned(),
+            (None, Some(_)) => "another process, perhaps of another host".to_owned(),
+        }
     }
 }
 

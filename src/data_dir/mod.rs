@@ -7,6 +7,7 @@ mod catalogue_file;
 mod device_path;
 mod devices;
 mod fcntl;
+mod file_system;
 mod lease;
 mod level;
 mod listing;
@@ -17,6 +18,7 @@ mod owner;
 pub(crate) mod pending_files;
 mod rename;
 mod retired;
+mod shard;
 mod sidecar;
 mod state_file;
 mod strays;
@@ -28,16 +30,18 @@ pub(crate) use device_path::{
     CATALOGUE, Company, DevicePath, DevicePathError, ERROR, PARSED, SUMMARIES, former_bucket,
     is_name_of_rebuild, is_own_measurement, is_processed_dir, parse_former_bucket, rebuild_bucket,
 };
-pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in};
+pub(crate) use devices::{DEVICE_DEPTH, DeviceItem, devices, devices_in, devices_of};
+pub(crate) use file_system::{Hosts, LocalLock, SharedFileSystem};
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
-pub(crate) use lock::{DeviceLock, LOCK_PAUSE, LockError, MAX_HOLD};
+pub(crate) use lock::{DeviceLock, LOCK_FILE, LOCK_PAUSE, LockError, MAX_HOLD};
 pub(crate) use new_file::NewFile;
 pub(crate) use open_writers::OpenWriters;
 pub(crate) use owner::{Obstacle, create_dir, give_to_owner_of};
 pub(crate) use rename::MoveError;
 pub(crate) use retired::RETIRED_MARKER;
+pub use shard::Shard;
 pub(crate) use sidecar::{SUFFIX as SIDECAR_SUFFIX, Sidecar};
 pub(crate) use state_file::{LAYOUT_FILE, PENDING_FILE};
 pub(crate) use strays::{DASHBOARD_MARKER, all_below, is_recent_upload, strays};
@@ -45,13 +49,13 @@ pub(crate) use walk::is_no_folder;
 
 use crate::remedy::remedy;
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, fstat,
-    futimens, mkdirat, openat, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, StatxFlags, StatxTimestamp, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, fchmod, fstat, futimens, mkdirat, openat, statat, statx, unlinkat,
 };
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -67,6 +71,8 @@ const DIR_FLAGS: OFlags = OFlags::DIRECTORY
 pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// The hosts that work on the data folder which this folder is in.
+    hosts: Hosts,
 }
 
 /// Bytes that a file name in `error/` must leave free for the suffix of its sidecar.
@@ -101,6 +107,8 @@ pub(crate) struct OpenFile {
     pub stamp: Stamp,
     /// The number of its names. More than one is the rest of a move that was killed, or a hard link of a user.
     pub links: u64,
+    /// The file system, if other hosts may have the file open.
+    shared: Option<SharedFileSystem>,
 }
 
 /// Why a file cannot be opened.
@@ -128,7 +136,18 @@ impl Dir {
         Ok(Self {
             fd: openat(CWD, path, flags, Mode::empty())?,
             path: path.to_owned(),
+            hosts: Hosts::default(),
         })
+    }
+
+    /// The same folder, as one that these hosts work on. So are all that are opened from it.
+    pub(crate) fn used_by(self, hosts: Hosts) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// The hosts that work on it.
+    pub(crate) fn hosts(&self) -> Hosts {
+        self.hosts
     }
 
     /// Opens a folder below this one. Every component must be a real folder: a link is an error (`ELOOP` or `ENOTDIR`).
@@ -143,6 +162,7 @@ impl Dir {
         Ok(Self {
             fd,
             path: self.path.join(relative),
+            hosts: self.hosts,
         })
     }
 
@@ -151,6 +171,7 @@ impl Dir {
         Ok(Self {
             fd: openat(&self.fd, "..", DIR_FLAGS, Mode::empty())?,
             path: self.path.parent().unwrap_or(&self.path).to_owned(),
+            hosts: self.hosts,
         })
     }
 
@@ -187,25 +208,36 @@ impl Dir {
 
     /// Opens a regular file for reading. Does not follow links and does not block on pipes.
     pub(crate) fn open_file(&self, name: &OsStr) -> Result<OpenFile, OpenError> {
-        use rustix::fs::FileType;
         use rustix::io::Errno;
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let fd = match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Err(OpenError::Gone),
+            // A file on NFS that another host has removed is stale.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => return Err(OpenError::Gone),
             Err(Errno::LOOP) => return Err(OpenError::NotAFile("a symbolic link")),
             Err(Errno::NXIO) => return Err(OpenError::NotAFile("a socket or a device")),
             Err(error) => return Err(OpenError::Io(error.into())),
         };
         let stat = fstat(&fd).map_err(|e| OpenError::Io(e.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(OpenFile {
-                inode: (stat.st_dev, stat.st_ino),
-                stamp: Stamp::of(&stat),
-                links: stat.st_nlink,
-                file: Arc::new(File::from(fd)),
-            }),
+            FileType::RegularFile => {
+                let shared = self.shared_file_system().map_err(OpenError::Io)?;
+                Ok(OpenFile {
+                    inode: (stat.st_dev, stat.st_ino),
+                    stamp: match shared {
+                        None => Stamp::of(&stat),
+                        Some(_) => {
+                            stamp_of_server(&fd, OsStr::new(""))
+                                .map_err(|e| OpenError::Io(e.into()))?
+                                .0
+                        }
+                    },
+                    links: stat.st_nlink,
+                    shared,
+                    file: Arc::new(File::from(fd)),
+                })
+            }
             FileType::Directory => Err(OpenError::NotAFile("a folder")),
             FileType::Fifo => Err(OpenError::NotAFile("a pipe")),
             _ => Err(OpenError::NotAFile("a device")),
@@ -249,11 +281,9 @@ impl Dir {
 
     /// Size and times of a regular file, or `None` if `name` is missing or something else.
     pub(crate) fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
-        match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
-                Ok(Some(Stamp::of(&stat)))
-            }
-            Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(None),
+        match self.stat(name) {
+            Ok((stamp, file_type)) => Ok(file_type.is_file().then_some(stamp)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -261,8 +291,8 @@ impl Dir {
     /// Time of the last change of a folder directly in this one, in nanoseconds since 1970: the last move into it or out
     /// of it. `None` if it is missing.
     pub(crate) fn folder_modified_ns(&self, name: &str) -> io::Result<Option<i128>> {
-        match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Stamp::of(&stat).modified_ns)),
+        match self.stat(OsStr::new(name)) {
+            Ok((stamp, _)) => Ok(Some(stamp.modified_ns)),
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -270,17 +300,63 @@ impl Dir {
 
     /// Time of the last change of this folder, in nanoseconds since 1970.
     pub(crate) fn modified_ns(&self) -> io::Result<i128> {
-        Ok(Stamp::of(&fstat(&self.fd)?).modified_ns)
+        Ok(self.stat(OsStr::new(""))?.0.modified_ns)
     }
 
-    /// Sets the time of the last change of this folder to now, so that it is later than the changes of its files so far.
-    pub(crate) fn touch(&self) -> io::Result<()> {
-        let nsec = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+    /// Size, times and type of a name in this folder, or of the folder itself if `name` is empty. Links are not followed.
+    fn stat(&self, name: &OsStr) -> rustix::io::Result<(Stamp, FileType)> {
+        match self.hosts {
+            // It is the same on a local file system, and the type of this one is not known here.
+            Hosts::Several | Hosts::Sharded => stamp_of_server(&self.fd, name),
+            Hosts::One => stamp_of(&self.fd, name),
+        }
+    }
+
+    /// The file system, if several hosts use it.
+    fn shared_file_system(&self) -> io::Result<Option<SharedFileSystem>> {
+        match self.hosts {
+            Hosts::One => Ok(None),
+            Hosts::Several | Hosts::Sharded => SharedFileSystem::of(&self.fd),
+        }
+    }
+
+    /// Sets the time of the last change of this folder to now, so that it is later than the changes of its files so far, of
+    /// which `changed_ns` is the last one.
+    pub(crate) fn touch(&self, changed_ns: i128) -> io::Result<()> {
+        self.set_modified(Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        })?;
+        // On some shared file systems, "now" is the time of this host, and that of the files the time of the server.
+        if self.shared_file_system()?.is_some() && self.modified_ns()? < changed_ns {
+            self.set_modified(timespec(changed_ns))?;
+        }
+        Ok(())
+    }
+
+    /// Does what [`Dir::touch`] does once files of these names in this folder, which were open during their moves, are
+    /// closed. Clients of shared file systems keep the old name of such a file under another one until then, and `ctime`
+    /// changes when they remove it.
+    pub(crate) fn touch_after_closing(&self, names: &[OsString]) -> io::Result<()> {
+        if self.shared_file_system()?.is_none() {
+            return Ok(());
+        }
+        let mut changed_ns = i128::MIN;
+        for name in names {
+            if let Some(stamp) = self.stamp_of(name)? {
+                changed_ns = changed_ns.max(stamp.changed_ns);
+            }
+        }
+        self.touch(changed_ns)
+    }
+
+    /// Sets the time of the last access too: programs behind FUSE ignore requests to set one of the two only.
+    fn set_modified(&self, time: Timespec) -> io::Result<()> {
         Ok(futimens(
             &self.fd,
             &Timestamps {
-                last_access: nsec(UTIME_OMIT),
-                last_modification: nsec(UTIME_NOW),
+                last_access: time,
+                last_modification: time,
             },
         )?)
     }
@@ -304,8 +380,17 @@ impl OpenFile {
         Lease::take(&self.file)
     }
 
+    /// The file system, if another host may have the file open for writing, although a lease was granted if `has_lease`.
+    pub(crate) fn shared_despite(&self, has_lease: bool) -> Option<SharedFileSystem> {
+        self.shared
+            .filter(|shared| !(has_lease && shared.lease_excludes_other_hosts(&self.file)))
+    }
+
     /// Current size and times.
     pub(crate) fn stamp_now(&self) -> io::Result<Stamp> {
+        if self.shared.is_some() {
+            return Ok(stamp_of_server(&self.file, OsStr::new(""))?.0);
+        }
         Ok(Stamp::of(&fstat(&self.file)?))
     }
 
@@ -319,18 +404,7 @@ impl OpenFile {
     ///
     /// The caller must hold a lease, so that no write to the file is missed. Fails if the file belongs to another user.
     pub(crate) fn set_time_to_upload(&mut self) -> io::Result<()> {
-        let nanoseconds = self.stamp.uploaded_ns();
-        let second = 1_000_000_000;
-        let time = Timespec {
-            tv_sec: nanoseconds
-                .div_euclid(second)
-                .try_into()
-                .unwrap_or_default(),
-            tv_nsec: nanoseconds
-                .rem_euclid(second)
-                .try_into()
-                .unwrap_or_default(),
-        };
+        let time = timespec(self.stamp.uploaded_ns());
         let last_access = Timespec {
             tv_sec: 0,
             tv_nsec: UTIME_OMIT,
@@ -346,12 +420,13 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Updates `ctime` so that it is later than `mtime`, which marks the current content as ingested.
+    /// Updates `ctime` so that it is later than `mtime`, which marks the current content as ingested. Returns the new times.
     ///
     /// Fails if the file belongs to another user.
-    pub(crate) fn mark_as_read(&self) -> io::Result<()> {
+    pub(crate) fn mark_as_read(&self) -> io::Result<Stamp> {
         let mode = Mode::from_raw_mode(fstat(&self.file)?.st_mode);
-        Ok(fchmod(&self.file, mode)?)
+        fchmod(&self.file, mode)?;
+        self.stamp_now()
     }
 }
 
@@ -394,6 +469,46 @@ impl Stamp {
     /// time in the future.
     pub(crate) fn uploaded_ns(&self) -> i128 {
         self.modified_ns.min(self.changed_ns)
+    }
+}
+
+/// Size, times and type of a name in an open folder, or of what is open if `name` is empty.
+fn stamp_of(open: impl AsFd, name: &OsStr) -> rustix::io::Result<(Stamp, FileType)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    let stat = statat(open, name, flags)?;
+    Ok((Stamp::of(&stat), FileType::from_raw_mode(stat.st_mode)))
+}
+
+/// Like [`stamp_of`], as the server of a shared file system knows them. What this host remembers of them may be a minute
+/// old.
+fn stamp_of_server(open: impl AsFd, name: &OsStr) -> rustix::io::Result<(Stamp, FileType)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    let stat = match statx(open.as_fd(), name, flags, StatxFlags::BASIC_STATS) {
+        // Old kernels do not know this call, and old container engines forbid it.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return stamp_of(open, name),
+        result => result?,
+    };
+    let time = |time: StatxTimestamp| nanoseconds(time.tv_sec, time.tv_nsec);
+    let stamp = Stamp {
+        size: stat.stx_size,
+        modified_ns: time(stat.stx_mtime),
+        changed_ns: time(stat.stx_ctime),
+    };
+    Ok((stamp, FileType::from_raw_mode(stat.stx_mode.into())))
+}
+
+/// A time in nanoseconds since 1970 in the form of the system.
+fn timespec(nanoseconds: i128) -> Timespec {
+    let second = 1_000_000_000;
+    Timespec {
+        tv_sec: nanoseconds
+            .div_euclid(second)
+            .try_into()
+            .unwrap_or_default(),
+        tv_nsec: nanoseconds
+            .rem_euclid(second)
+            .try_into()
+            .unwrap_or_default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Files, links and other entries in a device folder that no run takes. See docs/specification.md, section 1.
 
+use super::lock::LOCK_FILE;
 use super::pending_files::{is_hidden, is_sidecar, is_tsv, may_be_named};
 use super::retired::RETIRED_MARKER;
 use super::sidecar;
@@ -60,7 +61,7 @@ pub(crate) fn strays(folder: &Arc<Dir>, mut each: impl FnMut(PathBuf)) -> io::Re
 
 /// Whether a file of this name in a device folder belongs to the program.
 fn is_own_file(name: &OsStr) -> bool {
-    is_state_file(name) || name == RETIRED_MARKER
+    is_state_file(name) || name == RETIRED_MARKER || name == LOCK_FILE
 }
 
 /// Whether an entry of `parsed/` or `error/` is neither a logger file nor a file of the program.

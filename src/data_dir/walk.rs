@@ -163,6 +163,6 @@ pub(crate) fn is_no_folder(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE)
     )
 }

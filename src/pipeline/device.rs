@@ -234,11 +234,12 @@ impl<'a> Device<'a> {
         self.layout.forget();
         // Without this, each run would send the points of a file that it cannot move. Wrong rights of `error/` alone do
         // not affect files that are ingested.
-        match self.folder.obstacle().map_err(LockError::Io)? {
+        let lock_error = |error| self.folder.lock_error(error);
+        match self.folder.obstacle().map_err(lock_error)? {
             None | Some(Obstacle::Rights(_)) => {}
             Some(obstacle) => return Err(LockError::Obstacle(obstacle)),
         }
-        self.fill_reserve().map_err(LockError::Io)?;
+        self.fill_reserve().map_err(lock_error)?;
         Ok(Some(lock))
     }
 

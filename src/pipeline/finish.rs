@@ -146,7 +146,8 @@ impl Device<'_> {
         }
         record.moved_to = Some(moved.path());
         // A later change of the file is then later than the last change of the folder.
-        if let Err(error) = moved.to.touch() {
+        let changed = moved.stamp.map_or(0, |stamp| stamp.changed_ns);
+        if let Err(error) = moved.to.touch(changed) {
             tracing::debug!(
                 "{}: cannot set its time: {error}",
                 sanitize(moved.to.path())
@@ -218,7 +219,8 @@ impl Device<'_> {
         let parsed = self.target(PARSED, targets)?;
         if parsed.is_same_file(name, open.inode)? {
             // The file was written to after an earlier move. Its new ctime marks this content as ingested.
-            if let Err(error) = open.mark_as_read().and_then(|()| parsed.touch()) {
+            let mark = || parsed.touch(open.mark_as_read()?.changed_ns);
+            if let Err(error) = mark() {
                 tracing::debug!(
                     "{}: cannot update the times of a file: {error}",
                     sanitize(parsed.path())
@@ -305,12 +307,23 @@ impl Device<'_> {
     /// and opened the file just after it.
     pub(super) fn recheck_later(&self, group: Vec<Moved>) {
         let writers = Moved::writers(group.iter());
+        let mut targets = BTreeMap::new();
         for moved in group {
+            targets
+                .entry(moved.to.path().to_owned())
+                .or_insert_with(|| (Arc::clone(&moved.to), Vec::new()))
+                .1
+                .push(moved.as_name.clone());
             if let Some(reason) = moved.changed_after_move(&writers) {
                 let outcome = self.move_back(&moved, &reason);
                 self.context
                     .recorder
                     .warn(&moved.path(), outcome.reason().unwrap_or_default());
+            }
+        }
+        for (folder, names) in targets.into_values() {
+            if let Err(error) = folder.touch_after_closing(&names) {
+                tracing::debug!("{}: cannot set its time: {error}", sanitize(folder.path()));
             }
         }
     }
@@ -346,7 +359,7 @@ impl ClaimedFile {
         {
             // The file was removed or replaced by another one, which the move reports.
             Change::None
-        } else if self.lease.is_some() {
+        } else if self.lease.is_some() && self.open.shared_despite(true).is_none() {
             Change::Metadata
         } else {
             Change::Content

@@ -80,7 +80,7 @@ pub(crate) fn run<T>(
 ) -> anyhow::Result<T> {
     let limits = Limits::new(settings.jobs)?;
     let data = Dir::open(&settings.data_folder)
-        .map(Arc::new)
+        .map(|data| Arc::new(data.used_by(settings.hosts)))
         .map_err(|error| {
             ConfigError(format!(
                 "cannot open the data folder {}: {error}; {}",

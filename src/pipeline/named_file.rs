@@ -34,7 +34,12 @@ pub(super) fn ingest_named(context: &RunContext<'_>) {
             continue;
         }
         match relative_folder(context, given) {
-            Ok(folder) if folder.components().count() <= DEVICE_DEPTH => folders.push(folder),
+            Ok(folder) if folder.components().count() <= DEVICE_DEPTH => {
+                match skipped_shard(context, &folder) {
+                    None => folders.push(folder),
+                    Some(skipped) => record(context, given, skipped),
+                }
+            }
             Ok(folder) => add_files_below(context, &folder, &mut files),
             Err(message) => record(context, given, Outcome::Rejected(message)),
         }
@@ -104,6 +109,10 @@ fn ingest_named_files(context: &RunContext<'_>, mut files: Vec<PathBuf>) {
                 continue;
             }
         };
+        if let Some(skipped) = skipped_shard(context, &folder) {
+            record(context, &given, skipped);
+            continue;
+        }
         let device: PathBuf = folder.iter().take(DEVICE_DEPTH).collect();
         let position = *positions.entry(device.clone()).or_insert_with(|| {
             devices.push(NamedFiles {
@@ -122,6 +131,17 @@ fn ingest_named_files(context: &RunContext<'_>, mut files: Vec<PathBuf>) {
         }
         device.ingest(context);
     }
+}
+
+/// The outcome of what is named in a folder, relative to the data folder, that this host leaves to another one.
+fn skipped_shard(context: &RunContext<'_>, folder: &Path) -> Option<Outcome> {
+    let shard = context.settings.shard.as_ref()?;
+    (!shard.has(folder)).then(|| {
+        let owner = shard.describe(folder);
+        Outcome::Skipped(format!(
+            "company is in shard {owner}, not {shard}; left for the next sweep of its host, or name it with --shard {owner}"
+        ))
+    })
 }
 
 impl NamedFiles {

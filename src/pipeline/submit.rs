@@ -478,6 +478,17 @@ impl Device<'_> {
         if Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)) >= grace {
             return None;
         }
+        if let Some(shared) = open.shared_despite(lease.is_ok()) {
+            let reason = match unleased {
+                Some(Some(error)) => format!("no lease: {error}"),
+                _ => "a lease does not reach other hosts".to_owned(),
+            };
+            return Some(Incomplete::Young(format!(
+                "younger than {} s and possibly still open for writing on another host ({}, {reason}); left for the next run; set TSV_INCOMPLETE_GRACE_S=0 if the uploads of all hosts are atomic",
+                grace.as_secs(),
+                shared.name()
+            )));
+        }
         if let Some(Some(error)) = unleased
             && request.writers().is_incomplete()
         {

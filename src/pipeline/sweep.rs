@@ -4,7 +4,7 @@ use super::RunContext;
 use super::device::{Device, unlisted_folder};
 use super::outcome::{FileRecord, Outcome};
 use crate::data_dir::pending_files::{Item, PendingFiles, count};
-use crate::data_dir::{DeviceItem, DevicePath, DevicePathError, devices_in, is_no_folder};
+use crate::data_dir::{DeviceItem, DevicePath, DevicePathError, devices_of, is_no_folder};
 use crate::remedy::{MORE_THREADS, remedy};
 use crate::sanitize::sanitize;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub(super) fn sweep(context: &RunContext<'_>, folders: &[PathBuf]) {
     let receiver = Mutex::new(receiver);
     let rejected = RejectedFolders::default();
     std::thread::scope(|scope| {
-        if context.progress.is_watched() {
+        if context.progress.is_watched() && context.settings.shard.is_none() {
             // Without this thread there is no estimate of the remaining time.
             let _ = Builder::new().spawn_scoped(scope, || {
                 let counted = folders.iter().try_fold((0, 0), |(files, bytes), folder| {
@@ -84,7 +84,7 @@ fn for_each_device(
     let mut misplaced: BTreeMap<PathBuf, RejectedFiles> = BTreeMap::new();
     let items = folders
         .iter()
-        .flat_map(|folder| devices_in(context.data, folder));
+        .flat_map(|folder| devices_of(context.data, folder, context.settings.shard.as_ref()));
     for item in items {
         if context.stop.is_requested() {
             return;

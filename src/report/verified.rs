@@ -81,7 +81,7 @@ pub(crate) fn add_verified(
     stop: &Shutdown,
 ) -> io::Result<()> {
     create_dir(reports)?;
-    let folder = Dir::open(reports)?;
+    let folder = Dir::open(reports)?.used_by(data.hosts());
     // Two processes that read the file before either writes it would lose devices.
     let _lock = folder.lock(LOCK_WAIT, stop).map_err(|error| match error {
         LockError::Held { holder, .. } => {

@@ -1,7 +1,7 @@
 //! Writes one line protocol file per bucket, for use without a server. See docs/specification.md, section 8.
 
 use super::WriteError;
-use crate::data_dir::{create_dir, give_to_owner_of};
+use crate::data_dir::{SharedFileSystem, create_dir, give_to_owner_of};
 use crate::points::Batch;
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
@@ -10,11 +10,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// A folder with one file `<bucket>.lp` per bucket.
 #[derive(Debug)]
 pub(crate) struct LineProtocolDir {
     dir: PathBuf,
+    /// Set when it was logged that other hosts do not see the locks.
+    has_warned: Once,
 }
 
 /// The folder cannot be created.
@@ -38,6 +41,7 @@ impl LineProtocolDir {
         })?;
         Ok(Self {
             dir: dir.to_owned(),
+            has_warned: Once::new(),
         })
     }
 
@@ -50,6 +54,7 @@ impl LineProtocolDir {
         let path = self.path(bucket);
         let write = || -> io::Result<()> {
             let mut file = open_locked(&path)?;
+            self.warn_of_local_lock(&file);
             let is_file = file.metadata()?.is_file();
             let end = if is_file {
                 remove_incomplete_line(&file)?
@@ -67,6 +72,21 @@ impl LineProtocolDir {
             result
         };
         write().map_err(|error| storage(&path, &error))
+    }
+
+    /// Warns, once, of locks that programs on other hosts do not see.
+    fn warn_of_local_lock(&self, locked: &File) {
+        self.has_warned.call_once(|| {
+            if let Ok(Some(shared)) = SharedFileSystem::of(locked)
+                && let Some(reason) = shared.reason_of_local_lock(locked)
+            {
+                tracing::warn!(
+                    "{}: locks on {} are not seen by other hosts: {reason}; write to it from one host only",
+                    sanitize(&self.dir),
+                    shared.name()
+                );
+            }
+        });
     }
 
     /// Flushes the file of a bucket and its directory entry to disk.
@@ -101,7 +121,7 @@ impl LineProtocolDir {
 fn open_locked(path: &Path) -> io::Result<File> {
     loop {
         let file = open_or_create(path)?;
-        flock(&file, FlockOperation::LockExclusive)?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|error| lock_error(&error.into()))?;
         let locked = file.metadata()?;
         match std::fs::metadata(path) {
             Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => {
@@ -111,6 +131,12 @@ fn open_locked(path: &Path) -> io::Result<File> {
             Ok(_) | Err(_) => {}
         }
     }
+}
+
+/// An error of the lock on a file, with its remedy.
+fn lock_error(error: &io::Error) -> io::Error {
+    let remedy = remedy(error, "check that the file system supports locks");
+    io::Error::other(format!("the file cannot be locked: {error}; {remedy}"))
 }
 
 /// Opens a file for appending. If it is missing, it is created; one that root creates belongs to the owner of its folder.

@@ -18,7 +18,7 @@ pub struct Load {
 impl Load {
     /// With `overlap`, each file of a device begins in the middle of the one before it, so that the later file must
     /// win. This holds for sweeps, but not for hooks that name files in any order.
-    fn new(companies: u32, devices: u32, files: u32, rows: u32, overlap: bool) -> Self {
+    pub fn new(companies: u32, devices: u32, files: u32, rows: u32, overlap: bool) -> Self {
         let mut out = Vec::new();
         let mut value = 0;
         for c in 0..companies {
@@ -43,7 +43,7 @@ impl Load {
         Self { files: out }
     }
 
-    fn put(&self, site: &Site) {
+    pub fn put(&self, site: &Site) {
         for (path, text) in &self.files {
             site.put_old(path, text);
         }
@@ -92,8 +92,13 @@ impl Load {
         i32::from(self.files.iter().any(waits))
     }
 
+    /// The number of files, with the one that is not valid.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
     #[track_caller]
-    fn assert_moved(&self, site: &Site, what: &str) {
+    pub fn assert_moved(&self, site: &Site, what: &str) {
         assert_eq!(site.tree(), self.tree(), "{what}");
         for (path, text) in &self.files {
             let (folder, name) = path.rsplit_once('/').expect("deep");

@@ -48,6 +48,7 @@ mod faults;
 mod fixtures;
 mod fuzz_corpus;
 mod heartbeat;
+mod hosts;
 mod influx3;
 mod ingest;
 mod layout;

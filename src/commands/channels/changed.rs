@@ -4,7 +4,7 @@
 use super::{Report, apply, report};
 use crate::catalogue::{CatalogueOf, Outcome, is_catalogue_new};
 use crate::config::Settings;
-use crate::data_dir::{CATALOGUE_FILE, Campaign, Company, DeviceItem, Dir, devices};
+use crate::data_dir::{CATALOGUE_FILE, Campaign, Company, DeviceItem, Dir, devices_of};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use crate::sink::Destination;
@@ -17,11 +17,12 @@ pub(in crate::commands) fn apply_changed(settings: &Settings, stop: &Shutdown) {
     let Destination::Influx(server) = &settings.destination else {
         return;
     };
-    let Ok(data) = Dir::open(&settings.data_folder).map(Arc::new) else {
+    let data = Dir::open(&settings.data_folder).map(|data| Arc::new(data.used_by(settings.hosts)));
+    let Ok(data) = data else {
         // The sweep has reported it.
         return;
     };
-    for (company, campaign) in changed(&data, &settings.meta_bucket) {
+    for (company, campaign) in changed(&data, settings) {
         if stop.is_requested() {
             return;
         }
@@ -63,9 +64,10 @@ pub(in crate::commands) fn apply_changed(settings: &Settings, stop: &Shutdown) {
     }
 }
 
-/// The campaigns with a catalogue that was neither applied nor refused.
-fn changed(data: &Arc<Dir>, meta_bucket: &str) -> impl Iterator<Item = (Company, Campaign)> {
-    devices(data).filter_map(move |item| {
+/// The campaigns of this host's shard with a catalogue that was neither applied nor refused.
+fn changed(data: &Arc<Dir>, settings: &Settings) -> impl Iterator<Item = (Company, Campaign)> {
+    let items = devices_of(data, Path::new(""), settings.shard.as_ref());
+    items.filter_map(move |item| {
         let DeviceItem::Other(path) = item else {
             return None;
         };
@@ -78,7 +80,7 @@ fn changed(data: &Arc<Dir>, meta_bucket: &str) -> impl Iterator<Item = (Company,
         }
         let folder = data.open_below(&company.join(campaign)).ok()?;
         let is_new = is_catalogue_new(&folder).unwrap_or(false);
-        let company = Company::new(company.as_os_str(), meta_bucket).ok()?;
+        let company = Company::new(company.as_os_str(), &settings.meta_bucket).ok()?;
         let campaign = Campaign::new(campaign.as_os_str()).ok()?;
         is_new.then_some((company, campaign))
     })

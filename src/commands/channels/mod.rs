@@ -43,7 +43,7 @@ pub(super) fn channels(args: &cli::Channels) -> anyhow::Result<ExitCode> {
         &[company.as_str(), campaign.as_str()],
     )?;
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
-    let data = open_data_folder(&folder)?;
+    let data = open_data_folder(&folder, config::hosts(&env, None)?)?;
     let stop = Shutdown::on_signals()?;
     let catalogue = CatalogueOf {
         data: &data,

@@ -14,7 +14,7 @@ use self::space::{check_data_space, check_report_space};
 use super::old_points;
 use crate::cli::Check;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
-use crate::data_dir::{DeviceItem, Dir, Obstacle, devices, is_no_folder};
+use crate::data_dir::{DeviceItem, Dir, Hosts, Obstacle, devices, is_no_folder};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::remedy::remedy;
@@ -110,7 +110,7 @@ impl<'a> Installation<'a> {
         };
         Ok(Self {
             data_folder: config::data_folder(args.data_folder.as_deref()),
-            tuning: Tuning::resolve(None, None, env),
+            tuning: Tuning::resolve(None, None, None, env),
             grafana: GrafanaProbe::new(env),
             args,
             env,
@@ -357,59 +357,33 @@ fn check_clock(_: &Installation<'_>) -> CheckResult {
     })
 }
 
-/// Warns of a data folder on a file system on which locks or leases may not exclude processes on other machines.
+/// Checks that there are locks, and that other hosts see them if the file system is shared. Reports only problems, and how
+/// far a shared file system is safe.
 fn check_file_system(installation: &Installation<'_>) -> CheckResult {
     let data = installation.data_folder.as_ref().ok()?;
-    let kind = shared_file_system(rustix::fs::statfs(data).ok()?.f_type)?;
-    Some(Finding::Warning(format!(
-        "{} is on {kind}, where locks and leases may not exclude other writers; use a local disk, or run SFTPGo and powerview on one machine only",
-        sanitize(data)
-    )))
-}
-
-/// The name of a file system that several machines share or a program provides, by the `f_type` of `statfs`.
-fn shared_file_system(magic: rustix::fs::FsWord) -> Option<&'static str> {
-    // The type has a sign on some platforms; all values have 32 bits.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "32 bits"
-    )]
-    let magic = magic as u32;
-    Some(match magic {
-        0x6969 => "NFS",
-        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB (CIFS)",
-        0x6573_5546 => "FUSE",
-        0x0102_1997 => "9P",
-        0x00c3_6400 => "Ceph",
-        0x5346_414f | 0x6b41_4653 => "AFS",
-        0x0bd0_0bd0 => "Lustre",
-        0x0116_1970 => "GFS2",
-        0x7461_636f => "OCFS2",
-        0x7375_7245 => "Coda",
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn file_systems_on_a_network_are_known_and_local_ones_are_not_reported() {
-        // The values are those of linux/magic.h and statfs(2).
-        for (magic, expected) in [
-            (0x6969, Some("NFS")),
-            (0xff53_4d42, Some("SMB (CIFS)")),
-            (0xfe53_4d42, Some("SMB (CIFS)")),
-            (0x6573_5546, Some("FUSE")),
-            (0xef53, None),      // ext4
-            (0x5846_5342, None), // XFS
-            (0x9123_683e, None), // Btrfs
-            (0x0102_1994, None), // tmpfs
-            (0x2fc1_2fc1, None), // ZFS
-        ] {
-            assert_eq!(shared_file_system(magic), expected, "{magic:x}");
+    let hosts = installation.tuning.as_ref().ok()?.hosts();
+    let shown = sanitize(data);
+    let found = Dir::open(data).ok()?.used_by(hosts).probe_lock();
+    let shared = match found {
+        Ok(None) => return None,
+        Ok(Some(shared)) => shared,
+        Err(error) => {
+            let remedy = error.remedy().unwrap_or("try again");
+            return Some(Finding::Failure(format!("{error}; {remedy}")));
         }
-    }
+    };
+    let kind = shared.name();
+    Some(Finding::Warning(match hosts {
+        Hosts::One => format!(
+            "{shown} is on {kind}, and TSV_SINGLE_HOST is set: no other host may write to it or run powerview on it"
+        ),
+        Hosts::Sharded | Hosts::Several => format!(
+            "{shown} is on {kind}: files younger than TSV_INCOMPLETE_GRACE_S stay {}; see docs/scaling.md",
+            if shared.leases_reach_hosts() {
+                "unless the server grants a lease"
+            } else {
+                "because a lease does not reach other hosts"
+            }
+        ),
+    }))
 }

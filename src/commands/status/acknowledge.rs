@@ -1,6 +1,6 @@
 //! `powerview status --acknowledge`: accepts the layouts of devices as they are.
 
-use super::device_folder::DeviceFolder;
+use super::device_folder::{DeviceFolder, Locking};
 use super::diagnose::layout_problems;
 use crate::data_dir::LAYOUT_FILE;
 use crate::layout::LayoutState;
@@ -9,18 +9,13 @@ use anyhow::anyhow;
 use chrono::Utc;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
 
 /// Acknowledges the changed or suspect layout of a device, and returns what was acknowledged, a line each.
 ///
 /// # Errors
 /// `given` is no device folder, there is nothing to acknowledge, or the device folder cannot be locked or written.
-pub(super) fn acknowledge(
-    data: &Path,
-    given: &Path,
-    lock_wait: Duration,
-) -> anyhow::Result<Vec<String>> {
-    let DeviceFolder { name, dir, .. } = &DeviceFolder::open(data, given, lock_wait)?;
+pub(super) fn acknowledge(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<Vec<String>> {
+    let DeviceFolder { name, dir, .. } = &DeviceFolder::open(data, given, lock)?;
     let file = sanitize(dir.path().join(LAYOUT_FILE));
     let mut state = LayoutState::read(dir).map_err(|error| match error.kind() {
         ErrorKind::InvalidData => anyhow!("cannot read {file}: {error}; remove it"),

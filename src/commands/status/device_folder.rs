@@ -1,12 +1,21 @@
 //! A device folder that is given on the command line, for the commands of `status` that change something.
 
 use crate::config::ConfigError;
-use crate::data_dir::{DeviceLock, Dir, LockError, is_processed_dir};
+use crate::data_dir::{DeviceLock, Dir, Hosts, LockError, is_processed_dir};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use anyhow::anyhow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// How a device folder is locked.
+#[derive(Clone, Copy)]
+pub(super) struct Locking {
+    /// Longest wait for the lock.
+    pub wait: Duration,
+    /// The hosts that work on the data folder.
+    pub hosts: Hosts,
+}
 
 /// An open and locked device folder.
 pub(super) struct DeviceFolder {
@@ -21,14 +30,14 @@ impl DeviceFolder {
     ///
     /// # Errors
     /// `given` is no device folder, or it cannot be opened or locked.
-    pub(super) fn open(data: &Path, given: &Path, lock_wait: Duration) -> anyhow::Result<Self> {
+    pub(super) fn open(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<Self> {
         let path = device_path(data, given)?;
         let name = sanitize(&path);
         let dir = Dir::open(data)
-            .and_then(|data| data.open_below(&path))
+            .and_then(|data| data.used_by(lock.hosts).open_below(&path))
             .map_err(|error| anyhow!("cannot open {name}: {error}; check its permissions"))?;
         let lock = dir
-            .lock(lock_wait, &Shutdown::default())
+            .lock(lock.wait, &Shutdown::default())
             .map_err(|error| match error {
                 LockError::Held { holder, .. } => {
                     anyhow!("{name} is locked by {holder}; try again when it has ended")

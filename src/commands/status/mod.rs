@@ -8,6 +8,7 @@ mod retire;
 mod scan;
 mod table;
 
+use self::device_folder::Locking;
 use crate::cli;
 use crate::config;
 use crate::config::Environment;
@@ -161,20 +162,23 @@ pub(super) fn status(args: &cli::Status) -> anyhow::Result<ExitCode> {
 /// Acknowledges layouts, retires devices and puts devices into service again, as far as each is asked for.
 fn change_devices(args: &cli::Status, env: &Environment) -> anyhow::Result<()> {
     let folder = config::data_folder(Some(&args.data_folder.path))?;
-    let lock_wait = config::lock_wait(env)?;
+    let lock = Locking {
+        wait: config::lock_wait(env)?,
+        hosts: config::hosts(env, None)?,
+    };
     let print = |line: &str| {
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     for device in &args.acknowledge {
-        for line in acknowledge::acknowledge(&folder, device, lock_wait)? {
+        for line in acknowledge::acknowledge(&folder, device, lock)? {
             print(&line);
         }
     }
     for device in &args.retire {
-        print(&retire::retire(&folder, device, lock_wait)?);
+        print(&retire::retire(&folder, device, lock)?);
     }
     for device in &args.unretire {
-        print(&retire::unretire(&folder, device, lock_wait)?);
+        print(&retire::unretire(&folder, device, lock)?);
     }
     Ok(())
 }

@@ -1,19 +1,18 @@
 //! `powerview status --retire` and `--unretire`: take devices out of service and put them into service again.
 
-use super::device_folder::DeviceFolder;
+use super::device_folder::{DeviceFolder, Locking};
 use crate::data_dir::RETIRED_MARKER;
 use crate::sanitize::sanitize;
 use anyhow::{anyhow, bail};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 /// Retires a device, and returns a line that says so.
 ///
 /// # Errors
 /// `given` is no device folder, or it cannot be locked or written.
-pub(super) fn retire(data: &Path, given: &Path, lock_wait: Duration) -> anyhow::Result<String> {
-    let folder = DeviceFolder::open(data, given, lock_wait)?;
+pub(super) fn retire(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<String> {
+    let folder = DeviceFolder::open(data, given, lock)?;
     folder
         .dir
         .retire()
@@ -28,8 +27,8 @@ pub(super) fn retire(data: &Path, given: &Path, lock_wait: Duration) -> anyhow::
 ///
 /// # Errors
 /// `given` is no device folder or is not retired, or it cannot be locked or written.
-pub(super) fn unretire(data: &Path, given: &Path, lock_wait: Duration) -> anyhow::Result<String> {
-    let folder = DeviceFolder::open(data, given, lock_wait)?;
+pub(super) fn unretire(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<String> {
+    let folder = DeviceFolder::open(data, given, lock)?;
     let was_retired = folder
         .dir
         .unretire()

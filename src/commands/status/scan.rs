@@ -2,8 +2,8 @@
 
 use crate::data_dir::pending_files::{Item, PendingFiles, is_tsv};
 use crate::data_dir::{
-    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, Obstacle, OpenError, OpenFile, PARSED,
-    Sidecar, all_below, devices, is_catalogue_file, is_no_folder, is_processed_dir,
+    DASHBOARD_MARKER, DeviceItem, Dir, ERROR, EntryKind, LOCK_FILE, Obstacle, OpenError, OpenFile,
+    PARSED, Sidecar, all_below, devices, is_catalogue_file, is_no_folder, is_processed_dir,
     is_recent_upload, strays,
 };
 use crate::layout::LayoutState;
@@ -146,13 +146,14 @@ pub(super) fn all(data: &Path, zones: &FileZones) -> Vec<DeviceScan> {
     scans.into_values().collect()
 }
 
-/// Adds a file above the device folders, unless it is an upload in progress, the marker of a dashboard or a file of a
+/// Adds a file above the device folders, unless it is an upload in progress, the marker of a dashboard, a lock or a file of a
 /// catalogue.
 fn add_other(data: &Dir, scans: &mut BTreeMap<PathBuf, DeviceScan>, file: &Path) {
     // A file whose age is unknown is listed.
     let is_recent = is_recent_upload(data, file).unwrap_or(false);
     let is_of_catalogue = is_catalogue_file(file) && is_regular(data, file).unwrap_or(false);
-    if !is_recent && !is_of_catalogue && !file.ends_with(DASHBOARD_MARKER) {
+    let is_own = file.ends_with(DASHBOARD_MARKER) || file.ends_with(LOCK_FILE);
+    if !is_recent && !is_of_catalogue && !is_own {
         add_stray(scans, file);
     }
 }

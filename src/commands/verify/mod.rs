@@ -53,7 +53,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         batch: config::batch_options(&env)?,
     };
     let gap_limit = config::rollup(&env)?;
-    let endpoints = Endpoints::open(&folder, server)?;
+    let endpoints = Endpoints::open(&folder, config::hosts(&env, None)?, server)?;
     let is_influx3 = endpoints.source.is_influx3();
     let sql = endpoints.source.sql();
     let verifier = Verifier {

@@ -31,6 +31,9 @@ MAX_LOG_LINE=4000
 ANSIBLE_SECONDS=1200 # a run takes seconds; the limit keeps one that hangs from blocking all later ones
 RETRY_SECONDS=3600   # time between two attempts of uploads to create the dashboard of a campaign
 NOT_LOCKED=75        # exit status of create_dashboard if it did not get the lock
+HELD=1               # exit status of flock if another process has the lock; any other means that there are no locks
+LOCKS_REMEDY='mount the file system with locks (NFS: version 4, or version 3 with rpc.statd), or use another one'
+SHARED_FILE_SYSTEMS='6969|517b|ff534d42|fe534d42|65735546|1021997|c36400|5346414f|6b414653|bd00bd0|1161970|7461636f|73757245'
 MAX_BATCH=200        # files per call of powerview
 
 # --- log -------------------------------------------------------------------------------------------------------
@@ -186,16 +189,41 @@ create_dashboard() {
   # process exits.
   if ! reason=$({ : <"$playbook"; } 2>&1) || ! exec 8<"$playbook"; then
     log "the playbook $(sanitize "$playbook") cannot be opened: ${reason##*: }; correct POWERVIEW_BASE or the permissions"
-  elif ! flock -w "$ANSIBLE_SECONDS" 8; then
-    log "mkdir $company/$campaign: another run of Ansible did not end in $ANSIBLE_SECONDS s; left in the queue for the next upload or mkdir"
+  elif ! lock_ansible 8 "$playbook"; then
     return "$NOT_LOCKED"
+  fi
+  # Hosts that share the data folder have a playbook each.
+  if is_shared "$data"; then
+    if ! exec 7>>"$data/.powerview-ansible-lock"; then
+      log "mkdir $company/$campaign: $(sanitize "$data/.powerview-ansible-lock") cannot be opened; correct its permissions; no dashboard created"
+      return "$NOT_LOCKED"
+    elif ! lock_ansible 7 "$data"; then
+      return "$NOT_LOCKED"
+    fi
   fi
   run_logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
   status=$?
-  exec 8<&-
+  exec 8<&- 7>&-
   ((status == 0)) || log "to retry: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
   [[ $temp_dir == /tmp ]] || rm -rf -- "$temp_dir"
   return "$status"
+}
+
+# Whether a folder is on a file system that several hosts may share, as in src/data_dir/file_system.rs.
+is_shared() { [[ $(stat -f -c %t -- "$1" 2>/dev/null) =~ ^($SHARED_FILE_SYSTEMS)$ ]]; }
+
+# Waits for the lock on descriptor $1, which is open on $2, so that one run of Ansible follows the other.
+lock_ansible() {
+  local reason status
+  reason=$({ flock -w "$ANSIBLE_SECONDS" "$1"; } 2>&1)
+  status=$?
+  ((status != 0)) || return 0
+  if ((status == HELD)); then
+    log "mkdir $company/$campaign: another run of Ansible did not end in $ANSIBLE_SECONDS s; left in the queue for the next upload or mkdir"
+  else
+    log "mkdir $company/$campaign: $(sanitize "$2") cannot be locked: ${reason##*: }; $LOCKS_REMEDY; no dashboard created"
+  fi
+  return 1
 }
 
 # --- SFTPGo actions --------------------------------------------------------------------------------------------
@@ -225,6 +253,31 @@ is_catalogue() {
 is_logger_file() { [[ ${1##*/} == *.[tT][sS][vV] && ${1##*/} != .* ]]; }
 
 transfer_succeeded() { [[ ${SFTPGO_ACTION_STATUS:-1} == 1 ]]; }
+
+# Where SFTPGo has the file of this call, unless it is a local disk. The numbers are those of
+# SFTPGo's SDK.
+other_storage() {
+  case ${SFTPGO_ACTION_FS_PROVIDER:-0} in
+    0) ;;
+    1) printf 'in S3' ;;
+    2) printf 'in Google Cloud Storage' ;;
+    3) printf 'in Azure Blob Storage' ;;
+    4) printf 'encrypted on the local disk' ;;
+    5) printf 'on another SFTP server' ;;
+    6) printf 'on an HTTP server' ;;
+    *) printf 'in storage %s' "$SFTPGO_ACTION_FS_PROVIDER" ;;
+  esac
+}
+
+# Logs that the file of this call is where powerview cannot read it. Fails if it is on a local disk.
+refuse_other_storage() {
+  local storage place=''
+  storage=$(other_storage)
+  [[ -n $storage ]] || return 1
+  [[ -z ${SFTPGO_ACTION_BUCKET:-} ]] || place+=", bucket $SFTPGO_ACTION_BUCKET"
+  [[ -z ${SFTPGO_ACTION_ENDPOINT:-} ]] || place+=", endpoint $SFTPGO_ACTION_ENDPOINT"
+  log "${SFTPGO_ACTION:-} $(sanitize "${SFTPGO_ACTION_TARGET:-${SFTPGO_ACTION_PATH:-}}"): not ingested: SFTPGo stores it $(sanitize "$storage$place"), where powerview cannot read it; set the storage of the user ${SFTPGO_ACTION_USERNAME:+$(sanitize "$SFTPGO_ACTION_USERNAME") }or of the folder to \"Local disk\" and upload the file again"
+}
 
 # Whether a path may be a folder: a client may have renamed it again.
 may_be_folder() { [[ ! -L $1 && (-d $1 || ! -e $1) ]]; }
@@ -299,9 +352,10 @@ make_folder() {
   [[ -d $1 ]] || { mkdir -p -- "$1" && { ((EUID)) || chown --reference="$SFTPGO_BASE/logs" -- "$queues" "$1"; }; } 2>/dev/null
 }
 
-# Adds `note` to a queue. A note is complete if it ends in NUL, so that a worker does not read half of it.
+# Adds `note` to a queue, in the file `note_file`. A note is complete if it ends in NUL, so that a worker does not read half of it.
 add_note() {
-  make_folder "$queues/$1" && { printf '%s\0' "$2" >"$queues/$1/$EPOCHREALTIME.$BASHPID"; } 2>/dev/null
+  note_file=$queues/$1/$EPOCHREALTIME.$BASHPID
+  make_folder "$queues/$1" && { printf '%s\0' "$2" >"$note_file"; } 2>/dev/null
 }
 
 # Reads complete notes of a queue, oldest first, into `files` and `notes`. Fails if there is none.
@@ -316,8 +370,24 @@ read_notes() {
   ((${#files[@]} > 0))
 }
 
-# Takes the lock of a queue as descriptor 9, with options of flock. Status 1 means that another call has it.
-lock_queue() { exec 9<"$queues/$1" && flock "${@:2}" 9; }
+# Takes the lock of a queue as descriptor 9, with options of flock. Status HELD means that another call has it. For any
+# other, `no_lock` is the reason. A file is locked: network file systems would grant a lock on the folder to each host.
+lock_queue() {
+  local status
+  if ! exec 9>>"$queues/$1/.lock"; then
+    no_lock=$({ : >>"$queues/$1/.lock"; } 2>&1)
+    no_lock=${no_lock##*: }
+    return 2
+  fi
+  ((EUID)) || chown --reference="$queues/$1" -- "$queues/$1/.lock" 2>/dev/null
+  flock "${@:2}" 9 2>/dev/null
+  status=$?
+  if ((status != 0 && status != HELD)); then
+    no_lock=$({ flock -n 9; } 2>&1)
+    no_lock=${no_lock##*: }
+  fi
+  return "$status"
+}
 
 # Works on a queue, whose lock is descriptor 9, until it has no note. Notes are removed only after the work, so that those
 # of a worker that was killed are left to the next one. Returns the status of the last work that failed.
@@ -404,7 +474,8 @@ request_dashboard() {
 # Adds the work of this call to its queue, and works on the queue or starts a worker unless there is one. Without a queue,
 # for example because the disk is full, the work is done at once.
 run() {
-  local queue note files notes status
+  local queue note note_file files notes status no_lock
+  if refuse_other_storage; then return 1; fi
   plan
   [[ -n $queue ]] || return 0
   if ! add_note "$queue" "$note"; then
@@ -415,7 +486,15 @@ run() {
   fi
   if in_background; then lock_queue "$queue" -n; else lock_queue "$queue"; fi
   status=$?
-  if ((status == 1)); then return 0; fi
+  if ((status == HELD)); then return 0; fi
+  if ((status != 0)); then
+    log "$(sanitize "$queues/$queue") cannot be locked: $no_lock; $LOCKS_REMEDY; the call does not wait for others"
+    rm -f -- "$note_file"
+    notes=("$note")
+    in_background && { start_worker alone "$queue" "$note"; return; }
+    work
+    return
+  fi
   if in_background; then start_worker queue "$queue"; else work_on_all "$queue"; fi
 }
 

@@ -46,6 +46,9 @@ pub(super) fn format_of(head: &[u8]) -> Option<&'static str> {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => {
             Some("a zip archive or a spreadsheet such as .xlsx; upload the logger's own file")
         }
+        _ if is_encrypted_by_sftpgo(head) => Some(
+            "encrypted by SFTPGo; set the storage of the user to \"Local disk\" and upload the file again",
+        ),
         _ if is_utf_32_without_mark(head) => Some(UTF_32),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some(UTF_16),
         _ if is_utf_16_without_mark(head) => Some(UTF_16),
@@ -76,6 +79,12 @@ const COMMAS: &str =
 const UTF_16: &str = "text in UTF-16; save it in UTF-8, or upload the logger's own file";
 
 const UTF_32: &str = "text in UTF-32; save it in UTF-8, or upload the logger's own file";
+
+/// Whether a file begins like one in SFTPGo's encrypted local storage: its version 1, 32 random bytes, and the version 2 and
+/// the cipher of the format DARE.
+fn is_encrypted_by_sftpgo(head: &[u8]) -> bool {
+    head.first() == Some(&0x10) && matches!(head.get(33..35), Some([0x20, 0 | 1]))
+}
 
 /// Whether the first characters are those of a text with three NUL bytes each.
 fn is_utf_32_without_mark(head: &[u8]) -> bool {
@@ -176,6 +185,10 @@ mod tests {
         };
         for (head, name) in [
             (b"\x1f\x8b\x08\x00".to_vec(), "gzip"),
+            (
+                [&b"\x10"[..], &[b'\t'; 32], b"\x20\x00\x3e\x00"].concat(),
+                "SFTPGo",
+            ),
             (b"PK\x03\x04\x14".to_vec(), "zip"),
             (
                 b"PK\x03\x04\x14\0\x06\0[Content_Types].xml".to_vec(),

@@ -189,6 +189,7 @@ impl Servers {
             dot_env: &self.dot_env(more),
             companies: &COMPANIES,
             public_key: None,
+            filesystem: serde_json::Value::Null,
             user: None,
         })
     }
@@ -346,4 +347,67 @@ fn the_configuration_in_use_today_ingests_all_samples() {
     );
     servers.send_samples(&site);
     servers.compare(&site);
+}
+
+/// The users' storage is a local disk that SFTPGo encrypts: it is named in the log of the hook, and by a sweep.
+#[test]
+fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
+    let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
+        return skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
+    };
+    if !installed("sshpass", "sshpass") || !installed("sftp", "openssh-client") {
+        return;
+    }
+    let site = Site::start(&Setup {
+        program: Path::new(&sftpgo),
+        settings: &[
+            ("SFTPGO_COMMON__UPLOAD_MODE", "1"),
+            ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "upload,rename,mkdir"),
+            ("SFTPGO_COMMON__ACTIONS__HOOK", "HOOK"),
+        ],
+        dot_env: "TSV_TIMEZONE=Europe/Paris\nANSIBLE_PLAYBOOK_BIN=/bin/true\n",
+        companies: &["company1"],
+        public_key: None,
+        filesystem: serde_json::json!({"provider": 4,
+            "cryptconfig": {"passphrase": {"status": "Plain", "payload": "a passphrase"}}}),
+        user: None,
+    });
+    let plain = site.path("plain.tsv");
+    fs::write(&plain, crate::harness::good_file(1, 3)).expect("a file");
+    let commands = format!(
+        "mkdir site\nmkdir site/02001171\nput \"{}\" site/02001171/a.tsv\n",
+        plain.display()
+    );
+    site.run_commands("company1", &commands);
+    let uploaded = site.data().join("company1/site/02001171/a.tsv");
+    let line = format!(
+        "upload {}: not ingested: SFTPGo stores it encrypted on the local disk, where powerview cannot read it; set the storage of the user company1 or of the folder to \"Local disk\" and upload the file again",
+        uploaded.display()
+    );
+    wait_for(
+        "the refusal",
+        30,
+        || site.log().contains(&line),
+        || site.log(),
+    );
+    assert!(uploaded.exists());
+    let lp = site.path("lp");
+    let sweep = Command::new(env!("CARGO_BIN_EXE_powerview"))
+        .env_clear()
+        .env("TSV_TIMEZONE", "Europe/Paris")
+        .args([
+            "--line-protocol-dir".as_ref(),
+            lp.as_os_str(),
+            "-d".as_ref(),
+        ])
+        .arg(site.data())
+        .output()
+        .expect("powerview starts");
+    let stderr = String::from_utf8_lossy(&sweep.stderr);
+    assert!(
+        stderr.contains(
+            "not a logger file: encrypted by SFTPGo; set the storage of the user to \"Local disk\""
+        ),
+        "{stderr}"
+    );
 }

@@ -137,6 +137,7 @@ impl Servers {
             companies: &["acme"],
             public_key: None,
             user: None,
+            filesystem: Value::Null,
         });
         site.run_commands("acme", &format!("mkdir \"site été\"\nmkdir \"{DEVICE}\"\n"));
         site
@@ -185,7 +186,9 @@ fn wait_for_calls(site: &Site) {
         let queues = queues.into_iter().flatten().flatten();
         let mut queues = queues.filter(|queue| queue.file_name() != "tried");
         queues.any(|queue| {
-            std::fs::read_dir(queue.path()).is_ok_and(|mut notes| notes.next().is_some())
+            let notes = std::fs::read_dir(queue.path()).into_iter().flatten();
+            let mut notes = notes.flatten();
+            notes.any(|note| note.file_name() != ".lock")
         })
     };
     wait_for("the end of the work", 60, || !has_notes(), || site.log());

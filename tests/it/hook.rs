@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::file_builder::good_file;
 use crate::harness::{LAYOUT_FILE, Tmpfs, put_program};
+use crate::hosts::without_locks;
 use crate::influx_double::{Double, ORG, TOKEN};
 use crate::names::{INVALID, VALID};
 use crate::skipped::installed;
@@ -229,6 +230,127 @@ fn the_environment_of_a_real_call_is_accepted() {
     place.until("powerview is called", || {
         place.calls("powerview").len() == 1
     });
+}
+
+#[test]
+fn files_in_other_storage_of_sftpgo_are_refused_with_its_name() {
+    // What SFTPGo 2.7 passes: the number of the storage, its bucket or container, its endpoint, and the key of an object.
+    for (provider, bucket, endpoint, path, named) in [
+        (
+            "1",
+            "meter",
+            "http://127.0.0.1:9000",
+            "c/02001171/x.tsv",
+            "in S3, bucket meter, endpoint http://127.0.0.1:9000",
+        ),
+        (
+            "2",
+            "meter",
+            "",
+            "c/02001171/x.tsv",
+            "in Google Cloud Storage, bucket meter",
+        ),
+        (
+            "3",
+            "box",
+            "",
+            "c/02001171/x.tsv",
+            "in Azure Blob Storage, bucket box",
+        ),
+        (
+            "4",
+            "",
+            "",
+            "DATA/acme/c/02001171/x.tsv",
+            "encrypted on the local disk",
+        ),
+        (
+            "5",
+            "",
+            "sftp.example:22",
+            "/c/02001171/x.tsv",
+            "on another SFTP server, endpoint sftp.example:22",
+        ),
+        (
+            "6",
+            "",
+            "https://files.example",
+            "/c/02001171/x.tsv",
+            "on an HTTP server, endpoint https://files.example",
+        ),
+        ("9", "", "", "/c/02001171/x.tsv", "in storage 9"),
+    ] {
+        for (action, target) in [("upload", ""), ("rename", "new.tsv"), ("mkdir", "")] {
+            let place = Place::new();
+            let data = place.path("sftpgo/data");
+            let path = path.replace("DATA", &data.display().to_string());
+            let mut hook = place.hook();
+            hook.env("POWERVIEW_HOOK_FOREGROUND", "1")
+                .env("SFTPGO_ACTION", action)
+                .env("SFTPGO_ACTION_PATH", &path)
+                .env("SFTPGO_ACTION_TARGET", target)
+                .env("SFTPGO_ACTION_STATUS", "1")
+                .env("SFTPGO_ACTION_USERNAME", "acme")
+                .env("SFTPGO_ACTION_FS_PROVIDER", provider)
+                .env("SFTPGO_ACTION_BUCKET", bucket)
+                .env("SFTPGO_ACTION_ENDPOINT", endpoint);
+            assert_eq!(hook.status().expect("the hook starts").code(), Some(1));
+            let log = place.log();
+            let shown = if target.is_empty() { &path } else { target };
+            let line = format!(
+                "{action} {shown}: not ingested: SFTPGo stores it {named}, where powerview cannot read it; set the storage of the user acme or of the folder to \"Local disk\" and upload the file again"
+            );
+            assert_eq!(log.lines().count(), 1, "{log}");
+            assert!(log.contains(&line), "{log}");
+            assert!(place.calls("powerview").is_empty() && place.calls("ansible").is_empty());
+            assert!(!place.path("sftpgo/logs/queue").exists());
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_be_locked_is_logged_and_the_file_is_ingested() {
+    if !installed("flock", "util-linux") || !installed("setsid", "util-linux") {
+        return;
+    }
+    let Some(wrapper) = without_locks(Errno::NOLCK) else {
+        return;
+    };
+    for foreground in ["1", "0"] {
+        let place = Place::new();
+        let file = place.data("acme/c/02001171/x.tsv");
+        let hook = place.hook();
+        let mut call = Command::new("/usr/bin/env");
+        call.arg("-i").args(
+            hook.get_envs()
+                .map(|(key, value)| [key, value.unwrap_or_default()].join(OsStr::new("="))),
+        );
+        call.args([
+            "SFTPGO_ACTION=upload".into(),
+            [OsStr::new("SFTPGO_ACTION_PATH"), file.as_os_str()].join(OsStr::new("=")),
+            format!("POWERVIEW_HOOK_FOREGROUND={foreground}").into(),
+            OsString::from("PATH=/usr/bin:/bin"),
+        ]);
+        call.args(&wrapper).arg(HOOK);
+        assert!(call.status().expect("the hook starts").success());
+        place.until("powerview is called", || {
+            place.calls("powerview").len() == 1
+        });
+        let log = place.log();
+        assert!(
+            log.contains("cannot be locked: No locks available; mount the file system with locks"),
+            "{log}"
+        );
+        // Nothing is left that a later call would do again.
+        let queues = fs::read_dir(place.path("sftpgo/logs/queue")).expect("a folder");
+        for queue in queues {
+            let notes = fs::read_dir(queue.expect("an entry").path()).expect("a folder");
+            let names: Vec<_> = notes
+                .map(|note| note.expect("an entry").file_name())
+                .collect();
+            assert_eq!(names, [".lock"]);
+        }
+    }
 }
 
 #[test]
@@ -1317,7 +1439,9 @@ fn notes_left(place: &Place) -> usize {
     queues
         .flatten()
         .filter(|entry| {
-            entry.file_type().is_file() && !entry.path().parent().unwrap().ends_with("tried")
+            entry.file_type().is_file()
+                && entry.file_name() != ".lock"
+                && !entry.path().parent().unwrap().ends_with("tried")
         })
         .count()
 }

@@ -66,6 +66,7 @@ impl Place {
             dot_env: "",
             companies,
             public_key: None,
+            filesystem: serde_json::Value::Null,
             user: None,
         });
         let place = Self {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::put_program;
 
@@ -27,6 +27,8 @@ pub struct Setup<'a> {
     pub companies: &'a [&'a str],
     /// A public key that all users may log in with.
     pub public_key: Option<&'a str>,
+    /// The storage of the users, as in SFTPGo's API; `Value::Null` for a local disk.
+    pub filesystem: Value,
     /// The user and group that SFTPGo runs as, with the capability of its systemd unit. By default those of the caller.
     pub user: Option<u32>,
 }
@@ -76,7 +78,8 @@ impl Site {
             .iter()
             .map(|c| {
                 json!({"username": c, "password": PASSWORD, "public_keys": keys, "status": 1,
-                    "permissions": {"/": ["*"]}, "home_dir": path("sftpgo/data").join(c)})
+                    "permissions": {"/": ["*"]}, "home_dir": path("sftpgo/data").join(c),
+                    "filesystem": setup.filesystem})
             })
             .collect();
         fs::write(

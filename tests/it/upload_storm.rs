@@ -805,6 +805,7 @@ fn send_and_compare(hook: Hook, mode: &str) {
         dot_env: &dot_env,
         companies: &COMPANIES,
         public_key: Some(public_key.trim()),
+        filesystem: serde_json::Value::Null,
         user: Some(user),
     });
     // Because of the capability, other processes of the same user cannot see what SFTPGo has open.

@@ -194,8 +194,8 @@ create_dashboard() {
   fi
   # Hosts that share the data folder have a playbook each.
   if is_shared "$data"; then
-    if ! exec 7>>"$data/.powerview-ansible-lock"; then
-      log "mkdir $company/$campaign: $(sanitize "$data/.powerview-ansible-lock") cannot be opened; correct its permissions; no dashboard created"
+    if ! exec 7>>"$data/.powerview-lock"; then
+      log "mkdir $company/$campaign: $(sanitize "$data/.powerview-lock") cannot be opened; correct its permissions; no dashboard created"
       return "$NOT_LOCKED"
     elif ! lock_ansible 7 "$data"; then
       return "$NOT_LOCKED"

@@ -369,7 +369,7 @@ fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
         companies: &["company1"],
         public_key: None,
         filesystem: serde_json::json!({"provider": 4,
-            "cryptconfig": {"passphrase": {"status": "Plain", "payload": "a passphrase"}}}),
+            "cryptconfig": {"passphrase": {"status": "Plain", "payload": "q8T3kV9zL2mX7pR4wN6yB1cF5hJ0dGsA"}}}),
         user: None,
     });
     let plain = site.path("plain.tsv");
@@ -395,6 +395,7 @@ fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
     let sweep = Command::new(env!("CARGO_BIN_EXE_powerview"))
         .env_clear()
         .env("TSV_TIMEZONE", "Europe/Paris")
+        .env("TSV_INCOMPLETE_GRACE_S", "0")
         .args([
             "--line-protocol-dir".as_ref(),
             lp.as_os_str(),
@@ -406,7 +407,7 @@ fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
     let stderr = String::from_utf8_lossy(&sweep.stderr);
     assert!(
         stderr.contains(
-            "not a logger file: encrypted by SFTPGo; set the storage of the user to \"Local disk\""
+            "not a logger file but encrypted by SFTPGo; set the storage of the user to \"Local disk\""
         ),
         "{stderr}"
     );

@@ -156,7 +156,7 @@ fn a_host_that_dies_leaves_no_lock_and_no_point_is_lost_or_doubled() {
         return;
     }
     let random = RandomState::new();
-    for round in 0..6_u64 {
+    for round in 0..3_u64 {
         let load = Load::new(2, 3, 50, 2, true);
         let double = Double::start();
         let site = Site::new();
@@ -274,6 +274,29 @@ fn a_company_of_another_shard_keeps_its_files_in_error() {
         .ok();
     assert!(site.exists("company0/site/02001171/parsed/a.tsv"));
     assert!(site.exists("company1/site/02001171/error/a.tsv"));
+}
+
+#[test]
+fn rollup_takes_the_buckets_of_its_shard() {
+    let double = Double::start();
+    for company in ["company0", "company1"] {
+        double.add_bucket(company);
+    }
+    let site = Site::new();
+    let rollup = || {
+        let call = site.bare().arg("rollup").server(&double.url(), TOKEN, ORG);
+        call.env("TSV_ROLLUP", "1")
+    };
+    let has = |call: Call<'_>| {
+        let stdout = call.ok().stdout;
+        ["company0: ", "company1: "].map(|line| stdout.contains(line))
+    };
+    assert_eq!(has(rollup()), [true, true]);
+    assert_eq!(has(rollup().args(["--shard", "1/2"])), [true, false]);
+    assert_eq!(has(rollup().env("TSV_SHARD", "2/2")), [false, true]);
+    // One that is named is taken whatever its shard.
+    let named = rollup().args(["--company", "company0"]);
+    assert_eq!(has(named.env("TSV_SHARD", "2/2")), [true, false]);
 }
 
 /// Runs a program whose calls of `flock` fail with an error, as on a file system without locks. It stands in for such a

@@ -58,6 +58,7 @@ mod real_server;
 mod rebuild;
 mod rollup;
 mod samples;
+mod scaling;
 mod scarce;
 mod skipping;
 mod status;

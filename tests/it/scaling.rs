@@ -1,0 +1,237 @@
+//! A simulation of many loggers that upload a file each, through the hook to a real InfluxDB. It prints the figures of
+//! docs/scaling.md.
+
+use crate::real_influx::RealInflux;
+use crate::skipped::installed;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Devices of a company.
+const DEVICES_PER_COMPANY: usize = 100;
+
+/// Channels of a device, and rows of a file: a day in steps of ten minutes.
+const CHANNELS: usize = 24;
+const ROWS: usize = 144;
+
+/// The number of hooks that SFTPGo runs at the same time.
+const HOOKS: usize = 150;
+
+/// The longest time from the last upload until all files are ingested.
+const LIMIT: Duration = Duration::from_mins(20);
+
+/// The most that all processes of the program had at the same time.
+#[derive(Default)]
+struct Peak {
+    processes: usize,
+    process_kib: u64,
+    total_kib: u64,
+    process_files: usize,
+    total_files: usize,
+}
+
+fn number(variable: &str, default: usize) -> usize {
+    let given = std::env::var(variable).ok();
+    given.map_or(default, |given| given.parse().expect(variable))
+}
+
+fn day_file(serial: usize) -> String {
+    let serials: Vec<_> = (0..CHANNELS).map(|_| format!("{serial:08}")).collect();
+    let mut text = serials.join("\t") + "\nMV_T302_V002";
+    for channel in 1..CHANNELS {
+        text += &format!("\tVoie{channel} W");
+    }
+    text = format!("{serial:08}\t{text}\tVoie{CHANNELS} W\n");
+    for row in 0..ROWS {
+        text += &format!("12/10/25 {:02}:{:02}:00", row / 6, row % 6 * 10);
+        for channel in 0..CHANNELS {
+            text += &format!(
+                "\t{}.{}",
+                (serial * 7 + row * 13 + channel * 101) % 4000,
+                row % 10
+            );
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs_f64()
+}
+
+fn kib(status: &str, key: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_default()
+}
+
+/// Looks at the processes of a program until the simulation ends.
+fn watch(program: &Path, is_over: &AtomicBool) -> Peak {
+    let mut peak = Peak::default();
+    while !is_over.load(Ordering::Relaxed) {
+        let (mut processes, mut total_kib, mut total_files) = (0, 0, 0);
+        for process in fs::read_dir("/proc").expect("/proc").flatten() {
+            let process = process.path();
+            if !fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program) {
+                continue;
+            }
+            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            let files = fs::read_dir(process.join("fd")).map_or(0, Iterator::count);
+            processes += 1;
+            total_kib += kib(&status, "VmRSS:");
+            total_files += files;
+            peak.process_kib = peak.process_kib.max(kib(&status, "VmHWM:"));
+            peak.process_files = peak.process_files.max(files);
+        }
+        peak.processes = peak.processes.max(processes);
+        peak.total_kib = peak.total_kib.max(total_kib);
+        peak.total_files = peak.total_files.max(total_files);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    peak
+}
+
+fn hook(base: &Path, sftpgo: &Path, file: &Path) -> Command {
+    let mut hook = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/on-upload.sh"));
+    hook.env_clear()
+        .env("POWERVIEW_BASE", base)
+        .env("SFTPGO_BASE", sftpgo)
+        .env("SFTPGO_ACTION", "upload")
+        .env("SFTPGO_ACTION_PATH", file)
+        .env("SFTPGO_ACTION_STATUS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    hook
+}
+
+/// `DEVICES` loggers (10,000) send a file each, `UPLOADS_PER_S` (10) of them every second. The time of a file is that from its
+/// upload, which renames it, until it is moved to `parsed/`, which follows the server's answer.
+#[test]
+#[ignore = "slow: 10,000 calls of the hook"]
+fn ten_thousand_loggers_upload_a_day_each() {
+    let Some(influx) = RealInflux::start() else {
+        return;
+    };
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let devices = number("DEVICES", 10_000);
+    let rate = number("UPLOADS_PER_S", 10);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (base, sftpgo) = (dir.path().join("base"), dir.path().join("sftpgo"));
+    let program = base.join("bin/powerview");
+    fs::create_dir_all(base.join("bin")).expect("a folder");
+    fs::create_dir_all(sftpgo.join("logs")).expect("a folder");
+    fs::copy(env!("CARGO_BIN_EXE_powerview"), &program).expect("a copy");
+    let settings = format!(
+        "INFLUXDB_HOST={}\nINFLUXDB_ORG={}\nINFLUXDB_ADMIN_TOKEN={}\nTSV_TIMEZONE=Europe/Paris\n",
+        influx.url(),
+        influx.org(),
+        influx.token()
+    );
+    fs::write(base.join(".env"), settings).expect("a file");
+    let company = |device: usize| format!("company{:03}", device / DEVICES_PER_COMPANY);
+    let folders: Vec<PathBuf> = (0..devices)
+        .map(|device| {
+            let campaign = sftpgo.join("data").join(company(device)).join("site");
+            let folder = campaign.join(format!("{:08}", 2_000_000 + device));
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(campaign.join(".dashboard.created"), "").expect("a file");
+            folder
+        })
+        .collect();
+    let load = fs::read_to_string("/proc/loadavg").expect("a load");
+    let is_over = AtomicBool::new(false);
+    let next = AtomicUsize::new(0);
+    let start = Instant::now();
+    let (mut times, peak, uploaded_in) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(&program, &is_over));
+        let uploaders: Vec<_> = (0..HOOKS.min(devices))
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut uploads = Vec::new();
+                    loop {
+                        let device = next.fetch_add(1, Ordering::Relaxed);
+                        if device >= devices {
+                            return uploads;
+                        }
+                        let due = start + Duration::from_secs(1) * device as u32 / rate as u32;
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        let folder = &folders[device];
+                        let partial = folder.join(".sftpgo-upload.x.tsv");
+                        fs::write(&partial, day_file(2_000_000 + device)).expect("written");
+                        let file = folder.join("T302_251012.tsv");
+                        fs::rename(&partial, &file).expect("renamed");
+                        uploads.push((device, SystemTime::now()));
+                        let status = hook(&base, &sftpgo, &file).status().expect("it starts");
+                        assert!(status.success());
+                    }
+                })
+            })
+            .collect();
+        let uploads: Vec<_> = uploaders
+            .into_iter()
+            .flat_map(|uploader| uploader.join().expect("no failure"))
+            .collect();
+        let uploaded_in = start.elapsed();
+        let end = Instant::now() + LIMIT;
+        let mut times = Vec::new();
+        for (device, uploaded) in uploads {
+            let parsed = folders[device].join("parsed/T302_251012.tsv");
+            let moved = loop {
+                if let Ok(file) = fs::metadata(&parsed) {
+                    break file.ctime() as f64 + file.ctime_nsec() as f64 / 1e9;
+                }
+                assert!(Instant::now() < end, "{} is not ingested", parsed.display());
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            times.push(moved - seconds(uploaded));
+        }
+        // The hourly summaries follow, and processes end after them.
+        let all_in = start.elapsed();
+        is_over.store(true, Ordering::Relaxed);
+        eprintln!("all files are in parsed/ after {all_in:.0?}");
+        (times, watcher.join().expect("no failure"), uploaded_in)
+    });
+    times.sort_by(f64::total_cmp);
+    let percentile = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let points: usize = (0..devices.div_ceil(DEVICES_PER_COMPANY))
+        .map(|n| {
+            let bucket = company(n * DEVICES_PER_COMPANY);
+            let flux = format!(
+                "from(bucket: \"{bucket}\") |> range(start: 2025-10-01T00:00:00Z, stop: 2025-11-01T00:00:00Z) |> filter(fn: (r) => r._measurement == \"site\") |> group() |> count()"
+            );
+            let rows = influx.rows(&flux);
+            rows[0]["_value"].parse::<usize>().expect("a number")
+        })
+        .sum();
+    assert_eq!(points, devices * CHANNELS * ROWS);
+    let later = fs::read_to_string("/proc/loadavg").expect("a load");
+    eprintln!(
+        "{devices} devices, {points} points, {rate} uploads per second (the last after {uploaded_in:.0?}); load {} before, {} after",
+        load.trim(),
+        later.trim()
+    );
+    eprintln!(
+        "from upload to database: p50 {:.2} s, p90 {:.2} s, p99 {:.2} s, max {:.2} s",
+        percentile(0.5),
+        percentile(0.9),
+        percentile(0.99),
+        percentile(1.0)
+    );
+    eprintln!(
+        "processes of powerview: at most {} at once, {:.1} MiB each, {:.1} MiB in all; {} open files each, {} in all",
+        peak.processes,
+        peak.process_kib as f64 / 1024.0,
+        peak.total_kib as f64 / 1024.0,
+        peak.process_files,
+        peak.total_files
+    );
+}

@@ -111,19 +111,19 @@ fn hook(base: &Path, sftpgo: &Path, file: &Path) -> Command {
     hook
 }
 
-/// `DEVICES` loggers (10,000) send a file each, `UPLOADS_PER_S` (10) of them every second. The time of a file is that from its
+/// `DEVICES` loggers (300) send a file each, `UPLOADS_PER_S` (5) of them every second. The time of a file is that from its
 /// upload, which renames it, until it is moved to `parsed/`, which follows the server's answer.
 #[test]
-#[ignore = "slow: 10,000 calls of the hook"]
-fn ten_thousand_loggers_upload_a_day_each() {
+#[ignore = "slow: hundreds of calls of the hook"]
+fn many_loggers_upload_a_day_each() {
     let Some(influx) = RealInflux::start() else {
         return;
     };
     if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
         return;
     }
-    let devices = number("DEVICES", 10_000);
-    let rate = number("UPLOADS_PER_S", 10);
+    let devices = number("DEVICES", 300);
+    let rate = number("UPLOADS_PER_S", 5);
     let dir = tempfile::tempdir().expect("a folder");
     let (base, sftpgo) = (dir.path().join("base"), dir.path().join("sftpgo"));
     let program = base.join("bin/powerview");

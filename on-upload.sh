@@ -22,11 +22,14 @@
 # Other scripts source this file to read .env by the same rules.
 set -u
 
-# Removes trailing slashes, so that the paths of SFTPGo can be compared with the result.
+# Prints a text without trailing slashes, so that the paths of SFTPGo can be compared with the result.
 strip_slashes() { printf '%s' "${1%"${1##*[!/]}"}"; }
 
-hook=$(readlink -f -- "${BASH_SOURCE[0]}")
-POWERVIEW_BASE=$(strip_slashes "${POWERVIEW_BASE:-${hook%/*}}")
+# An ordinary call starts no process but flock: a thousand uploads at once are a thousand processes already.
+hook=${BASH_SOURCE[0]}
+[[ $hook == /* && $hook != */.* && ! -L $hook ]] || hook=$(readlink -f -- "$hook")
+POWERVIEW_BASE=${POWERVIEW_BASE:-${hook%/*}}
+POWERVIEW_BASE=${POWERVIEW_BASE%"${POWERVIEW_BASE##*[!/]}"}
 MAX_LOG_LINE=4000
 ANSIBLE_SECONDS=1200 # a run takes seconds; the limit keeps one that hangs from blocking all later ones
 RETRY_SECONDS=3600   # time between two attempts of uploads to create the dashboard of a campaign
@@ -197,7 +200,9 @@ create_dashboard() {
     if ! exec 7>>"$data/.powerview-lock"; then
       log "mkdir $company/$campaign: $(sanitize "$data/.powerview-lock") cannot be opened; correct its permissions; no dashboard created"
       return "$NOT_LOCKED"
-    elif ! lock_ansible 7 "$data"; then
+    fi
+    give_away "$data/.powerview-lock"
+    if ! lock_ansible 7 "$data"; then
       return "$NOT_LOCKED"
     fi
   fi
@@ -254,11 +259,12 @@ is_logger_file() { [[ ${1##*/} == *.[tT][sS][vV] && ${1##*/} != .* ]]; }
 
 transfer_succeeded() { [[ ${SFTPGO_ACTION_STATUS:-1} == 1 ]]; }
 
-# Where SFTPGo has the file of this call, unless it is a local disk. The numbers are those of
-# SFTPGo's SDK.
+# Whether SFTPGo has the file of this call elsewhere than on a local disk.
+is_in_other_storage() { [[ ${SFTPGO_ACTION_FS_PROVIDER:-0} != 0 ]]; }
+
+# Prints where that is. The numbers are those of SFTPGo's SDK.
 other_storage() {
-  case ${SFTPGO_ACTION_FS_PROVIDER:-0} in
-    0) ;;
+  case $SFTPGO_ACTION_FS_PROVIDER in
     1) printf 'in S3' ;;
     2) printf 'in Google Cloud Storage' ;;
     3) printf 'in Azure Blob Storage' ;;
@@ -269,11 +275,10 @@ other_storage() {
   esac
 }
 
-# Logs that the file of this call is where powerview cannot read it. Fails if it is on a local disk.
+# Logs that the file of this call is where powerview cannot read it.
 refuse_other_storage() {
   local storage place=''
   storage=$(other_storage)
-  [[ -n $storage ]] || return 1
   [[ -z ${SFTPGO_ACTION_BUCKET:-} ]] || place+=", bucket $SFTPGO_ACTION_BUCKET"
   [[ -z ${SFTPGO_ACTION_ENDPOINT:-} ]] || place+=", endpoint $SFTPGO_ACTION_ENDPOINT"
   log "${SFTPGO_ACTION:-} $(sanitize "${SFTPGO_ACTION_TARGET:-${SFTPGO_ACTION_PATH:-}}"): not ingested: SFTPGo stores it $(sanitize "$storage$place"), where powerview cannot read it; set the storage of the user ${SFTPGO_ACTION_USERNAME:+$(sanitize "$SFTPGO_ACTION_USERNAME") }or of the folder to \"Local disk\" and upload the file again"
@@ -324,32 +329,47 @@ plan() {
   esac
 }
 
-plan_file() { queue=files-$(checksum "${1%/*}") note=$1; }
+plan_file() {
+  local checksum
+  set_checksum "${1%/*}"
+  queue=files-$checksum note=$1
+}
 
-plan_catalogue() { queue=catalogues-$(checksum "${1%/*}") note=$1; }
+plan_catalogue() {
+  local checksum
+  set_checksum "${1%/*}"
+  queue=catalogues-$checksum note=$1
+}
 
 plan_dashboard() {
-  local parts=()
+  local checksum parts=()
   split_path "$1" && ((${#parts[@]} == 2)) || return 0
   case ${parts[0]}/${parts[1]} in parsed/* | error/* | */parsed | */error) return 0 ;; esac
-  queue=dashboards-$(checksum "${parts[0]}") note=$1
+  set_checksum "${parts[0]}"
+  queue=dashboards-$checksum note=$1
 }
 
 # --- queues ----------------------------------------------------------------------------------------------------
 
-# Prints a checksum of a text. If two devices have the same one, they share a queue.
-checksum() {
+# Sets `checksum` to that of a text. If two devices have the same one, they share a queue.
+set_checksum() {
   local LC_ALL=C i c sum=5381
   for ((i = 0; i < ${#1}; i++)); do
     printf -v c %d "'${1:i:1}"
     sum=$(((sum * 33 + (c & 255)) & 0xffffffff))
   done
-  printf '%08x' "$sum"
+  printf -v checksum %08x "$sum"
 }
 
 # Makes a folder below the logs, which belongs to their owner also if root makes it.
 make_folder() {
   [[ -d $1 ]] || { mkdir -p -- "$1" && { ((EUID)) || chown --reference="$SFTPGO_BASE/logs" -- "$queues" "$1"; }; } 2>/dev/null
+}
+
+# Gives a lock that root has created to the owner of its folder, who could not open it otherwise.
+give_away() {
+  local folder=${1%/*}
+  ((EUID)) || [[ ! -O $1 || -O $folder ]] || chown --reference="$folder" -- "$1" 2>/dev/null
 }
 
 # Adds `note` to a queue, in the file `note_file`. A note is complete if it ends in NUL, so that a worker does not read half of it.
@@ -373,13 +393,13 @@ read_notes() {
 # Takes the lock of a queue as descriptor 9, with options of flock. Status HELD means that another call has it. For any
 # other, `no_lock` is the reason. A file is locked: network file systems would grant a lock on the folder to each host.
 lock_queue() {
-  local status
-  if ! exec 9>>"$queues/$1/.lock"; then
-    no_lock=$({ : >>"$queues/$1/.lock"; } 2>&1)
+  local status folder=$queues/$1
+  if ! exec 9>>"$folder/.lock"; then
+    no_lock=$({ : >>"$folder/.lock"; } 2>&1)
     no_lock=${no_lock##*: }
     return 2
   fi
-  ((EUID)) || chown --reference="$queues/$1" -- "$queues/$1/.lock" 2>/dev/null
+  give_away "$folder/.lock"
   flock "${@:2}" 9 2>/dev/null
   status=$?
   if ((status != 0 && status != HELD)); then
@@ -458,12 +478,13 @@ work() {
 # Creates the dashboard of the campaign that a file was uploaded to, if its marker is missing and no upload has tried so in
 # the last hour.
 request_dashboard() {
-  local parts=() campaign tried now last=0
+  local parts=() campaign checksum tried now last=0
   split_path "$1" && ((${#parts[@]} >= 4)) && [[ ${INFLUXDB_FLAVOR:-} != 3 ]] || return 0
   campaign=$data/${parts[0]}/${parts[1]}
   [[ -d $campaign && ! -L $campaign && ! -e $campaign/.dashboard.created && -r $playbook ]] || return 0
   make_folder "$queues/tried" || return 0
-  tried=$queues/tried/$(checksum "$campaign")
+  set_checksum "$campaign"
+  tried=$queues/tried/$checksum
   { read -r last <"$tried"; } 2>/dev/null
   printf -v now '%(%s)T' -1
   [[ $last =~ ^[0-9]+$ ]] && ((now - last >= 0 && now - last < RETRY_SECONDS)) && return 0
@@ -475,7 +496,10 @@ request_dashboard() {
 # for example because the disk is full, the work is done at once.
 run() {
   local queue note note_file files notes status no_lock
-  if refuse_other_storage; then return 1; fi
+  if is_in_other_storage; then
+    refuse_other_storage
+    return 1
+  fi
   plan
   [[ -n $queue ]] || return 0
   if ! add_note "$queue" "$note"; then
@@ -514,7 +538,8 @@ main() {
   else
     read_env_file /etc/powerview/.env
   fi
-  SFTPGO_BASE=$(strip_slashes "${SFTPGO_BASE:-/srv/sftpgo}")
+  SFTPGO_BASE=${SFTPGO_BASE:-/srv/sftpgo}
+  SFTPGO_BASE=${SFTPGO_BASE%"${SFTPGO_BASE##*[!/]}"}
   export POWERVIEW_BASE SFTPGO_BASE
   data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log queues=$SFTPGO_BASE/logs/queue
   playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml

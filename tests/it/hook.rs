@@ -1574,12 +1574,8 @@ fn a_thousand_calls_at_once_with_the_real_binary_need_100_mib_and_leave_no_file_
         CALLS as usize
     );
     assert_eq!(notes_left(&place), 0);
-    assert!(
-        peak.0 < 100 * 1024,
-        "{} KiB in {} processes",
-        peak.0,
-        peak.1
-    );
+    eprintln!("{} KiB in {} processes", peak.0, peak.1);
+    assert!(peak.0 < 100 * 1024);
 }
 
 /// The memory of the processes whose environment names this place, in KiB, and their number.

@@ -11,6 +11,7 @@ use crate::shutdown::{POLL_INTERVAL, Shutdown};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, openat};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 /// The file that is locked on a shared file system. It stays in the folder, and is never removed.
@@ -18,6 +19,10 @@ pub(crate) const LOCK_FILE: &str = ".powerview-lock";
 
 /// What to do if other hosts do not see the locks.
 const SHARE_LOCKS: &str = "mount it so that all hosts see them, or set TSV_SHARD on each host, or TSV_SINGLE_HOST=1 if no other host uses the folder";
+
+/// What must hold if other hosts do not see the locks and each has a shard.
+pub(crate) const NO_COMMON_COMPANY: &str =
+    "no two hosts may have the same shard, and all must have the same number of them";
 
 /// Total time of holding the lock after which the process pauses for [`LOCK_PAUSE`], so that others can acquire it.
 pub(crate) const MAX_HOLD: Duration = Duration::from_secs(1);
@@ -117,8 +122,10 @@ impl Dir {
     }
 
     /// Acquires a lock like [`Dir::lock`], but on a new file of its own, and releases it. Returns the file system, if several
-    /// hosts may share it.
-    pub(crate) fn probe_lock(&self) -> Result<Option<SharedFileSystem>, LockError> {
+    /// hosts may share it, and why they do not see its locks.
+    pub(crate) fn probe_lock(
+        &self,
+    ) -> Result<Option<(SharedFileSystem, Option<LocalLock>)>, LockError> {
         let io = |error| self.lock_error(error);
         let shared = SharedFileSystem::of(&self.fd).map_err(io)?;
         let name = format!("{LOCK_FILE}-check-{}", std::process::id());
@@ -126,11 +133,12 @@ impl Dir {
         let probe = || {
             flock(&file, FlockOperation::NonBlockingLockExclusive)
                 .map_err(|error| self.lock_error(error.into()))?;
-            self.ensure_shared_lock(shared, &file)
+            self.ensure_shared_lock(shared, &file)?;
+            Ok(shared.map(|shared| (shared, shared.reason_of_local_lock(&file))))
         };
         let result = probe();
         let _ = self.remove(&name);
-        result.map(|()| shared)
+        result
     }
 
     /// Opens what is locked: the folder, or the file in it on a shared file system.
@@ -176,23 +184,37 @@ impl Dir {
         Ok(named == Some((stat.st_dev, stat.st_ino)))
     }
 
-    /// Refuses a lock that other hosts do not see, unless each of them has companies of its own.
+    /// Refuses a lock that other hosts do not see, unless each of them has companies of its own. Then there is a warning, once.
     fn ensure_shared_lock(
         &self,
         shared: Option<SharedFileSystem>,
         locked: impl AsFd,
     ) -> Result<(), LockError> {
-        let Some(shared) = shared.filter(|_| self.hosts == Hosts::Several) else {
+        static WARNING: Once = Once::new();
+        let Some(shared) = shared else {
             return Ok(());
         };
-        match shared.reason_of_local_lock(locked) {
-            None => Ok(()),
-            Some(reason) => Err(LockError::Local {
-                folder: self.path.clone(),
-                file_system: shared.name(),
-                reason,
+        match self.hosts {
+            Hosts::One => {}
+            Hosts::Sharded => WARNING.call_once(|| {
+                if let Some(reason) = shared.reason_of_local_lock(locked) {
+                    tracing::warn!(
+                        "locks on {} are not seen by other hosts: {reason}; {NO_COMMON_COMPANY}",
+                        shared.name()
+                    );
+                }
             }),
+            Hosts::Several => {
+                if let Some(reason) = shared.reason_of_local_lock(locked) {
+                    return Err(LockError::Local {
+                        folder: self.path.clone(),
+                        file_system: shared.name(),
+                        reason,
+                    });
+                }
+            }
         }
+        Ok(())
     }
 
     /// An error of the system while the folder was locked.

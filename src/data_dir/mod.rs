@@ -35,7 +35,7 @@ pub(crate) use file_system::{Hosts, LocalLock, SharedFileSystem};
 pub(crate) use lease::{Lease, LeaseError};
 pub(crate) use level::meant_data_folder;
 pub(crate) use listing::{Entry, EntryKind};
-pub(crate) use lock::{DeviceLock, LOCK_FILE, LOCK_PAUSE, LockError, MAX_HOLD};
+pub(crate) use lock::{DeviceLock, LOCK_FILE, LOCK_PAUSE, LockError, MAX_HOLD, NO_COMMON_COMPANY};
 pub(crate) use new_file::NewFile;
 pub(crate) use open_writers::OpenWriters;
 pub(crate) use owner::{Obstacle, create_dir, give_to_owner_of};

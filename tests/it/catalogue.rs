@@ -1225,6 +1225,13 @@ fn a_sweep_applies_a_new_catalogue_once_and_that_of_a_renamed_campaign() {
         "Arrivée"
     );
     assert_eq!(applied(&connect(site.call(), &server).ok()), 0);
+    // A host leaves that of a company in another shard alone. acme is in the third of five.
+    put(&site, &["M02001171_Ch2_M02001171;Sortie"]);
+    let with_shard = |shard: &str| {
+        let call = connect(site.call(), &server).args(["--shard", shard]);
+        applied(&call.ok())
+    };
+    assert_eq!([with_shard("2/5"), with_shard("3/5")], [0, 1]);
     site.rename("acme/site", "acme/hall");
     assert_eq!(applied(&connect(site.call(), &server).ok()), 1);
     let campaigns: Vec<_> = stored(&server, "acme")

@@ -476,8 +476,18 @@ fn locks_that_other_hosts_do_not_see_are_refused() {
         let line = check(check_at().env(variable, value));
         assert!(line.starts_with("warn") && line.contains("FUSE"), "{line}");
         site.put_old(DEVICE.file(file), good_file(1, 2));
-        call_at(&site, &host).env(variable, value).ok();
+        let run = call_at(&site, &host).env(variable, value).ok();
         assert!(site.exists(DEVICE.parsed(file)), "{variable}");
+        // What keeps the hosts apart is then the shards alone, which is said.
+        let warning = "not seen by other hosts";
+        let times = run.stderr.matches(warning).count();
+        assert_eq!(
+            times,
+            usize::from(variable == "TSV_SHARD"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(line.contains(warning), variable == "TSV_SHARD", "{line}");
     }
 }
 
@@ -549,6 +559,70 @@ fn hosts_with_a_shared_file_system_lock_each_other_out() {
         let points = site.lp_points(&company);
         assert!(stored(&points) == load.points(&company), "{company}");
     }
+}
+
+#[test]
+fn a_host_that_waited_for_a_lock_file_that_was_removed_locks_the_new_one() {
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    let at = site.dir.path().join("host");
+    let Some(host) = Bind::mount(&site.data(), at, &WITH_LOCKS) else {
+        return;
+    };
+    let locked = || {
+        let path = host.at.join(DEVICE.0).join(".powerview-lock");
+        let mut options = fs::File::options();
+        let file = options.write(true).create(true).truncate(false).open(path);
+        let file = file.expect("the lock file");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .expect("locked");
+        file
+    };
+    let call = || {
+        let call = call_at(&site, &host).arg("--tsvFile");
+        call.arg(host.at.join(DEVICE.file("a.tsv")))
+    };
+    let first = locked();
+    let waiting = call().env("TSV_LOCK_WAIT_S", "20").start();
+    std::thread::sleep(Duration::from_millis(500));
+    // Removed by another mount, it would keep its inode here: libfuse numbers files by their paths.
+    let lock = host.at.join(DEVICE.file(".powerview-lock"));
+    fs::remove_file(lock).expect("removed");
+    let second = locked();
+    drop(first);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(site.exists(DEVICE.file("a.tsv")), "the new file is locked");
+    drop(second);
+    waiting.wait().clean().expect(0);
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
+}
+
+#[test]
+fn a_folder_that_cannot_have_a_lock_file_is_an_error() {
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    let at = site.dir.path().join("host");
+    let Some(host) = Bind::mount(&site.data(), at, &["-o", "ro"]) else {
+        return;
+    };
+    let run = call_at(&site, &host).run().expect(1);
+    assert!(
+        run.stderr.contains("Read-only file system"),
+        "{}",
+        run.stderr
+    );
+    assert!(site.exists(DEVICE.file("a.tsv")));
+    drop(host);
+    // What a client has put in its place.
+    site.make_dir(DEVICE.file(".powerview-lock"));
+    let at = site.dir.path().join("other");
+    let Some(host) = Bind::mount(&site.data(), at, &WITH_LOCKS) else {
+        return;
+    };
+    let run = call_at(&site, &host).run().expect(1);
+    let reason = "cannot lock the folder";
+    assert!(run.stderr.contains(reason), "{}", run.stderr);
+    assert!(site.exists(DEVICE.file("a.tsv")));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use self::space::{check_data_space, check_report_space};
 use super::old_points;
 use crate::cli::Check;
 use crate::config::{self, ConfigError, Environment, Tuning, env_vars};
-use crate::data_dir::{DeviceItem, Dir, Hosts, Obstacle, devices, is_no_folder};
+use crate::data_dir::{DeviceItem, Dir, Hosts, NO_COMMON_COMPANY, Obstacle, devices, is_no_folder};
 use crate::exit_code::ExitCode;
 use crate::logging::init_logging;
 use crate::remedy::remedy;
@@ -364,9 +364,9 @@ fn check_file_system(installation: &Installation<'_>) -> CheckResult {
     let hosts = installation.tuning.as_ref().ok()?.hosts();
     let shown = sanitize(data);
     let found = Dir::open(data).ok()?.used_by(hosts).probe_lock();
-    let shared = match found {
+    let (shared, local) = match found {
         Ok(None) => return None,
-        Ok(Some(shared)) => shared,
+        Ok(Some(found)) => found,
         Err(error) => {
             let remedy = error.remedy().unwrap_or("try again");
             return Some(Finding::Failure(format!("{error}; {remedy}")));
@@ -378,7 +378,10 @@ fn check_file_system(installation: &Installation<'_>) -> CheckResult {
             "{shown} is on {kind}, and TSV_SINGLE_HOST is set: no other host may write to it or run powerview on it"
         ),
         Hosts::Sharded | Hosts::Several => format!(
-            "{shown} is on {kind}: files younger than TSV_INCOMPLETE_GRACE_S stay {}; see docs/scaling.md",
+            "{shown} is on {kind}: {}files younger than TSV_INCOMPLETE_GRACE_S stay {}; see docs/scaling.md",
+            local.map_or_else(String::new, |reason| format!(
+                "locks are not seen by other hosts ({reason}), so {NO_COMMON_COMPANY}; "
+            )),
             if shared.leases_reach_hosts() {
                 "unless the server grants a lease"
             } else {

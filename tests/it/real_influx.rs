@@ -65,6 +65,21 @@ impl RealInflux {
 
     /// Like [`Self::start`], without the setup. The methods of the server need one with its organisation and token.
     pub fn start_new() -> Option<Self> {
+        Self::start_new_with(&[])
+    }
+
+    /// Like [`Self::start`], but the server writes points to its final files after seconds instead of hours, so that their
+    /// size can be measured.
+    pub fn start_compacting() -> Option<Self> {
+        let server = Self::start_new_with(&[
+            "--storage-cache-snapshot-write-cold-duration=5s",
+            "--storage-compact-full-write-cold-duration=10s",
+        ])?;
+        server.set_up();
+        Some(server)
+    }
+
+    fn start_new_with(options: &[&str]) -> Option<Self> {
         let Some(programs) = std::env::var_os("INFLUXD_BIN").filter(|p| !p.is_empty()) else {
             skipped("INFLUXD_BIN", "set it to the path of an influxd");
             return None;
@@ -99,6 +114,7 @@ impl RealInflux {
                 .arg(dir.path().join("influxd.sqlite"))
                 .arg("--engine-path")
                 .arg(dir.path().join("engine"))
+                .args(options)
                 .current_dir(dir.path())
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("the log file twice"))
@@ -111,6 +127,27 @@ impl RealInflux {
             }
         }
         panic!("influxd did not stay up at five ports");
+    }
+
+    /// The bytes of the files of points, without the index, whose files are sparse.
+    pub fn stored_bytes(&self) -> u64 {
+        let is_of_points =
+            |file: &walkdir::DirEntry| file.path().extension() == Some("tsm".as_ref());
+        let files = walkdir::WalkDir::new(self.dir.path().join("engine/data")).into_iter();
+        let files = files.flatten().filter(is_of_points);
+        files
+            .filter_map(|file| file.metadata().ok())
+            .map(|file| file.len())
+            .sum()
+    }
+
+    /// The memory of the server, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_default()
     }
 
     /// The URL, `http://127.0.0.1:<port>`.

@@ -3,6 +3,7 @@
 
 use crate::real_influx::RealInflux;
 use crate::skipped::installed;
+use chrono::{Days, NaiveDate};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,15 @@ fn number(variable: &str, default: usize) -> usize {
     given.map_or(default, |given| given.parse().expect(variable))
 }
 
+/// The file of the first day.
 fn day_file(serial: usize) -> String {
+    file_of(
+        serial,
+        NaiveDate::from_ymd_opt(2025, 10, 12).expect("a day"),
+    )
+}
+
+fn file_of(serial: usize, day: NaiveDate) -> String {
     let serials: Vec<_> = (0..CHANNELS).map(|_| format!("{serial:08}")).collect();
     let mut text = serials.join("\t") + "\nMV_T302_V002";
     for channel in 1..CHANNELS {
@@ -46,7 +55,8 @@ fn day_file(serial: usize) -> String {
     }
     text = format!("{serial:08}\t{text}\tVoie{CHANNELS} W\n");
     for row in 0..ROWS {
-        text += &format!("12/10/25 {:02}:{:02}:00", row / 6, row % 6 * 10);
+        let day = day.format("%d/%m/%y");
+        text += &format!("{day} {:02}:{:02}:00", row / 6, row % 6 * 10);
         for channel in 0..CHANNELS {
             text += &format!(
                 "\t{}.{}",
@@ -227,6 +237,11 @@ fn many_loggers_upload_a_day_each() {
         percentile(1.0)
     );
     eprintln!(
+        "influxd: {:.0} MiB of memory, {:.0} MiB of points",
+        influx.memory_kib() as f64 / 1024.0,
+        influx.stored_bytes() as f64 / 1024.0 / 1024.0
+    );
+    eprintln!(
         "processes of powerview: at most {} at once, {:.1} MiB each, {:.1} MiB in all; {} open files each, {} in all",
         peak.processes,
         peak.process_kib as f64 / 1024.0,
@@ -234,4 +249,126 @@ fn many_loggers_upload_a_day_each() {
         peak.process_files,
         peak.total_files
     );
+}
+
+/// Runs the program, prints its time and memory, and returns what it printed.
+fn timed(name: &str, program: &Path, args: &[&str], env: &[(&str, &str)]) -> String {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(program, &is_over));
+        let start = Instant::now();
+        let output = Command::new(program)
+            .args(args)
+            .env_clear()
+            .envs(env.iter().copied())
+            .current_dir(program.parent().expect("a folder"))
+            .output()
+            .expect("it starts");
+        let time = start.elapsed();
+        is_over.store(true, Ordering::Relaxed);
+        let peak = watcher.join().expect("no failure");
+        // `status` exits with 1 if a device has no file.
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() <= Some(1), "{name}: {stderr}");
+        eprintln!(
+            "{name}: {time:.2?}, {:.0} MiB",
+            peak.process_kib as f64 / 1024.0
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    })
+}
+
+/// A copy of the program, so that its processes are known by its path.
+fn copy_of_program(folder: &Path) -> PathBuf {
+    let program = folder.join("powerview");
+    fs::copy(env!("CARGO_BIN_EXE_powerview"), &program).expect("a copy");
+    program
+}
+
+/// `DAYS` (30) of a logger: what they need, and how long the commands take.
+#[test]
+#[ignore = "slow: measures, and waits for the server to compact its files"]
+fn days_of_one_logger_are_measured() {
+    let Some(influx) = RealInflux::start_compacting() else {
+        return;
+    };
+    let days = number("DAYS", 30);
+    let dir = tempfile::tempdir().expect("a folder");
+    let program = copy_of_program(dir.path());
+    let device = dir.path().join("data/acme/site/02000000");
+    fs::create_dir_all(&device).expect("a folder");
+    let first = NaiveDate::from_ymd_opt(2025, 1, 1).expect("a day");
+    let mut bytes = 0;
+    for day in 0..days {
+        let content = file_of(2_000_000, first + Days::new(day as u64));
+        bytes += content.len();
+        fs::write(device.join(format!("T302_{day:04}.tsv")), content).expect("a file");
+    }
+    eprintln!("{days} files of {} KiB", bytes / days / 1024);
+    let data = dir.path().join("data");
+    let data = data.to_str().expect("UTF-8");
+    let url = influx.url();
+    let mut env = vec![
+        ("INFLUXDB_HOST", url.as_str()),
+        ("INFLUXDB_ORG", influx.org()),
+        ("INFLUXDB_ADMIN_TOKEN", influx.token()),
+        ("TSV_TIMEZONE", "UTC"),
+        ("TSV_INCOMPLETE_GRACE_S", "0"),
+        ("TSV_ROLLUP", "0"),
+    ];
+    let before = influx.stored_bytes();
+    timed("sweep without summaries", &program, &["-d", data], &env);
+    let compacted = || {
+        // The server writes its files when nothing was written for some seconds.
+        let mut size = 0;
+        loop {
+            std::thread::sleep(Duration::from_secs(25));
+            let now = influx.stored_bytes();
+            if now == size {
+                return now;
+            }
+            size = now;
+        }
+    };
+    let points = days * CHANNELS * ROWS;
+    let raw = compacted() - before;
+    eprintln!(
+        "{points} points, with those about files: {:.1} MiB, {:.2} bytes each",
+        raw as f64 / 1024.0 / 1024.0,
+        raw as f64 / points as f64
+    );
+    env.pop();
+    timed("rollup", &program, &["rollup", "-q"], &env);
+    timed("rollup, up to date", &program, &["rollup", "-q"], &env);
+    let all = compacted() - before;
+    eprintln!(
+        "hourly summaries: {:.1} MiB more",
+        all.saturating_sub(raw) as f64 / 1024.0 / 1024.0
+    );
+    let verified = timed("verify", &program, &["verify", "-q", "-d", data], &env);
+    let equal = format!("{days} files; 0 missing, 0 different, 0 extra");
+    assert!(verified.contains(&equal), "{verified}");
+}
+
+/// `DEVICES` (10,000) devices without a new file.
+#[test]
+#[ignore = "slow: measures"]
+fn a_sweep_of_many_folders_is_measured() {
+    let devices = number("DEVICES", 10_000);
+    let dir = tempfile::tempdir().expect("a folder");
+    let program = copy_of_program(dir.path());
+    let data = dir.path().join("data");
+    for device in 0..devices {
+        let company = format!("company{:05}", device / DEVICES_PER_COMPANY);
+        let folder = format!("{company}/site/{:08}/parsed", 2_000_000 + device);
+        fs::create_dir_all(data.join(folder)).expect("a folder");
+    }
+    let data = data.to_str().expect("UTF-8");
+    let target = dir.path().join("lp");
+    let target = target.to_str().expect("UTF-8");
+    let sweep = ["-d", data, "--line-protocol-dir", target, "-q"];
+    timed("sweep", &program, &sweep, &[]);
+    let shard = [&sweep[..], &["--shard", "2/5"]].concat();
+    timed("sweep of a shard of five", &program, &shard, &[]);
+    timed("status", &program, &["status", "-q", "-d", data], &[]);
 }

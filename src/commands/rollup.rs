@@ -61,19 +61,16 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
         batch_lines: config::batch_options(&env)?.lines,
         notes: RefCell::default(),
     };
-    let mut buckets: BTreeSet<_> = if is_influx3 {
-        sql.databases()?.into_iter().collect()
+    // Ingestions leave no days for InfluxDB 3.
+    let devices = devices.filter(|_| !is_influx3);
+    let mut buckets = if is_influx3 {
+        sql.databases()?
     } else {
         let buckets = source.buckets()?.into_iter();
         buckets.map(|bucket| bucket.name).collect()
     };
-    // Ingestions leave no days for InfluxDB 3.
-    let devices = devices.filter(|_| !is_influx3);
     buckets.extend(devices.iter().flat_map(Devices::pending_companies));
-    buckets.retain(|name| match &args.company {
-        Some(company) => name == company,
-        None => Company::new(name.as_ref(), &meta_bucket).is_ok(),
-    });
+    let mut buckets = chosen(buckets, args.company.as_deref(), &meta_bucket);
     if let Some(shard) = &shard {
         buckets.retain(|name| shard.has(Path::new(name)));
     }
@@ -128,6 +125,15 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
     }
     progress.finish();
     Ok(code)
+}
+
+/// The buckets of companies, or that of one.
+fn chosen(mut buckets: Vec<String>, company: Option<&str>, meta_bucket: &str) -> BTreeSet<String> {
+    buckets.retain(|name| match company {
+        Some(company) => name == company,
+        None => Company::new(name.as_ref(), meta_bucket).is_ok(),
+    });
+    buckets.into_iter().collect()
 }
 
 /// The device folders, in which the days that ingestions have left are kept.

@@ -63,16 +63,6 @@ log_lines() {
 
 log() { printf '%s\n' "$*" | log_lines; }
 
-# Runs a command with its output in the log. Logs a failure and returns the exit status.
-run_logged() {
-  local name=$1 status
-  shift
-  "$@" </dev/null 2>&1 | log_lines
-  status=${PIPESTATUS[0]}
-  ((status == 0)) || log "$name failed with exit status $status"
-  return "$status"
-}
-
 # --- .env ------------------------------------------------------------------------------------------------------
 
 # Reads KEY=VALUE lines as data, without expansion or execution, exactly as `parse_line` in src/config/env_file.rs does.
@@ -120,115 +110,6 @@ unescape() {
     esac
   done
   printf '%s' "$out$in"
-}
-
-# --- programs --------------------------------------------------------------------------------------------------
-
-powerview_bin() {
-  if [[ -n ${POWERVIEW_BIN:-} ]]; then
-    printf '%s' "$POWERVIEW_BIN"
-  elif [[ -x $POWERVIEW_BASE/bin/powerview ]]; then
-    printf '%s' "$POWERVIEW_BASE/bin/powerview"
-  else
-    printf 'powerview'
-  fi
-}
-
-ansible_bin() {
-  if [[ -n ${ANSIBLE_PLAYBOOK_BIN:-} ]]; then
-    printf '%s' "$ANSIBLE_PLAYBOOK_BIN"
-  elif [[ -x $POWERVIEW_BASE/venv/bin/ansible-playbook ]]; then
-    printf '%s' "$POWERVIEW_BASE/venv/bin/ansible-playbook"
-  else
-    printf 'ansible-playbook'
-  fi
-}
-
-# Runs powerview in POWERVIEW_BASE, where it reads .env. The variables exported from .env above have the same values.
-run_powerview() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powerview "$(powerview_bin)" "$@"); }
-
-ingest() { run_powerview --dataFolder "$data" "$@"; }
-
-# Checks the catalogue of a campaign and applies it. A refused one leaves the reasons in channels.error.txt beside it. One that
-# is not there any more was deleted or is about to be replaced, which calls the hook again.
-apply_catalogue() {
-  local catalogue=$data/$1/$2/channels.csv
-  if [[ ! -e $catalogue && ! -L $catalogue ]]; then
-    log "upload $(sanitize "$1/$2/channels.csv"): not there any more; what was applied before stays in force"
-    return 0
-  fi
-  run_powerview channels --apply --dataFolder "$data" --company="$1" --campaign="$2"
-}
-
-# Prints the extra variables for Ansible as JSON. Exits with status 3 and prints the reason if a name is refused: Ansible
-# would evaluate it as a template, and it becomes a bucket in InfluxDB and a title in Grafana. The playbooks use the same
-# rule.
-extra_vars() {
-  local names=grafana-automation/playbooks/filter_plugins/powerview.py
-  if [[ -r $POWERVIEW_BASE/$names ]]; then names=$POWERVIEW_BASE/$names; else names=${hook%/*}/$names; fi
-  python3 -I -X utf8 "$names" "$1" "$2"
-}
-
-create_dashboard() {
-  local company=$1 campaign=$2 vars temp_dir status reason
-  if [[ ${INFLUXDB_FLAVOR:-} == 3 ]]; then
-    log "mkdir $(sanitize "$company/$campaign"): no dashboard created, because dashboards need InfluxDB 2 and INFLUXDB_FLAVOR is 3"
-    return 0
-  fi
-  if [[ $company == "${TSV_META_BUCKET:-powerview_meta}" ]]; then
-    log "mkdir $(sanitize "$company/$campaign"): the company name is refused: it is the meta bucket; rename the folder"
-    return 0
-  fi
-  if ! vars=$(extra_vars "$company" "$campaign" 2>&1); then
-    log "mkdir $(sanitize "$company/$campaign"): $vars; rename the folder; no dashboard created"
-    return 0
-  fi
-  log "mkdir $company/$campaign: creating the Grafana resources"
-  # Ansible needs a home and a folder for temporary files. SFTPGo sets neither.
-  temp_dir=$(mktemp -d) || temp_dir=/tmp
-  export HOME=${HOME:-$temp_dir} ANSIBLE_LOCAL_TEMP=$temp_dir/local ANSIBLE_REMOTE_TEMP=$temp_dir/remote
-  export ANSIBLE_CONFIG=$POWERVIEW_BASE/grafana-automation/ansible.cfg ANSIBLE_NOCOLOR=1
-  # Allow one run at a time. The lock is on the playbook, which needs no lock file, and the kernel releases it when the
-  # process exits.
-  if ! reason=$({ : <"$playbook"; } 2>&1) || ! exec 8<"$playbook"; then
-    log "the playbook $(sanitize "$playbook") cannot be opened: ${reason##*: }; correct POWERVIEW_BASE or the permissions"
-  elif ! lock_ansible 8 "$playbook"; then
-    return "$NOT_LOCKED"
-  fi
-  # Hosts that share the data folder have a playbook each.
-  if is_shared "$data"; then
-    if ! exec 7>>"$data/.powerview-lock"; then
-      log "mkdir $company/$campaign: $(sanitize "$data/.powerview-lock") cannot be opened; correct its permissions; no dashboard created"
-      return "$NOT_LOCKED"
-    fi
-    give_away "$data/.powerview-lock"
-    if ! lock_ansible 7 "$data"; then
-      return "$NOT_LOCKED"
-    fi
-  fi
-  run_logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
-  status=$?
-  exec 8<&- 7>&-
-  ((status == 0)) || log "to retry: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
-  [[ $temp_dir == /tmp ]] || rm -rf -- "$temp_dir"
-  return "$status"
-}
-
-# Whether a folder is on a file system that several hosts may share, as in src/data_dir/file_system.rs.
-is_shared() { [[ $(stat -f -c %t -- "$1" 2>/dev/null) =~ ^($SHARED_FILE_SYSTEMS)$ ]]; }
-
-# Waits for the lock on descriptor $1, which is open on $2, so that one run of Ansible follows the other.
-lock_ansible() {
-  local reason status
-  reason=$({ flock -w "$ANSIBLE_SECONDS" "$1"; } 2>&1)
-  status=$?
-  ((status != 0)) || return 0
-  if ((status == HELD)); then
-    log "mkdir $company/$campaign: another run of Ansible did not end in $ANSIBLE_SECONDS s; left in the queue for the next upload or mkdir"
-  else
-    log "mkdir $company/$campaign: $(sanitize "$2") cannot be locked: ${reason##*: }; $LOCKS_REMEDY; no dashboard created"
-  fi
-  return 1
 }
 
 # --- SFTPGo actions --------------------------------------------------------------------------------------------
@@ -366,10 +247,11 @@ make_folder() {
   [[ -d $1 ]] || { mkdir -p -- "$1" && { ((EUID)) || chown --reference="$SFTPGO_BASE/logs" -- "$queues" "$1"; }; } 2>/dev/null
 }
 
-# Gives a lock that root has created to the owner of its folder, who could not open it otherwise.
+# Gives a lock that root has created to the owner of its folder, who could not open it otherwise. That owner may put a link
+# there at any time, so it is never followed.
 give_away() {
   local folder=${1%/*}
-  ((EUID)) || [[ ! -O $1 || -O $folder ]] || chown --reference="$folder" -- "$1" 2>/dev/null
+  ((EUID)) || [[ -L $1 || ! -O $1 || -O $folder ]] || chown -h --reference="$folder" -- "$1" 2>/dev/null
 }
 
 # Adds `note` to a queue, in the file `note_file`. A note is complete if it ends in NUL, so that a worker does not read half of it.
@@ -378,22 +260,14 @@ add_note() {
   make_folder "$queues/$1" && { printf '%s\0' "$2" >"$note_file"; } 2>/dev/null
 }
 
-# Reads complete notes of a queue, oldest first, into `files` and `notes`. Fails if there is none.
-read_notes() {
-  local file text LC_ALL=C # a name may end within a character of another encoding, which would hide the NUL
-  files=() notes=()
-  for file in "$queues/$1"/*; do
-    { IFS= read -r -d '' text <"$file"; } 2>/dev/null || continue
-    files+=("$file") notes+=("$text")
-    ((${#files[@]} < MAX_BATCH)) || break
-  done
-  ((${#files[@]} > 0))
-}
-
 # Takes the lock of a queue as descriptor 9, with options of flock. Status HELD means that another call has it. For any
 # other, `no_lock` is the reason. A file is locked: network file systems would grant a lock on the folder to each host.
 lock_queue() {
   local status folder=$queues/$1
+  if [[ -L $folder/.lock ]]; then
+    no_lock='.lock is a symbolic link, remove it'
+    return 2
+  fi
   if ! exec 9>>"$folder/.lock"; then
     no_lock=$({ : >>"$folder/.lock"; } 2>&1)
     no_lock=${no_lock##*: }
@@ -407,6 +281,205 @@ lock_queue() {
     no_lock=${no_lock##*: }
   fi
   return "$status"
+}
+
+# Adds the work of this call to its queue, and works on the queue or starts a worker unless there is one. Without a queue,
+# for example because the disk is full, the work is done at once.
+run() {
+  local queue note note_file files notes status no_lock path
+  if is_in_other_storage; then
+    path=${SFTPGO_ACTION_TARGET:-${SFTPGO_ACTION_PATH:-}}
+    is_logger_file "$path" || [[ ${path##*/} == channels.csv ]] || return 0
+    refuse_other_storage
+    return 1
+  fi
+  plan
+  [[ -n $queue ]] || return 0
+  if ! add_note "$queue" "$note"; then
+    notes=("$note")
+    in_background && { start_worker alone "$queue" "$note"; return; }
+    work
+    return
+  fi
+  if in_background; then lock_queue "$queue" -n; else lock_queue "$queue"; fi
+  status=$?
+  if ((status == HELD)); then return 0; fi
+  if ((status != 0)); then
+    log "$(sanitize "$queues/$queue") cannot be locked: $no_lock; $LOCKS_REMEDY; the call does not wait for others"
+    rm -f -- "$note_file"
+    notes=("$note")
+    in_background && { start_worker alone "$queue" "$note"; return; }
+    work
+    return
+  fi
+  if in_background; then start_worker queue "$queue"; else work_on_all "$queue"; fi
+}
+
+in_background() { [[ ${POWERVIEW_HOOK_FOREGROUND:-} != 1 ]]; }
+
+# Starts the worker in a new session and waits until it has begun, but not until it ends. Before it has its own session,
+# SFTPGo could still kill it.
+start_worker() {
+  : "$(setsid --fork "$hook" "$@" 3>&1 </dev/null >/dev/null 2>&1 || log "cannot start the work; upload again or wait for the next sweep")"
+}
+
+# Reads the settings.
+set_up() {
+  export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+  umask 027
+  if [[ -e $POWERVIEW_BASE/.env ]]; then
+    read_env_file "$POWERVIEW_BASE/.env"
+  else
+    read_env_file /etc/powerview/.env
+  fi
+  SFTPGO_BASE=${SFTPGO_BASE:-/srv/sftpgo}
+  SFTPGO_BASE=${SFTPGO_BASE%"${SFTPGO_BASE##*[!/]}"}
+  export POWERVIEW_BASE SFTPGO_BASE
+  data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log queues=$SFTPGO_BASE/logs/queue
+  playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml
+}
+
+# An ordinary call ends here, before the shell reads and keeps the rest of this file: a thousand uploads at once are a thousand
+# shells.
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  set_up
+  if [[ -z ${1:-} ]] && in_background; then
+    run
+    exit
+  fi
+fi
+
+# --- programs --------------------------------------------------------------------------------------------------
+
+# Runs a command with its output in the log. Logs a failure and returns the exit status.
+run_logged() {
+  local name=$1 status
+  shift
+  "$@" </dev/null 2>&1 | log_lines
+  status=${PIPESTATUS[0]}
+  ((status == 0)) || log "$name failed with exit status $status"
+  return "$status"
+}
+
+powerview_bin() {
+  if [[ -n ${POWERVIEW_BIN:-} ]]; then
+    printf '%s' "$POWERVIEW_BIN"
+  elif [[ -x $POWERVIEW_BASE/bin/powerview ]]; then
+    printf '%s' "$POWERVIEW_BASE/bin/powerview"
+  else
+    printf 'powerview'
+  fi
+}
+
+ansible_bin() {
+  if [[ -n ${ANSIBLE_PLAYBOOK_BIN:-} ]]; then
+    printf '%s' "$ANSIBLE_PLAYBOOK_BIN"
+  elif [[ -x $POWERVIEW_BASE/venv/bin/ansible-playbook ]]; then
+    printf '%s' "$POWERVIEW_BASE/venv/bin/ansible-playbook"
+  else
+    printf 'ansible-playbook'
+  fi
+}
+
+# Runs powerview in POWERVIEW_BASE, where it reads .env. The variables exported from .env above have the same values.
+run_powerview() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powerview "$(powerview_bin)" "$@"); }
+
+ingest() { run_powerview --dataFolder "$data" "$@"; }
+
+# Checks the catalogue of a campaign and applies it. A refused one leaves the reasons in channels.error.txt beside it. One that
+# is not there any more was deleted or is about to be replaced, which calls the hook again.
+apply_catalogue() {
+  local catalogue=$data/$1/$2/channels.csv
+  if [[ ! -e $catalogue && ! -L $catalogue ]]; then
+    log "upload $(sanitize "$1/$2/channels.csv"): not there any more; what was applied before stays in force"
+    return 0
+  fi
+  run_powerview channels --apply --dataFolder "$data" --company="$1" --campaign="$2"
+}
+
+# Prints the extra variables for Ansible as JSON. Exits with status 3 and prints the reason if a name is refused: Ansible
+# would evaluate it as a template, and it becomes a bucket in InfluxDB and a title in Grafana. The playbooks use the same
+# rule.
+extra_vars() {
+  local names=grafana-automation/playbooks/filter_plugins/powerview.py
+  if [[ -r $POWERVIEW_BASE/$names ]]; then names=$POWERVIEW_BASE/$names; else names=${hook%/*}/$names; fi
+  python3 -I -X utf8 "$names" "$1" "$2"
+}
+
+create_dashboard() {
+  local company=$1 campaign=$2 vars temp_dir status reason
+  if [[ ${INFLUXDB_FLAVOR:-} == 3 ]]; then
+    log "mkdir $(sanitize "$company/$campaign"): no dashboard created, because dashboards need InfluxDB 2 and INFLUXDB_FLAVOR is 3"
+    return 0
+  fi
+  if [[ $company == "${TSV_META_BUCKET:-powerview_meta}" ]]; then
+    log "mkdir $(sanitize "$company/$campaign"): the company name is refused: it is the meta bucket; rename the folder"
+    return 0
+  fi
+  if ! vars=$(extra_vars "$company" "$campaign" 2>&1); then
+    log "mkdir $(sanitize "$company/$campaign"): $vars; rename the folder; no dashboard created"
+    return 0
+  fi
+  log "mkdir $company/$campaign: creating the Grafana resources"
+  # Allow one run at a time. The lock is on the playbook, which needs no lock file, and the kernel releases it when the
+  # process exits.
+  if ! reason=$({ : <"$playbook"; } 2>&1) || ! exec 8<"$playbook"; then
+    log "the playbook $(sanitize "$playbook") cannot be opened: ${reason##*: }; correct POWERVIEW_BASE or the permissions"
+  elif ! lock_ansible 8 "$playbook"; then
+    return "$NOT_LOCKED"
+  fi
+  # Hosts that share the data folder have a playbook each.
+  if is_shared "$data"; then
+    if [[ -L $data/.powerview-lock ]] || ! exec 7>>"$data/.powerview-lock"; then
+      log "mkdir $company/$campaign: $(sanitize "$data/.powerview-lock") is a link or cannot be opened; remove it or correct its permissions; no dashboard created"
+      return "$NOT_LOCKED"
+    fi
+    give_away "$data/.powerview-lock"
+    if ! lock_ansible 7 "$data"; then
+      return "$NOT_LOCKED"
+    fi
+  fi
+  # Ansible needs a home and a folder for temporary files. SFTPGo sets neither.
+  temp_dir=$(mktemp -d) || temp_dir=/tmp
+  export HOME=${HOME:-$temp_dir} ANSIBLE_LOCAL_TEMP=$temp_dir/local ANSIBLE_REMOTE_TEMP=$temp_dir/remote
+  export ANSIBLE_CONFIG=$POWERVIEW_BASE/grafana-automation/ansible.cfg ANSIBLE_NOCOLOR=1
+  run_logged ansible-playbook timeout --kill-after=30 "$ANSIBLE_SECONDS" "$(ansible_bin)" "$playbook" -i localhost, -e "$vars"
+  status=$?
+  exec 8<&- 7>&-
+  ((status == 0)) || log "to retry: SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$(printf '%q' "$data/$company/$campaign") $hook"
+  [[ $temp_dir == /tmp ]] || rm -rf -- "$temp_dir"
+  return "$status"
+}
+
+# Whether a folder is on a file system that several hosts may share, as in src/data_dir/file_system.rs.
+is_shared() { [[ $(stat -f -c %t -- "$1" 2>/dev/null) =~ ^($SHARED_FILE_SYSTEMS)$ ]]; }
+
+# Waits for the lock on descriptor $1, which is open on $2, so that one run of Ansible follows the other.
+lock_ansible() {
+  local reason status
+  reason=$({ flock -w "$ANSIBLE_SECONDS" "$1"; } 2>&1)
+  status=$?
+  ((status != 0)) || return 0
+  if ((status == HELD)); then
+    log "mkdir $company/$campaign: another run of Ansible did not end in $ANSIBLE_SECONDS s; left in the queue for the next upload or mkdir"
+  else
+    log "mkdir $company/$campaign: $(sanitize "$2") cannot be locked: ${reason##*: }; $LOCKS_REMEDY; no dashboard created"
+  fi
+  return 1
+}
+
+# --- work ------------------------------------------------------------------------------------------------------
+
+# Reads complete notes of a queue, oldest first, into `files` and `notes`. Fails if there is none.
+read_notes() {
+  local file text LC_ALL=C # a name may end within a character of another encoding, which would hide the NUL
+  files=() notes=()
+  for file in "$queues/$1"/*; do
+    { IFS= read -r -d '' text <"$file"; } 2>/dev/null || continue
+    files+=("$file") notes+=("$text")
+    ((${#files[@]} < MAX_BATCH)) || break
+  done
+  ((${#files[@]} > 0))
 }
 
 # Works on a queue, whose lock is descriptor 9, until it has no note. Notes are removed only after the work, so that those
@@ -492,57 +565,7 @@ request_dashboard() {
   SFTPGO_ACTION=mkdir SFTPGO_ACTION_PATH=$campaign SFTPGO_ACTION_STATUS=1 "$hook" 9<&-
 }
 
-# Adds the work of this call to its queue, and works on the queue or starts a worker unless there is one. Without a queue,
-# for example because the disk is full, the work is done at once.
-run() {
-  local queue note note_file files notes status no_lock
-  if is_in_other_storage; then
-    refuse_other_storage
-    return 1
-  fi
-  plan
-  [[ -n $queue ]] || return 0
-  if ! add_note "$queue" "$note"; then
-    notes=("$note")
-    in_background && { start_worker alone "$queue" "$note"; return; }
-    work
-    return
-  fi
-  if in_background; then lock_queue "$queue" -n; else lock_queue "$queue"; fi
-  status=$?
-  if ((status == HELD)); then return 0; fi
-  if ((status != 0)); then
-    log "$(sanitize "$queues/$queue") cannot be locked: $no_lock; $LOCKS_REMEDY; the call does not wait for others"
-    rm -f -- "$note_file"
-    notes=("$note")
-    in_background && { start_worker alone "$queue" "$note"; return; }
-    work
-    return
-  fi
-  if in_background; then start_worker queue "$queue"; else work_on_all "$queue"; fi
-}
-
-in_background() { [[ ${POWERVIEW_HOOK_FOREGROUND:-} != 1 ]]; }
-
-# Starts the worker in a new session and waits until it has begun, but not until it ends. Before it has its own session,
-# SFTPGo could still kill it.
-start_worker() {
-  : "$(setsid --fork "$hook" "$@" 3>&1 </dev/null >/dev/null 2>&1 || log "cannot start the work; upload again or wait for the next sweep")"
-}
-
 main() {
-  export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
-  umask 027
-  if [[ -e $POWERVIEW_BASE/.env ]]; then
-    read_env_file "$POWERVIEW_BASE/.env"
-  else
-    read_env_file /etc/powerview/.env
-  fi
-  SFTPGO_BASE=${SFTPGO_BASE:-/srv/sftpgo}
-  SFTPGO_BASE=${SFTPGO_BASE%"${SFTPGO_BASE##*[!/]}"}
-  export POWERVIEW_BASE SFTPGO_BASE
-  data=$SFTPGO_BASE/data log_file=$SFTPGO_BASE/logs/uploads.log queues=$SFTPGO_BASE/logs/queue
-  playbook=$POWERVIEW_BASE/grafana-automation/playbooks/create_grafana_resources.yml
   case ${1:-} in
     queue)
       exec 3>&- # closing the pipe tells the hook that the new session has started

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -1458,6 +1458,61 @@ fn start(place: &Place, action: &str, path: impl AsRef<Path>) -> std::process::C
 }
 
 /// While one call works, `calls` others leave their files to it and end. Returns the processes and the memory meanwhile.
+/// The owner of the queues may put a link in place of a lock. A call of root that follows it would give the target away.
+#[test]
+fn a_link_in_place_of_the_lock_of_a_queue_is_not_followed() {
+    if !installed("flock", "util-linux") || !installed("setsid", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    let upload = |name: &str| {
+        let mut hook = place.hook();
+        hook.env("SFTPGO_ACTION", "upload")
+            .env("SFTPGO_ACTION_STATUS", "1")
+            .env(
+                "SFTPGO_ACTION_PATH",
+                place.data(format!("acme/c/02001171/{name}")),
+            );
+        assert!(hook.status().expect("the hook starts").success());
+    };
+    upload("a.tsv");
+    place.until("powerview is called", || {
+        place.calls("powerview").len() == 1
+    });
+    let queues = fs::read_dir(place.path("sftpgo/logs/queue")).expect("queues");
+    let queue = queues.flatten().map(|entry| entry.path());
+    let queue = queue
+        .filter(|path| path.join(".lock").exists())
+        .collect::<Vec<_>>();
+    let lock = queue[0].join(".lock");
+    place.until("the worker has ended", || {
+        let file = fs::File::open(&lock).expect("the lock");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
+    let target = place.path("of another");
+    fs::write(&target, "kept").expect("a file");
+    fs::remove_file(&lock).expect("removed");
+    symlink(&target, &lock).expect("a link");
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&queue[0], Some(12_345), None).expect("another owner");
+    }
+    upload("b.tsv");
+    place.until("powerview is called", || {
+        place.calls("powerview").len() == 2
+    });
+    assert_eq!(fs::read(&target).expect("the file"), b"kept");
+    let owner = fs::metadata(&target).expect("the file").uid();
+    assert_eq!(owner, rustix::process::geteuid().as_raw());
+    assert!(
+        place
+            .log()
+            .contains("cannot be locked: .lock is a symbolic link"),
+        "{}",
+        place.log()
+    );
+}
+
 fn calls_for_one_device(calls: usize) {
     if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
         return;

@@ -20,6 +20,7 @@ use crate::sink::{InfluxReader, ReadError, Sink, Stream, WriteError};
 use crate::time_zone::FileZones;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -440,7 +441,10 @@ fn lock_message(error: &LockError) -> String {
             "campaign folder is locked by {holder} (waited {} s)",
             waited.as_secs()
         ),
-        error => error.to_string(),
+        error => match error.remedy() {
+            Some(remedy) => format!("{error}; {remedy}"),
+            None => error.to_string(),
+        },
     }
 }
 
@@ -483,7 +487,9 @@ fn read_once(folder: &Dir) -> Result<Option<Found>, CatalogueError> {
     let is_intact = lease.is_none_or(|lease| lease.is_intact());
     if !is_intact || open.has_changed().map_err(&cannot_read)? {
         let entry = folder.entry_stamp(CATALOGUE_FILE).map_err(&cannot_read)?;
-        let is_same = entry.is_some_and(|entry| entry.0 == inode);
+        // A new file may get the number of the one that it has replaced.
+        let is_removed = open.file.metadata().map_err(&cannot_read)?.nlink() == 0;
+        let is_same = !is_removed && entry.is_some_and(|entry| entry.0 == inode);
         return Ok(is_same.then_some(Found::Writing));
     }
     Ok(Some(Found::File(bytes, inode, stamp)))

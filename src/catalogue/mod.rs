@@ -26,6 +26,8 @@ pub use self::check::Catalogue;
 pub use self::known::{KnownChannel, KnownChannels};
 pub(crate) use self::points::ENTRY_TIME;
 pub use self::problem::{Problem, Problems};
+pub(crate) use self::table::MAX_ENTRIES;
+pub(crate) use self::text::MAX_SIZE;
 pub(crate) use self::virtual_channel::{Term, TermPart, VirtualChannel};
 pub use self::write::{Extended, extend};
 

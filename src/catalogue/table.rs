@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Maximum number of entries.
-pub(super) const MAX_ENTRIES: usize = 10_000;
+pub(crate) const MAX_ENTRIES: usize = 10_000;
 
 /// A column of a catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

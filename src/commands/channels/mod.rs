@@ -6,7 +6,9 @@ pub(super) use self::changed::apply_changed;
 
 use super::comparison::{ensure_folder, ensure_influx2, open_data_folder};
 use super::eprint_line;
-use crate::catalogue::{CatalogueError, CatalogueOf, Missing, Outcome, Problems, Sources, Target};
+use crate::catalogue::{
+    CatalogueError, CatalogueOf, MAX_ENTRIES, MAX_SIZE, Missing, Outcome, Problems, Sources, Target,
+};
 use crate::cli;
 use crate::config::{self, ConfigError, Environment, env_vars};
 use crate::data_dir::{CATALOGUE_FILE, Campaign, Company, REFUSAL_FILE};
@@ -43,7 +45,7 @@ pub(super) fn channels(args: &cli::Channels) -> anyhow::Result<ExitCode> {
         &[company.as_str(), campaign.as_str()],
     )?;
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
-    let data = open_data_folder(&folder, config::hosts(&env, None)?)?;
+    let data = open_data_folder(&folder, config::hosts_for(&env, Some(company.as_str()))?)?;
     let stop = Shutdown::on_signals()?;
     let catalogue = CatalogueOf {
         data: &data,
@@ -130,9 +132,10 @@ impl Channels<'_> {
         ));
         if extended.left_out > 0 {
             tracing::warn!(
-                "{}/{CATALOGUE_FILE}: {} not added, because it would have more than 10000 lines or 4 MiB; remove lines of channels that need no name",
+                "{}/{CATALOGUE_FILE}: {} not added, because it would have more than {MAX_ENTRIES} lines or {} MiB; remove lines of channels that need no name",
                 self.name,
-                were(extended.left_out)
+                were(extended.left_out),
+                MAX_SIZE >> 20
             );
         }
         Ok(ExitCode::Success)

@@ -29,9 +29,19 @@ pub(crate) fn remedy<'a>(error: &io::Error, otherwise: &'a str) -> &'a str {
         Some(Errno::MFILE) => MORE_OPEN_FILES,
         Some(Errno::NFILE) => "raise the limit of open files of the system (sysctl fs.file-max)",
         Some(Errno::NOMEM) => "free memory or raise its limit",
+        _ => otherwise,
+    }
+}
+
+/// What to do about an error of a lock.
+pub(crate) fn lock_remedy(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
         // EOPNOTSUPP and ENOTSUP are the same on Linux.
         Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => LOCKS,
-        _ => otherwise,
+        Some(Errno::ACCESS | Errno::PERM) => {
+            "check the permissions of the folder, and of .powerview-lock in it if there is one"
+        }
+        _ => remedy(error, "check that the file system supports locks"),
     }
 }
 
@@ -58,14 +68,24 @@ mod tests {
             (Errno::MFILE, "ulimit -n"),
             (Errno::NFILE, "fs.file-max"),
             (Errno::NOMEM, "memory"),
-            (Errno::NOLCK, "with locks"),
-            (Errno::OPNOTSUPP, "with locks"),
             (Errno::ACCESS, "check the permissions"),
             (Errno::PERM, "check the permissions"),
         ] {
             let remedy = remedy(&errno.into(), "check the permissions");
             assert!(remedy.contains(expected), "{errno:?}: {remedy}");
         }
+        for (errno, expected) in [
+            (Errno::NOLCK, "with locks"),
+            (Errno::OPNOTSUPP, "with locks"),
+            (Errno::ACCESS, ".powerview-lock"),
+            (Errno::IO, "check the disk"),
+            (Errno::INVAL, "supports locks"),
+        ] {
+            let remedy = lock_remedy(&errno.into());
+            assert!(remedy.contains(expected), "{errno:?}: {remedy}");
+        }
+        // Other calls than locks fail with it too.
+        assert_eq!(remedy(&Errno::NOSYS.into(), "try again"), "try again");
         let other = io::Error::other("no errno");
         assert_eq!(remedy(&other, "try again"), "try again");
     }

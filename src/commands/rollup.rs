@@ -38,7 +38,10 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
         Some(_) => None,
         None => config::shard(args.shard.as_ref(), &env)?,
     };
-    let hosts = config::hosts(&env, shard.as_ref())?;
+    let hosts = match &args.company {
+        Some(company) => config::hosts_for(&env, Some(company))?,
+        None => config::hosts(&env, shard.as_ref())?,
+    };
     let stop = Shutdown::on_signals()?;
     let devices = match &args.data_folder {
         Some(folder) => Some(Devices {
@@ -93,31 +96,10 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
             measurement: None,
             since: args.since.unwrap_or(ALL_TIMES.start),
         };
-        let pending = devices
-            .as_ref()
-            .map(|devices| devices.update(&rollup, bucket));
-        let result = pending
-            .unwrap_or_else(|| Ok(Vec::new()))
-            .and_then(|failures| Ok((failures, rollup.repair(scope)?)));
-        rollup.log_notes(bucket);
-        let failures = match result {
-            Ok((mut failures, comparison)) => {
-                let counts = describe(&comparison.counts);
-                let text = format!("{}: {counts}\n", sanitize(bucket));
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                if !comparison.counts.is_equal() {
-                    code = ExitCode::GeneralError;
-                    if is_influx3 {
-                        eprint_line(
-                            "InfluxDB 3 keeps the last of several values for certain only if they are written ten minutes apart: run it again after that time",
-                        );
-                    }
-                }
-                failures.extend(comparison.failures);
-                failures
-            }
-            Err(error) => vec![error.to_string()],
-        };
+        let (is_equal, failures) = update(&rollup, devices.as_ref(), scope, is_influx3);
+        if !is_equal {
+            code = ExitCode::GeneralError;
+        }
         for failure in failures {
             eprint_line(&format!("{}: {failure}", sanitize(bucket)));
             code = ExitCode::GeneralError;
@@ -125,6 +107,39 @@ pub(super) fn rollup(args: &cli::Rollup) -> anyhow::Result<ExitCode> {
     }
     progress.finish();
     Ok(code)
+}
+
+/// Brings the summaries of a bucket up to date, and prints their numbers. Returns whether all are as they should be, and why
+/// some cannot be.
+fn update(
+    rollup: &Rollup<'_>,
+    devices: Option<&Devices<'_>>,
+    scope: Scope<'_>,
+    is_influx3: bool,
+) -> (bool, Vec<String>) {
+    let bucket = scope.bucket;
+    let pending = devices.map_or_else(|| Ok(Vec::new()), |devices| devices.update(rollup, bucket));
+    let result = pending.and_then(|failures| Ok((failures, rollup.repair(scope)?)));
+    rollup.log_notes(bucket);
+    let (
+        mut failures,
+        Comparison {
+            counts,
+            failures: of_masters,
+        },
+    ) = match result {
+        Ok(result) => result,
+        Err(error) => return (false, vec![error.to_string()]),
+    };
+    let text = format!("{}: {}\n", sanitize(bucket), describe(&counts));
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if is_influx3 && counts.missing + counts.different > 0 {
+        eprint_line(
+            "InfluxDB 3 keeps the last of several values for certain only if they are written ten minutes apart: run it again after that time",
+        );
+    }
+    failures.extend(of_masters);
+    (counts.is_equal(), failures)
 }
 
 /// The buckets of companies, or that of one.

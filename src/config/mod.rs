@@ -242,6 +242,16 @@ pub(crate) fn hosts(env: &Environment, shard: Option<&Shard>) -> Result<Hosts, C
     Ok(hosts_of(is_single_host(env)?, shard))
 }
 
+/// The hosts that work on the data folder, for a command that works on one company, or on all without a name.
+///
+/// # Errors
+/// The setting is unusable.
+pub(crate) fn hosts_for(env: &Environment, company: Option<&str>) -> Result<Hosts, ConfigError> {
+    let has = |shard: &Shard| company.is_some_and(|company| shard.has(Path::new(company)));
+    let shard = shard(None, env)?.filter(has);
+    hosts(env, shard.as_ref())
+}
+
 fn is_single_host(env: &Environment) -> Result<bool, ConfigError> {
     env.parse(&env_vars::TSV_SINGLE_HOST, parse_switch)
 }

@@ -143,8 +143,10 @@ impl Mount {
             .find_map(|line| line.strip_prefix("mnt_id:"))
             .unwrap_or_default()
             .trim();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let options = options_of(&mounts, id).ok_or(io::ErrorKind::NotFound)?;
+        // The names of mounted folders may have any bytes.
+        let mounts = std::fs::read("/proc/self/mountinfo")?;
+        let options =
+            options_of(&String::from_utf8_lossy(&mounts), id).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self {
             options,
             has_lock: info.lines().any(|line| line.starts_with("lock:")),

@@ -5,7 +5,7 @@
 //! be granted to each host. See docs/specification.md, section 9.
 
 use super::{Dir, Hosts, LocalLock, Obstacle, SharedFileSystem, give_to_owner_of};
-use crate::remedy::remedy;
+use crate::remedy::lock_remedy;
 use crate::sanitize::sanitize;
 use crate::shutdown::{POLL_INTERVAL, Shutdown};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, openat};
@@ -21,8 +21,7 @@ pub(crate) const LOCK_FILE: &str = ".powerview-lock";
 const SHARE_LOCKS: &str = "mount it so that all hosts see them, or set TSV_SHARD on each host, or TSV_SINGLE_HOST=1 if no other host uses the folder";
 
 /// What must hold if other hosts do not see the locks and each has a shard.
-pub(crate) const NO_COMMON_COMPANY: &str =
-    "no two hosts may have the same shard, and all must have the same number of them";
+pub(crate) const NO_COMMON_COMPANY: &str = "no two hosts may have the same shard, all must have the same number of them, and the hooks must have it too (TSV_SHARD in .env)";
 
 /// Total time of holding the lock after which the process pauses for [`LOCK_PAUSE`], so that others can acquire it.
 pub(crate) const MAX_HOLD: Duration = Duration::from_secs(1);
@@ -71,9 +70,7 @@ impl LockError {
         match self {
             Self::Held { .. } => Some("check that process"),
             Self::Stopped | Self::Obstacle(_) => None,
-            Self::Io { error, .. } => {
-                Some(remedy(error, "check that the file system supports locks"))
-            }
+            Self::Io { error, .. } => Some(lock_remedy(error)),
             Self::Local { .. } => Some(SHARE_LOCKS),
         }
     }
@@ -94,10 +91,7 @@ impl Dir {
                     return Ok(DeviceLock(own_fd));
                 }
                 // A client has removed the file, and the next process would lock another one.
-                Ok(()) => {
-                    own_fd = self.open_to_lock(shared)?;
-                    continue;
-                }
+                Ok(()) => own_fd = self.open_to_lock(shared)?,
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(self.lock_error(error.into())),
             }
@@ -127,14 +121,23 @@ impl Dir {
         &self,
     ) -> Result<Option<(SharedFileSystem, Option<LocalLock>)>, LockError> {
         let io = |error| self.lock_error(error);
-        let shared = SharedFileSystem::of(&self.fd).map_err(io)?;
+        let Some(shared) = SharedFileSystem::of(&self.fd).map_err(io)? else {
+            // Of a local folder itself, for which it need not be writable. That another process has the lock is no error.
+            return match flock(
+                &self.open_to_lock(None)?,
+                FlockOperation::NonBlockingLockShared,
+            ) {
+                Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+                Err(error) => Err(self.lock_error(error.into())),
+            };
+        };
         let name = format!("{LOCK_FILE}-check-{}", std::process::id());
         let file = self.write_new(name.as_ref(), b"").map_err(io)?;
         let probe = || {
             flock(&file, FlockOperation::NonBlockingLockExclusive)
                 .map_err(|error| self.lock_error(error.into()))?;
-            self.ensure_shared_lock(shared, &file)?;
-            Ok(shared.map(|shared| (shared, shared.reason_of_local_lock(&file))))
+            self.ensure_shared_lock(Some(shared), &file)?;
+            Ok(Some((shared, shared.reason_of_local_lock(&file))))
         };
         let result = probe();
         let _ = self.remove(&name);
@@ -196,14 +199,19 @@ impl Dir {
         };
         match self.hosts {
             Hosts::One => {}
-            Hosts::Sharded => WARNING.call_once(|| {
-                if let Some(reason) = shared.reason_of_local_lock(locked) {
-                    tracing::warn!(
-                        "locks on {} are not seen by other hosts: {reason}; {NO_COMMON_COMPANY}",
-                        shared.name()
-                    );
+            Hosts::Sharded => {
+                if WARNING.is_completed() {
+                    return Ok(());
                 }
-            }),
+                if let Some(reason) = shared.reason_of_local_lock(locked) {
+                    WARNING.call_once(|| {
+                        tracing::warn!(
+                            "locks on {} are not seen by other hosts: {reason}; {NO_COMMON_COMPANY}",
+                            shared.name()
+                        );
+                    });
+                }
+            }
             Hosts::Several => {
                 if let Some(reason) = shared.reason_of_local_lock(locked) {
                     return Err(LockError::Local {

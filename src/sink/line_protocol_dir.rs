@@ -3,7 +3,7 @@
 use super::WriteError;
 use crate::data_dir::{SharedFileSystem, create_dir, give_to_owner_of};
 use crate::points::Batch;
-use crate::remedy::remedy;
+use crate::remedy::{lock_remedy, remedy};
 use crate::sanitize::sanitize;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
@@ -121,7 +121,8 @@ impl LineProtocolDir {
 fn open_locked(path: &Path) -> io::Result<File> {
     loop {
         let file = open_or_create(path)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|error| lock_error(&error.into()))?;
+        flock(&file, FlockOperation::LockExclusive)
+            .map_err(|error| io::Error::other(NotLocked(error.into())))?;
         let locked = file.metadata()?;
         match std::fs::metadata(path) {
             Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => {
@@ -133,11 +134,10 @@ fn open_locked(path: &Path) -> io::Result<File> {
     }
 }
 
-/// An error of the lock on a file, with its remedy.
-fn lock_error(error: &io::Error) -> io::Error {
-    let remedy = remedy(error, "check that the file system supports locks");
-    io::Error::other(format!("the file cannot be locked: {error}; {remedy}"))
-}
+/// An error of the lock on a file.
+#[derive(Debug, thiserror::Error)]
+#[error("the file cannot be locked: {0}")]
+struct NotLocked(io::Error);
 
 /// Opens a file for appending. If it is missing, it is created; one that root creates belongs to the owner of its folder.
 fn open_or_create(path: &Path) -> io::Result<File> {
@@ -161,12 +161,15 @@ fn open_or_create(path: &Path) -> io::Result<File> {
 }
 
 fn storage(path: &Path, error: &io::Error) -> WriteError {
-    let remedy = match error.kind() {
+    let lock = error.get_ref();
+    let lock = lock.and_then(|error| error.downcast_ref::<NotLocked>());
+    let remedy = match (lock, error.kind()) {
+        (Some(NotLocked(error)), _) => lock_remedy(error),
         // A folder name may have 255 bytes, and `.lp` makes the file name longer.
-        io::ErrorKind::InvalidFilename => {
+        (None, io::ErrorKind::InvalidFilename) => {
             "the company name is too long for a file name; rename its folder"
         }
-        _ => remedy(error, "correct --line-protocol-dir"),
+        (None, _) => remedy(error, "correct --line-protocol-dir"),
     };
     WriteError::Storage(format!(
         "cannot write {}: {error}; {remedy}; input file left in place",

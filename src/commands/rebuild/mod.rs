@@ -39,7 +39,11 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
     let zones = config::file_zones(args.common.timezone.as_deref(), &env)?;
     let meta_bucket = config::meta_bucket(&env)?;
     ensure_company(&args.company, &meta_bucket)?;
-    let endpoints = Endpoints::open(&folder, config::hosts(&env, None)?, server)?;
+    let endpoints = Endpoints::open(
+        &folder,
+        config::hosts_for(&env, Some(&args.company))?,
+        server,
+    )?;
     ensure_influx2(&endpoints.source, "rebuild")?;
     let company = endpoints
         .data

@@ -16,7 +16,7 @@ use crate::logging::init_logging;
 use crate::report::{Progress, VERIFIED_FILE, Verified, VerifiedDevices, add_verified};
 use crate::rollup::Rollup;
 use crate::sanitize::sanitize;
-use crate::sink::{PointSource, ReadError, Stream};
+use crate::sink::{PointSource, Stream};
 use crate::verify::{Options, Verification, Verifier};
 use chrono::{DateTime, Utc};
 use std::cell::RefCell;
@@ -53,7 +53,11 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
         batch: config::batch_options(&env)?,
     };
     let gap_limit = config::rollup(&env)?;
-    let endpoints = Endpoints::open(&folder, config::hosts(&env, None)?, server)?;
+    let endpoints = Endpoints::open(
+        &folder,
+        config::hosts_for(&env, args.company.as_deref())?,
+        server,
+    )?;
     let is_influx3 = endpoints.source.is_influx3();
     let sql = endpoints.source.sql();
     let verifier = Verifier {
@@ -81,19 +85,13 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let mut companies_with_summaries = companies;
-    if is_influx3 && gap_limit.is_some() {
-        // Ingestions make none there.
-        companies_with_summaries.retain(|company| match has_summaries(&sql, company) {
-            Ok(has_summaries) => has_summaries,
-            Err(error) => {
-                let failure = format!("{}: {error}", sanitize(company));
-                verification.failures.push(failure);
-                false
-            }
-        });
-    }
-    let gap_limit = gap_limit.filter(|_| !is_influx3 || !companies_with_summaries.is_empty());
+    // Ingestions make no summaries in InfluxDB 3.
+    let companies = if is_influx3 && gap_limit.is_some() {
+        with_summaries(&sql, companies, &mut verification)
+    } else {
+        companies
+    };
+    let gap_limit = gap_limit.filter(|_| !is_influx3 || !companies.is_empty());
     let summaries = gap_limit.map(|gap_limit| {
         let rollup = Rollup {
             source: verifier.source,
@@ -103,12 +101,7 @@ pub(super) fn verify(args: &cli::Verify) -> anyhow::Result<ExitCode> {
             batch_lines: verifier.options.batch.lines,
             notes: RefCell::default(),
         };
-        Summaries::compare(
-            &rollup,
-            &verifier,
-            companies_with_summaries,
-            &mut verification,
-        )
+        Summaries::compare(&rollup, &verifier, companies, &mut verification)
     });
     progress.finish();
     let equal = equal_devices(&verification, args.since);
@@ -162,8 +155,19 @@ fn ensure_chosen(data: &Path, args: &cli::Verify) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether a database has hourly summaries.
-fn has_summaries(source: &dyn PointSource, database: &str) -> Result<bool, ReadError> {
-    let measurements = source.measurements(database)?;
-    Ok(measurements.iter().any(|name| name == SUMMARIES))
+/// The companies whose databases have hourly summaries.
+fn with_summaries(
+    source: &dyn PointSource,
+    mut companies: BTreeSet<String>,
+    verification: &mut Verification,
+) -> BTreeSet<String> {
+    companies.retain(|company| match source.measurements(company) {
+        Ok(measurements) => measurements.iter().any(|name| name == SUMMARIES),
+        Err(error) => {
+            let failure = format!("{}: {error}", sanitize(company));
+            verification.failures.push(failure);
+            false
+        }
+    });
+    companies
 }

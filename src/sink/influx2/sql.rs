@@ -168,6 +168,10 @@ impl SqlReader<'_> {
         while start < ALL_TIMES.end && (found.is_empty() || !wanted.is_empty()) {
             let end = start.saturating_add(length).min(ALL_TIMES.end);
             divided(start..end, &mut |times| {
+                // The times are divided in their order.
+                if !found.is_empty() && wanted.is_empty() {
+                    return Ok(());
+                }
                 let sql = selection.first_of_each_series(times);
                 let mut rows = Rows::new(columns, Place::After);
                 self.pass_rows(query.bucket, &sql, |row| {

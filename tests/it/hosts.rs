@@ -9,9 +9,11 @@ use crate::harness::{
 use crate::influx_double::{Double, Fault, Gate, ORG, TOKEN};
 use crate::skipped::{installed, skipped};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -448,7 +450,10 @@ fn call_at<'a>(site: &'a Site, host: &Bind) -> Call<'a> {
 fn locks_that_other_hosts_do_not_see_are_refused() {
     let site = Site::new();
     site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
-    let Some(host) = Bind::mount(&site.data(), site.dir.path().join("host"), &[]) else {
+    // The list of mounts has names that are no UTF-8.
+    let other = site.dir.path().join(OsStr::from_bytes(b"other \xff"));
+    let mount = |at| Bind::mount(&site.data(), at, &[]);
+    let (Some(_other), Some(host)) = (mount(other), mount(site.dir.path().join("host"))) else {
         return;
     };
     let run = call_at(&site, &host).run().expect(1);
@@ -489,6 +494,56 @@ fn locks_that_other_hosts_do_not_see_are_refused() {
         );
         assert_eq!(line.contains(warning), variable == "TSV_SHARD", "{line}");
     }
+}
+
+#[test]
+fn a_device_of_the_shard_is_retired_without_locks_that_other_hosts_see() {
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    let Some(host) = Bind::mount(&site.data(), site.dir.path().join("host"), &[]) else {
+        return;
+    };
+    let retire = |option: &str, shard: Option<&str>| {
+        let call = site.bare().args(["status", "-d"]).arg(&host.at);
+        let call = call.args([option, DEVICE.0]);
+        match shard {
+            Some(shard) => call.env("TSV_SHARD", shard).run(),
+            None => call.run(),
+        }
+    };
+    // `acme` is in shard 3 of 5.
+    for shard in [None, Some("2/5")] {
+        let run = retire("--retire", shard).expect(1);
+        assert!(run.stderr.contains("passes no locks on"), "{}", run.stderr);
+    }
+    for option in ["--retire", "--unretire"] {
+        retire(option, Some("3/5")).expect(0);
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_has_locks() {
+    if !may_have_namespaces() {
+        return;
+    }
+    let site = Site::new();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    let data = site.data();
+    let read_only =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && shift && exec \"$@\"";
+    let wrapper = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        read_only,
+        "sh",
+        data.to_str().expect("UTF-8"),
+    ];
+    let check = site.subcommand("check").through(&wrapper).run();
+    assert!(!check.stdout.contains("lock"), "{}", check.stdout);
+    // The folder was indeed read-only.
+    assert!(check.stdout.contains("os error 30"), "{}", check.stdout);
 }
 
 #[test]

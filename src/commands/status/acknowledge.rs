@@ -14,7 +14,11 @@ use std::path::Path;
 ///
 /// # Errors
 /// `given` is no device folder, there is nothing to acknowledge, or the device folder cannot be locked or written.
-pub(super) fn acknowledge(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<Vec<String>> {
+pub(super) fn acknowledge(
+    data: &Path,
+    given: &Path,
+    lock: Locking<'_>,
+) -> anyhow::Result<Vec<String>> {
     let DeviceFolder { name, dir, .. } = &DeviceFolder::open(data, given, lock)?;
     let file = sanitize(dir.path().join(LAYOUT_FILE));
     let mut state = LayoutState::read(dir).map_err(|error| match error.kind() {

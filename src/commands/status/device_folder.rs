@@ -1,20 +1,21 @@
 //! A device folder that is given on the command line, for the commands of `status` that change something.
 
-use crate::config::ConfigError;
-use crate::data_dir::{DeviceLock, Dir, Hosts, LockError, is_processed_dir};
+use crate::config::{self, ConfigError, Environment};
+use crate::data_dir::{DeviceLock, Dir, LockError, is_processed_dir};
 use crate::sanitize::sanitize;
 use crate::shutdown::Shutdown;
 use anyhow::anyhow;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How a device folder is locked.
 #[derive(Clone, Copy)]
-pub(super) struct Locking {
+pub(super) struct Locking<'a> {
     /// Longest wait for the lock.
     pub wait: Duration,
-    /// The hosts that work on the data folder.
-    pub hosts: Hosts,
+    /// The settings, in which the companies of this host are.
+    pub env: &'a Environment,
 }
 
 /// An open and locked device folder.
@@ -30,11 +31,13 @@ impl DeviceFolder {
     ///
     /// # Errors
     /// `given` is no device folder, or it cannot be opened or locked.
-    pub(super) fn open(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<Self> {
+    pub(super) fn open(data: &Path, given: &Path, lock: Locking<'_>) -> anyhow::Result<Self> {
         let path = device_path(data, given)?;
         let name = sanitize(&path);
+        let company = path.iter().next().and_then(OsStr::to_str);
+        let hosts = config::hosts_for(lock.env, company)?;
         let dir = Dir::open(data)
-            .and_then(|data| data.used_by(lock.hosts).open_below(&path))
+            .and_then(|data| data.used_by(hosts).open_below(&path))
             .map_err(|error| anyhow!("cannot open {name}: {error}; check its permissions"))?;
         let lock = dir
             .lock(lock.wait, &Shutdown::default())

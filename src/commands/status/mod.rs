@@ -164,7 +164,7 @@ fn change_devices(args: &cli::Status, env: &Environment) -> anyhow::Result<()> {
     let folder = config::data_folder(Some(&args.data_folder.path))?;
     let lock = Locking {
         wait: config::lock_wait(env)?,
-        hosts: config::hosts(env, None)?,
+        env,
     };
     let print = |line: &str| {
         let _ = writeln!(std::io::stdout(), "{line}");

@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// `given` is no device folder, or it cannot be locked or written.
-pub(super) fn retire(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<String> {
+pub(super) fn retire(data: &Path, given: &Path, lock: Locking<'_>) -> anyhow::Result<String> {
     let folder = DeviceFolder::open(data, given, lock)?;
     folder
         .dir
@@ -27,7 +27,7 @@ pub(super) fn retire(data: &Path, given: &Path, lock: Locking) -> anyhow::Result
 ///
 /// # Errors
 /// `given` is no device folder or is not retired, or it cannot be locked or written.
-pub(super) fn unretire(data: &Path, given: &Path, lock: Locking) -> anyhow::Result<String> {
+pub(super) fn unretire(data: &Path, given: &Path, lock: Locking<'_>) -> anyhow::Result<String> {
     let folder = DeviceFolder::open(data, given, lock)?;
     let was_retired = folder
         .dir

@@ -38,6 +38,8 @@ HELD=1               # exit status of flock if another process has the lock; any
 LOCKS_REMEDY='mount the file system with locks (NFS: version 4, or version 3 with rpc.statd), or use another one'
 SHARED_FILE_SYSTEMS='6969|517b|ff534d42|fe534d42|65735546|1021997|c36400|5346414f|6b414653|bd00bd0|1161970|7461636f|73757245'
 MAX_BATCH=200        # files per call of powerview
+MAX_TURNS=32         # calls of powerview for uploads that run at once
+TURN_SECONDS=60      # longest wait for one of them to end
 
 # --- log -------------------------------------------------------------------------------------------------------
 
@@ -386,6 +388,22 @@ run_powerview() { (cd "$POWERVIEW_BASE/" 2>/dev/null || cd /; run_logged powervi
 
 ingest() { run_powerview --dataFolder "$data" "$@"; }
 
+# Waits for a turn, which is the lock of one of MAX_TURNS files, as descriptor 6. Hundreds of loggers that send at the same time
+# of the day have a worker each, and InfluxDB would answer none of them in time. After TURN_SECONDS the work begins all the
+# same, so that runs that wait for the bucket of one company do not hold up the others for long; so it does without locks.
+take_turn() {
+  local turn file
+  make_folder "$queues/turns" || return 0
+  for turn in $((RANDOM % MAX_TURNS)) $((RANDOM % MAX_TURNS)) $((RANDOM % MAX_TURNS)); do
+    file=$queues/turns/$turn
+    if [[ -L $file ]] || ! { exec 6>>"$file"; } 2>/dev/null; then return 0; fi
+    give_away "$file"
+    flock -n 6 2>/dev/null
+    (($? == HELD)) || return 0
+  done
+  flock -w "$TURN_SECONDS" 6 2>/dev/null || :
+}
+
 # Checks the catalogue of a campaign and applies it. A refused one leaves the reasons in channels.error.txt beside it. One that
 # is not there any more was deleted or is about to be replaced, which calls the hook again.
 apply_catalogue() {
@@ -539,7 +557,9 @@ work() {
     fi
   done
   if ((${#arguments[@]} > 0)); then
+    take_turn
     ingest "${arguments[@]}" || status=$?
+    exec 6>&-
     for note in "${notes[@]}"; do request_dashboard "$note"; done
   fi
   if [[ -n $sweep ]]; then

@@ -342,14 +342,7 @@ fn a_queue_that_cannot_be_locked_is_logged_and_the_file_is_ingested() {
             "{log}"
         );
         // Nothing is left that a later call would do again.
-        let queues = fs::read_dir(place.path("sftpgo/logs/queue")).expect("a folder");
-        for queue in queues {
-            let notes = fs::read_dir(queue.expect("an entry").path()).expect("a folder");
-            let names: Vec<_> = notes
-                .map(|note| note.expect("an entry").file_name())
-                .collect();
-            assert_eq!(names, [".lock"]);
-        }
+        assert_eq!(notes_left(&place), 0);
     }
 }
 
@@ -1441,7 +1434,9 @@ fn notes_left(place: &Place) -> usize {
         .filter(|entry| {
             entry.file_type().is_file()
                 && entry.file_name() != ".lock"
-                && !entry.path().parent().unwrap().ends_with("tried")
+                && !["tried", "turns"]
+                    .map(OsStr::new)
+                    .contains(&entry.path().parent().unwrap().file_name().unwrap())
         })
         .count()
 }
@@ -1457,7 +1452,6 @@ fn start(place: &Place, action: &str, path: impl AsRef<Path>) -> std::process::C
         .expect("the hook starts")
 }
 
-/// While one call works, `calls` others leave their files to it and end. Returns the processes and the memory meanwhile.
 /// The owner of the queues may put a link in place of a lock. A call of root that follows it would give the target away.
 #[test]
 fn a_link_in_place_of_the_lock_of_a_queue_is_not_followed() {
@@ -1513,6 +1507,7 @@ fn a_link_in_place_of_the_lock_of_a_queue_is_not_followed() {
     );
 }
 
+/// While one call works, `calls` others leave their files to it and end.
 fn calls_for_one_device(calls: usize) {
     if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
         return;
@@ -1551,6 +1546,123 @@ fn calls_for_one_device(calls: usize) {
         "files are passed in groups"
     );
     assert_eq!(notes_left(&place), 0);
+}
+
+/// The number of turns, as in the hook.
+const TURNS: usize = 32;
+
+/// The files of the turns, with a lock on each until they are dropped.
+fn taken_turns(place: &Place) -> Vec<fs::File> {
+    let folder = place.path("sftpgo/logs/queue/turns");
+    fs::create_dir_all(&folder).expect("a folder");
+    (0..TURNS)
+        .map(|turn| {
+            let file = fs::File::create(folder.join(turn.to_string())).expect("a file");
+            file.lock().expect("a lock");
+            file
+        })
+        .collect()
+}
+
+/// The processes of a place that wait for a turn.
+fn waiting_for_a_turn(place: &Place) -> usize {
+    let needle = place.path("base").into_os_string();
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let read = |process: &fs::DirEntry, name: &str| {
+        fs::read(process.path().join(name)).unwrap_or_default()
+    };
+    processes
+        .filter(|process| {
+            read(process, "cmdline").starts_with(b"flock\0-w\0")
+                && memchr_find(&read(process, "environ"), needle.as_bytes())
+        })
+        .count()
+}
+
+#[test]
+fn a_crowd_of_devices_is_ingested_in_turns() {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    let devices = 3 * TURNS;
+    let program = place.path("powerview/powerview");
+    let waits = RECORDER.replace(
+        "[[ -e $here/wait ]] &&",
+        "mktemp \"$here/started.XXXXXX\"\n",
+    );
+    put_program(&program, &waits);
+    let started = || {
+        let files = fs::read_dir(place.path("powerview")).expect("a folder");
+        let names = files.flatten().map(|entry| entry.file_name());
+        names
+            .filter(|name| name.as_bytes().starts_with(b"started"))
+            .count()
+    };
+    let file = |n: usize| place.data(format!("a/c/{n:08}/a.tsv"));
+    for n in 0..devices {
+        let mut call = start(&place, "upload", file(n));
+        assert!(call.wait().expect("an end").success());
+    }
+    place.until("each worker runs or waits", || {
+        started() + waiting_for_a_turn(&place) == devices
+    });
+    assert!((1..=TURNS).contains(&started()), "{} calls run", started());
+    fs::write(place.path("powerview/go"), "").expect("a file");
+    place.until("all files are passed on", || {
+        ingested(&place).len() == devices
+    });
+    place.until("the workers have ended", || processes_of(&place).0 == 0);
+    assert_eq!(notes_left(&place), 0);
+}
+
+#[test]
+#[ignore = "slow: waits a minute for a turn"]
+fn a_turn_is_waited_for_a_minute() {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    let taken = taken_turns(&place);
+    let file = place.data("a/c/02001171/a.tsv");
+    let begin = Instant::now();
+    assert!(place.act("upload", &file, "", "1").success());
+    assert!(begin.elapsed() >= Duration::from_mins(1));
+    assert_eq!(ingested(&place), [file.as_os_str()]);
+    drop(taken);
+}
+
+#[test]
+fn a_turn_that_cannot_be_locked_is_not_waited_for() {
+    if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
+        return;
+    }
+    let place = Place::new();
+    let taken = taken_turns(&place);
+    let target = place.path("of another");
+    fs::write(&target, "kept").expect("a file");
+    let turns = place.path("sftpgo/logs/queue/turns");
+    let of = |turn: usize| turns.join(turn.to_string());
+    for turn in 0..TURNS {
+        fs::remove_file(of(turn)).expect("removed");
+        symlink(&target, of(turn)).expect("a link");
+    }
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&turns, Some(12_345), None).expect("another owner");
+    }
+    let file = place.data("a/c/02001171/a.tsv");
+    assert!(place.act("upload", &file, "", "1").success());
+    let owner = fs::metadata(&target).expect("the file").uid();
+    assert_eq!(owner, rustix::process::geteuid().as_raw());
+    for turn in 0..TURNS {
+        fs::remove_file(of(turn)).expect("removed");
+        fs::create_dir(of(turn)).expect("a folder");
+    }
+    let other = place.data("a/c/02001171/b.tsv");
+    assert!(place.act("upload", &other, "", "1").success());
+    assert_eq!(ingested(&place), [file.as_os_str(), other.as_os_str()]);
+    drop(taken);
 }
 
 #[test]

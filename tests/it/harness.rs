@@ -14,6 +14,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// The folder of a device, relative to the data folder.
@@ -158,6 +159,10 @@ pub fn put_program(path: &Path, text: &str) {
     assert!(shell.wait().expect("sh ends").success());
 }
 
+/// Keeps files from being written while a process starts: until it runs its program, it has them open for writing too, and
+/// `powerview` leaves such a file in place.
+static STARTS: RwLock<()> = RwLock::new(());
+
 /// A data folder and a report folder in a temporary directory, which is removed on drop.
 pub struct Site {
     pub dir: tempfile::TempDir,
@@ -195,6 +200,7 @@ impl Site {
     /// Writes a file below the data folder, with its folders.
     pub fn put(&self, relative: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path_in_new_dir(relative);
+        let _no_process_starts = STARTS.write().unwrap_or_else(PoisonError::into_inner);
         std::fs::write(&path, bytes).expect("file written");
         path
     }
@@ -548,7 +554,10 @@ impl Call<'_> {
     pub fn start(mut self) -> Running {
         wait_for_forks();
         let started = Instant::now();
-        let mut child = self.command.spawn().expect("the binary starts");
+        let mut child = {
+            let _no_file_is_written = STARTS.read().unwrap_or_else(PoisonError::into_inner);
+            self.command.spawn().expect("the binary starts")
+        };
         let stdout = drain(child.stdout.take().expect("piped"));
         let stderr = drain(child.stderr.take().expect("piped"));
         Running {

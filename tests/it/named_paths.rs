@@ -66,8 +66,8 @@ fn a_company_campaign_or_device_folder_is_swept() {
         for folder in folders {
             call = call.arg(site.path(folder));
         }
-        call.ok();
-        assert_eq!(ingested(&site), expected, "{folders:?}");
+        let run = call.ok();
+        assert_eq!(ingested(&site), expected, "{folders:?}: {}", run.stderr);
         assert_eq!(
             site.report()["nb_files_total"],
             expected.len(),

@@ -396,7 +396,7 @@ take_turn() {
   make_folder "$queues/turns" || return 0
   for turn in $((RANDOM % MAX_TURNS)) $((RANDOM % MAX_TURNS)) $((RANDOM % MAX_TURNS)); do
     file=$queues/turns/$turn
-    if [[ -L $file ]] || ! { exec 6>>"$file"; } 2>/dev/null; then return 0; fi
+    if [[ -L $file ]] || ! { exec 6<>"$file"; } 2>/dev/null; then return 0; fi
     give_away "$file"
     flock -n 6 2>/dev/null
     (($? == HELD)) || return 0

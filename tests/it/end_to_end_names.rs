@@ -184,7 +184,10 @@ fn wait_for_calls(site: &Site) {
     let has_notes = || {
         let queues = std::fs::read_dir(site.path("sftpgo/logs/queue"));
         let queues = queues.into_iter().flatten().flatten();
-        let mut queues = queues.filter(|queue| queue.file_name() != "tried");
+        let mut queues = queues.filter(|queue| {
+            let name = queue.file_name();
+            name != "tried" && name != "turns"
+        });
         queues.any(|queue| {
             let notes = std::fs::read_dir(queue.path()).into_iter().flatten();
             let mut notes = notes.flatten();

@@ -21,7 +21,7 @@ const MAX_VIRTUAL_ID: usize = 130;
 /// How a channel counts in the site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Role {
-    /// Nobody has said it.
+    /// The catalogue does not say.
     #[default]
     Unknown,
     /// Counts in the total.

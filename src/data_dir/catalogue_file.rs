@@ -48,7 +48,7 @@ impl Dir {
     /// Opens the catalogue of this campaign folder. `None` if there is none.
     ///
     /// # Errors
-    /// It is no regular file, or cannot be opened.
+    /// It is not a regular file, or cannot be opened.
     pub(crate) fn open_catalogue(&self) -> Result<Option<OpenFile>, OpenError> {
         match self.open_file(OsStr::new(CATALOGUE_FILE)) {
             Ok(file) => Ok(Some(file)),

@@ -582,7 +582,8 @@ impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
         let mut locks = Locks::new();
         for swaps in 1.. {
             self.lock_new(&mut locks, self.lock_wait)?;
-            // Catalogues are applied under the locks of campaigns. Whoever holds one does not wait for that of a device.
+            // Catalogues are applied under the locks of campaigns. A process that holds one does not wait for that of a
+            // device.
             self.lock_campaigns(&mut locks)?;
             self.add_missing(next, true, devices)?;
             if current.is_some() {

@@ -37,6 +37,7 @@ NOT_LOCKED=75        # exit status of create_dashboard if it did not get the loc
 HELD=1               # exit status of flock if another process has the lock; any other means that there are no locks
 LOCKS_REMEDY='mount the file system with locks (NFS: version 4, or version 3 with rpc.statd), or use another one'
 SHARED_FILE_SYSTEMS='6969|517b|ff534d42|fe534d42|65735546|1021997|c36400|5346414f|6b414653|bd00bd0|1161970|7461636f|73757245'
+REFUSED=3            # exit status of extra_vars if it refuses a name
 MAX_BATCH=200        # files per call of powerview
 MAX_TURNS=32         # calls of powerview for uploads that run at once
 TURN_SECONDS=60      # longest wait for one of them to end
@@ -434,9 +435,14 @@ create_dashboard() {
     log "mkdir $(sanitize "$company/$campaign"): the company name is refused: it is the meta bucket; rename the folder"
     return 0
   fi
-  if ! vars=$(extra_vars "$company" "$campaign" 2>&1); then
+  vars=$(extra_vars "$company" "$campaign" 2>&1)
+  status=$?
+  if ((status == REFUSED)); then
     log "mkdir $(sanitize "$company/$campaign"): $vars; rename the folder; no dashboard created"
     return 0
+  elif ((status != 0)); then
+    log "mkdir $(sanitize "$company/$campaign"): the name cannot be checked: ${vars##*$'\n'}; install python3 and correct POWERVIEW_BASE; no dashboard created"
+    return "$status"
   fi
   log "mkdir $company/$campaign: creating the Grafana resources"
   # Allow one run at a time. The lock is on the playbook, which needs no lock file, and the kernel releases it when the

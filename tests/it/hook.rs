@@ -740,6 +740,33 @@ impl ToOs for Vec<u8> {
 }
 
 #[test]
+fn a_name_that_cannot_be_checked_is_not_called_wrong() {
+    if !installed("python3", "python3") {
+        return;
+    }
+    let place = Place::new();
+    let plugins = place.path("base/grafana-automation/playbooks/filter_plugins");
+    fs::create_dir_all(&plugins).expect("a folder");
+    fs::write(
+        plugins.join("powerview.py"),
+        "raise OSError('no such thing')\n",
+    )
+    .expect("a file");
+    fs::create_dir_all(place.data("acme/site1")).expect("a folder");
+    let status = place.act("mkdir", place.data("acme/site1"), "", "1");
+    assert_eq!(status.code(), Some(1));
+    let log = place.log();
+    assert!(
+        log.contains(
+            "acme/site1: the name cannot be checked: OSError: no such thing; install python3"
+        ),
+        "{log}"
+    );
+    assert!(!log.contains("rename the folder"), "{log}");
+    assert!(place.calls("ansible").is_empty());
+}
+
+#[test]
 fn a_failing_program_is_logged_and_its_status_returned() {
     if !installed("python3", "python3") {
         return;

@@ -14,7 +14,6 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// The folder of a device, relative to the data folder.
@@ -100,16 +99,21 @@ impl Drop for Tmpfs {
 /// Waits until each process that this one has forked runs its own program.
 ///
 /// Until then, it has the files open that tests in other threads were writing when it was forked, and no lease is granted
-/// on them.
+/// on them. The kernel lets the parent go on before it closes them: for that moment the process has no command line.
 pub fn wait_for_forks() {
     // That of a test that is repeated with another server differs.
     let own = std::fs::read("/proc/self/cmdline").expect("a program");
     let parent = std::process::id().to_string();
     let is_fork = |process: &Path| {
-        std::fs::read(process.join("cmdline")).is_ok_and(|program| program == own)
+        std::fs::read(process.join("cmdline")).is_ok_and(|line| line == own || line.is_empty())
             && std::fs::read_to_string(process.join("stat")).is_ok_and(|stat| {
-                let fields = stat.rsplit(')').next().unwrap_or_default();
-                fields.split_whitespace().nth(1) == Some(&parent)
+                let mut fields = stat
+                    .rsplit(')')
+                    .next()
+                    .unwrap_or_default()
+                    .split_whitespace();
+                let is_zombie = fields.next() == Some("Z");
+                !is_zombie && fields.next() == Some(&parent)
             })
     };
     let has_fork = || {
@@ -159,10 +163,6 @@ pub fn put_program(path: &Path, text: &str) {
     assert!(shell.wait().expect("sh ends").success());
 }
 
-/// Keeps files from being written while a process starts: until it runs its program, it has them open for writing too, and
-/// `powerview` leaves such a file in place.
-static STARTS: RwLock<()> = RwLock::new(());
-
 /// A data folder and a report folder in a temporary directory, which is removed on drop.
 pub struct Site {
     pub dir: tempfile::TempDir,
@@ -200,7 +200,6 @@ impl Site {
     /// Writes a file below the data folder, with its folders.
     pub fn put(&self, relative: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path_in_new_dir(relative);
-        let _no_process_starts = STARTS.write().unwrap_or_else(PoisonError::into_inner);
         std::fs::write(&path, bytes).expect("file written");
         path
     }
@@ -554,10 +553,7 @@ impl Call<'_> {
     pub fn start(mut self) -> Running {
         wait_for_forks();
         let started = Instant::now();
-        let mut child = {
-            let _no_file_is_written = STARTS.read().unwrap_or_else(PoisonError::into_inner);
-            self.command.spawn().expect("the binary starts")
-        };
+        let mut child = self.command.spawn().expect("the binary starts");
         let stdout = drain(child.stdout.take().expect("piped"));
         let stderr = drain(child.stderr.take().expect("piped"));
         Running {

@@ -81,12 +81,13 @@ fn a_folder_is_found_from_the_working_directory_and_its_misplaced_files_are_repo
     let site = site_of(&DEVICES);
     site.put_old("acme/site1/b.tsv", good_file(1, 1));
     site.put_old("beta/b.tsv", good_file(1, 1));
-    site.lp_run()
+    let run = site
+        .lp_run()
         .cwd(site.data())
         .args(["-t", "acme"])
         .run()
         .expect(1);
-    assert_eq!(ingested(&site), &DEVICES[..3]);
+    assert_eq!(ingested(&site), &DEVICES[..3], "{}", run.stderr);
     let report = site.report();
     assert_eq!(file_of(&report, "b.tsv")["status"], "error");
     assert_eq!(report["nb_files_total"], 4);

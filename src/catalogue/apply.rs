@@ -441,10 +441,7 @@ fn lock_message(error: &LockError) -> String {
             "campaign folder is locked by {holder} (waited {} s)",
             waited.as_secs()
         ),
-        error => match error.remedy() {
-            Some(remedy) => format!("{error}; {remedy}"),
-            None => error.to_string(),
-        },
+        error => error.with_remedy(),
     }
 }
 

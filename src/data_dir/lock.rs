@@ -74,6 +74,14 @@ impl LockError {
             Self::Local { .. } => Some(SHARE_LOCKS),
         }
     }
+
+    /// The message, with what to do.
+    pub(crate) fn with_remedy(&self) -> String {
+        match self.remedy() {
+            Some(remedy) => format!("{self}; {remedy}"),
+            None => self.to_string(),
+        }
+    }
 }
 
 impl Dir {

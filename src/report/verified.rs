@@ -87,7 +87,7 @@ pub(crate) fn add_verified(
         LockError::Held { holder, .. } => {
             io::Error::other(format!("the folder is locked by {holder}"))
         }
-        error => io::Error::other(error.to_string()),
+        error => io::Error::other(error.with_remedy()),
     })?;
     let mut all = read(&folder).unwrap_or_default();
     all.extend(devices);

@@ -69,7 +69,7 @@ pub(crate) enum RollupError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error(transparent)]
+    #[error("{}", .0.with_remedy())]
     Lock(#[from] LockError),
     /// The summaries of another device of the campaign are being computed.
     #[error("campaign folder is locked by {0}")]

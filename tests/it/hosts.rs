@@ -522,6 +522,53 @@ fn a_device_of_the_shard_is_retired_without_locks_that_other_hosts_see() {
 }
 
 #[test]
+fn commands_for_a_company_of_the_shard_need_no_locks_that_other_hosts_see() {
+    let site = Site::new();
+    let double = Double::start();
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    site.run_to(&double).ok();
+    // For `verify --repair`, which locks a device to write what is lacking.
+    let points = double.points("acme");
+    double.delete_of("acme", "site", |_| true);
+    assert_ne!(double.points("acme"), points);
+    let Some(host) = Bind::mount(&site.data(), site.dir.path().join("host"), &[]) else {
+        return;
+    };
+    let run = |command: &[&str], shard: Option<&str>| {
+        let call = site.bare().args(command).args(["--company", "acme", "-d"]);
+        let call = call.arg(&host.at).server(&double.url(), TOKEN, ORG);
+        match shard {
+            Some(shard) => call.env("TSV_SHARD", shard).run(),
+            None => call.run(),
+        }
+    };
+    let reason = "the program behind FUSE passes no locks on; mount it so that all hosts see them, or set TSV_SHARD on each host, or TSV_SINGLE_HOST=1 if no other host uses the folder";
+    for command in [
+        &["channels", "--campaign", "site"][..],
+        &["verify", "--repair"],
+        &["rebuild"],
+    ] {
+        // `acme` is in shard 3 of 5.
+        for shard in [None, Some("2/5")] {
+            let run = run(command, shard);
+            assert_ne!(run.code(), 0, "{command:?}");
+            let said = format!("{}{}", run.stdout, run.stderr);
+            assert!(said.contains(reason), "{command:?} {shard:?}: {said}");
+        }
+        let run = run(command, Some("3/5"));
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(!said.contains(reason), "{command:?}: {said}");
+        let warning = "locks on FUSE are not seen by other hosts";
+        assert_eq!(said.matches(warning).count(), 1, "{command:?}: {said}");
+        // The double has no answer to what `rebuild` asks with the lock.
+        let code = i32::from(command == ["rebuild"]);
+        assert_eq!(run.code(), code, "{command:?}: {said}");
+    }
+    assert!(site.exists("acme/site/channels.csv"));
+    assert_eq!(double.points("acme"), points);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_has_locks() {
     if !may_have_namespaces() {
         return;

@@ -57,7 +57,7 @@ pub(super) fn rebuild(args: &cli::Rebuild) -> anyhow::Result<ExitCode> {
                 "another rebuild of {} runs, {holder}; run this again when it has ended",
                 sanitize(&args.company)
             ),
-            error => error.into(),
+            error => anyhow!(error.with_remedy()),
         })?;
     let rebuild = Rebuild {
         company: &args.company,

@@ -271,8 +271,9 @@ lock_queue() {
     no_lock='.lock is a symbolic link, remove it'
     return 2
   fi
-  if ! exec 9>>"$folder/.lock"; then
-    no_lock=$({ : >>"$folder/.lock"; } 2>&1)
+  # Reading and writing, so that a pipe in place of the file is not waited for.
+  if ! exec 9<>"$folder/.lock"; then
+    no_lock=$({ : <>"$folder/.lock"; } 2>&1)
     no_lock=${no_lock##*: }
     return 2
   fi
@@ -454,7 +455,7 @@ create_dashboard() {
   fi
   # Hosts that share the data folder have a playbook each.
   if is_shared "$data"; then
-    if [[ -L $data/.powerview-lock ]] || ! exec 7>>"$data/.powerview-lock"; then
+    if [[ -L $data/.powerview-lock ]] || ! exec 7<>"$data/.powerview-lock"; then
       log "mkdir $company/$campaign: $(sanitize "$data/.powerview-lock") is a link or cannot be opened; remove it or correct its permissions; no dashboard created"
       return "$NOT_LOCKED"
     fi

@@ -1479,9 +1479,10 @@ fn start(place: &Place, action: &str, path: impl AsRef<Path>) -> std::process::C
         .expect("the hook starts")
 }
 
-/// The owner of the queues may put a link in place of a lock. A call of root that follows it would give the target away.
+/// The owner of the queues may put a link in place of a lock. A call of root that follows it would give the target away. A pipe
+/// can be locked like a file.
 #[test]
-fn a_link_in_place_of_the_lock_of_a_queue_is_not_followed() {
+fn a_link_in_place_of_the_lock_of_a_queue_is_not_followed_and_a_pipe_not_waited_for() {
     if !installed("flock", "util-linux") || !installed("setsid", "util-linux") {
         return;
     }
@@ -1532,6 +1533,13 @@ fn a_link_in_place_of_the_lock_of_a_queue_is_not_followed() {
         "{}",
         place.log()
     );
+    fs::remove_file(&lock).expect("removed");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &lock, mode).expect("a pipe");
+    upload("c.tsv");
+    place.until("powerview is called", || {
+        place.calls("powerview").len() == 3
+    });
 }
 
 /// While one call works, `calls` others leave their files to it and end.

@@ -3,7 +3,7 @@
 use super::copier::Copier;
 use super::{Rebuild, RebuildError};
 use crate::data_dir::{CATALOGUE, rebuild_bucket};
-use crate::sink::{ALL_TIMES, BucketAdmin, FieldTypes, PointQuery, PointSource, retried};
+use crate::sink::{ALL_TIMES, BucketAdmin, CopySource, FieldTypes, PointQuery, retried};
 use crate::verify::Unexplained as _;
 use std::cell::RefCell;
 use std::fmt;
@@ -41,7 +41,7 @@ fn several_types(fields: FieldTypes) -> impl Iterator<Item = SeveralTypes> {
     })
 }
 
-impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
+impl<S: CopySource + BucketAdmin> Rebuild<'_, S> {
     /// The fields of the current bucket with values of several types, of which the report counts one.
     ///
     /// # Errors

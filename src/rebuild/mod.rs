@@ -18,7 +18,7 @@ use crate::points::BatchOptions;
 use crate::report::Progress;
 use crate::shutdown::Shutdown;
 use crate::sink::{
-    BucketAdmin, BucketInfo, Field, Place, PointSource, PointVisitor, ReadError, Sink, StoredPoint,
+    BucketAdmin, BucketInfo, CopySource, Field, Place, PointVisitor, ReadError, Sink, StoredPoint,
 };
 use crate::time_zone::FileZones;
 use crate::verify::{Devices, Options, Unexplained, Verification, Verifier};
@@ -52,7 +52,7 @@ pub(crate) struct Buckets {
     pub former: Vec<(NaiveDate, BucketInfo)>,
 }
 
-impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
+impl<S: CopySource + BucketAdmin> Rebuild<'_, S> {
     /// Looks up the buckets of the company.
     ///
     /// # Errors

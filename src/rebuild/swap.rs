@@ -5,7 +5,7 @@ use crate::data_dir::{
     DEVICE_DEPTH, DeviceItem, DeviceLock, LockError, devices_in, former_bucket, rebuild_bucket,
 };
 use crate::pipeline::raise_file_limit;
-use crate::sink::{BucketAdmin, BucketInfo, PointSource, ReadError};
+use crate::sink::{BucketAdmin, BucketInfo, CopySource, ReadError};
 use crate::verify::Devices;
 use chrono::{NaiveTime, Utc};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ impl Next<'_> {
 /// The locks of device and campaign folders, by their paths.
 type Locks = BTreeMap<PathBuf, DeviceLock>;
 
-impl<S: PointSource + BucketAdmin> Rebuild<'_, S> {
+impl<S: CopySource + BucketAdmin> Rebuild<'_, S> {
     /// Gives the new bucket the company's name, and the current one that of a former bucket. The new one may have points
     /// that no file gives only if `keep_unexplained` is set.
     ///

@@ -13,8 +13,8 @@ pub(crate) use influx2::{Influx, InfluxReader, Probe, SUMMARY_TIME};
 pub(crate) use line_protocol_dir::{CreateDirError, LineProtocolDir};
 pub(crate) use meta_sender::MetaSender;
 pub(crate) use source::{
-    ALL_TIMES, BucketAdmin, BucketInfo, Field, FieldTypes, Place, PointQuery, PointSource,
-    PointVisitor, ReadError, Series, SeriesQuery, StoredPoint, retried,
+    ALL_TIMES, BucketAdmin, BucketInfo, CopySource, Field, FieldTypes, Place, PointQuery,
+    PointSource, PointVisitor, ReadError, Series, SeriesQuery, StoredPoint, retried,
 };
 pub(crate) use unsent_points::UnsentPoints;
 

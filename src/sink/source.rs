@@ -46,39 +46,6 @@ pub(crate) trait PointSource {
         tag: &str,
     ) -> Result<Vec<String>, ReadError>;
 
-    /// The keys of tags in a measurement that [`Self::points`] does not pass on, because columns of an answer have the same
-    /// names.
-    ///
-    /// # Errors
-    /// The server gives no answer, or refuses the request.
-    fn unreadable_tags(
-        &self,
-        bucket: &str,
-        measurement: &str,
-    ) -> Result<Vec<&'static str>, ReadError>;
-
-    /// What of the tags of a measurement has a line break, in words. [`Self::points`] changes line breaks.
-    ///
-    /// # Errors
-    /// The server gives no answer, or refuses the request.
-    fn line_break_in_tags(
-        &self,
-        bucket: &str,
-        measurement: &str,
-    ) -> Result<Option<String>, ReadError>;
-
-    /// The types of the fields of a bucket.
-    ///
-    /// # Errors
-    /// The server gives no answer, or refuses the request.
-    fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError>;
-
-    /// The measurements with points of channels that have no tag `device`, and the number of these channels.
-    ///
-    /// # Errors
-    /// The server gives no answer, or refuses the request.
-    fn channels_without_device(&self, bucket: &str) -> Result<Vec<(String, u64)>, ReadError>;
-
     /// Passes points to `visitor`, series by series. Of a series with values of several types, only those of one type may
     /// be passed on. Line breaks in texts may be changed.
     ///
@@ -111,11 +78,41 @@ pub(crate) trait PointSource {
         tags: &[(&str, &str)],
         times: &Range<i64>,
     ) -> Result<(), ReadError>;
+}
+
+/// A database whose points are copied: what [`PointSource::points`] changes or does not pass on.
+pub(crate) trait CopySource: PointSource {
+    /// The keys of tags in a measurement that [`PointSource::points`] does not pass on, because columns of an answer have the
+    /// same names.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn unreadable_tags(
+        &self,
+        bucket: &str,
+        measurement: &str,
+    ) -> Result<Vec<&'static str>, ReadError>;
+
+    /// What of the tags of a measurement has a line break, in words. [`PointSource::points`] changes line breaks.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn line_break_in_tags(
+        &self,
+        bucket: &str,
+        measurement: &str,
+    ) -> Result<Option<String>, ReadError>;
+
+    /// The types of the fields of a bucket.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError>;
 
     /// Passes the points of a field of texts to `visitor` whose values have line breaks, unchanged.
     ///
     /// # Errors
-    /// As for [`Self::points`].
+    /// As for [`PointSource::points`].
     fn texts_with_line_breaks(
         &self,
         bucket: &str,

@@ -47,4 +47,33 @@ impl InfluxReader {
         );
         self.pass_points(bucket, &query, visitor)
     }
+    /// The measurements with points of channels that have no tag `device`, and the number of these channels.
+    ///
+    /// # Errors
+    /// The server gives no answer, or refuses the request.
+    pub(crate) fn channels_without_device(
+        &self,
+        bucket: &str,
+    ) -> Result<Vec<(String, u64)>, ReadError> {
+        let query = format!(
+            "from(bucket: {}) |> range(start: {}, stop: {}) \
+             |> filter(fn: (r) => exists r.channel_id and not exists r.device and r._field == \"value\") |> last() \
+             |> keep(columns: [\"_measurement\", \"channel_id\"]) |> group(columns: [\"_measurement\"]) |> count(column: \"channel_id\")",
+            flux::string(bucket),
+            ALL_TIMES.start,
+            ALL_TIMES.end
+        );
+        let mut found = Vec::new();
+        self.rows(bucket, &query, |columns, record| {
+            let cell = |name| columns.position(name).and_then(|n| record.get(n));
+            let text = |name| cell(name).map(String::from_utf8_lossy);
+            if let (Some(measurement), Some(count)) = (text("_measurement"), text("channel_id"))
+                && let Ok(count) = count.parse()
+            {
+                found.push((measurement.into_owned(), count));
+            }
+            true
+        })?;
+        Ok(found)
+    }
 }

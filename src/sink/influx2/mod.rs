@@ -16,6 +16,7 @@ mod admin;
 mod buckets;
 mod channels;
 mod client;
+mod copying;
 mod flux;
 mod health;
 mod influx3;

@@ -9,8 +9,8 @@ use crate::http::HttpSettings;
 use crate::shutdown::Shutdown;
 use crate::sink::retry::{ApiError, RetryError, RetryPolicy, Scope};
 use crate::sink::source::{
-    ALL_TIMES, Field, FieldTypes, Place, PointQuery, PointSource, PointVisitor, ReadError, Series,
-    SeriesQuery, StoredBucket, StoredPoint,
+    ALL_TIMES, CopySource as _, Field, Place, PointQuery, PointSource, PointVisitor, ReadError,
+    Series, SeriesQuery, StoredBucket, StoredPoint,
 };
 use crate::sink::{ServerSettings, WriteError};
 use anyhow::Context as _;
@@ -20,7 +20,6 @@ use csv::ByteRecord;
 use influxdb2::RequestError;
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::Deserialize;
 use serde_json::json;
 use std::io;
 use std::ops::Range;
@@ -36,31 +35,8 @@ const MAX_WAITING: usize = 16;
 /// Maximum length of the body of an error, in bytes.
 const MAX_ERROR: usize = 64 * 1024;
 
-/// A regular expression for texts with a line break.
-const LINE_BREAK: &str = "/[\\n\\r]/";
-
 /// Number of rows between two checks of the shutdown flag.
 const SHUTDOWN_CHECK_ROWS: u64 = 4096;
-
-/// The answer to statements of `InfluxQL`.
-#[derive(Deserialize)]
-struct Statements {
-    results: Vec<Statement>,
-}
-
-#[derive(Deserialize)]
-struct Statement {
-    #[serde(default)]
-    series: Vec<FieldsOfMeasurement>,
-    error: Option<String>,
-}
-
-/// The keys and types of the fields of a measurement.
-#[derive(Deserialize)]
-struct FieldsOfMeasurement {
-    name: String,
-    values: Vec<(String, String)>,
-}
 
 /// A connection for queries.
 pub(crate) struct InfluxReader {
@@ -169,7 +145,7 @@ impl InfluxReader {
     }
 
     /// Calls `each` for all rows that answer a query, until it returns false.
-    fn rows(
+    pub(super) fn rows(
         &self,
         bucket: &str,
         query: &str,
@@ -286,7 +262,7 @@ impl InfluxReader {
     }
 
     /// The values that a function of the schema returns for a measurement: the beginning of its call, and what follows it.
-    fn schema(
+    pub(super) fn schema(
         &self,
         bucket: &str,
         measurement: &str,
@@ -348,7 +324,7 @@ impl InfluxReader {
     }
 
     /// The values of the first column of the answer to a query.
-    fn values(&self, bucket: &str, query: &str) -> Result<Vec<String>, ReadError> {
+    pub(super) fn values(&self, bucket: &str, query: &str) -> Result<Vec<String>, ReadError> {
         let mut values = Vec::new();
         self.rows(bucket, query, |columns, record| {
             let value = columns.position("_value").and_then(|n| record.get(n));
@@ -433,89 +409,6 @@ impl PointSource for InfluxReader {
         Ok(values)
     }
 
-    fn unreadable_tags(
-        &self,
-        bucket: &str,
-        measurement: &str,
-    ) -> Result<Vec<&'static str>, ReadError> {
-        let keys = self.schema(bucket, measurement, "tagKeys(", "")?;
-        let found = |key| keys.iter().filter(|found| *found == key).count();
-        // The server lists the first two of each measurement, and once more if they are tags.
-        let own = [("_start", 1), ("_stop", 1), ("_time", 0), ("_value", 0)];
-        let tags = own.iter().filter(|(key, columns)| found(*key) > *columns);
-        Ok(tags.map(|(key, _)| *key).collect())
-    }
-
-    fn line_break_in_tags(
-        &self,
-        bucket: &str,
-        measurement: &str,
-    ) -> Result<Option<String>, ReadError> {
-        let breaks = &format!(" |> filter(fn: (r) => r._value =~ {LINE_BREAK}) |> limit(n: 1)");
-        if !self
-            .schema(bucket, measurement, "tagKeys(", breaks)?
-            .is_empty()
-        {
-            return Ok(Some("the name of a tag".to_owned()));
-        }
-        let keys = self.schema(bucket, measurement, "tagKeys(", "")?;
-        for key in keys.iter().filter(|key| !key.starts_with('_')) {
-            let values = format!("tagValues(tag: {}, ", flux::string(key));
-            if !self
-                .schema(bucket, measurement, &values, breaks)?
-                .is_empty()
-            {
-                return Ok(Some(format!("a value of the tag {key:?}")));
-            }
-        }
-        Ok(None)
-    }
-
-    fn field_types(&self, bucket: &str) -> Result<FieldTypes, ReadError> {
-        // Queries with Flux return one type of a field. Each bucket is also a database of this name.
-        let query = [("db", bucket), ("rp", "autogen"), ("q", "SHOW FIELD KEYS")];
-        let retry = &self.retry;
-        let answer: Statements = self.request(retry, &Method::GET, "/query", &query, None)?;
-        let mut types = FieldTypes::new();
-        for statement in answer.results {
-            if let Some(error) = statement.error {
-                let address = &self.client.address;
-                return Err(ReadError::Refused(format!(
-                    "{address}: the fields of bucket {bucket:?} cannot be listed: {error}"
-                )));
-            }
-            for FieldsOfMeasurement { name, values } in statement.series {
-                for (field, kind) in values {
-                    types.entry((name.clone(), field)).or_default().insert(kind);
-                }
-            }
-        }
-        Ok(types)
-    }
-
-    fn channels_without_device(&self, bucket: &str) -> Result<Vec<(String, u64)>, ReadError> {
-        let query = format!(
-            "from(bucket: {}) |> range(start: {}, stop: {}) \
-             |> filter(fn: (r) => exists r.channel_id and not exists r.device and r._field == \"value\") |> last() \
-             |> keep(columns: [\"_measurement\", \"channel_id\"]) |> group(columns: [\"_measurement\"]) |> count(column: \"channel_id\")",
-            flux::string(bucket),
-            ALL_TIMES.start,
-            ALL_TIMES.end
-        );
-        let mut found = Vec::new();
-        self.rows(bucket, &query, |columns, record| {
-            let cell = |name| columns.position(name).and_then(|n| record.get(n));
-            let text = |name| cell(name).map(String::from_utf8_lossy);
-            if let (Some(measurement), Some(count)) = (text("_measurement"), text("channel_id"))
-                && let Ok(count) = count.parse()
-            {
-                found.push((measurement.into_owned(), count));
-            }
-            true
-        })?;
-        Ok(found)
-    }
-
     fn points(
         &self,
         query: &PointQuery<'_>,
@@ -567,39 +460,6 @@ impl PointSource for InfluxReader {
         let path = "/api/v2/delete";
         self.request_text(&self.retry, &Method::POST, path, &query, Some(&body))
             .map(drop)
-    }
-
-    fn texts_with_line_breaks(
-        &self,
-        bucket: &str,
-        measurement: &str,
-        field: &str,
-        visitor: &mut dyn PointVisitor,
-    ) -> Result<(), ReadError> {
-        let points = flux::measurement(bucket, measurement, &ALL_TIMES);
-        let query = format!(
-            "import \"strings\"\n\
-             {points} |> filter(fn: (r) => r._field == {} and r._value =~ {LINE_BREAK}) \
-             |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"]) \
-             |> map(fn: (r) => ({{r with _value: {}}}))",
-            flux::string(field),
-            flux::escaped("r._value")
-        );
-        self.pass_points(bucket, &query, &mut Unescaped(visitor))
-    }
-}
-
-/// Passes points on whose values are escaped texts.
-struct Unescaped<'a>(&'a mut dyn PointVisitor);
-
-impl PointVisitor for Unescaped<'_> {
-    fn series(&mut self, tags: &[(String, String)], field: Field<'_>, place: Place) {
-        self.0.series(tags, field, place);
-    }
-
-    fn point(&mut self, point: StoredPoint<'_>) {
-        let value = &flux::unescaped(point.value);
-        self.0.point(StoredPoint { value, ..point });
     }
 }
 

@@ -3,8 +3,8 @@
 use super::reader::InfluxReader;
 use crate::sink::retry::ApiError;
 use crate::sink::source::{
-    ALL_TIMES, Field, FieldTypes, Place, PointQuery, PointSource, PointVisitor, ReadError,
-    SeriesQuery, StoredBucket, StoredPoint,
+    ALL_TIMES, Field, Place, PointQuery, PointSource, PointVisitor, ReadError, SeriesQuery,
+    StoredBucket, StoredPoint,
 };
 use chrono::{DateTime, NaiveDateTime, SecondsFormat};
 use csv::StringRecord;
@@ -281,18 +281,6 @@ impl PointSource for SqlReader<'_> {
         Ok(masters)
     }
 
-    fn unreadable_tags(&self, _: &str, _: &str) -> Result<Vec<&'static str>, ReadError> {
-        Self::unsupported()
-    }
-
-    fn line_break_in_tags(&self, _: &str, _: &str) -> Result<Option<String>, ReadError> {
-        Self::unsupported()
-    }
-
-    fn field_types(&self, _: &str) -> Result<FieldTypes, ReadError> {
-        Self::unsupported()
-    }
-
     fn tag_values(
         &self,
         bucket: &str,
@@ -314,10 +302,6 @@ impl PointSource for SqlReader<'_> {
         _: &[(&str, &str)],
         _: &Range<i64>,
     ) -> Result<(), ReadError> {
-        Self::unsupported()
-    }
-
-    fn channels_without_device(&self, _: &str) -> Result<Vec<(String, u64)>, ReadError> {
         Self::unsupported()
     }
 
@@ -351,16 +335,6 @@ impl PointSource for SqlReader<'_> {
             self.points_after(query, &columns, &selection, series, visitor)?;
         }
         Ok(())
-    }
-
-    fn texts_with_line_breaks(
-        &self,
-        _: &str,
-        _: &str,
-        _: &str,
-        _: &mut dyn PointVisitor,
-    ) -> Result<(), ReadError> {
-        Self::unsupported()
     }
 }
 

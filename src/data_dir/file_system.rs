@@ -112,7 +112,7 @@ pub(crate) enum LocalLock {
     Option(&'static str),
     /// The program behind FUSE does not support locks, so the kernel keeps them.
     Fuse,
-    /// The mount cannot be examined, because `/proc` is missing.
+    /// The mount cannot be examined, because `/proc` is missing or does not list it.
     Unknown,
 }
 
@@ -121,7 +121,9 @@ impl fmt::Display for LocalLock {
         match self {
             Self::Option(option) => write!(f, "it is mounted with {option}"),
             Self::Fuse => f.write_str("the program behind FUSE passes no locks on"),
-            Self::Unknown => f.write_str("/proc is missing, so that its mount cannot be examined"),
+            Self::Unknown => f.write_str(
+                "/proc is missing or does not list its mount, as in a chroot, so that the options of the mount are not known",
+            ),
         }
     }
 }
@@ -136,8 +138,7 @@ struct Mount {
 
 impl Mount {
     fn of(fd: impl AsFd) -> io::Result<Self> {
-        let number = fd.as_fd().as_raw_fd();
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+        let info = fd_info(fd)?;
         let id = info
             .lines()
             .find_map(|line| line.strip_prefix("mnt_id:"))
@@ -149,13 +150,24 @@ impl Mount {
             options_of(&String::from_utf8_lossy(&mounts), id).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self {
             options,
-            has_lock: info.lines().any(|line| line.starts_with("lock:")),
+            has_lock: has_lock(&info),
         })
     }
 
     fn has_option(&self, wanted: &str) -> bool {
         self.options.split(',').any(|option| option == wanted)
     }
+}
+
+/// What the kernel says of an open file.
+fn fd_info(fd: impl AsFd) -> io::Result<String> {
+    let number = fd.as_fd().as_raw_fd();
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
+}
+
+/// Whether the kernel keeps a lock on the open file.
+fn has_lock(info: &str) -> bool {
+    info.lines().any(|line| line.starts_with("lock:"))
 }
 
 /// The options of the mount with this id in the text of `/proc/self/mountinfo`, those of the mount before those of the file
@@ -224,8 +236,8 @@ mod tests {
     fn a_lock_that_the_kernel_keeps_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let file = std::fs::File::create(dir.path().join("x")).unwrap();
-        assert!(!Mount::of(&file).unwrap().has_lock);
+        assert!(!has_lock(&fd_info(&file).unwrap()));
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        assert!(Mount::of(&file).unwrap().has_lock);
+        assert!(has_lock(&fd_info(&file).unwrap()));
     }
 }

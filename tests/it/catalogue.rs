@@ -1,6 +1,6 @@
 //! The catalogue of channels: `powerview channels`. See docs/specification.md, section 12.
 
-use crate::harness::{Call, Run, Site};
+use crate::harness::{Call, Run, Site, number_from_env};
 use crate::influx_double::{Double, Fault, ORG, TOKEN, is_query};
 use crate::real_influx::RealInflux;
 use serde_json::{Value, json};
@@ -1418,7 +1418,7 @@ fn after_a_kill_of_applies_at_any_moment_a_whole_one_leaves_the_entries_and_sums
         expected.push((entries(&server), virtual_summaries(&server)));
     }
     assert!(expected[0] != expected[1] && expected.iter().all(|(_, sums)| !sums.is_empty()));
-    let kills = std::env::var("KILLS").map_or(30, |kills| kills.parse().expect("a number"));
+    let kills = number_from_env("KILLS", 30);
     let mut killed = 0;
     for n in 0..kills {
         put_lines(&site, n);

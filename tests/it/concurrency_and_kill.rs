@@ -1,7 +1,8 @@
 //! Concurrent processes, and processes that are killed at random times.
 
 use crate::harness::{
-    Call, DEVICE, FileBuilder, HEADER, LAYOUT_FILE, Site, Tmpfs, bad_file, points_in, stored,
+    Call, DEVICE, FileBuilder, HEADER, LAYOUT_FILE, Site, Tmpfs, bad_file, number_from_env,
+    points_in, stored,
 };
 use crate::influx_double::{Double, Fault, is_data_write};
 use crate::second_reader::{self, Point};
@@ -232,10 +233,7 @@ fn a_lock_held_by_a_process_that_hangs_does_not_block_for_ever() {
 }
 
 fn kills() -> u32 {
-    std::env::var("KILLS")
-        .ok()
-        .and_then(|k| k.parse().ok())
-        .unwrap_or(40)
+    u32::try_from(number_from_env("KILLS", 40)).expect("few")
 }
 
 /// Kills runs at random times until `kills()` were killed. Each tree of files is finished by an uninterrupted run and

@@ -2,7 +2,7 @@
 //! on a real InfluxDB that the program has filled.
 
 use crate::grafana::{self, Choice, View, panel, panels, queries, shipped};
-use crate::harness::samples;
+use crate::harness::{number_from_env, samples};
 use crate::real_influx::RealInflux;
 use crate::skipped::{installed, skipped};
 use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime, Timelike, Utc};
@@ -2358,7 +2358,7 @@ fn a_year_of_27_channels_is_answered() {
     let Some(server) = RealInflux::start() else {
         return;
     };
-    let years: i64 = std::env::var("YEARS").map_or(1, |y| y.parse().expect("a number"));
+    let years = i64::try_from(number_from_env("YEARS", 1)).expect("few");
     let (to, hours) = (at("2026-01-01T00:00:00Z"), years * 365 * 24);
     let from = to - Duration::hours(hours);
     let id = |device: &str, number: i64| format!("S{device}_Ch{number}_M{TRI}");

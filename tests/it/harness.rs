@@ -146,6 +146,12 @@ fn a_program_can_be_executed_while_other_threads_start_programs() {
     });
 }
 
+/// A number that the environment gives, for example how large a measurement is.
+pub fn number_from_env(variable: &str, default: usize) -> usize {
+    let given = std::env::var(variable).ok();
+    given.map_or(default, |given| given.parse().expect(variable))
+}
+
 /// Writes a program that can be executed at once.
 ///
 /// Another process writes it: if this one had it open, so would each process that other threads fork meanwhile, and a

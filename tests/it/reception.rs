@@ -2,6 +2,7 @@
 
 use crate::dashboards;
 use crate::grafana::{self, Choice, View, panel};
+use crate::harness::number_from_env;
 use crate::real_influx::RealInflux;
 use chrono::{DateTime, Datelike, Days, Duration, DurationRound, NaiveDate, TimeZone, Utc};
 use chrono_tz::Europe::Paris;
@@ -9,6 +10,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 const META: &str = "powerview_meta";
+
+/// Maximum length of a body that a test writes, in bytes.
+const MAX_BODY: usize = 4 << 20;
 
 /// The end of the periods: a Thursday, three days before the clocks are changed in autumn.
 const END: &str = "2026-10-29T11:07:00Z";
@@ -550,8 +554,8 @@ fn whole_line(device: usize, at: DateTime<Utc>, random: &mut Random) -> String {
     )
 }
 
-/// A year of 200 loggers: 73,000 files, a run for each, and an hourly run. Returns a server that has their points.
-fn year_of_200_loggers() -> Option<RealInflux> {
+/// A file of each logger on each of the last days, a run for each, and an hourly run. Returns a server that has their points.
+fn days_of_loggers(days: i64, loggers: i64) -> Option<RealInflux> {
     let server = RealInflux::start()?;
     let mut random = Random(16);
     let run = |at: DateTime<Utc>, files: u32| {
@@ -561,17 +565,22 @@ fn year_of_200_loggers() -> Option<RealInflux> {
             at.timestamp_nanos_opt().expect("this century")
         )
     };
-    for day in 0..365 {
+    for day in 0..days {
         let day = end() - Duration::days(day);
         let mut lines = String::new();
         for hour in 0..24 {
             lines += &run(day - Duration::hours(hour), 0);
         }
-        for device in 0..200 {
-            let at = day - Duration::hours(7) + Duration::seconds(7 * device);
+        for device in 0..loggers {
+            // All of them within 24 minutes.
+            let at =
+                day - Duration::hours(7) + Duration::milliseconds(1_440_000 / loggers * device);
             let device = usize::try_from(device).expect("small");
             lines += &whole_line(device, at, &mut random);
-            lines += &run(at + Duration::milliseconds(10), 1);
+            lines += &run(at + Duration::microseconds(100), 1);
+            if lines.len() > MAX_BODY {
+                server.write(META, &std::mem::take(&mut lines), "ns");
+            }
         }
         server.write(META, &lines, "ns");
     }
@@ -583,7 +592,10 @@ fn year_of_200_loggers() -> Option<RealInflux> {
 #[test]
 #[ignore = "slow: measures; prints the figures of docs/performance.md with --nocapture"]
 fn a_year_of_200_loggers_is_answered() {
-    let Some(server) = year_of_200_loggers() else {
+    let number =
+        |variable, default| i64::try_from(number_from_env(variable, default)).expect("a number");
+    let given = number("DAYS", 365);
+    let Some(server) = days_of_loggers(given, number("LOGGERS", 200)) else {
         return;
     };
     let dashboard = grafana::dashboard("reception");
@@ -611,7 +623,7 @@ fn a_year_of_200_loggers_is_answered() {
         });
         all.collect()
     };
-    for days in [7, 365] {
+    for days in [7, given] {
         let (all, empty) = (queries(days, 0), queries(days, 20));
         grafana::print_times(&server, &format!("{days:3} d"), &all, &empty);
     }

@@ -1630,10 +1630,10 @@ fn verify_waits_once_for_a_device_that_stays_locked() {
     double.connect(site.call()).run().expect(0);
     let _lock = site.lock(DEVICE.to_string());
     let call = site.subcommand("verify").env("TSV_ROLLUP", "1");
-    let call = double.connect(call).env("TSV_LOCK_WAIT_S", "3");
+    let call = double.connect(call).env("TSV_LOCK_WAIT_S", "8");
     let run = call.run().expect(1);
     assert!(run.stdout.contains("360 missing"), "{}", run.stdout);
-    let times = Duration::from_secs(3)..Duration::from_secs(6);
+    let times = Duration::from_secs(8)..Duration::from_secs(16);
     assert!(times.contains(&run.took), "{:?}", run.took);
 }
 

@@ -1,6 +1,7 @@
 //! A simulation of many loggers that upload a file each, through the hook to a real InfluxDB. It prints the figures of
 //! docs/scaling.md.
 
+use crate::harness::number_from_env;
 use crate::real_influx::RealInflux;
 use crate::skipped::installed;
 use chrono::{Days, NaiveDate};
@@ -32,11 +33,6 @@ struct Peak {
     total_kib: u64,
     process_files: usize,
     total_files: usize,
-}
-
-fn number(variable: &str, default: usize) -> usize {
-    let given = std::env::var(variable).ok();
-    given.map_or(default, |given| given.parse().expect(variable))
 }
 
 /// The file of the first day.
@@ -145,8 +141,8 @@ fn many_loggers_upload_a_day_each() {
     if !installed("setsid", "util-linux") || !installed("flock", "util-linux") {
         return;
     }
-    let devices = number("DEVICES", 300);
-    let rate = number("UPLOADS_PER_S", 5);
+    let devices = number_from_env("DEVICES", 300);
+    let rate = number_from_env("UPLOADS_PER_S", 5);
     let dir = tempfile::tempdir().expect("a folder");
     let (base, sftpgo) = (dir.path().join("base"), dir.path().join("sftpgo"));
     let program = base.join("bin/powerview");
@@ -337,7 +333,7 @@ fn days_of_one_logger_are_measured() {
     let Some(influx) = RealInflux::start_compacting() else {
         return;
     };
-    let days = number("DAYS", 30);
+    let days = number_from_env("DAYS", 30);
     let dir = tempfile::tempdir().expect("a folder");
     let program = copy_of_program(dir.path());
     let device = dir.path().join("data/acme/site/02000000");
@@ -399,7 +395,7 @@ fn days_of_one_logger_are_measured() {
 #[test]
 #[ignore = "slow: measures"]
 fn a_sweep_of_many_folders_is_measured() {
-    let devices = number("DEVICES", 10_000);
+    let devices = number_from_env("DEVICES", 10_000);
     let dir = tempfile::tempdir().expect("a folder");
     let program = copy_of_program(dir.path());
     let data = dir.path().join("data");

@@ -119,14 +119,6 @@ impl Request {
     }
 }
 
-/// Why a file is left for a later run.
-enum Incomplete {
-    /// It is open for writing.
-    Written(String),
-    /// It is young, and its upload may not be complete.
-    Young(String),
-}
-
 impl Device<'_> {
     /// Opens a file, submits its points and adds it to a group. Returns whether it exists and, in a sweep, is a regular
     /// file.
@@ -202,14 +194,11 @@ impl Device<'_> {
             }
         };
         let lease = open.lease();
-        if let Some(incomplete) = self.incomplete(&open, &lease, request) {
-            let reason = match incomplete {
-                Incomplete::Young(reason) => reason,
-                Incomplete::Written(reason) => match &request.kind {
-                    // The upload continues under its original name, for its own hook or the next sweep.
-                    RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, &reason),
-                    RequestKind::Sweep | RequestKind::Named => reason,
-                },
+        if let Some(reason) = self.incomplete(&open, &lease, request) {
+            let reason = match &request.kind {
+                // A sweep finds it only under its original name, under which its own hook names it too.
+                RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, &reason),
+                RequestKind::Sweep | RequestKind::Named => reason,
             };
             let mut record = self.unread(sub, name, Outcome::Skipped(reason));
             record.details.truncated = looks_truncated(&open).unwrap_or(false);
@@ -454,7 +443,7 @@ impl Device<'_> {
         open: &OpenFile,
         lease: &Result<Lease, LeaseError>,
         request: &Request,
-    ) -> Option<Incomplete> {
+    ) -> Option<String> {
         let unleased = match lease {
             Ok(_) => None,
             Err(LeaseError::Writer) => Some(None),
@@ -467,9 +456,9 @@ impl Device<'_> {
                 None => None,
             };
             if let Some(writer) = writer {
-                return Some(Incomplete::Written(format!(
+                return Some(format!(
                     "still open for writing by {writer}; left for the next run"
-                )));
+                ));
             }
         }
         let grace = self.context.settings.grace;
@@ -483,29 +472,29 @@ impl Device<'_> {
                 Some(Some(error)) => format!("no lease: {error}"),
                 _ => "a lease does not reach other hosts".to_owned(),
             };
-            return Some(Incomplete::Young(format!(
+            return Some(format!(
                 "younger than {} s and possibly still open for writing on another host ({}, {reason}); left for the next run; set TSV_INCOMPLETE_GRACE_S=0 if the uploads of all hosts are atomic",
                 grace.as_secs(),
                 shared.name()
-            )));
+            ));
         }
         if let Some(Some(error)) = unleased
             && request.writers().is_incomplete()
         {
-            return Some(Incomplete::Young(format!(
+            return Some(format!(
                 "younger than {} s and possibly still open for writing (no lease: {error}; some processes are hidden); left for the next run",
                 grace.as_secs()
-            )));
+            ));
         }
         (request.is_sweep() && looks_truncated(open).unwrap_or(true)).then(|| {
-            Incomplete::Young(format!(
+            format!(
                 "truncated and younger than {} s, so possibly still being uploaded; left for the next run",
                 grace.as_secs()
-            ))
+            )
         })
     }
 
-    /// Moves a file in `parsed/` or `error/` that is open for writing back to the device folder, under its original
+    /// Moves a file in `parsed/` or `error/` that may be open for writing back to the device folder, under its original
     /// name `wanted`. Returns the message for the report.
     fn restore_name(&self, from: &Dir, name: &OsStr, wanted: &OsStr, reason: &str) -> String {
         match from.move_into(name, &self.folder, wanted, 0, |_| Ok(true)) {

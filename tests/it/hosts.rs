@@ -764,6 +764,36 @@ fn a_young_file_stays_where_another_host_may_write_to_it() {
 }
 
 #[test]
+fn a_file_that_another_host_wrote_to_after_its_move_is_ingested_by_a_later_sweep() {
+    let site = Site::new();
+    let Some(host) = Bind::mount(&site.data(), site.dir.path().join("host"), &WITH_LOCKS) else {
+        return;
+    };
+    let path = site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    let mut writer = fs::File::options().append(true).open(&path).expect("open");
+    call_at(&site, &host).ok();
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
+    writer
+        .write_all(b"03/08/25 05:20:00\t1\t2\n")
+        .expect("written");
+    drop(writer);
+    // The hook of that upload names the file, which is young now, and no sweep looks into `parsed/`.
+    let named = call_at(&site, &host).arg("--tsvFile");
+    let run = named.arg(host.at.join(DEVICE.file("a.tsv"))).ok();
+    assert!(
+        run.stderr.contains("skipped: younger than 600 s")
+            && run.stderr.contains("; moved back as a.tsv"),
+        "{}",
+        run.stderr
+    );
+    assert!(site.exists(DEVICE.file("a.tsv")));
+    age(&path, 3600);
+    call_at(&site, &host).ok();
+    assert!(site.exists(DEVICE.parsed("a.tsv")));
+    assert_eq!(stored(&site.lp_points("acme")).len(), 6);
+}
+
+#[test]
 fn what_another_host_writes_is_noticed_in_spite_of_caches() {
     let site = Site::new();
     let Some(host) = Bind::mount(&site.data(), site.dir.path().join("host"), &WITH_LOCKS) else {

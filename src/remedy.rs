@@ -14,11 +14,14 @@ pub(crate) const MORE_OPEN_FILES: &str =
 /// What to do if a file system has no locks.
 pub(crate) const LOCKS: &str = "mount the file system with locks (NFS: version 4, or version 3 with rpc.statd), or use another one";
 
+/// What to do if the file system is no longer connected: its server has excluded this host, or its program has ended.
+const MOUNT_AGAIN: &str = "unmount the file system and mount it again";
+
 /// What to do about an error. Where it does not depend on the error, it is `otherwise`.
 pub(crate) fn remedy<'a>(error: &io::Error, otherwise: &'a str) -> &'a str {
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC) => "free disk space or inodes",
-        Some(Errno::DQUOT) => "free disk space or raise the disk quota of the user",
+        Some(Errno::DQUOT) => "free disk space or raise the quota (of the user, or of the folder)",
         Some(Errno::ROFS) => {
             "mount the file system writable, or add the folder to ReadWritePaths= of the systemd unit; a disk error may be the cause, see the kernel log"
         }
@@ -29,6 +32,7 @@ pub(crate) fn remedy<'a>(error: &io::Error, otherwise: &'a str) -> &'a str {
         Some(Errno::MFILE) => MORE_OPEN_FILES,
         Some(Errno::NFILE) => "raise the limit of open files of the system (sysctl fs.file-max)",
         Some(Errno::NOMEM) => "free memory or raise its limit",
+        Some(Errno::SHUTDOWN | Errno::NOTCONN) => MOUNT_AGAIN,
         _ => otherwise,
     }
 }
@@ -68,6 +72,9 @@ mod tests {
             (Errno::MFILE, "ulimit -n"),
             (Errno::NFILE, "fs.file-max"),
             (Errno::NOMEM, "memory"),
+            // Of a client of CephFS that was evicted, and of a mount of FUSE whose program has ended.
+            (Errno::SHUTDOWN, "mount it again"),
+            (Errno::NOTCONN, "mount it again"),
             (Errno::ACCESS, "check the permissions"),
             (Errno::PERM, "check the permissions"),
         ] {
@@ -79,6 +86,7 @@ mod tests {
             (Errno::OPNOTSUPP, "with locks"),
             (Errno::ACCESS, ".powerview-lock"),
             (Errno::IO, "check the disk"),
+            (Errno::SHUTDOWN, "mount it again"),
             (Errno::INVAL, "supports locks"),
         ] {
             let remedy = lock_remedy(&errno.into());

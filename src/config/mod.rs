@@ -17,6 +17,7 @@ use self::time_zone::{FoundZone, ZonePaths, machine_zone};
 use crate::cli::{Ingest, ServerOptions};
 use crate::data_dir::{Hosts, Shard, meant_data_folder};
 use crate::points::BatchOptions;
+use crate::remedy::remedy;
 use crate::rollup::GapLimit;
 use crate::sanitize::sanitize;
 use crate::sink::{Destination, Flavor, ServerSettings};
@@ -322,8 +323,12 @@ pub(crate) fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> 
     let Some(given) = given else {
         return config_error("no data folder given; set it with --dataFolder DIR");
     };
-    match given.canonicalize() {
-        Ok(path) if path.is_dir() => match meant_data_folder(&path) {
+    let found = given.canonicalize().and_then(|path| {
+        let is_dir = path.metadata()?.is_dir();
+        Ok((path, is_dir))
+    });
+    match found {
+        Ok((path, true)) => match meant_data_folder(&path) {
             None => Ok(path),
             Some(meant) => config_error(format!(
                 "{} is not the data folder, whose device folders are <company>/<campaign>/<device>; use --dataFolder {}",
@@ -336,8 +341,9 @@ pub(crate) fn data_folder(given: Option<&Path>) -> Result<PathBuf, ConfigError> 
             sanitize(given)
         )),
         Err(error) => config_error(format!(
-            "cannot open data folder {}: {error}; correct --dataFolder",
-            sanitize(given)
+            "cannot open data folder {}: {error}; {}",
+            sanitize(given),
+            remedy(&error, "correct --dataFolder")
         )),
     }
 }

@@ -341,13 +341,11 @@ impl Device<'_> {
 }
 
 impl ClaimedFile {
-    /// How the file has changed since it was opened.
-    pub(super) fn change(&self) -> Change {
+    /// How the file has changed since it was opened. Fails if the file system does not answer.
+    pub(super) fn change(&self) -> io::Result<Change> {
         let is_intact = self.lease.as_ref().is_none_or(Lease::is_intact);
-        let Ok(now) = self.open.stamp_now() else {
-            return Change::Content;
-        };
-        if !is_intact {
+        let now = self.open.stamp_now()?;
+        let change = if !is_intact {
             Change::Content
         } else if now == self.open.stamp {
             Change::None
@@ -363,12 +361,14 @@ impl ClaimedFile {
             Change::Metadata
         } else {
             Change::Content
-        }
+        };
+        Ok(change)
     }
 
     /// Makes new writers wait. Returns whether the file is unchanged since it was opened.
     fn begin_move(&self) -> bool {
-        self.lease.as_ref().is_none_or(Lease::begin_move) && self.change() == Change::None
+        self.lease.as_ref().is_none_or(Lease::begin_move)
+            && self.change().is_ok_and(|change| change == Change::None)
     }
 
     fn release(&self) {

@@ -354,7 +354,16 @@ impl Device<'_> {
             self.context.recorder.warn(&record.path, &message);
         }
         // Any error of a file that was changed may be due to the change.
-        let change = claimed.change();
+        let change = match claimed.change() {
+            Ok(change) => change,
+            Err(error) => {
+                record.outcome = Outcome::Retryable(format!(
+                    "cannot check whether the file was changed: {error}; file left in place, {}",
+                    remedy(&error, "check the file system")
+                ));
+                return Processed::left_in_place(record);
+            }
+        };
         if change != Change::None {
             record.outcome = Outcome::of(Err(IngestError::Changed));
             let resubmit = (change == Change::Metadata).then_some((sub, claimed.name));

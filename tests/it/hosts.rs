@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs a program with a `/proc` of its own. It ends when `unshare` is killed.
 const HOST: [&str; 6] = [
@@ -791,6 +791,70 @@ fn a_file_that_another_host_wrote_to_after_its_move_is_ingested_by_a_later_sweep
     call_at(&site, &host).ok();
     assert!(site.exists(DEVICE.parsed("a.tsv")));
     assert_eq!(stored(&site.lp_points("acme")).len(), 6);
+}
+
+#[test]
+fn a_file_system_that_is_lost_during_a_run_is_a_failure_with_the_remedy() {
+    if !installed("bindfs", "bindfs") {
+        return;
+    }
+    let site = Site::new();
+    let double = Double::start();
+    let gate = Gate::new();
+    double.fault_nth_write(1, Fault::Gate(gate.clone()));
+    site.put_old(DEVICE.file("a.tsv"), good_file(1, 2));
+    let host = Bind {
+        at: site.dir.path().join("host"),
+    };
+    fs::create_dir(&host.at).expect("a folder");
+    // Its program ends, as if its server had excluded this host.
+    let mut program = Command::new("bindfs")
+        .arg("-f")
+        .args(WITH_LOCKS)
+        .arg(site.data())
+        .arg(&host.at)
+        .spawn()
+        .expect("bindfs starts");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !host.at.join(DEVICE.file("a.tsv")).exists() {
+        if program.try_wait().expect("its status").is_some() || Instant::now() > deadline {
+            skipped(
+                "mount",
+                "run the tests as a user who may mount a file system of FUSE",
+            );
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let call = || {
+        site.bare()
+            .server(&double.url(), TOKEN, ORG)
+            .env("TSV_REQUEST_TIMEOUT_S", "30")
+            .env("TSV_REPORT_DIR", site.reports_dir())
+            .arg("--dataFolder")
+            .arg(&host.at)
+    };
+    let run = call().start();
+    gate.wait_for(1);
+    program.kill().expect("killed");
+    program.wait().expect("it ends");
+    gate.open();
+    let run = run.wait().expect(1);
+    let failures: Vec<_> = failures_of(&run.stderr).collect();
+    assert!(
+        failures.len() == 1
+            && failures[0].contains("cannot check whether the file was changed: ")
+            && failures[0].contains("mount it again"),
+        "{}",
+        run.stderr
+    );
+    assert!(site.exists(DEVICE.file("a.tsv")));
+    let run = call().run().expect(2);
+    assert!(
+        run.stderr.contains("cannot open data folder") && run.stderr.contains("mount it again"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]

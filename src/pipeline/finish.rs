@@ -11,6 +11,7 @@ use crate::pipeline::ingest::IngestError;
 use crate::points::TimeRange;
 use crate::remedy::remedy;
 use crate::sanitize::sanitize;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -344,7 +345,12 @@ impl ClaimedFile {
     /// How the file has changed since it was opened. Fails if the file system does not answer.
     pub(super) fn change(&self) -> io::Result<Change> {
         let is_intact = self.lease.as_ref().is_none_or(Lease::is_intact);
-        let now = self.open.stamp_now()?;
+        let now = match self.open.stamp_now() {
+            Ok(now) => now,
+            // Another host has moved or removed the file.
+            Err(error) if is_gone(&error) => return Ok(Change::Content),
+            Err(error) => return Err(error),
+        };
         let change = if !is_intact {
             Change::Content
         } else if now == self.open.stamp {
@@ -376,6 +382,14 @@ impl ClaimedFile {
             lease.release();
         }
     }
+}
+
+/// Whether a file that is open no longer exists, which a shared file system says in one of these ways.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::STALE)
+    )
 }
 
 impl Moved {

@@ -412,11 +412,11 @@ mod tests {
         let device = Path::new("acme/site/1");
         let parsed = dir.path().join(device).join(PARSED);
         std::fs::create_dir_all(&parsed).unwrap();
-        let write = |name: &str, day: &str| {
-            let text = format!("1\t1\nMV_T302_V002\tA W\n{day} 00:00:00\t1\n");
+        let write = |name: &str, day: &str, value: u32| {
+            let text = format!("1\t1\nMV_T302_V002\tA W\n{day} 00:00:00\t{value}\n");
             std::fs::write(parsed.join(name), text).unwrap();
         };
-        write("a.tsv", "01/08/25");
+        write("a.tsv", "01/08/25", 1);
         let data = Dir::open(dir.path()).unwrap();
         let location = DevicePath::of_folder(device, "meta").unwrap();
         let mut files = DeviceFiles::open(&data, device, location).unwrap();
@@ -428,7 +428,8 @@ mod tests {
         let (august, september) = (1_754_006_400, 1_756_684_800);
         assert_eq!(files.list().unwrap(), []);
         assert_eq!(files.read_new(reading, None).unwrap(), [august..=august]);
-        write("b", "01/09/25");
+        // Of another size, because all of this may happen within one step of the file system's clock.
+        write("b", "01/09/25", 10);
         std::fs::rename(parsed.join("b"), parsed.join("a.tsv")).unwrap();
         assert_eq!(files.list().unwrap(), [august..=august]);
         let new = files.read_new(reading, None).unwrap();

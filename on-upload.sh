@@ -161,11 +161,14 @@ other_storage() {
 
 # Logs that the file of this call is where powerview cannot read it.
 refuse_other_storage() {
-  local storage place=''
+  local storage place='' folder='of the folder'
+  local virtual_path=${SFTPGO_ACTION_VIRTUAL_TARGET:-${SFTPGO_ACTION_VIRTUAL_PATH:-}}
   storage=$(other_storage)
   [[ -z ${SFTPGO_ACTION_BUCKET:-} ]] || place+=", bucket $SFTPGO_ACTION_BUCKET"
   [[ -z ${SFTPGO_ACTION_ENDPOINT:-} ]] || place+=", endpoint $SFTPGO_ACTION_ENDPOINT"
-  log "${SFTPGO_ACTION:-} $(sanitize "${SFTPGO_ACTION_TARGET:-${SFTPGO_ACTION_PATH:-}}"): not ingested: SFTPGo stores it $(sanitize "$storage$place"), where powerview cannot read it; set the storage of the user ${SFTPGO_ACTION_USERNAME:+$(sanitize "$SFTPGO_ACTION_USERNAME") }or of the folder to \"Local disk\" and upload the file again"
+  # The key of a virtual folder does not contain the path at which the user sees it.
+  [[ -z $virtual_path ]] || folder="of the virtual folder that contains $(sanitize "$virtual_path")"
+  log "${SFTPGO_ACTION:-} $(sanitize "${SFTPGO_ACTION_TARGET:-${SFTPGO_ACTION_PATH:-}}"): not ingested: SFTPGo stores it $(sanitize "$storage$place"), where powerview cannot read it; set the storage of the user${SFTPGO_ACTION_USERNAME:+ $(sanitize "$SFTPGO_ACTION_USERNAME")}, or $folder, to \"Local disk\" with a root directory in $(sanitize "$data") and upload the file again"
 }
 
 # Whether a path may be a folder: a client may have renamed it again.

@@ -381,8 +381,9 @@ fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
     site.run_commands("company1", &commands);
     let uploaded = site.data().join("company1/site/02001171/a.tsv");
     let line = format!(
-        "upload {}: not ingested: SFTPGo stores it encrypted on the local disk, where powerview cannot read it; set the storage of the user company1 or of the folder to \"Local disk\" and upload the file again",
-        uploaded.display()
+        "upload {}: not ingested: SFTPGo stores it encrypted on the local disk, where powerview cannot read it; set the storage of the user company1, or of the virtual folder that contains /site/02001171/a.tsv, to \"Local disk\" with a root directory in {} and upload the file again",
+        uploaded.display(),
+        site.data().display()
     );
     wait_for(
         "the refusal",

@@ -280,7 +280,11 @@ fn files_in_other_storage_of_sftpgo_are_refused_with_its_name() {
         ),
         ("9", "", "", "/c/02001171/x.tsv", "in storage 9"),
     ] {
-        for (action, target) in [("upload", ""), ("rename", "new.tsv"), ("mkdir", "")] {
+        for (action, target, seen_as) in [
+            ("upload", "", "/c/02001171/x.tsv"),
+            ("rename", "new.tsv", "/c/02001171/new.tsv"),
+            ("mkdir", "", "/c/02001171/x.tsv"),
+        ] {
             let place = Place::new();
             let data = place.path("sftpgo/data");
             let path = path.replace("DATA", &data.display().to_string());
@@ -289,16 +293,21 @@ fn files_in_other_storage_of_sftpgo_are_refused_with_its_name() {
                 .env("SFTPGO_ACTION", action)
                 .env("SFTPGO_ACTION_PATH", &path)
                 .env("SFTPGO_ACTION_TARGET", target)
+                .env("SFTPGO_ACTION_VIRTUAL_PATH", "/c/02001171/x.tsv")
                 .env("SFTPGO_ACTION_STATUS", "1")
                 .env("SFTPGO_ACTION_USERNAME", "acme")
                 .env("SFTPGO_ACTION_FS_PROVIDER", provider)
                 .env("SFTPGO_ACTION_BUCKET", bucket)
                 .env("SFTPGO_ACTION_ENDPOINT", endpoint);
+            if !target.is_empty() {
+                hook.env("SFTPGO_ACTION_VIRTUAL_TARGET", seen_as);
+            }
             assert_eq!(hook.status().expect("the hook starts").code(), Some(1));
             let log = place.log();
             let shown = if target.is_empty() { &path } else { target };
             let line = format!(
-                "{action} {shown}: not ingested: SFTPGo stores it {named}, where powerview cannot read it; set the storage of the user acme or of the folder to \"Local disk\" and upload the file again"
+                "{action} {shown}: not ingested: SFTPGo stores it {named}, where powerview cannot read it; set the storage of the user acme, or of the virtual folder that contains {seen_as}, to \"Local disk\" with a root directory in {} and upload the file again",
+                data.display()
             );
             assert_eq!(log.lines().count(), 1, "{log}");
             assert!(log.contains(&line), "{log}");

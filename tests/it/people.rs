@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::ansible::Scene;
 use crate::grafana_double::{ADMIN_TOKEN, ORG, PASSWORD, USER, User};
 use crate::sftp_client::Session;
@@ -36,11 +38,11 @@ impl Place {
 
     /// With SFTPGo. Skips the calling test without one.
     fn with_sftpgo() -> Option<Self> {
-        Self::with_sftp_users(&[])
+        Self::with_sftp_users(&[], Value::Null)
     }
 
-    /// With SFTPGo, and users of companies that were not created by `powerview-company`.
-    fn with_sftp_users(companies: &[&str]) -> Option<Self> {
+    /// With SFTPGo, and users of companies that were not created by `powerview-company`, with this storage.
+    fn with_sftp_users(companies: &[&str], filesystem: Value) -> Option<Self> {
         let Some(program) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
             skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
             return None;
@@ -66,7 +68,7 @@ impl Place {
             dot_env: "",
             companies,
             public_key: None,
-            filesystem: serde_json::Value::Null,
+            filesystem,
             user: None,
         });
         let place = Self {
@@ -338,7 +340,7 @@ fn a_company_logs_in_with_a_public_key() {
 #[test]
 #[ignore = "slow: several runs of Ansible"]
 fn an_sftp_user_that_exists_is_no_longer_allowed_to_write_files_of_the_program() {
-    let Some(place) = Place::with_sftp_users(&["acme"]) else {
+    let Some(place) = Place::with_sftp_users(&["acme"], Value::Null) else {
         return;
     };
     let batch = place.path("batch").display().to_string();
@@ -441,6 +443,25 @@ fn an_sftp_user_of_another_folder_is_not_touched() {
     }
     assert_eq!(place.scene.double.state().changes.len(), changes);
     assert!(place.sftp("acme", &password, "ls\n"));
+}
+
+#[test]
+#[ignore = "slow: several runs of Ansible"]
+fn an_sftp_user_with_another_storage_than_the_local_disk_is_refused() {
+    let encrypted = json!({"provider": 4, "cryptconfig":
+        {"passphrase": {"status": "Plain", "payload": "q8T3kV9zL2mX7pR4wN6yB1cF5hJ0dGsA"}}});
+    let Some(place) = Place::with_sftp_users(&["acme"], encrypted) else {
+        return;
+    };
+    let refused = place.run("powerview-company", &["add", "acme"], 1);
+    for part in ["the user 'acme'", "set the storage to \"Local disk\""] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert_eq!(place.scene.double.state().changes, [""; 0]);
+    assert!(place.sftp("acme", sftpgo::PASSWORD, "ls\n"));
+    // Its access can be taken away all the same.
+    place.company(&["remove", "acme", "--yes"]);
+    assert!(!place.sftp("acme", sftpgo::PASSWORD, "ls\n"));
 }
 
 #[test]

@@ -13,7 +13,6 @@ use crate::grafana_double::{Double, PASSWORD, USER};
 use crate::harness::samples;
 use crate::real_influx::RealInflux;
 use crate::sftpgo::{self, Setup, Site, wait_for};
-use crate::skipped::{installed, skipped};
 
 const COMPANIES: [&str; 3] = ["base", "client_v003", "company1"];
 
@@ -166,17 +165,11 @@ struct Servers {
 }
 
 fn servers() -> Option<Servers> {
-    let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
-        skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
-        return None;
-    };
+    let sftpgo = sftpgo::program()?;
     let samples = samples()?;
-    if !installed("sshpass", "sshpass") || !installed("sftp", "openssh-client") {
-        return None;
-    }
     Some(Servers {
         influx: RealInflux::start()?,
-        sftpgo: sftpgo.into(),
+        sftpgo,
         samples,
     })
 }
@@ -184,13 +177,10 @@ fn servers() -> Option<Servers> {
 impl Servers {
     fn start(&self, settings: &[(&str, &str)], more: &str) -> Site {
         Site::start(&Setup {
-            program: &self.sftpgo,
             settings,
             dot_env: &self.dot_env(more),
             companies: &COMPANIES,
-            public_key: None,
-            filesystem: serde_json::Value::Null,
-            user: None,
+            ..Setup::new(&self.sftpgo)
         })
     }
 
@@ -352,14 +342,10 @@ fn the_configuration_in_use_today_ingests_all_samples() {
 /// The users' storage is a local disk that SFTPGo encrypts: it is named in the log of the hook, and by a sweep.
 #[test]
 fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
-    let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
-        return skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
-    };
-    if !installed("sshpass", "sshpass") || !installed("sftp", "openssh-client") {
+    let Some(sftpgo) = sftpgo::program() else {
         return;
-    }
+    };
     let site = Site::start(&Setup {
-        program: Path::new(&sftpgo),
         settings: &[
             ("SFTPGO_COMMON__UPLOAD_MODE", "1"),
             ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "upload,rename,mkdir"),
@@ -367,10 +353,9 @@ fn files_that_sftpgo_encrypts_are_named_by_the_hook_and_by_the_sweep() {
         ],
         dot_env: "TSV_TIMEZONE=Europe/Paris\nANSIBLE_PLAYBOOK_BIN=/bin/true\n",
         companies: &["company1"],
-        public_key: None,
         filesystem: serde_json::json!({"provider": 4,
             "cryptconfig": {"passphrase": {"status": "Plain", "payload": "q8T3kV9zL2mX7pR4wN6yB1cF5hJ0dGsA"}}}),
-        user: None,
+        ..Setup::new(&sftpgo)
     });
     let plain = site.path("plain.tsv");
     fs::write(&plain, crate::harness::good_file(1, 3)).expect("a file");

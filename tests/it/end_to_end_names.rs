@@ -4,7 +4,6 @@
 use crate::grafana::{Frame, View, dashboard, panel, panels};
 use crate::real_influx::RealInflux;
 use crate::sftpgo::{Setup, Site, wait_for};
-use crate::skipped::{installed, skipped};
 use chrono::{DateTime, Duration, TimeZone as _, Utc};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,16 +107,10 @@ struct Servers {
 }
 
 fn servers() -> Option<Servers> {
-    let Some(sftpgo) = std::env::var_os("SFTPGO_BIN").filter(|path| !path.is_empty()) else {
-        skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
-        return None;
-    };
-    if !installed("sshpass", "sshpass") || !installed("sftp", "openssh-client") {
-        return None;
-    }
+    let sftpgo = crate::sftpgo::program()?;
     Some(Servers {
         influx: RealInflux::start()?,
-        sftpgo: sftpgo.into(),
+        sftpgo,
     })
 }
 
@@ -131,13 +124,10 @@ impl Servers {
             self.influx.token()
         );
         let site = Site::start(&Setup {
-            program: &self.sftpgo,
             settings,
             dot_env: &dot_env,
             companies: &["acme"],
-            public_key: None,
-            user: None,
-            filesystem: Value::Null,
+            ..Setup::new(&self.sftpgo)
         });
         site.run_commands("acme", &format!("mkdir \"site été\"\nmkdir \"{DEVICE}\"\n"));
         site

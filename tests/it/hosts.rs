@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs a program with a `/proc` of its own. It ends when `unshare` is killed.
-const HOST: [&str; 6] = [
+pub const HOST: [&str; 6] = [
     "unshare",
     "--mount",
     "--pid",
@@ -29,7 +29,7 @@ const HOST: [&str; 6] = [
 ];
 
 /// Whether processes can have namespaces of their own. Skips the calling test if not.
-fn may_have_namespaces() -> bool {
+pub fn may_have_namespaces() -> bool {
     for (missing, options) in [("mount", &HOST[1..2]), ("pid-namespace", &HOST[2..])] {
         let works = Command::new(HOST[0]).args(options).arg("true").output();
         if !works.is_ok_and(|out| out.status.success()) {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,6 @@ use crate::ansible::Scene;
 use crate::grafana_double::{ADMIN_TOKEN, ORG, PASSWORD, USER, User};
 use crate::sftp_client::Session;
 use crate::sftpgo::{self, Setup};
-use crate::skipped::{installed, skipped};
 
 const SFTPGO_PASSWORD: &str = "sftpgo-admin-secret-2718";
 
@@ -43,21 +41,10 @@ impl Place {
 
     /// With SFTPGo, and users of companies that were not created by `powerview-company`, with this storage.
     fn with_sftp_users(companies: &[&str], filesystem: Value) -> Option<Self> {
-        let Some(program) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
-            skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
-            return None;
-        };
-        if !installed("sftp", "openssh-client") || !installed("sshpass", "sshpass") {
-            return None;
-        }
+        let program = sftpgo::program()?;
         let scene = Scene::new()?;
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a free port")
-            .port()
-            .to_string();
+        let port = sftpgo::free_port().to_string();
         let sftpgo = sftpgo::Site::start(&Setup {
-            program: Path::new(&program),
             settings: &[
                 ("SFTPGO_HTTPD__BINDINGS__0__PORT", &port),
                 ("SFTPGO_HTTPD__BINDINGS__0__ADDRESS", "127.0.0.1"),
@@ -65,11 +52,9 @@ impl Place {
                 ("SFTPGO_DEFAULT_ADMIN_USERNAME", "operator"),
                 ("SFTPGO_DEFAULT_ADMIN_PASSWORD", SFTPGO_PASSWORD),
             ],
-            dot_env: "",
             companies,
-            public_key: None,
             filesystem,
-            user: None,
+            ..Setup::new(&program)
         });
         let place = Self {
             scene,

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::put_program;
+use crate::hosts::HOST;
+use crate::skipped::{installed, skipped};
 
 /// The password of all users.
 pub const PASSWORD: &str = "s3cret-pw";
@@ -29,14 +31,38 @@ pub struct Setup<'a> {
     pub public_key: Option<&'a str>,
     /// The storage of the users, as in SFTPGo's API; `Value::Null` for a local disk.
     pub filesystem: Value,
+    /// The path and the storage of a virtual folder of all users.
+    pub virtual_folder: Option<(&'a str, Value)>,
+    /// Another host, whose data folder this one shares at the same path. The log folder there is its own: SFTPGo and its
+    /// hooks have a mount namespace and a `/proc` of their own.
+    pub shares_data_of: Option<&'a Site>,
     /// The user and group that SFTPGo runs as, with the capability of its systemd unit. By default those of the caller.
     pub user: Option<u32>,
+}
+
+impl<'a> Setup<'a> {
+    /// A server without settings and users.
+    pub fn new(program: &'a Path) -> Self {
+        Self {
+            program,
+            settings: &[],
+            dot_env: "",
+            companies: &[],
+            public_key: None,
+            filesystem: Value::Null,
+            virtual_folder: None,
+            shares_data_of: None,
+            user: None,
+        }
+    }
 }
 
 /// A running server. It is killed when it is dropped.
 pub struct Site {
     pub dir: tempfile::TempDir,
     pub port: u16,
+    /// `SFTPGO_BASE` of the hook.
+    base: PathBuf,
     sftpgo: Child,
 }
 
@@ -55,6 +81,10 @@ impl Site {
         for folder in ["base/bin", "conf", "sftpgo/data", "sftpgo/logs"] {
             fs::create_dir_all(path(folder)).expect("a folder");
         }
+        let base = match setup.shares_data_of {
+            Some(other) => other.base.clone(),
+            None => path("sftpgo"),
+        };
         fs::write(path("base/.env"), setup.dot_env).expect("a file");
         // Copies, because another user may not be able to enter the folders of the build.
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -67,24 +97,36 @@ impl Site {
         .expect("a link");
         // SFTPGo passes on no variables. On a real server the hook uses its default paths.
         let hook = format!(
-            "#!/bin/bash\nexport POWERVIEW_BASE='{base}' SFTPGO_BASE='{}'\nexec '{base}/on-upload.sh' \"$@\"\n",
-            path("sftpgo").display(),
-            base = path("base").display()
+            "#!/bin/bash\nexport POWERVIEW_BASE='{program}' SFTPGO_BASE='{}'\nexec '{program}/on-upload.sh' \"$@\"\n",
+            base.display(),
+            program = path("base").display()
         );
         put_program(&path("hook.sh"), &hook);
         let keys: Vec<_> = setup.public_key.into_iter().collect();
+        let folders: Vec<_> = setup
+            .virtual_folder
+            .iter()
+            .map(|(_, filesystem)| {
+                json!({"name": "folder", "mapped_path": path("folder"), "filesystem": filesystem})
+            })
+            .collect();
+        let links: Vec<_> = setup
+            .virtual_folder
+            .iter()
+            .map(|(at, _)| json!({"name": "folder", "virtual_path": at}))
+            .collect();
         let users: Vec<_> = setup
             .companies
             .iter()
             .map(|c| {
                 json!({"username": c, "password": PASSWORD, "public_keys": keys, "status": 1,
-                    "permissions": {"/": ["*"]}, "home_dir": path("sftpgo/data").join(c),
-                    "filesystem": setup.filesystem})
+                    "permissions": {"/": ["*"]}, "home_dir": base.join("data").join(c),
+                    "filesystem": setup.filesystem, "virtual_folders": links})
             })
             .collect();
         fs::write(
             path("users.json"),
-            json!({"version": 17, "users": users}).to_string(),
+            json!({"version": 17, "folders": folders, "users": users}).to_string(),
         )
         .expect("a file");
         let log = File::create(path("sftpgo.log")).expect("a file");
@@ -94,10 +136,7 @@ impl Site {
             }
         }
 
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a free port")
-            .port();
+        let port = free_port();
         let mut command = server(setup, &dir);
         command
             .env("SFTPGO_SFTPD__BINDINGS__0__PORT", port.to_string())
@@ -108,6 +147,7 @@ impl Site {
         let site = Self {
             sftpgo: command.spawn().expect("SFTPGo starts"),
             port,
+            base,
             dir,
         };
         let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
@@ -122,7 +162,7 @@ impl Site {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.path("sftpgo/data")
+        self.base.join("data")
     }
 
     pub fn pid(&self) -> u32 {
@@ -148,14 +188,21 @@ fn server(setup: &Setup, dir: &tempfile::TempDir) -> Command {
         .expect(
             "SFTPGo's templates, in share/sftpgo beside its bin folder or in /usr/share/sftpgo",
         );
-    let mut command = match setup.user {
-        Some(user) => {
-            let mut command = with_capability(user);
-            command.arg(setup.program);
+    let mut command = match (setup.user, setup.shares_data_of) {
+        (Some(user), _) => with_capability(user),
+        (None, Some(other)) => {
+            let mut command = Command::new(HOST[0]);
+            command
+                .args(&HOST[1..])
+                .args(["sh", "-c"])
+                .arg("mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"")
+                .arg("sh")
+                .args([dir.path().join("sftpgo/logs"), other.base.join("logs")]);
             command
         }
-        None => Command::new(setup.program),
+        (None, None) => Command::new("/usr/bin/env"),
     };
+    command.arg(setup.program);
     command
         .args(["serve", "--log-file-path", "", "--log-level", "info"])
         .arg("--config-dir")
@@ -176,6 +223,23 @@ fn server(setup: &Setup, dir: &tempfile::TempDir) -> Command {
         command.env(key, value.replace("HOOK", &hook));
     }
     command
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .expect("a free port")
+        .port()
+}
+
+/// The program of `SFTPGO_BIN`. Skips the calling test without it, or without a client.
+pub fn program() -> Option<PathBuf> {
+    let Some(program) = std::env::var_os("SFTPGO_BIN").filter(|p| !p.is_empty()) else {
+        skipped("SFTPGO_BIN", "set it to the path of an sftpgo");
+        return None;
+    };
+    (installed("sshpass", "sshpass") && installed("sftp", "openssh-client")).then(|| program.into())
 }
 
 /// A command that runs its arguments as a systemd unit with `User=` and `AmbientCapabilities=CAP_NET_BIND_SERVICE`

@@ -800,13 +800,12 @@ fn send_and_compare(hook: Hook, mode: &str) {
         database.dot_env()
     );
     let site = Site::start(&Setup {
-        program: &sftpgo,
         settings: &settings,
         dot_env: &dot_env,
         companies: &COMPANIES,
         public_key: Some(public_key.trim()),
-        filesystem: serde_json::Value::Null,
         user: Some(user),
+        ..Setup::new(&sftpgo)
     });
     // Because of the capability, other processes of the same user cannot see what SFTPGo has open.
     let look = Command::new("/usr/bin/stat")

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::ansible::Scene;
 use crate::grafana_double::{ADMIN_TOKEN, ORG, PASSWORD, USER, User};
+use crate::postgres::Postgres;
 use crate::sftp_client::Session;
 use crate::sftpgo::{self, Setup};
 
@@ -41,17 +42,22 @@ impl Place {
 
     /// With SFTPGo, and users of companies that were not created by `powerview-company`, with this storage.
     fn with_sftp_users(companies: &[&str], filesystem: Value) -> Option<Self> {
+        let http_port = sftpgo::free_port().to_string();
+        Self::with_settings(&http_port, companies, filesystem, &[])
+    }
+
+    /// With SFTPGo, whose API has this port, and more settings of it.
+    fn with_settings(
+        http_port: &str,
+        companies: &[&str],
+        filesystem: Value,
+        more: &[(&str, &str)],
+    ) -> Option<Self> {
         let program = sftpgo::program()?;
         let scene = Scene::new()?;
-        let port = sftpgo::free_port().to_string();
+        let settings = [&admin_settings(http_port)[..], more].concat();
         let sftpgo = sftpgo::Site::start(&Setup {
-            settings: &[
-                ("SFTPGO_HTTPD__BINDINGS__0__PORT", &port),
-                ("SFTPGO_HTTPD__BINDINGS__0__ADDRESS", "127.0.0.1"),
-                ("SFTPGO_DATA_PROVIDER__CREATE_DEFAULT_ADMIN", "true"),
-                ("SFTPGO_DEFAULT_ADMIN_USERNAME", "operator"),
-                ("SFTPGO_DEFAULT_ADMIN_PASSWORD", SFTPGO_PASSWORD),
-            ],
+            settings: &settings,
             companies,
             filesystem,
             ..Setup::new(&program)
@@ -60,7 +66,7 @@ impl Place {
             scene,
             sftpgo: Some(sftpgo),
         };
-        place.write_env(&format!("http://127.0.0.1:{port}"), SFTPGO_PASSWORD);
+        place.write_env(&format!("http://127.0.0.1:{http_port}"), SFTPGO_PASSWORD);
         Some(place)
     }
 
@@ -146,12 +152,16 @@ impl Place {
 
     /// Runs SFTP commands with a password. Returns whether all succeeded.
     fn sftp(&self, user: &str, password: &str, commands: &str) -> bool {
+        self.sftp_to(self.sftpgo(), user, password, commands)
+    }
+
+    fn sftp_to(&self, host: &sftpgo::Site, user: &str, password: &str, commands: &str) -> bool {
         let batch = self.path("batch");
         fs::write(&batch, commands).expect("a file");
         Command::new("sshpass")
             .args(["-e", "sftp", "-F", "none", "-o", "BatchMode=no", "-b"])
             .arg(&batch)
-            .args(["-P", &self.sftpgo().port.to_string()])
+            .args(["-P", &host.port.to_string()])
             .args(["-o", "StrictHostKeyChecking=no"])
             .args(["-o", "UserKnownHostsFile=/dev/null"])
             .args(["-o", "PreferredAuthentications=password"])
@@ -165,6 +175,17 @@ impl Place {
             .status
             .success()
     }
+}
+
+/// The settings of an SFTPGo with an administrator and an API at this port.
+fn admin_settings(http_port: &str) -> [(&str, &str); 5] {
+    [
+        ("SFTPGO_HTTPD__BINDINGS__0__PORT", http_port),
+        ("SFTPGO_HTTPD__BINDINGS__0__ADDRESS", "127.0.0.1"),
+        ("SFTPGO_DATA_PROVIDER__CREATE_DEFAULT_ADMIN", "true"),
+        ("SFTPGO_DEFAULT_ADMIN_USERNAME", "operator"),
+        ("SFTPGO_DEFAULT_ADMIN_PASSWORD", SFTPGO_PASSWORD),
+    ]
 }
 
 fn text(output: &Output) -> String {
@@ -447,6 +468,62 @@ fn an_sftp_user_with_another_storage_than_the_local_disk_is_refused() {
     // Its access can be taken away all the same.
     place.company(&["remove", "acme", "--yes"]);
     assert!(!place.sftp("acme", sftpgo::PASSWORD, "ls\n"));
+}
+
+/// Two hosts with an SFTPGo each share the users in a database. The programs are called on the first.
+#[test]
+#[ignore = "slow: several runs of Ansible"]
+fn a_company_that_one_host_adds_logs_in_at_the_other_until_it_is_removed() {
+    let Some(program) = sftpgo::program() else {
+        return;
+    };
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    for are_nodes in [true, false] {
+        let ports = [(); 2].map(|()| sftpgo::free_port().to_string());
+        let mut shared = [postgres.settings().to_vec(), postgres.settings().to_vec()];
+        if are_nodes {
+            for (settings, port) in shared.iter_mut().zip(&ports) {
+                settings.extend([
+                    ("SFTPGO_DATA_PROVIDER__NODE__HOST", "127.0.0.1"),
+                    ("SFTPGO_DATA_PROVIDER__NODE__PORT", port),
+                ]);
+            }
+        }
+        let Some(place) = Place::with_settings(&ports[0], &[], Value::Null, &shared[0]) else {
+            return;
+        };
+        let company = if are_nodes { "acme" } else { "base" };
+        let settings = [&admin_settings(&ports[1])[..], &shared[1]].concat();
+        let other = sftpgo::Site::start(&Setup {
+            settings: &settings,
+            ..Setup::new(&program)
+        });
+
+        let key = place.path("key");
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&key)
+            .status();
+        assert!(made.expect("ssh-keygen starts").success());
+        let public = format!("{}.pub", key.display());
+        place.company(&["add", company, "--key", &public]);
+        let change = || password_in(&place.company(&["add", company, "--new-password"]));
+        let first = change();
+        assert!(place.sftp_to(&other, company, &first, "mkdir site\n"));
+        assert!(place.sftpgo().data().join(company).join("site").is_dir());
+        let second = change();
+        assert!(place.sftp_to(&other, company, &second, "ls\n"));
+        assert!(!place.sftp_to(&other, company, &first, "ls\n"));
+
+        let mut session = Session::connect(company, other.port, &key).expect("a session");
+        session.mkdir("site/1").expect("a folder");
+        place.company(&["remove", company, "--yes"]);
+        assert!(!place.sftp_to(&other, company, &second, "ls\n"));
+        // The session at the other host ends only if the first one knows that host.
+        assert_eq!(session.mkdir("site/2").is_err(), are_nodes);
+    }
 }
 
 #[test]

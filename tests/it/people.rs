@@ -486,7 +486,9 @@ fn a_company_that_one_host_adds_logs_in_at_the_other_until_it_is_removed() {
         if are_nodes {
             for (settings, port) in shared.iter_mut().zip(&ports) {
                 settings.extend([
-                    ("SFTPGO_DATA_PROVIDER__NODE__HOST", "127.0.0.1"),
+                    ("SFTPGO_HTTPD__BINDINGS__1__ADDRESS", "127.0.0.2"),
+                    ("SFTPGO_HTTPD__BINDINGS__1__PORT", port),
+                    ("SFTPGO_DATA_PROVIDER__NODE__HOST", "127.0.0.2"),
                     ("SFTPGO_DATA_PROVIDER__NODE__PORT", port),
                 ]);
             }

@@ -423,7 +423,9 @@ impl Database {
         };
         match self {
             Self::Double(double) => {
-                for line in double.points(company) {
+                // The hourly summaries have other fields.
+                let lines = double.points(company).into_iter();
+                for line in lines.filter(|line| line.fields.contains_key("value")) {
                     let time = line.time.expect("a time") / 1_000_000_000;
                     let at = instance(
                         &line.tags["device_master_sn"],

@@ -1,13 +1,12 @@
 //! Two hosts with a real SFTPGo (`SFTPGO_BIN`) each, which share the users in a PostgreSQL, and one data folder.
 
-use std::fs;
-
 use crate::file_builder::FileBuilder;
 use crate::harness::points_in;
 use crate::hosts::may_have_namespaces;
-use crate::influx_double::{self, Double};
+use crate::influx_double::Double;
 use crate::postgres::Postgres;
 use crate::sftpgo::{self, Setup, Site, wait_for};
+use std::fs;
 
 const COMPANIES: [&str; 2] = ["acme", "base"];
 const DEVICES: [&str; 2] = ["02001171", "02001172"];
@@ -87,13 +86,6 @@ fn two_hosts_with_a_common_database_ingest_each_upload_once() {
         return;
     };
     let influx = Double::start();
-    let dot_env = format!(
-        "INFLUXDB_HOST={}\nINFLUXDB_ORG={}\nINFLUXDB_ADMIN_TOKEN={}\nTSV_TIMEZONE=Europe/Paris\n\
-         TSV_ROLLUP=0\nANSIBLE_PLAYBOOK_BIN=/bin/true\n",
-        influx.url(),
-        influx_double::ORG,
-        influx_double::TOKEN
-    );
     let mut settings = postgres.settings().to_vec();
     settings.extend([
         ("SFTPGO_COMMON__UPLOAD_MODE", "1"),
@@ -103,13 +95,13 @@ fn two_hosts_with_a_common_database_ingest_each_upload_once() {
     // The first one creates the tables and the users.
     let first = Site::start(&Setup {
         settings: &settings,
-        dot_env: &dot_env,
+        dot_env: &influx.dot_env(),
         companies: &COMPANIES,
         ..Setup::new(&program)
     });
     let second = Site::start(&Setup {
         settings: &settings,
-        dot_env: &dot_env,
+        dot_env: &influx.dot_env(),
         shares_data_of: Some(&first),
         ..Setup::new(&program)
     });

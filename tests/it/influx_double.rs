@@ -256,6 +256,15 @@ impl Double {
         format!("http://{}", self.address)
     }
 
+    /// The settings of a `.env` for this server, with which measurements are the only points of a company.
+    pub fn dot_env(&self) -> String {
+        format!(
+            "INFLUXDB_HOST={}\nINFLUXDB_ORG={ORG}\nINFLUXDB_ADMIN_TOKEN={TOKEN}\nTSV_TIMEZONE=Europe/Paris\n\
+             TSV_ROLLUP=0\nANSIBLE_PLAYBOOK_BIN=/bin/true\n",
+            self.url()
+        )
+    }
+
     pub fn add_bucket(&self, name: &str) -> String {
         self.state.lock().unwrap().create(name)
     }

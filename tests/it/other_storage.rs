@@ -1,14 +1,12 @@
 //! A real SFTPGo (`SFTPGO_BIN`) that stores files in S3, of which there is a double.
 
-use std::fs;
-use std::process::Command;
-
-use serde_json::Value;
-
 use crate::harness::good_file;
 use crate::influx_double;
 use crate::s3_double::{BUCKET, Double};
 use crate::sftpgo::{self, Setup, Site, wait_for};
+use serde_json::Value;
+use std::fs;
+use std::process::Command;
 
 fn start(
     program: &std::path::Path,
@@ -17,20 +15,13 @@ fn start(
     virtual_folder: Option<(&str, Value)>,
     influx: &influx_double::Double,
 ) -> Site {
-    let dot_env = format!(
-        "INFLUXDB_HOST={}\nINFLUXDB_ORG={}\nINFLUXDB_ADMIN_TOKEN={}\nTSV_TIMEZONE=Europe/Paris\n\
-         TSV_ROLLUP=0\nANSIBLE_PLAYBOOK_BIN=/bin/true\n",
-        influx.url(),
-        influx_double::ORG,
-        influx_double::TOKEN
-    );
     let site = Site::start(&Setup {
         settings: &[
             ("SFTPGO_COMMON__UPLOAD_MODE", upload_mode),
             ("SFTPGO_COMMON__ACTIONS__EXECUTE_ON", "upload,rename,mkdir"),
             ("SFTPGO_COMMON__ACTIONS__HOOK", "HOOK"),
         ],
-        dot_env: &dot_env,
+        dot_env: &influx.dot_env(),
         companies: &["acme"],
         filesystem,
         virtual_folder,

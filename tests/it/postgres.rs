@@ -1,17 +1,15 @@
 //! A real PostgreSQL on a free port, with a temporary folder. `POSTGRES_BIN` is the folder of its programs; by default, it is
 //! that of Debian's package.
 
+use crate::harness::NOBODY;
+use crate::sftpgo::{free_port, wait_for};
+use crate::skipped::skipped;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::harness::NOBODY;
-use crate::sftpgo::{free_port, wait_for};
-use crate::skipped::skipped;
 
 const USER: &str = "sftpgo";
 

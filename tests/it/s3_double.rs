@@ -1,9 +1,8 @@
 //! A double of S3 with one bucket, as far as SFTPGo uses it to make folders, upload and rename. It keeps keys and sizes.
 
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use serde_json::{Value, json};
 use tiny_http::{Header, Method, Request, Response, Server};
 
 pub const BUCKET: &str = "meter";

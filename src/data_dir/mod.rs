@@ -452,10 +452,11 @@ impl Stamp {
     /// Whether the content may have been written after the file was moved to a folder that was last changed at
     /// `folder_modified_ns`.
     ///
-    /// A move sets `ctime` only, a write sets both times. A client may set `mtime` back; then `ctime` is later than the
-    /// last move into the folder.
+    /// A move sets `ctime` only, a write sets both times to the same one. A client may set `mtime` afterwards; then `ctime` is
+    /// later than the last move into the folder. One that had set it ahead before the move has written nothing since.
     pub(crate) fn may_be_written_after_its_move(&self, folder_modified_ns: i128) -> bool {
-        self.modified_ns >= self.changed_ns || self.changed_ns > folder_modified_ns + MOVE_NS
+        let ahead = self.modified_ns - self.changed_ns;
+        (0..=MOVE_NS).contains(&ahead) || self.changed_ns > folder_modified_ns + MOVE_NS
     }
 
     /// Whether the file was last changed or moved at most this long ago.

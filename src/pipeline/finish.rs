@@ -117,14 +117,18 @@ impl Device<'_> {
             return (record, None);
         };
         self.check_layout(&mut record, &claimed.name, &claimed.open);
-        let place = match record.outcome.target(self.context.settings.on_outage) {
+        let target = record.outcome.target(self.context.settings.on_outage);
+        let place = match target {
             Target::Stay => Ok(None),
-            Target::Parsed | Target::Error if !claimed.begin_move() => {
-                record.outcome = Outcome::of(Err(IngestError::Changed));
-                Ok(None)
-            }
-            Target::Parsed => self.move_to_parsed(&claimed, targets),
-            Target::Error => self.move_to_error(&record.outcome, &claimed, targets),
+            Target::Parsed | Target::Error => match claimed.begin_move() {
+                Err(error) => Err(MoveError::Io(error)),
+                Ok(false) => {
+                    record.outcome = Outcome::of(Err(IngestError::Changed));
+                    Ok(None)
+                }
+                Ok(true) if target == Target::Parsed => self.move_to_parsed(&claimed, targets),
+                Ok(true) => self.move_to_error(&record.outcome, &claimed, targets),
+            },
         };
         let (to, as_name, with_sidecar) = match place {
             Ok(Some(place)) => place,
@@ -347,7 +351,6 @@ impl ClaimedFile {
         let is_intact = self.lease.as_ref().is_none_or(Lease::is_intact);
         let now = match self.open.stamp_now() {
             Ok(now) => now,
-            // Another host has moved or removed the file.
             Err(error) if is_gone(&error) => return Ok(Change::Content),
             Err(error) => return Err(error),
         };
@@ -371,10 +374,11 @@ impl ClaimedFile {
         Ok(change)
     }
 
-    /// Makes new writers wait. Returns whether the file is unchanged since it was opened.
-    fn begin_move(&self) -> bool {
-        self.lease.as_ref().is_none_or(Lease::begin_move)
-            && self.change().is_ok_and(|change| change == Change::None)
+    /// Makes new writers wait. Returns whether the file is unchanged since it was opened. Fails if the file system does not
+    /// answer.
+    fn begin_move(&self) -> io::Result<bool> {
+        let is_intact = self.lease.as_ref().is_none_or(Lease::begin_move);
+        Ok(is_intact && self.change()? == Change::None)
     }
 
     fn release(&self) {
@@ -384,7 +388,7 @@ impl ClaimedFile {
     }
 }
 
-/// Whether a file that is open no longer exists, which a shared file system says in one of these ways.
+/// Whether another host has moved or removed an open file, which a shared file system says in one of these ways.
 fn is_gone(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

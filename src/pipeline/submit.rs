@@ -119,6 +119,32 @@ impl Request {
     }
 }
 
+/// Why a file is left for a later run.
+struct Incomplete {
+    reason: String,
+    /// How such files are not left any more, if that is possible.
+    remedy: Option<&'static str>,
+}
+
+impl Incomplete {
+    fn message(&self, done: &str) -> String {
+        let reason = &self.reason;
+        match self.remedy {
+            Some(remedy) => format!("{reason}; {done}; {remedy}"),
+            None => format!("{reason}; {done}"),
+        }
+    }
+}
+
+impl From<String> for Incomplete {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            remedy: None,
+        }
+    }
+}
+
 impl Device<'_> {
     /// Opens a file, submits its points and adds it to a group. Returns whether it exists and, in a sweep, is a regular
     /// file.
@@ -194,13 +220,15 @@ impl Device<'_> {
             }
         };
         let lease = open.lease();
-        if let Some(reason) = self.incomplete(&open, &lease, request) {
-            let reason = match &request.kind {
-                // A sweep finds it only under its original name, under which its own hook names it too.
-                RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, &reason),
-                RequestKind::Sweep | RequestKind::Named => reason,
+        if let Some(incomplete) = self.incomplete(&open, &lease, request) {
+            let outcome = match &request.kind {
+                // A sweep looks for it in the device folder only, where its own hook names it too.
+                RequestKind::Missing(wanted) => self.restore_name(&from, name, wanted, &incomplete),
+                RequestKind::Sweep | RequestKind::Named => {
+                    Outcome::Skipped(incomplete.message("left for the next run"))
+                }
             };
-            let mut record = self.unread(sub, name, Outcome::Skipped(reason));
+            let mut record = self.unread(sub, name, outcome);
             record.details.truncated = looks_truncated(&open).unwrap_or(false);
             return left_in_place(record);
         }
@@ -452,7 +480,7 @@ impl Device<'_> {
         open: &OpenFile,
         lease: &Result<Lease, LeaseError>,
         request: &Request,
-    ) -> Option<String> {
+    ) -> Option<Incomplete> {
         let unleased = match lease {
             Ok(_) => None,
             Err(LeaseError::Writer) => Some(None),
@@ -465,9 +493,7 @@ impl Device<'_> {
                 None => None,
             };
             if let Some(writer) = writer {
-                return Some(format!(
-                    "still open for writing by {writer}; left for the next run"
-                ));
+                return Some(format!("still open for writing by {writer}").into());
             }
         }
         let grace = self.context.settings.grace;
@@ -481,31 +507,42 @@ impl Device<'_> {
                 Some(Some(error)) => format!("no lease: {error}"),
                 _ => "a lease does not reach other hosts".to_owned(),
             };
-            return Some(format!(
-                "younger than {} s and possibly still open for writing on another host ({}, {reason}); left for the next run; set TSV_INCOMPLETE_GRACE_S=0 if the uploads of all hosts are atomic",
-                grace.as_secs(),
-                shared.name()
-            ));
+            return Some(Incomplete {
+                reason: format!(
+                    "younger than {} s and possibly still open for writing on another host ({}, {reason})",
+                    grace.as_secs(),
+                    shared.name()
+                ),
+                remedy: Some("set TSV_INCOMPLETE_GRACE_S=0 if the uploads of all hosts are atomic"),
+            });
         }
         if let Some(Some(error)) = unleased
             && request.writers().is_incomplete()
         {
-            return Some(format!(
-                "younger than {} s and possibly still open for writing (no lease: {error}; some processes are hidden); left for the next run",
+            let reason = format!(
+                "younger than {} s and possibly still open for writing (no lease: {error}; some processes are hidden)",
                 grace.as_secs()
-            ));
+            );
+            return Some(reason.into());
         }
         (request.is_sweep() && looks_truncated(open).unwrap_or(true)).then(|| {
-            format!(
-                "truncated and younger than {} s, so possibly still being uploaded; left for the next run",
+            let reason = format!(
+                "truncated and younger than {} s, so possibly still being uploaded",
                 grace.as_secs()
-            )
+            );
+            reason.into()
         })
     }
 
     /// Moves a file in `parsed/` or `error/` that may be open for writing back to the device folder, under its original
-    /// name `wanted`. Returns the message for the report.
-    fn restore_name(&self, from: &Dir, name: &OsStr, wanted: &OsStr, reason: &str) -> String {
+    /// name `wanted`. Returns its outcome. No run looks for one that stays.
+    fn restore_name(
+        &self,
+        from: &Dir,
+        name: &OsStr,
+        wanted: &OsStr,
+        incomplete: &Incomplete,
+    ) -> Outcome {
         match from.move_into(name, &self.folder, wanted, 0, |_| Ok(true)) {
             Ok(as_name) => {
                 if let Err(error) = from.remove_orphan_sidecar(name) {
@@ -514,9 +551,13 @@ impl Device<'_> {
                         sanitize(from.path())
                     );
                 }
-                format!("{reason}; moved back as {}", sanitize(as_name))
+                let done = format!("moved back as {} for the next run", sanitize(as_name));
+                Outcome::Skipped(incomplete.message(&done))
             }
-            Err(error) => format!("{reason}; cannot move it back to the device folder: {error}"),
+            Err(error) => Outcome::Retryable(format!(
+                "{}, and the file cannot be moved back: {error}; move it to the device folder manually",
+                incomplete.reason
+            )),
         }
     }
 

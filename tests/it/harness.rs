@@ -96,6 +96,28 @@ impl Drop for Tmpfs {
     }
 }
 
+/// A wrapper that runs a program as [`NOBODY`] with a `/proc` that hides the processes of other users. `None` skips the calling
+/// test.
+pub fn with_hidden_processes() -> Option<[String; 6]> {
+    if !rustix::process::geteuid().is_root() {
+        skipped("root", "run the tests as root: this one mounts /proc");
+        return None;
+    }
+    let hidden = format!(
+        "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$@\""
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &hidden, "sh"].map(str::to_owned);
+    let works = Command::new(&wrapper[0])
+        .args(&wrapper[1..])
+        .args(["test", "!", "-e", "/proc/1"])
+        .output();
+    if !works.is_ok_and(|out| out.status.success()) {
+        skipped("mount", "run the tests as a user who may mount /proc");
+        return None;
+    }
+    Some(wrapper)
+}
+
 /// Waits until each process that this one has forked runs its own program.
 ///
 /// Until then, it has the files open that tests in other threads were writing when it was forked, and no lease is granted
@@ -531,8 +553,8 @@ impl Call<'_> {
     }
 
     /// Runs another program with the binary and its arguments as arguments.
-    pub fn through(mut self, wrapper: &[&str]) -> Self {
-        let mut command = Command::new(wrapper[0]);
+    pub fn through(mut self, wrapper: &[impl AsRef<OsStr>]) -> Self {
+        let mut command = Command::new(&wrapper[0]);
         command
             .args(&wrapper[1..])
             .arg(self.command.get_program())

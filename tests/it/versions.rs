@@ -3,9 +3,11 @@
 
 use crate::harness::{
     Call, DEVICE, FileBuilder, Run, Site, age, bad_file, file_of, good_file, points_in, stored,
+    with_hidden_processes,
 };
 use crate::influx_double::{Double, Fault, Gate, Request, is_data_write};
 use crate::second_reader::{self, Point};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -280,6 +282,78 @@ fn a_file_dated_in_the_future_does_not_override_a_later_upload() {
         site.run_to(&double).named(DEVICE.parsed(name)).ok();
         assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]), "{name}");
     }
+}
+
+/// Gives all folders to the user of [`with_hidden_processes`], who can neither take a lease on files of others nor see who writes
+/// to them. Files are young for two seconds.
+fn call_without_proof<'a>(
+    site: &'a Site,
+    double: &'a Double,
+    wrapper: &'a [String],
+) -> impl Fn() -> Call<'a> {
+    let _owner = site.call().unprivileged().expect("root");
+    move || {
+        let call = site.run_to(double).env("TSV_INCOMPLETE_GRACE_S", "2");
+        call.through(wrapper)
+    }
+}
+
+#[test]
+fn a_file_dated_in_the_future_stays_in_parsed_where_no_lease_is_possible() {
+    let Some(wrapper) = with_hidden_processes() else {
+        return;
+    };
+    let (site, double) = (Site::new(), Double::start());
+    std::fs::create_dir_all(site.path(DEVICE.to_string())).expect("a folder");
+    let call = call_without_proof(&site, &double, &wrapper);
+    let (waiting, parsed) = (DEVICE.file("x.tsv"), DEVICE.parsed("x.tsv"));
+    let old = || std::thread::sleep(Duration::from_millis(2_100));
+    upload_dated_ahead(&site, &waiting, file(1, 10));
+    old();
+    call().ok();
+    assert!(site.exists(&parsed));
+    // The move is as recent as an upload.
+    site.put(&waiting, file(2, 10));
+    call().named(&waiting).ok();
+    assert_eq!(site.tree(), [parsed, waiting]);
+    old();
+    call().ok();
+    assert_eq!(
+        site.tree(),
+        ["x.1.tsv", "x.tsv"].map(|name| DEVICE.parsed(name))
+    );
+    assert_eq!(points_in(&double, "acme"), state(&[file(2, 10)]));
+}
+
+#[test]
+fn a_young_file_that_cannot_be_moved_back_is_a_failure() {
+    let Some(wrapper) = with_hidden_processes() else {
+        return;
+    };
+    let (site, double) = (Site::new(), Double::start());
+    let folder = site.path(DEVICE.parsed(""));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let call = call_without_proof(&site, &double, &wrapper);
+    // It was written to after its move.
+    site.put(DEVICE.parsed("x.tsv"), file(1, 10));
+    let named = || {
+        let call = call().env("TSV_INCOMPLETE_GRACE_S", "600");
+        call.named(DEVICE.file("x.tsv"))
+    };
+    let set_mode = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&folder, mode).expect("set");
+    };
+    set_mode(0o555);
+    let run = named().run().expect(1);
+    let reason = "and the file cannot be moved back: Permission denied";
+    assert!(run.stderr.contains(reason), "{}", run.stderr);
+    // No run looks for it there.
+    assert!(!run.stderr.contains("next run"), "{}", run.stderr);
+    assert_eq!(site.tree(), [DEVICE.parsed("x.tsv")]);
+    set_mode(0o755);
+    named().ok();
+    assert_eq!(site.tree(), [DEVICE.file("x.tsv")]);
 }
 
 #[test]

@@ -166,7 +166,7 @@ refuse_other_storage() {
   storage=$(other_storage)
   [[ -z ${SFTPGO_ACTION_BUCKET:-} ]] || place+=", bucket $SFTPGO_ACTION_BUCKET"
   [[ -z ${SFTPGO_ACTION_ENDPOINT:-} ]] || place+=", endpoint $SFTPGO_ACTION_ENDPOINT"
-  # The key of a virtual folder does not contain the path at which the user sees it.
+  # The key of a file in a virtual folder lacks the path at which the user sees it.
   [[ -z $virtual_path ]] || folder="of the virtual folder that contains $(sanitize "$virtual_path")"
   log "${SFTPGO_ACTION:-} $(sanitize "${SFTPGO_ACTION_TARGET:-${SFTPGO_ACTION_PATH:-}}"): not ingested: SFTPGo stores it $(sanitize "$storage$place"), where powerview cannot read it; set the storage of the user${SFTPGO_ACTION_USERNAME:+ $(sanitize "$SFTPGO_ACTION_USERNAME")}, or $folder, to \"Local disk\" with a root directory in $(sanitize "$data") and upload the file again"
 }

@@ -88,7 +88,8 @@ impl SharedFileSystem {
         self.leases_reach_hosts && Mount::of(fd).is_ok_and(|mount| !mount.has_option("locallease"))
     }
 
-    /// Why other hosts do not see the lock that this process holds on an open file. `None` if nothing is known against it.
+    /// Why other hosts do not see the lock that this process holds on an open file, or may not see it. `None` if nothing is
+    /// known against it.
     pub(crate) fn reason_of_local_lock(self, locked: impl AsFd) -> Option<LocalLock> {
         let Ok(mount) = Mount::of(locked) else {
             return Some(LocalLock::Unknown);
@@ -114,6 +115,16 @@ pub(crate) enum LocalLock {
     Fuse,
     /// The mount cannot be examined, because `/proc` is missing or does not list it.
     Unknown,
+}
+
+impl LocalLock {
+    /// Completes "a lock is" or "locks are" with what other hosts do not do, as far as it is known.
+    pub(crate) fn not(self, be: &str) -> String {
+        match self {
+            Self::Option(_) | Self::Fuse => format!("{be} not"),
+            Self::Unknown => "may not be".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for LocalLock {

@@ -20,6 +20,9 @@ pub(crate) const LOCK_FILE: &str = ".powerview-lock";
 /// What to do if other hosts do not see the locks.
 const SHARE_LOCKS: &str = "mount it so that all hosts see them, or set TSV_SHARD on each host, or TSV_SINGLE_HOST=1 if no other host uses the folder";
 
+/// What to do if it is not known whether other hosts see the locks.
+const SHOW_MOUNTS: &str = "mount /proc, or run powerview outside of the chroot, or set TSV_SHARD on each host, or TSV_SINGLE_HOST=1 if no other host uses the folder";
+
 /// What must hold if other hosts do not see the locks and each has a shard.
 pub(crate) const NO_COMMON_COMPANY: &str = "no two hosts may have the same shard, all must have the same number of them, and the hooks must have it too (TSV_SHARD in .env)";
 
@@ -56,7 +59,7 @@ pub(crate) enum LockError {
         error: std::io::Error,
     },
     /// Other hosts may work on the folder and do not see the lock.
-    #[error("a lock on the folder {} ({file_system}) is not seen by other hosts: {reason}", sanitize(.folder))]
+    #[error("a lock on the folder {} ({file_system}) {} seen by other hosts: {reason}", sanitize(.folder), .reason.not("is"))]
     Local {
         folder: PathBuf,
         file_system: &'static str,
@@ -71,6 +74,10 @@ impl LockError {
             Self::Held { .. } => Some("check that process"),
             Self::Stopped | Self::Obstacle(_) => None,
             Self::Io { error, .. } => Some(lock_remedy(error)),
+            Self::Local {
+                reason: LocalLock::Unknown,
+                ..
+            } => Some(SHOW_MOUNTS),
             Self::Local { .. } => Some(SHARE_LOCKS),
         }
     }
@@ -214,8 +221,9 @@ impl Dir {
                 if let Some(reason) = shared.reason_of_local_lock(locked) {
                     WARNING.call_once(|| {
                         tracing::warn!(
-                            "locks on {} are not seen by other hosts: {reason}; {NO_COMMON_COMPANY}",
-                            shared.name()
+                            "locks on {} {} seen by other hosts: {reason}; {NO_COMMON_COMPANY}",
+                            shared.name(),
+                            reason.not("are")
                         );
                     });
                 }

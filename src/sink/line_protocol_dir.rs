@@ -81,9 +81,10 @@ impl LineProtocolDir {
                 && let Some(reason) = shared.reason_of_local_lock(locked)
             {
                 tracing::warn!(
-                    "{}: locks on {} are not seen by other hosts: {reason}; write to it from one host only",
+                    "{}: locks on {} {} seen by other hosts: {reason}; write to it from one host only",
                     sanitize(&self.dir),
-                    shared.name()
+                    shared.name(),
+                    reason.not("are")
                 );
             }
         });

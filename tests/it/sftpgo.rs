@@ -189,7 +189,8 @@ fn server(setup: &Setup, dir: &tempfile::TempDir) -> Command {
             "SFTPGo's templates, in share/sftpgo beside its bin folder or in /usr/share/sftpgo",
         );
     let mut command = match (setup.user, setup.shares_data_of) {
-        (Some(user), _) => with_capability(user),
+        (Some(_), Some(_)) => panic!("a user in a namespace is not supported"),
+        (Some(user), None) => with_capability(user),
         (None, Some(other)) => {
             let mut command = Command::new(HOST[0]);
             command

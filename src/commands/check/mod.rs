@@ -380,7 +380,8 @@ fn check_file_system(installation: &Installation<'_>) -> CheckResult {
         Hosts::Sharded | Hosts::Several => format!(
             "{shown} is on {kind}: {}files younger than TSV_INCOMPLETE_GRACE_S stay {}; see docs/scaling.md",
             local.map_or_else(String::new, |reason| format!(
-                "locks are not seen by other hosts ({reason}), so {NO_COMMON_COMPANY}; "
+                "locks {} seen by other hosts ({reason}), so {NO_COMMON_COMPANY}; ",
+                reason.not("are")
             )),
             if shared.leases_reach_hosts() {
                 "unless the server grants a lease"

@@ -47,6 +47,7 @@ impl InfluxReader {
         );
         self.pass_points(bucket, &query, visitor)
     }
+
     /// The measurements with points of channels that have no tag `device`, and the number of these channels.
     ///
     /// # Errors

@@ -224,10 +224,10 @@ impl SqlReader<'_> {
         Ok(names.filter(|name| name != INTERNAL).collect())
     }
 
-    /// What is only needed to make a bucket anew.
+    /// What is not done with InfluxDB 3: points are not deleted, and virtual channels have no summaries.
     fn unsupported<T>() -> Result<T, ReadError> {
         Err(ReadError::Refused(
-            "this is not read from InfluxDB 3".to_owned(),
+            "this is not done with InfluxDB 3".to_owned(),
         ))
     }
 }

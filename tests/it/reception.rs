@@ -587,8 +587,8 @@ fn days_of_loggers(days: i64, loggers: i64) -> Option<RealInflux> {
     Some(server)
 }
 
-/// The server answers all queries for a year of many files. Measures each panel, beside its queries for a period without
-/// points, and all of them as a page that has six requests in flight.
+/// The server answers all queries for a year of many files, or for `DAYS` days of `LOGGERS` loggers. Measures each panel,
+/// beside its queries for a period without points, and all of them as a page that has six requests in flight.
 #[test]
 #[ignore = "slow: measures; prints the figures of docs/performance.md with --nocapture"]
 fn a_year_of_200_loggers_is_answered() {
